@@ -1,0 +1,39 @@
+# Two commands do all: `make demo` and `make test`. Both set up .venv themselves and are quick when it is up to date.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint types format clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Pixelloom needs Python 3.11 or newer; set PYTHON=python3.11 (or later)") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/pixelloom train digits --minutes 1 --out runs/digits --force
+	$(BIN)/pixelloom evaluate runs/digits --data digits --split test
+	$(BIN)/pixelloom sample runs/digits -n 25 --seed 0 --out runs/digits/grid.png --force
+	@echo "Look at runs/digits/grid.png (drawn by your model) and runs/digits/curves.png"
+
+test: setup
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info

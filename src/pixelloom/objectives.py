@@ -1,0 +1,84 @@
+"""What is trained, as data: an objective is a tuple of phases, and the loop runs phases without knowing the family.
+
+A phase owns the module that moves, its optimiser and a loss. A likelihood objective has one phase; an adversarial one
+has two, D then G. Adding a family means writing a function that returns an :class:`Objective`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pixelloom.types import Batch
+
+Stats: TypeAlias = dict[str, Tensor]
+"""Named scalars of one step (detached), written to metrics.jsonl and shown as progress."""
+
+
+class OptimConfig(BaseModel):
+    """One optimiser and its schedule; warm-up is counted in images seen, decay in the share of the budget used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0, description="images over which the rate rises linearly from 0")
+    decay: Literal["none", "cosine", "linear"] = "none"
+    clip: float | None = Field(None, gt=0, description="largest total norm of the gradient")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser's turn in a round.
+
+    ``loss`` maps a batch to a scalar (a mean over the batch) and statistics. The loop seeds torch's generators from
+    (seed, step, rank, phase) before it calls ``loss``, so a loss may draw noise freely and still be resumed exactly.
+    """
+
+    name: str
+    module: nn.Module
+    optimiser: OptimConfig
+    loss: Callable[[Batch], tuple[Tensor, Stats]]
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """The figure by which the best model is chosen, on validation data; smaller is better.
+
+    ``measure`` takes the deployed module (averaged weights, in eval mode) and returns named figures, ``name`` included.
+    """
+
+    name: str
+    measure: Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Everything that training moves and keeps.
+
+    ``parts`` are all modules that a checkpoint holds; ``deploy`` names the one whose averaged weights users get.
+    """
+
+    phases: tuple[Phase, ...]
+    parts: Mapping[str, nn.Module]
+    deploy: str
+    monitor: Monitor
+
+    def __post_init__(self) -> None:
+        if self.deploy not in self.parts:
+            raise ValueError(f"deploy={self.deploy!r} is not among the parts {sorted(self.parts)}")
+
+
+def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Euclidean norm of all gradients together; not finite as soon as one of them is not."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(grads)

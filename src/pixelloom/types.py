@@ -1,0 +1,66 @@
+"""The few types that every floor shares: what an image is, what a batch is, what a model can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Levels: TypeAlias = npt.NDArray[np.uint8]
+"""Images as integer levels, uint8 [N, C, H, W], every value below ``ImageSpec.levels``."""
+
+Labels: TypeAlias = npt.NDArray[np.int64]
+"""Class indices, int64 [N]."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The shape of one image and the number of levels of each of its values (2 for binary, 256 for 8 bit)."""
+
+    channels: int
+    height: int
+    width: int
+    levels: int
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.height, self.width) < 1 or not 2 <= self.levels <= 256:
+            raise ValueError(f"an image has positive sides and 2 to 256 levels, not {self}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        return self.channels, self.height, self.width
+
+    @property
+    def dims(self) -> int:
+        """Number of values (sub-pixels) of one image: the divisor of every per-dimension figure."""
+        return self.channels * self.height * self.width
+
+    def __str__(self) -> str:
+        return f"{self.channels}x{self.height}x{self.width} with {self.levels} levels"
+
+
+class Batch(NamedTuple):
+    """Images as integer levels (uint8 [B, C, H, W]) and, where the data has classes, labels (int64 [B])."""
+
+    images: torch.Tensor
+    labels: torch.Tensor | None
+
+
+@runtime_checkable
+class CanSample(Protocol):
+    """A model that draws images."""
+
+    def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
+        """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, i) alone."""
+
+
+@runtime_checkable
+class CanScore(Protocol):
+    """A model with an exact likelihood."""
+
+    def log_prob(self, images: torch.Tensor) -> torch.Tensor:
+        """Natural log-probability of each image, float64 [N], from levels uint8 [N, C, H, W]."""
