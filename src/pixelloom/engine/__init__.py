@@ -1,1 +1,1 @@
-
+"""Training: one loop for every family, and the files, schedules and signals around it."""

@@ -1,0 +1,125 @@
+"""One file format for models and checkpoints: safetensors that verify themselves, written whole or not at all.
+
+A file is plain safetensors, readable by any tool, with two entries in its ``__metadata__``: ``pixelloom``, a JSON text
+that holds the caller's metadata, and ``sha256``, our digest of that text and of every tensor's name, dtype, shape and
+bytes. safetensors itself accepts a flipped data bit; the digest does not. Nothing here is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pixelloom.errors import ModelError
+
+FORMAT = 1
+NEEDS = "0.1"  # the first version of Pixelloom that reads FORMAT; a newer file tells an older reader its own
+LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """Write tensors (any device, any layout) and JSON-able ``meta`` to ``path``; returns the SHA-256 of the contents.
+
+    Raises ModelError if the disk is full or the folder cannot be written; the file that was there before is untouched.
+    """
+    # A fresh copy each: safetensors wants contiguous tensors and refuses two names for one memory (tied weights).
+    whole = {k: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for k, t in tensors.items()}
+    text = json.dumps({"format": FORMAT, "needs": NEEDS, "meta": dict(meta)}, sort_keys=True)
+    sha256 = _digest(text, whole)
+    write_bytes(path, safetensors.torch.save(whole, {"pixelloom": text, "sha256": sha256}))
+    return sha256
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and metadata of a file written by :func:`save_tensors`.
+
+    Raises ModelError if the file is missing, truncated, damaged, of another kind, or of a newer format. Names the file.
+    """
+    content = _read(path)
+    try:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that this torch does not have
+        raise ModelError(f"{path}: damaged or no model file ({error}); use another copy.") from None
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    stored = header.get("__metadata__") or {}
+    if not {"pixelloom", "sha256"} <= stored.keys():
+        raise ModelError(f"{path}: a safetensors file, but not one of Pixelloom's: it holds no checksum.")
+    try:
+        envelope = json.loads(stored["pixelloom"])
+        version, needs = int(envelope["format"]), str(envelope["needs"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ModelError(f"{path}: damaged: its metadata cannot be read; use another copy.") from None
+    if version > FORMAT:  # before the digest, whose recipe a newer format may have changed
+        raise ModelError(f"{path}: written in format {version}, which needs pixelloom >= {needs}; upgrade to read it.")
+    if _digest(stored["pixelloom"], tensors) != stored["sha256"]:
+        raise ModelError(f"{path}: damaged: its contents do not match their SHA-256; use another copy.")
+    return tensors, envelope["meta"]
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path`` so that a crash, a kill or a full disk leaves the old file or the new, never a part.
+
+    The temporary file lies in the same folder, because a rename is atomic only within one file system.
+
+    Raises ModelError if the disk is full or the folder cannot be written; names the path and the bytes needed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)  # the rename itself must reach the disk
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot write {len(content)} bytes: {error.strerror}.") from error
+    finally:
+        with contextlib.suppress(OSError):  # gone already after the rename; after a failure it must not stay
+            temporary.unlink()
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files that killed runs left in ``folder``; call only when no other run writes there."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file whose first bytes could be a safetensors header."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(256)
+            if not start:
+                raise ModelError(f"{path}: empty, 0 bytes; use another copy.")
+            if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+                raise ModelError(f"{path}: a web page, not a model; download the file itself.")
+            header = int.from_bytes(start[:8], "little")
+            if header > min(LARGEST_HEADER, os.fstat(file.fileno()).st_size - 8):
+                raise ModelError(f"{path}: truncated, damaged or no model file (a header of {header} bytes).")
+            return start + file.read()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the metadata text and every tensor's name, dtype, shape and bytes, by name."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
