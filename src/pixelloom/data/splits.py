@@ -1,0 +1,168 @@
+"""A data set and its three splits, and how splits are cut: by content, so that equal images land in one split.
+
+A split is a view: an array of stored images (in memory, or mapped from a file), the rows that belong to the split, and
+the rule that turns stored levels into the levels a model sees. Nothing is copied until images are taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pixelloom.data.pixels import Table, draw_bits_each
+from pixelloom.errors import DataError, UsageError, did_you_mean
+from pixelloom.types import ImageSpec, Labels, Levels
+
+Rows: TypeAlias = npt.NDArray[np.int64]
+"""Positions in an array of images, int64 [N]."""
+Prints: TypeAlias = npt.NDArray[np.uint64]
+"""Content hashes, uint64 [N]: equal images have equal prints."""
+
+NAMES = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some images of an array, as a model sees them. ``len``, ``take``, ``labels`` and ``all`` are the whole interface.
+
+    ``store`` is uint8 [M, C, H, W] (an array or a memory map) of values below ``levels``, ``store_labels`` int64 [M];
+    ``rows`` are the members in order (all of the store when None). Values pass through ``table`` where there is one;
+    ``bits = (seed, stream)`` binarises image i by one draw that depends on (seed, stream, i) alone.
+    """
+
+    store: Levels
+    store_labels: Labels | None = None
+    levels: int = 256
+    rows: Rows | None = None
+    table: Table | None = None
+    bits: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.store) if self.rows is None else len(self.rows)
+
+    @property
+    def labels(self) -> Labels | None:
+        """Class indices of the split's images in order, int64 [N], or None where the data has no classes."""
+        if self.store_labels is None or self.rows is None:
+            return self.store_labels
+        return self.store_labels[self.rows]
+
+    def take(self, indices: Sequence[int] | Rows) -> tuple[Levels, Labels | None]:
+        """The images (uint8 [n, C, H, W], a fresh array) and labels (int64 [n]) at positions 0..len-1 of the split."""
+        at = np.asarray(indices, dtype=np.int64)
+        rows = at if self.rows is None else self.rows[at]
+        images = np.asarray(self.store[rows])
+        if self.table is not None:
+            images = self.table[images]
+        if self.bits is not None:
+            images = draw_bits_each(images, self.levels, *self.bits, at.tolist())
+        return images, None if self.store_labels is None else self.store_labels[rows]
+
+    def all(self) -> tuple[Levels, Labels | None]:
+        """Every image and label; for splits that fit in memory."""
+        return self.take(np.arange(len(self)))
+
+    def first(self, n: int) -> Split:
+        """The first n images; they stay what they are, drawn bits included."""
+        return replace(self, rows=np.arange(len(self.store))[:n] if self.rows is None else self.rows[:n])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: a whole memory-mapped store is named, not copied."""
+        state = dict(self.__dict__)
+        store: object = self.store
+        if isinstance(store, np.memmap) and store.filename and isinstance(getattr(store, "base", None), mmap.mmap):
+            state["store"] = Mapped(str(store.filename), store.shape, store.offset)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["store"], Mapped):
+            state = {**state, "store": state["store"].open()}
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Where the bytes of a memory-mapped uint8 array lie."""
+
+    path: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def open(self) -> Levels:
+        """The same array, mapped read-only in this process; raises DataError when the file is gone."""
+        try:
+            return np.memmap(self.path, np.uint8, "r", self.offset, self.shape)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{Path(self.path)}: the cached pictures cannot be opened ({error}); start again") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images in three disjoint splits, and what a model must know of them.
+
+    When ``dynamic``, ``spec.levels`` is 2 but splits give grey images of ``source_levels`` levels, and the stream
+    binarises them anew at each visit. ``note`` says in words what a figure measured on this data must mention.
+    """
+
+    name: str
+    spec: ImageSpec
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...] = ()
+    dynamic: bool = False
+    source_levels: int = 256
+    note: str = ""
+
+    def split(self, name: str) -> Split:
+        """The split called train, val or test; UsageError for any other name."""
+        if name not in NAMES:
+            raise UsageError(
+                f"split: no split is called {name!r}; there are {', '.join(NAMES)}.{did_you_mean(name, NAMES)}"
+            )
+        split: Split = getattr(self, name)
+        return split
+
+    def counts(self) -> dict[str, int]:
+        """Number of images of each split."""
+        return {name: len(self.split(name)) for name in NAMES}
+
+
+def fingerprints(images: Levels, seed: int = 0) -> Prints:
+    """64 bits of BLAKE2b over each image's bytes, keyed by ``seed``; uint64 [N], read one image at a time."""
+    key = seed.to_bytes(8, "little")
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=8, key=key).digest() for image in images)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def cut(prints: Prints, *shares: float) -> tuple[Rows, ...]:
+    """Rows in ``len(shares) + 1`` disjoint parts by content: one for each share, then the rest.
+
+    A print, read as a number in [0, 1), falls into the interval of a share. So equal images go together, and adding
+    pictures moves none of the others. Each part gets at least one distinct image; DataError when there are too few.
+    """
+    distinct = np.unique(prints)
+    parts = len(shares) + 1
+    if len(distinct) < parts:
+        raise DataError(f"{len(distinct)} distinct pictures cannot fill {parts} splits; at least {parts} are needed")
+    ends, begin = [], 0
+    for i, share in enumerate(np.cumsum(shares)):
+        end = int(np.searchsorted(distinct, np.uint64(min(share, 1.0) * (2**64 - 1))))
+        begin = min(max(end, begin + 1), len(distinct) - (parts - 1 - i))
+        ends.append(begin)
+    part = np.searchsorted(distinct[ends], prints, side="right")
+    return tuple(np.flatnonzero(part == i) for i in range(parts))
+
+
+def without(rows: Rows, prints: Prints, *others: Prints) -> Rows:
+    """Those of ``rows`` whose print (``prints[row]``) is in none of the other sets."""
+    for other in others:
+        rows = rows[~np.isin(prints[rows], other)]
+    return rows

@@ -1,0 +1,142 @@
+"""Splits are views of one array; they are cut by content, and equal images never part."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pixelloom.data.pixels import quantise_table
+from pixelloom.data.splits import Dataset, Split, cut, fingerprints, without
+from pixelloom.errors import DataError, UsageError
+from pixelloom.types import ImageSpec
+
+
+def pictures(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 1, 3, 4)).astype(np.uint8)
+
+
+def test_take_gives_the_named_rows_in_order() -> None:
+    store, labels = pictures(10), np.arange(10) * 11
+    split = Split(store, labels, rows=np.array([7, 2, 5]))
+    images, taken = split.take([2, 0, 0])
+    assert len(split) == 3
+    assert np.array_equal(images, store[[5, 7, 7]])
+    assert taken is not None
+    assert taken.tolist() == [55, 77, 77]
+    assert split.labels is not None
+    assert split.labels.tolist() == [77, 22, 55]
+    assert np.array_equal(split.all()[0], store[[7, 2, 5]])
+    assert np.array_equal(split.first(2).all()[0], store[[7, 2]])
+    assert np.array_equal(Split(store).first(2).all()[0], store[:2])
+    assert Split(store).labels is None
+    assert Split(store).all()[1] is None
+
+
+def test_taken_images_are_the_callers_own() -> None:
+    store = pictures(3)
+    before = store.copy()
+    Split(store).take([0, 1])[0][:] = 0
+    assert np.array_equal(store, before)
+
+
+def test_a_table_is_applied_on_the_way_out() -> None:
+    store = pictures(5)
+    images, _ = Split(store, table=quantise_table(256, 4)).take([1, 3])
+    assert np.array_equal(images, store[[1, 3]] // 64)
+
+
+def test_fixed_bits_depend_on_the_position_and_not_on_the_company() -> None:
+    split = Split(np.full((6, 1, 4, 4), 128, np.uint8), rows=np.array([5, 3, 1]), bits=(0, 2))
+    whole, _ = split.all()
+    assert set(whole.reshape(-1).tolist()) == {0, 1}
+    assert np.array_equal(split.take([2, 1])[0], whole[[2, 1]])
+    assert np.array_equal(split.first(2).all()[0], whole[:2])
+    assert len({image.tobytes() for image in whole}) == 3
+
+
+def test_a_memory_map_travels_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (500, 1, 20, 20)).astype(np.uint8))
+    store = np.load(path, mmap_mode="r")
+    split = Split(store, rows=np.array([499, 3]))
+    sent = pickle.dumps(split)
+    assert len(sent) < 2000
+    assert np.array_equal(pickle.loads(sent).all()[0], store[[499, 3]])
+    part = Split(store[100:])  # a view of a map is sent by value: its offset is not known
+    assert np.array_equal(pickle.loads(pickle.dumps(part)).take([0])[0], store[[100]])
+    path.unlink()
+    with pytest.raises(DataError, match=r"pictures\.npy"):
+        pickle.loads(sent)
+
+
+@pytest.mark.parametrize("shares", [(0.1,), (0.1, 0.1), (0.25, 0.5)])
+def test_cut_keeps_the_shares_and_loses_nothing(shares: tuple[float, ...]) -> None:
+    n = 4000
+    parts = cut(fingerprints(pictures(n)), *shares)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(n))
+    for part, share in zip(parts, (*shares, 1 - sum(shares)), strict=True):
+        assert abs(len(part) - n * share) < 4.5 * np.sqrt(n * share * (1 - share))
+        assert (np.diff(part) > 0).all()
+
+
+def test_equal_images_stay_together() -> None:
+    store = pictures(60)[np.random.default_rng(1).integers(0, 60, 600)]
+    prints = fingerprints(store)
+    parts = [set(prints[part].tolist()) for part in cut(prints, 0.3, 0.3)]
+    assert parts[0].isdisjoint(parts[1] | parts[2])
+    assert parts[1].isdisjoint(parts[2])
+
+
+def test_more_pictures_move_none_of_the_others() -> None:
+    few, many = fingerprints(pictures(300)), fingerprints(np.concatenate([pictures(300), pictures(900, seed=1)]))
+    for before, after in zip(cut(few, 0.1, 0.1), cut(many, 0.1, 0.1), strict=True):
+        assert np.array_equal(before, after[after < 300])
+
+
+@pytest.mark.parametrize("n", range(3, 30))
+def test_no_part_is_empty_however_few_the_pictures(n: int) -> None:
+    for seed in range(20):
+        parts = cut(fingerprints(pictures(n, seed)), 0.1, 0.1)
+        assert all(len(part) for part in parts)
+        assert sum(len(part) for part in parts) == n
+
+
+def test_extreme_prints_are_cut_too() -> None:
+    top = np.array([2**64 - 1, 2**64 - 2, 2**64 - 3], np.uint64)
+    assert [part.tolist() for part in cut(top, 0.1, 0.1)] == [[2], [1], [0]]
+    assert [part.tolist() for part in cut(np.array([0, 1, 2], np.uint64), 0.1, 0.1)] == [[0], [1], [2]]
+
+
+def test_too_few_distinct_pictures() -> None:
+    with pytest.raises(DataError, match="2 distinct pictures cannot fill 3 splits"):
+        cut(fingerprints(pictures(2)[[0, 1, 0, 1, 1]]), 0.1, 0.1)
+
+
+def test_prints_tell_content_and_seed() -> None:
+    store = pictures(50)
+    prints = fingerprints(store)
+    assert prints.dtype == np.uint64
+    assert len(np.unique(prints)) == 50
+    assert np.array_equal(prints, fingerprints(store.copy()))
+    assert not np.isin(prints, fingerprints(store, seed=1)).any()
+    changed = store.copy()
+    changed[7, 0, 1, 2] ^= 1
+    assert np.flatnonzero(prints != fingerprints(changed)).tolist() == [7]
+
+
+def test_without_drops_what_others_hold() -> None:
+    prints = np.array([1, 2, 3, 2, 4], np.uint64)
+    rows = without(np.array([0, 1, 3, 4]), prints, np.array([2], np.uint64), np.array([4, 9], np.uint64))
+    assert rows.tolist() == [0]
+
+
+def test_dataset_names_its_splits() -> None:
+    store = pictures(6)
+    data = Dataset("tiny", ImageSpec(1, 3, 4, 256), Split(store), Split(store[:2]), Split(store[:1]))
+    assert data.counts() == {"train": 6, "val": 2, "test": 1}
+    assert data.split("val") is data.val
+    with pytest.raises(UsageError, match="Did you mean 'train'"):
+        data.split("trian")
