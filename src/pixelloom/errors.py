@@ -38,3 +38,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" Did you mean 'digits'?"`` for the nearest known word, or an empty string when none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def explain(error: object) -> str:
+    """The findings of a pydantic ``ValidationError`` in one line: field path, what is wrong, what was given."""
+    findings = []
+    for item in error.errors():  # type: ignore[attr-defined]
+        path = ".".join(str(part) for part in item["loc"])
+        given = item["input"]
+        shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | tuple | list) else ""
+        findings.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{shown}")
+    return "; ".join(findings)

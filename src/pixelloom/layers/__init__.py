@@ -1,1 +1,1 @@
-
+"""Layers: what mixes pixels, and the units built from it."""

@@ -41,24 +41,41 @@ def feature_groups(features: int, groups: int) -> Tensor:
     """
     if features < groups:
         raise ValueError(f"{features} features cannot be shared among {groups} image channels: give at least {groups}")
-    return torch.arange(features) * groups // features
+    return torch.arange(features, device="cpu") * groups // features
 
 
-def causal_mask(kernel: int, mask: Mask, out_features: int, in_features: int, groups: int = 1) -> Tensor:
-    """Which weights exist: bool [out_features, in_features, kernel // 2 + 1, kernel], the rows from the top to the centre.
+def centre_mask(mask: Mask, out_features: int, in_features: int, groups: int = 1, copies: int = 1) -> Tensor:
+    """Who reads whom within one pixel: bool [out_features, in_features], on the CPU whatever the default device.
+
+    With ``copies`` the output is that many sets of features side by side, each grouped alike: the two halves of a gate
+    meet feature by feature, so both halves of feature i must belong to the same channel.
 
     Raises:
-        ValueError: if the kernel has no centre or a group would be empty.
+        ValueError: if a group would be empty or the copies do not divide the output.
+    """
+    if mask not in ("A", "B"):
+        raise ValueError(f"a mask is 'A' or 'B', not {mask!r}")
+    if out_features % copies:
+        raise ValueError(f"{out_features} output features do not divide into {copies} equal copies")
+    out_group = feature_groups(out_features // copies, groups).repeat(copies)[:, None]
+    in_group = feature_groups(in_features, groups)[None, :]
+    return in_group < out_group if mask == "A" else in_group <= out_group
+
+
+def causal_mask(
+    kernel: int, mask: Mask, out_features: int, in_features: int, groups: int = 1, copies: int = 1
+) -> Tensor:
+    """Which weights exist: bool [out_features, in_features, kernel // 2 + 1, kernel], rows from the top to the centre.
+
+    Raises:
+        ValueError: if the kernel has no centre, or for features that :func:`centre_mask` cannot group.
     """
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"a masked kernel needs a centre, so its side must be odd and positive, not {kernel}")
-    if mask not in ("A", "B"):
-        raise ValueError(f"a mask is 'A' or 'B', not {mask!r}")
     radius = kernel // 2
     seen = torch.ones(out_features, in_features, radius + 1, kernel, dtype=torch.bool)
     seen[:, :, radius, radius:] = False
-    out_group, in_group = feature_groups(out_features, groups)[:, None], feature_groups(in_features, groups)[None, :]
-    seen[:, :, radius, radius] = in_group < out_group if mask == "A" else in_group <= out_group
+    seen[:, :, radius, radius] = centre_mask(mask, out_features, in_features, groups, copies).to(seen.device)
     return seen
 
 
@@ -82,6 +99,7 @@ class MaskedConv2d(nn.Module):
         kernel: side of the whole kernel, odd.
         mask: "A" for the layer that reads the image, "B" for all others.
         groups: image channels that are ordered within a pixel; 1 when the channels of a pixel are not ordered.
+        copies: sets of output features that are grouped alike; 2 for a layer that feeds a gate.
         bias: add a bias to each output feature.
 
     Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Networks", sections 3.4 and 3.5.
@@ -90,18 +108,27 @@ class MaskedConv2d(nn.Module):
     mask: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, kernel: int, *, mask: Mask, groups: int = 1, bias: bool = True
+        self,
+        in_features: int,
+        out_features: int,
+        kernel: int,
+        *,
+        mask: Mask,
+        groups: int = 1,
+        copies: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        seen = causal_mask(kernel, mask, out_features, in_features, groups)
-        self.radius = kernel // 2
+        seen = causal_mask(kernel, mask, out_features, in_features, groups, copies)
+        self.radius = r = kernel // 2
         self.kind = mask
-        self.whole = bool(seen.all())
+        self.whole = mask == "B" and kernel == 1 and groups == 1  # nothing is masked: no product needed
         self.register_buffer("mask", seen.float(), persistent=False)
         self.weight = nn.Parameter(torch.empty(seen.shape))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         # He et al. 2015 with the taps that exist: the plain formula would count masked ones and start too small.
-        fan_in = max(1.0, float(seen.sum()) / out_features)
+        centre = float(centre_mask(mask, out_features, in_features, groups, copies).sum()) / out_features
+        fan_in = max(1.0, in_features * (r * kernel + r) + centre)
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,128 @@
+"""Units that networks are stacked from: norms, learned positions, residual blocks.
+
+Every block maps [B, features, H, W] to the same shape and keeps causality: what mixes positions is a masked
+convolution of mask B, everything else acts on each position alone and inside each channel group.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelloom.layers.causal import MaskedConv2d, feature_groups
+
+Norm = Literal["none", "batch", "channel"]
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the features of one position (Ba et al. 2016), within each channel group.
+
+    Unlike batch normalisation it sees one image and one position only, so the likelihood of an image never depends on
+    its neighbours in the batch, and training mode is evaluation mode.
+    """
+
+    def __init__(self, features: int, groups: int = 1) -> None:
+        super().__init__()
+        self.sizes: list[int] = torch.bincount(feature_groups(features, groups)).tolist()
+        self.gain = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same"""
+        parts = torch.split(x.permute(0, 2, 3, 1), self.sizes, dim=-1)  # features last: free in channels_last memory
+        normed = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
+        return (normed * self.gain + self.bias).permute(0, 3, 1, 2)
+
+
+def make_norm(kind: Norm, features: int, groups: int) -> nn.Module:
+    """The norm of that name, or the identity."""
+    if kind == "batch":
+        return nn.BatchNorm2d(features)
+    return ChannelNorm(features, groups) if kind == "channel" else nn.Identity()
+
+
+class Positions(nn.Module):
+    """Adds a learned vector for each row and one for each column, so that a layer knows where in the image it is."""
+
+    def __init__(self, features: int, height: int, width: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(features, height, 1))
+        self.columns = nn.Parameter(torch.zeros(features, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same"""
+        return x + self.rows + self.columns
+
+
+class PlainBlock(nn.Sequential):
+    """conv kxk, norm, ReLU: the stack of the first tutorials, without short-cuts."""
+
+    def __init__(self, features: int, kernel: int, *, norm: Norm, bias: bool, groups: int) -> None:
+        super().__init__(
+            MaskedConv2d(features, features, kernel, mask="B", groups=groups, bias=bias),
+            make_norm(norm, features, groups),
+            nn.ReLU(),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """x + (1x1 down, kxk, 1x1 up), the bottleneck of van den Oord et al. 2016, figure 5.
+
+    ``activation`` says where the ReLUs stand: "after" each convolution (the last one too, so the sum only grows, as the
+    Keras tutorial has it), or "before" each (as in the Berkeley course), which leaves the short-cut untouched.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: int,
+        kernel: int,
+        *,
+        activation: Literal["before", "after"],
+        norm: Norm,
+        bias: bool,
+        groups: int,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width_in, width_out, side in ((features, hidden, 1), (hidden, hidden, kernel), (hidden, features, 1)):
+            conv = MaskedConv2d(width_in, width_out, side, mask="B", groups=groups, bias=bias)
+            if activation == "after":
+                layers += [conv, make_norm(norm, width_out, groups), nn.ReLU()]
+            else:
+                layers += [make_norm(norm, width_in, groups), nn.ReLU(), conv]
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same"""
+        branch: Tensor = self.branch(x)
+        return x + branch
+
+
+class GatedBlock(nn.Module):
+    """x + up(a * sigmoid(b)) with (a, b) = kxk(down(x)): a bottleneck whose kxk layer feeds a gate.
+
+    The gate is that of van den Oord et al. 2016 (Conditional Image Generation, eq. 2) with its tanh left out (a gated
+    linear unit, Dauphin et al. 2017): cheaper, and no worse here. The last layer starts at zero, so that a deep stack
+    starts as the identity and needs no small rate to survive its first steps.
+    """
+
+    def __init__(
+        self, features: int, hidden: int, kernel: int, *, norm: Norm, bias: bool, groups: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.norm = make_norm(norm, features, groups)
+        self.down = MaskedConv2d(features, hidden, 1, mask="B", groups=groups, bias=bias)
+        self.mix = MaskedConv2d(hidden, 2 * hidden, kernel, mask="B", groups=groups, copies=2, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+        self.up = MaskedConv2d(hidden, features, 1, mask="B", groups=groups, bias=bias)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same"""
+        a, b = self.mix(F.silu(self.down(F.silu(self.norm(x))))).chunk(2, dim=1)
+        branch: Tensor = self.up(self.dropout(a * torch.sigmoid(b)))
+        return x + branch

@@ -1,0 +1,152 @@
+"""Heads: what a network's output says about each pixel.
+
+A head turns parameters [B, outputs, H, W] into a distribution over the levels 0 .. L-1 of every value of the image. All
+heads offer the same three things, computed in float32 or better whatever the precision of the network:
+
+    nats(params, x)       -log p of each value, [B, C, H, W]
+    table(params)         all probabilities, [B, C, L, H, W], float64
+    draw(params, noise)   one level for each value from uniform noise by inversion of the distribution function
+
+``groups`` tells the network whether the channels of a pixel are ordered (R before G before B, each seeing those before
+it) or independent given the pixels before.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from pixelloom.errors import UsageError
+from pixelloom.types import ImageSpec
+
+
+class HeadConfig(BaseModel):
+    """Which distribution, and how the channels of one pixel depend on each other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["bernoulli", "categorical"] = "categorical"
+    channels: Literal["ordered", "independent"] = "ordered"
+
+
+class Head(Protocol):
+    """The distribution of every value of an image, given the network's output."""
+
+    @property
+    def outputs(self) -> int:
+        """Parameters a position, all channels together."""
+
+    @property
+    def groups(self) -> int:
+        """How many ordered channel groups the network must keep apart: C, or 1."""
+
+    def nats(self, params: Tensor, x: Tensor) -> Tensor:
+        """-log p(x) of each value, float32 [B, C, H, W], from levels x uint8 [B, C, H, W]."""
+
+    def table(self, params: Tensor, temperature: float = 1.0) -> Tensor:
+        """All probabilities, float64 [B, C, L, H, W]."""
+
+    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """Levels uint8 [B, C, H, W] from noise uniform in [0, 1), float64 [B, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Softmax over all levels of each value: C x L parameters a position, channel by channel."""
+
+    spec: ImageSpec
+    channels: Literal["ordered", "independent"] = "ordered"
+
+    @property
+    def outputs(self) -> int:
+        """C x L"""
+        return self.spec.channels * self.spec.levels
+
+    @property
+    def groups(self) -> int:
+        """C when the channels are ordered, else 1."""
+        return self.spec.channels if self.channels == "ordered" else 1
+
+    def _logits(self, params: Tensor) -> Tensor:
+        """[B, C * L, H, W] -> [B, H, W, C, L]: contiguous thirds, as the network's masks group them."""
+        b, _, h, w = params.shape
+        return params.permute(0, 2, 3, 1).reshape(b, h, w, self.spec.channels, self.spec.levels)
+
+    def nats(self, params: Tensor, x: Tensor) -> Tensor:
+        """-log softmax at x, [B, C, H, W]."""
+        logits = self._logits(params).float()
+        target = x.permute(0, 2, 3, 1).long()
+        nats = F.cross_entropy(logits.flatten(0, 3), target.flatten(), reduction="none")
+        return nats.view(target.shape).permute(0, 3, 1, 2)
+
+    def table(self, params: Tensor, temperature: float = 1.0) -> Tensor:
+        """Softmax of logits / temperature, float64 [B, C, L, H, W]."""
+        return F.softmax(self._logits(params).double() / temperature, dim=-1).permute(0, 3, 4, 1, 2)
+
+    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """The number of levels whose distribution function lies at or below the noise, uint8 [B, C, H, W]."""
+        # The last level is left out of the count: rounding may leave the total below a noise close to 1.
+        below = self.table(params, temperature).cumsum(dim=2)[:, :, :-1]
+        return (below <= noise[:, :, None]).sum(dim=2).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """One logit for each value of a binary image: p(1) = sigmoid(logit)."""
+
+    spec: ImageSpec
+    channels: Literal["ordered", "independent"] = "ordered"
+
+    def __post_init__(self) -> None:
+        if self.spec.levels != 2:
+            raise UsageError(
+                f"head.kind: a Bernoulli head needs 2 levels, these images have {self.spec.levels}; "
+                "use head.kind=categorical, or binarise with --binarize"
+            )
+
+    @property
+    def outputs(self) -> int:
+        """C"""
+        return self.spec.channels
+
+    @property
+    def groups(self) -> int:
+        """C when the channels are ordered, else 1."""
+        return self.spec.channels if self.channels == "ordered" else 1
+
+    def nats(self, params: Tensor, x: Tensor) -> Tensor:
+        """softplus(-logit) where x is 1, softplus(logit) where it is 0, [B, C, H, W]."""
+        return F.binary_cross_entropy_with_logits(params.float(), x.float(), reduction="none")
+
+    def table(self, params: Tensor, temperature: float = 1.0) -> Tensor:
+        """(sigmoid(-logit), sigmoid(logit)), float64 [B, C, 2, H, W]."""
+        logit = params.double() / temperature
+        return torch.stack((torch.sigmoid(-logit), torch.sigmoid(logit)), dim=2)
+
+    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """1 where the noise is at or above p(0), uint8 [B, C, H, W]."""
+        return (torch.sigmoid(-params.double() / temperature) <= noise).to(torch.uint8)
+
+
+def make_head(config: HeadConfig, spec: ImageSpec) -> Head:
+    """The head of a configuration, fitted to the images."""
+    return (Bernoulli if config.kind == "bernoulli" else Categorical)(spec, config.channels)
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse what would divide by zero or give no distribution.
+
+    Raises:
+        UsageError: unless 0 < temperature < infinity.
+    """
+    if not (0 < temperature < math.inf):
+        raise UsageError(
+            f"temperature: must be a positive number, not {temperature}; "
+            "a small one such as 0.01 draws almost always the likeliest level"
+        )

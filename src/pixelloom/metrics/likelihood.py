@@ -1,0 +1,72 @@
+"""Exact likelihood as it should be reported: nats and bits, per image and per dimension, with N and an interval.
+
+All sums are float64 over a known number of images: no means of batch means, no dropped batches.
+
+    bits/dim = nats per image / (dims * ln 2)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from pixelloom.types import Batch
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Negative log-likelihood of a data set; the interval is that of the mean over images, mean -+ 1.96 s / sqrt(N)."""
+
+    n: int
+    dims: int
+    nats_per_image: float
+    nats_per_image_95: tuple[float, float]
+
+    @property
+    def nats_per_dim(self) -> float:
+        """Nats a value of the image."""
+        return self.nats_per_image / self.dims
+
+    @property
+    def bits_per_dim(self) -> float:
+        """Bits a value of the image: what an ideal compressor with this model would need."""
+        return self.nats_per_dim / math.log(2)
+
+    @property
+    def bits_per_dim_95(self) -> tuple[float, float]:
+        """The interval in bits/dim."""
+        low, high = (nats / self.dims / math.log(2) for nats in self.nats_per_image_95)
+        return low, high
+
+    def as_dict(self) -> dict[str, object]:
+        """All figures, ready for JSON."""
+        return asdict(self) | {
+            "nats_per_dim": self.nats_per_dim,
+            "bits_per_dim": self.bits_per_dim,
+            "bits_per_dim_95": self.bits_per_dim_95,
+        }
+
+
+def likelihood(log_probs: Tensor, dims: int) -> Likelihood:
+    """Figures from the log-probability of each image, float64 [N] in nats.
+
+    Raises:
+        ValueError: without images.
+    """
+    n = len(log_probs)
+    if n == 0:
+        raise ValueError("the likelihood of no images is not defined")
+    nats = -log_probs.double()
+    mean = float(nats.mean())
+    error = 1.96 * float(nats.std()) / math.sqrt(n) if n > 1 else math.inf
+    return Likelihood(n=n, dims=dims, nats_per_image=mean, nats_per_image_95=(mean - error, mean + error))
+
+
+def score(log_prob: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Tensor:
+    """Log-probability of every image of an ordered pass, float64 [N]."""
+    parts = [log_prob(batch.images).double().cpu() for batch in batches]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)

@@ -1,0 +1,250 @@
+"""What users hold: a trained model with the abilities that its family has, saved and loaded as a folder.
+
+A model folder holds ``model.safetensors`` (weights and description, self-verifying) and ``config.json`` (the same
+description, for people and other programs to read). Loading never runs code from either.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from torch import Tensor, nn
+
+from pixelloom.data.pixels import Scaling, to_model
+from pixelloom.engine.tensors import load_tensors, save_tensors, write_bytes
+from pixelloom.errors import ModelError, UsageError, explain
+from pixelloom.likelihoods import Head, HeadConfig, check_temperature, make_head
+from pixelloom.networks import NETWORKS, build_network
+from pixelloom.sampling import ancestral
+from pixelloom.types import ImageSpec, Levels
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class PixelDescription(BaseModel):
+    """Everything needed to rebuild a pixel model around its weights, and what it was trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: Literal["pixel"] = "pixel"
+    network: str
+    model: Any
+    head: HeadConfig
+    image: ImageSpec
+    scaling: Scaling
+    trained: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_network(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("model"), Mapping):
+            if data.get("network") not in NETWORKS:
+                raise ValueError(f"no network is called {data.get('network')!r}")
+            config, _ = NETWORKS[data["network"]]
+            return data | {"model": config.model_validate(data["model"])}
+        return data
+
+
+@final
+class PixelModel:
+    """A pixel model: draws images, and knows the exact probability of every image.
+
+    Args:
+        network: maps pixels in model space [B, C, H, W] to parameters of the head.
+        description: what the network is, for which images.
+    """
+
+    def __init__(self, network: nn.Module, description: PixelDescription) -> None:
+        self.network = network.eval()
+        self.description = description
+        self.spec: ImageSpec = description.image
+        self.head: Head = make_head(description.head, self.spec)
+
+    @classmethod
+    def build(cls, description: PixelDescription) -> PixelModel:
+        """An untrained model."""
+        head = make_head(description.head, description.image)
+        network = build_network(
+            description.network, description.model, description.image, outputs=head.outputs, groups=head.groups
+        )
+        return cls(network.to(memory_format=torch.channels_last), description)  # type: ignore[call-overload]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: str | torch.device) -> PixelModel:
+        """Move the weights, in place."""
+        self.network.to(device)
+        return self
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained values."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    def predict(self, levels: Tensor) -> Tensor:
+        """Parameters of the head for every position, [B, outputs, H, W], from levels uint8 [B, C, H, W]."""
+        params: Tensor = self.network(to_model(levels, self.spec.levels, self.description.scaling))
+        return params
+
+    @torch.no_grad()
+    def log_prob(self, images: Tensor | Levels, *, batch: int = 64) -> Tensor:
+        """Natural log-probability of each image, float64 [N], by one parallel pass in float32.
+
+        Args:
+            images: levels, uint8 [N, C, H, W].
+            batch: images at a time; bounds the memory and does not change the result.
+
+        Raises:
+            UsageError: if shape, type or levels are not those of the model.
+        """
+        x = check_levels(images, self.spec)
+        parts = []
+        for part in torch.split(x, batch):
+            levels = part.to(self.device)
+            parts.append(-self.head.nats(self.predict(levels), levels).double().flatten(1).sum(1).cpu())
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        temperature: float = 1.0,
+        given: Tensor | Levels | None = None,
+        mask: Tensor | None = None,
+        batch: int = 64,
+        method: Literal["plain"] = "plain",
+        on_row: ancestral.OnRow | None = None,
+    ) -> Tensor:
+        """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
+
+        Args:
+            n: how many.
+            seed: chooses the noise.
+            first: number of the first image, to go on where an earlier call stopped.
+            temperature: below 1 likelier images, above 1 more varied ones; 1 is the model itself.
+            given: partly known images, levels uint8 [n or 1, C, H, W].
+            mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known; all of it must be set together.
+            batch: images drawn at a time; does not change the pictures.
+            method: "plain" is the loop of one pass a pixel.
+            on_row: called with (row, images of the batch so far) after each row.
+
+        Raises:
+            UsageError: for n < 1, a temperature that is not positive, or shapes that do not fit.
+        """
+        if n < 1:
+            raise UsageError(f"n: the number of images must be 1 or more, not {n}")
+        if method != "plain":
+            raise UsageError(f"method: 'plain' is the only sampling method, not {method!r}")
+        check_temperature(temperature)
+        known, where = self._known(given, mask, n)
+        parts = []
+        for start in range(0, n, batch):
+            count = min(batch, n - start)
+            rows = slice(start, start + count)
+            noise = ancestral.image_noise(self.spec, seed, first + start, count).to(self.device)
+            drawn = ancestral.sample(
+                self.predict,
+                self.head,
+                self.spec,
+                noise,
+                temperature=temperature,
+                given=None if known is None else known[rows],
+                mask=None if where is None else where[rows],
+                on_row=on_row,
+            )
+            parts.append(drawn.cpu())
+        return torch.cat(parts)
+
+    def _known(self, given: Tensor | Levels | None, mask: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
+        if (given is None) != (mask is None):
+            raise UsageError("given, mask: a partly known image needs both, the image and the mask of what is known")
+        if given is None or mask is None:
+            return None, None
+        known = check_levels(given, self.spec)
+        try:
+            known = known.expand(n, *self.spec.shape)
+            where = torch.as_tensor(mask).bool().expand(n, *self.spec.shape)
+        except RuntimeError:
+            raise UsageError(
+                f"given, mask: shapes {tuple(known.shape)} and {tuple(mask.shape)} do not fit {n} images of "
+                f"{self.spec.shape}"
+            ) from None
+        return known.to(self.device), where.to(self.device)
+
+    def save(self, folder: Path) -> str:
+        """Write the model folder; returns the SHA-256 of its contents.
+
+        Raises:
+            ModelError: if the folder cannot be written; what was there before stays whole.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.description.model_dump(mode="json")
+        sha256 = save_tensors(folder / WEIGHTS, self.network.state_dict(), config)
+        write_bytes(folder / CONFIG, (json.dumps(config | {"sha256": sha256}, indent=2) + "\n").encode())
+        return sha256
+
+
+def load_model(folder: Path) -> PixelModel:
+    """The model of a folder written by :meth:`PixelModel.save`, on the CPU.
+
+    Raises:
+        ModelError: if the weights are missing, damaged, of a newer format, or do not fit their own description.
+    """
+    path = folder / WEIGHTS
+    tensors, meta = load_tensors(path)
+    try:
+        description = PixelDescription.model_validate(meta)
+    except ValidationError as error:
+        raise ModelError(f"{path}: its description is not one of a pixel model ({explain(error)})") from error
+    # On the meta device nothing is allocated: a hostile description cannot claim more memory than the file holds.
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in PixelModel.build(description).network.state_dict().items()}
+    check_state(path, shapes, tensors)
+    model = PixelModel.build(description)
+    model.network.load_state_dict(tensors)
+    return model
+
+
+def check_state(path: Path, expected: Mapping[str, Iterable[int]], found: Mapping[str, Tensor]) -> None:
+    """Refuse weights that do not fit a network exactly.
+
+    Raises:
+        ModelError: naming the first five keys that are missing, unknown or of another shape.
+    """
+    wrong = [f"{name} is missing" for name in expected if name not in found]
+    wrong += [f"{name} is unknown" for name in found if name not in expected]
+    wrong += [
+        f"{name} has shape {list(found[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name].shape) != tuple(shape)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ModelError(f"{path}: the weights do not fit this architecture: {'; '.join(wrong[:5])}{more}")
+
+
+def check_levels(images: Tensor | Levels, spec: ImageSpec) -> Tensor:
+    """Images as the model takes them, uint8 [N, C, H, W].
+
+    Raises:
+        UsageError: for floats, another shape, or values at or above the model's levels.
+    """
+    x = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    if x.dtype not in (torch.uint8, torch.bool, torch.int64, torch.int32):
+        raise UsageError(f"images: levels are integers 0..{spec.levels - 1}, not {x.dtype}; quantise them first")
+    if x.ndim != 4 or tuple(x.shape[1:]) != spec.shape:
+        raise UsageError(f"images: the model takes [N, {', '.join(map(str, spec.shape))}], not {list(x.shape)}")
+    if x.numel() and (int(x.min()) < 0 or int(x.max()) >= spec.levels):
+        raise UsageError(f"images: levels go from 0 to {spec.levels - 1}, found {int(x.min())} to {int(x.max())}")
+    return x.to(torch.uint8)

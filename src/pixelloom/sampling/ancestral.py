@@ -1,0 +1,81 @@
+"""The plain loop: one full pass of the network for every value of the image. Slow, obvious, the oracle of the rest.
+
+for each pixel i in raster order, each ordered channel c:    x[i, c] ~ p(x[i, c] | all values before it)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelloom.likelihoods import Head, check_temperature
+from pixelloom.types import ImageSpec
+
+Predict = Callable[[Tensor], Tensor]
+"""Levels uint8 [B, C, H, W] -> parameters of the head [B, outputs, H, W]."""
+
+OnRow = Callable[[int, Tensor], None]
+"""Called after each finished row with its number and the images so far."""
+
+
+def image_noise(spec: ImageSpec, seed: int, first: int, n: int) -> Tensor:
+    """Uniform noise in [0, 1) for images first .. first + n - 1, float64 [n, C, H, W].
+
+    Each image has a generator of its own, seeded by (seed, image index): a picture does not depend on the batch it was
+    drawn in, nor on the device.
+    """
+    draws = [np.random.default_rng((seed, index)).random(spec.shape) for index in range(first, first + n)]
+    return torch.from_numpy(np.stack(draws))
+
+
+@torch.no_grad()
+def sample(
+    predict: Predict,
+    head: Head,
+    spec: ImageSpec,
+    noise: Tensor,
+    *,
+    temperature: float = 1.0,
+    given: Tensor | None = None,
+    mask: Tensor | None = None,
+    on_row: OnRow | None = None,
+) -> Tensor:
+    """Draw one image for each row of noise.
+
+    Args:
+        predict: the network, in evaluation mode.
+        head: the distribution its output stands for.
+        spec: shape and levels of the images.
+        noise: float64 [B, C, H, W], see :func:`image_noise`.
+        temperature: logits are divided by it before each draw; below 1 likelier, above 1 more varied.
+        given: a partly known image for each row, levels uint8 [B, C, H, W].
+        mask: bool [B, C, H, W], true where ``given`` is known; known values are kept, the rest is drawn.
+        on_row: told of each finished row.
+
+    Returns:
+        Levels, uint8 [B, C, H, W].
+
+    Raises:
+        UsageError: for a temperature that is not positive.
+    """
+    check_temperature(temperature)
+    x = torch.zeros(noise.shape, dtype=torch.uint8, device=noise.device)
+    if given is not None and mask is not None:
+        x = torch.where(mask, given, x)
+    # Ordered channels of one pixel see each other, so each needs a pass of its own; independent ones share a pass.
+    every = slice(0, spec.channels)
+    passes = [slice(c, c + 1) for c in range(spec.channels)] if head.groups > 1 else [every]
+    for i in range(spec.height):
+        for j in range(spec.width):
+            for c in passes:
+                if mask is not None and bool(mask[:, c, i, j].all()):
+                    continue
+                params = predict(x)[:, :, i : i + 1, j : j + 1]
+                drawn = head.draw(params, noise[:, :, i : i + 1, j : j + 1], temperature)[:, c, 0, 0]
+                x[:, c, i, j] = drawn if mask is None else torch.where(mask[:, c, i, j], x[:, c, i, j], drawn)
+        if on_row is not None:
+            on_row(i, x)
+    return x
