@@ -27,11 +27,14 @@ from pixelloom.types import ImageSpec
 
 
 class HeadConfig(BaseModel):
-    """Which distribution, and how the channels of one pixel depend on each other."""
+    """Which distribution, and how the channels of one pixel depend on each other.
+
+    ``kind="auto"`` is Bernoulli for images of two levels, else categorical.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["bernoulli", "categorical"] = "categorical"
+    kind: Literal["auto", "bernoulli", "categorical"] = "auto"
     channels: Literal["ordered", "independent"] = "ordered"
 
 
@@ -136,7 +139,8 @@ class Bernoulli:
 
 def make_head(config: HeadConfig, spec: ImageSpec) -> Head:
     """The head of a configuration, fitted to the images."""
-    return (Bernoulli if config.kind == "bernoulli" else Categorical)(spec, config.channels)
+    binary = config.kind == "bernoulli" or (config.kind == "auto" and spec.levels == 2)
+    return (Bernoulli if binary else Categorical)(spec, config.channels)
 
 
 def check_temperature(temperature: float) -> None:

@@ -6,14 +6,16 @@ has two, D then G. Adding a family means writing a function that returns an :cla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from pixelloom.data.pixels import Scaling, to_model
+from pixelloom.likelihoods import Head
 from pixelloom.types import Batch
 
 Stats: TypeAlias = dict[str, Tensor]
@@ -78,7 +80,14 @@ class Objective:
             raise ValueError(f"deploy={self.deploy!r} is not among the parts {sorted(self.parts)}")
 
 
-def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Euclidean norm of all gradients together; not finite as soon as one of them is not."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    return torch.nn.utils.get_total_norm(grads)
+def likelihood(
+    network: nn.Module, head: Head, levels: int, scaling: Scaling, optimiser: OptimConfig, monitor: Monitor
+) -> Objective:
+    """Maximum likelihood: one phase that lowers -log p(x) of the batch, in nats a dimension."""
+
+    def loss(batch: Batch) -> tuple[Tensor, Stats]:
+        params = network(to_model(batch.images, levels, scaling))
+        nats = head.nats(params, batch.images).mean()
+        return nats, {"bits/dim": nats.detach() / math.log(2)}
+
+    return Objective((Phase("network", network, optimiser, loss),), {"network": network}, "network", monitor)

@@ -1,0 +1,165 @@
+"""One run as data: everything that decides what ``pixelloom train`` does, checked before anything starts.
+
+A run's configuration is built from a recipe, then a YAML file, then dotted overrides such as ``model.channels=64``;
+each later one wins. Every fault names the field, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pixelloom.data.catalog import DataConfig
+from pixelloom.engine.config import TrainConfig
+from pixelloom.errors import UsageError, did_you_mean, explain
+from pixelloom.likelihoods import HeadConfig
+from pixelloom.networks import NETWORKS
+from pixelloom.objectives import OptimConfig
+
+
+class RunConfig(BaseModel):
+    """A complete training run; ``config.yaml`` in a run folder is exactly this."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str = Field("", description="the recipe this came from, for the record")
+    network: str = "pixelcnn"
+    data: DataConfig = DataConfig()
+    model: Any = Field(default_factory=dict, description="settings of the network; see `pixelloom config NETWORK`")
+    head: HeadConfig = HeadConfig()
+    inputs: Literal["unit", "symmetric", "standard"] = Field(
+        "symmetric", description="model space: [0, 1], [-1, 1], or the training set's mean 0 and deviation 1"
+    )
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    validation_images: int = Field(1000, ge=1, description="images of the validation split scored while training")
+    samples: int = Field(25, ge=0, description="images drawn at the end of the run")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_network(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        name = values.get("network", "pixelcnn")
+        if name not in NETWORKS:
+            raise ValueError(f"network: none is called {name!r}.{did_you_mean(str(name), NETWORKS)}")
+        config, _ = NETWORKS[name]
+        return dict(values) | {"model": config.model_validate(values.get("model", {}))}
+
+
+def compose(
+    base: RunConfig, *, file: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """A run from a recipe, the contents of a configuration file, and dotted overrides.
+
+    Args:
+        base: where to start.
+        file: nested settings as read from YAML.
+        overrides: dotted path -> value; a string value is read as YAML, so "64" is a number and "[3, 3]" a list.
+
+    Raises:
+        UsageError: naming each field that is unknown, of a wrong type or out of range.
+    """
+    values = base.model_dump(mode="json")
+    for patch in (dict(file or {}), _nested(overrides or {})):
+        if patch.get("network", values["network"]) != values["network"]:
+            values["model"] = {}  # settings of another network mean nothing here: start from its own defaults
+        values = _merged(values, patch)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"configuration: {explain(error)}{_near_fields(error, values)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings of a configuration file.
+
+    Raises:
+        UsageError: if it is missing, no YAML, no mapping, or names a key twice.
+    """
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"--config {path}: holds no settings; expected lines such as 'model: {{channels: 64}}'")
+    return settings
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, refusing a key that stands twice (YAML would silently keep the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice, again on line {line}")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """{"model.channels": "64"} -> {"model": {"channels": 64}}"""
+    tree: dict[str, Any] = {}
+    for path, value in overrides.items():
+        *parents, leaf = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise UsageError(f"--{path}: {parent} is set to a value elsewhere and cannot have fields")
+        try:
+            node[leaf] = yaml.safe_load(value) if isinstance(value, str) else value
+        except yaml.YAMLError:
+            node[leaf] = value
+    return tree
+
+
+def _merged(values: Any, patch: Any) -> Any:
+    if not (isinstance(values, dict) and isinstance(patch, dict)):
+        return patch
+    return values | {key: _merged(values.get(key), value) for key, value in patch.items()}
+
+
+def _near_fields(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """Suggestions for fields that do not exist, and the fields there are."""
+    for item in error.errors():
+        if item["type"] == "extra_forbidden":
+            *parents, leaf = (str(part) for part in item["loc"])
+            # Faults in the network's settings are reported from its own model, without the leading "model".
+            known = fields_of(RunConfig, str(values.get("network")), parents) or fields_of(
+                RunConfig, str(values.get("network")), ["model"]
+            )
+            return f".{did_you_mean(leaf, known)} Known here: {', '.join(known)}"
+    return ""
+
+
+def fields_of(model: type[BaseModel], network: str, path: list[str]) -> list[str]:
+    """Names of the fields at a dotted path of a configuration; empty if the path leads nowhere."""
+    for name in path:
+        if name == "model" and model is RunConfig and network in NETWORKS:
+            model = NETWORKS[network][0]
+            continue
+        field = model.model_fields.get(name)
+        kind = field.annotation if field else None
+        if isinstance(kind, types.UnionType):
+            kind = next((arm for arm in typing.get_args(kind) if isinstance(arm, type)), None)
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return []
+        model = kind
+    return list(model.model_fields)

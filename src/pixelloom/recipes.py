@@ -1,0 +1,96 @@
+"""Named runs: the networks of the tutorials as they were taught, and our own best small ones.
+
+``pixelloom train RECIPE`` runs one; ``pixelloom config RECIPE`` prints it whole.
+"""
+
+from __future__ import annotations
+
+from pixelloom.config import RunConfig
+from pixelloom.data.catalog import DataConfig
+from pixelloom.engine.config import TrainConfig
+from pixelloom.errors import UsageError, did_you_mean
+from pixelloom.likelihoods import HeadConfig
+from pixelloom.networks import NETWORKS
+from pixelloom.networks.pixelcnn import PixelCNNConfig
+from pixelloom.objectives import OptimConfig
+
+_BERKELEY = OptimConfig(lr=1e-3, clip=1.0)
+_MODERN = OptimConfig(lr=4e-3, betas=(0.9, 0.99), warmup=2_000, decay="cosine", clip=1.0)
+
+RECIPES = {
+    # Eight masked layers with batch normalisation, 256-way softmax: the classic first PixelCNN tutorial.
+    "mnist-gray": RunConfig(
+        data=DataConfig(source="mnist"),
+        model=PixelCNNConfig(block="plain", channels=64, blocks=7, kernel=7, norm="batch", bias=False),
+        head=HeadConfig(kind="categorical"),
+        inputs="unit",
+        optim=OptimConfig(lr=1e-3),
+        train=TrainConfig(batch=128, epochs=50),
+    ),
+    # The Keras example: residual bottlenecks on thresholded digits.
+    "mnist-binary": RunConfig(
+        data=DataConfig(source="mnist", binarize="threshold@0.33"),
+        model=PixelCNNConfig(block="residual", channels=128, hidden=64, blocks=5, kernel=3, head_kernels=(3, 3)),
+        head=HeadConfig(kind="bernoulli"),
+        inputs="unit",
+        optim=OptimConfig(lr=5e-4),
+        train=TrainConfig(batch=128, epochs=50),
+    ),
+    # The Berkeley course on deep unsupervised learning, binary digits.
+    "mnist-binary-7x7": RunConfig(
+        data=DataConfig(source="mnist", binarize="threshold@0.5"),
+        model=PixelCNNConfig(block="preactivation", channels=64, blocks=4, kernel=7, head_kernels=(1,)),
+        head=HeadConfig(kind="categorical"),
+        inputs="standard",
+        optim=_BERKELEY,
+        train=TrainConfig(batch=128, epochs=10),
+    ),
+    # The same course, coloured digits: four levels a channel, R before G before B.
+    "colored-mnist": RunConfig(
+        data=DataConfig(source="colored-mnist"),
+        model=PixelCNNConfig(block="preactivation", channels=120, blocks=8, kernel=7, head_kernels=(1,)),
+        head=HeadConfig(kind="categorical", channels="ordered"),
+        inputs="symmetric",
+        optim=_BERKELEY,
+        train=TrainConfig(batch=128, epochs=10),
+    ),
+    # Six masked layers on 8-bit colour. The tutorial has head.channels=independent: no order in a pixel.
+    "rgb": RunConfig(
+        data=DataConfig(source="cifar10"),
+        model=PixelCNNConfig(block="plain", channels=64, blocks=5, kernel=7),
+        head=HeadConfig(kind="categorical", channels="ordered"),
+        inputs="unit",
+        optim=OptimConfig(lr=1e-3),
+        train=TrainConfig(batch=64, epochs=20),
+    ),
+    # Ours, for a first minute: small gated residual blocks on the embedded digits.
+    "digits": RunConfig(
+        data=DataConfig(source="digits"),
+        model=PixelCNNConfig(
+            block="gated", channels=64, hidden=32, blocks=4, first_kernel=5, kernel=3, positions=True, dropout=0.2
+        ),
+        optim=_MODERN,
+        train=TrainConfig(batch=32, epochs=100, ema=0.1),
+    ),
+    # Ours, for the likelihood table.
+    "binarized-mnist": RunConfig(
+        data=DataConfig(source="binarized-mnist"),
+        model=PixelCNNConfig(block="gated", channels=64, hidden=32, blocks=8, kernel=5, positions=True),
+        optim=_MODERN,
+        train=TrainConfig(batch=16, epochs=20, ema=0.1),
+    ),
+}
+
+
+def recipe(name: str) -> RunConfig:
+    """The run of that name, or a plain run of the network of that name.
+
+    Raises:
+        UsageError: if there is neither, with the nearest name.
+    """
+    if name in RECIPES:
+        return RECIPES[name].model_copy(update={"recipe": name})
+    if name in NETWORKS:
+        return RunConfig(recipe=name, network=name, optim=_MODERN, train=TrainConfig(epochs=20, ema=0.1))
+    known = [*RECIPES, *NETWORKS]
+    raise UsageError(f"no recipe or network is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
