@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelloom.layers.causal import MaskedConv2d, feature_groups
+from pixelloom.layers.causal import MaskedConv2d, group_sizes
 
 Norm = Literal["none", "batch", "channel"]
 
@@ -26,7 +26,7 @@ class ChannelNorm(nn.Module):
 
     def __init__(self, features: int, groups: int = 1) -> None:
         super().__init__()
-        self.sizes: list[int] = torch.bincount(feature_groups(features, groups)).tolist()
+        self.sizes = group_sizes(features, groups)
         self.gain = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
 

@@ -22,6 +22,7 @@ The rows below the centre are never read, so they are neither stored nor compute
 from __future__ import annotations
 
 import math
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
@@ -31,21 +32,30 @@ from torch import Tensor, nn
 Mask = Literal["A", "B"]
 
 
-def feature_groups(features: int, groups: int) -> Tensor:
-    """Group of each feature, int64 [features]: contiguous, in order, sizes differing by at most one.
-
-    Feature i of n belongs to group ``floor(i * groups / n)``: thirds when 3 divides n, 22 + 21 + 21 for 64.
+def group_sizes(features: int, groups: int) -> list[int]:
+    """Features of each image channel, sizes differing by at most one: thirds when 3 divides them, 22 + 21 + 21 for 64.
 
     Raises:
         ValueError: with fewer features than groups, since a channel would then have no feature of its own.
     """
     if features < groups:
         raise ValueError(f"{features} features cannot be shared among {groups} image channels: give at least {groups}")
-    return torch.arange(features, device="cpu") * groups // features
+    starts = [-(-group * features // groups) for group in range(groups + 1)]
+    return [end - start for start, end in pairwise(starts)]
+
+
+def feature_groups(features: int, groups: int) -> Tensor:
+    """Group of each feature, int64 [features]: contiguous, in order, feature i of n in ``floor(i * groups / n)``.
+
+    Raises:
+        ValueError: as :func:`group_sizes`.
+    """
+    group_sizes(features, groups)
+    return torch.arange(features) * groups // features
 
 
 def centre_mask(mask: Mask, out_features: int, in_features: int, groups: int = 1, copies: int = 1) -> Tensor:
-    """Who reads whom within one pixel: bool [out_features, in_features], on the CPU whatever the default device.
+    """Who reads whom within one pixel: bool [out_features, in_features].
 
     With ``copies`` the output is that many sets of features side by side, each grouped alike: the two halves of a gate
     meet feature by feature, so both halves of feature i must belong to the same channel.
@@ -75,8 +85,18 @@ def causal_mask(
     radius = kernel // 2
     seen = torch.ones(out_features, in_features, radius + 1, kernel, dtype=torch.bool)
     seen[:, :, radius, radius:] = False
-    seen[:, :, radius, radius] = centre_mask(mask, out_features, in_features, groups, copies).to(seen.device)
+    seen[:, :, radius, radius] = centre_mask(mask, out_features, in_features, groups, copies)
     return seen
+
+
+def _centre_taps(mask: Mask, out_features: int, in_features: int, groups: int, copies: int) -> float:
+    """Inputs that an output feature reads at its own pixel, on average: the mean row sum of :func:`centre_mask`.
+
+    Counted from the sizes, so that a network can be laid out on the meta device without any memory.
+    """
+    out_sizes, in_sizes = group_sizes(out_features // copies, groups), group_sizes(in_features, groups)
+    read = accumulate(in_sizes) if mask == "B" else accumulate(in_sizes[:-1], initial=0)
+    return sum(size * taps for size, taps in zip(out_sizes, read, strict=True)) * copies / out_features
 
 
 def draw_mask(seen: Tensor) -> str:
@@ -127,7 +147,7 @@ class MaskedConv2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(seen.shape))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         # He et al. 2015 with the taps that exist: the plain formula would count masked ones and start too small.
-        centre = float(centre_mask(mask, out_features, in_features, groups, copies).sum()) / out_features
+        centre = _centre_taps(mask, out_features, in_features, groups, copies)
         fan_in = max(1.0, in_features * (r * kernel + r) + centre)
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
 
