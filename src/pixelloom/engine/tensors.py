@@ -92,6 +92,24 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
+def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and types of what a file holds with what is needed.
+
+    Raises ModelError with the first five differences if there are any.
+    """
+    wrong = []
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif name not in expected:
+            wrong.append(f"{name} is not part of this model")
+        elif (a := _kind(found[name])) != (b := _kind(expected[name])):
+            wrong.append(f"{name} is {a}, needed {b}")
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ModelError(f"{path}: made by another model: {'; '.join(wrong[:5])}{more}.")
+
+
 def remove_parts(folder: Path) -> None:
     """Remove the temporary files that killed runs left in ``folder``; call only when no other run writes there."""
     for part in folder.glob(".*.part"):
@@ -113,6 +131,10 @@ def _read(path: Path) -> bytes:
             return start + file.read()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

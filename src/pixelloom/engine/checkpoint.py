@@ -1,0 +1,169 @@
+"""Checkpoints of a run: everything that decides how it goes on, in one verified file each."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pixelloom.engine.state import Hook, Run, State
+from pixelloom.engine.tensors import check_keys, load_tensors, remove_parts, save_tensors
+from pixelloom.errors import ModelError, UsageError
+
+_log = logging.getLogger("pixelloom")
+_KEEP = 2  # a damaged newest file must leave another to fall back to
+_SECONDS = 300.0  # the most training that a crash may cost where ``checkpoint_every`` is not set
+
+
+class Checkpoint(Hook):
+    """Saves a run into ``folder`` as ``step-*.safetensors`` (the last two are kept) and ``best.safetensors``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._last = time.monotonic()
+
+    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+        """Save at the end, every ``checkpoint_every`` images, or by default 20 times a run and every five minutes."""
+        every = run.config.checkpoint_every
+        if run.due(every, 20) or (every is None and time.monotonic() - self._last > _SECONDS):
+            self.save(run)
+
+    def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
+        """Keep the best state whole: training can go on from it, which the exported model alone does not allow."""
+        if run.state.best_step == run.state.step:
+            self._write(run, self.folder / "best.safetensors")
+
+    def save(self, run: Run) -> None:
+        """Write the checkpoint of the current step and drop the oldest. Raises ModelError if it cannot be written."""
+        path = self.folder / f"step-{run.state.step:09d}.safetensors"
+        self._write(run, path)
+        run.saved = path
+        self._last = time.monotonic()
+        for old in self.steps()[_KEEP:]:
+            old.unlink(missing_ok=True)
+
+    def steps(self) -> list[Path]:
+        """The checkpoints of steps, newest first."""
+        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+
+    def restore(self, run: Run) -> bool:
+        """Set ``run`` to the newest checkpoint that verifies; False if there is none at all.
+
+        Raises ModelError if every file is damaged, or if one belongs to another architecture (it names the keys).
+        """
+        damaged: list[str] = []
+        files = [*self.steps(), *self.folder.glob("best.safetensors")]
+        for path in files:
+            try:
+                tensors, meta = load_tensors(path)
+            except ModelError as error:
+                damaged.append(str(error))
+                continue
+            for problem in damaged:
+                _log.warning("%s Resuming from %s instead.", problem, path)
+            _apply(run, path, tensors, meta)
+            run.saved = path
+            return True
+        if damaged:
+            raise ModelError("no checkpoint can be resumed:\n" + "\n".join(damaged))
+        return False
+
+    def _write(self, run: Run, path: Path) -> None:
+        tensors = dict(_tensors(run))
+        # A rate far too high overflows the weights in the step itself; the loss would show it one round later.
+        if not all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point()):
+            raise ModelError(f"training diverged at step {run.state.step}: weights are no longer finite. {last(run)}")
+        save_tensors(path, tensors, run.describe())
+
+
+def last(run: Run) -> str:
+    """A sentence that says which checkpoint is left."""
+    return f"The checkpoint {run.saved} is intact." if run.saved else "No checkpoint had been written."
+
+
+def prepare(out: Path, run: Run) -> None:
+    """Make ``out/checkpoints``, clear what killed runs left there, and check that a checkpoint can be written.
+
+    Raises UsageError if the folder is not writable or its disk has no room for three checkpoints (two kept and a new).
+    """
+    folder = out / "checkpoints"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_parts(folder)
+        probe = folder / f".probe.{os.getpid()}.part"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    except OSError as error:
+        raise UsageError(f"out: {folder} cannot be written: {error.strerror}; choose another folder.") from error
+    weights = sum(p.numel() * p.element_size() for part in run.objective.parts.values() for p in part.parameters())
+    needed = 3 * 4 * weights  # weights, two moments, average
+    if free < needed:
+        reason = os.strerror(errno.ENOSPC)
+        raise UsageError(f"out: {folder} needs {needed} bytes, {free} are free: {reason}; choose another folder.")
+
+
+def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
+    """Everything to save: ``part/<part>/<key>``, ``average/<key>``, ``optimiser/<phase>/<slot>/<parameter>``."""
+    yield from _weights(run)
+    for turn in run.turns:
+        for name, parameter in turn.phase.module.named_parameters():
+            for slot, value in turn.optimiser.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    yield f"optimiser/{turn.phase.name}/{slot}/{name}", value
+
+
+def _weights(run: Run) -> Iterator[tuple[str, Tensor]]:
+    modules = {f"part/{name}": part for name, part in run.objective.parts.items()}
+    if run.average:
+        modules["average"] = run.average.module
+    for prefix, module in modules.items():
+        for key, value in module.state_dict().items():
+            yield f"{prefix}/{key}", value
+
+
+def _apply(run: Run, path: Path, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Copy a checkpoint into ``run``. Values are copied into the tensors that are there, whose memory layout decides
+    the order of summation in some kernels, and with it the last bits.
+    """
+    weights = dict(_weights(run))
+    moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith("optimiser/")}
+    slots = {
+        f"optimiser/{turn.phase.name}/{slot}/{name}": (turn, slot, parameter)
+        for turn in run.turns
+        for name, parameter in turn.phase.module.named_parameters()
+        for slot in _SLOTS
+    }
+    check_keys(path, weights, tensors)
+    check_keys(path, {k: _like(*slots[k][1:]) for k in moments if k in slots}, moments)
+    with torch.no_grad():
+        for key, value in weights.items():
+            value.copy_(tensors[key])
+        for key, value in moments.items():
+            turn, slot, parameter = slots[key]
+            turn.optimiser.state[parameter][slot] = _like(slot, parameter).copy_(value)
+    run.state = State(**meta["state"])
+    _warn_of_changes(run, path, meta["config"])
+
+
+_SLOTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what Adam, AdamW and SGD remember of a parameter
+
+
+def _like(slot: str, parameter: nn.Parameter) -> Tensor:
+    """An empty tensor of the shape and layout that ``slot`` has for ``parameter``."""
+    return torch.empty((), device=parameter.device) if slot == "step" else torch.empty_like(parameter).detach()
+
+
+def _warn_of_changes(run: Run, path: Path, before: Mapping[str, Any]) -> None:
+    """The budget may grow; a change of these makes the resumed run another one than was begun."""
+    now = run.config.model_dump(mode="json")
+    for field in ("batch", "accumulate", "seed", "precision", "device", "devices", "nodes"):
+        if before.get(field) != now[field]:
+            _log.warning("%s was written with %s=%s, now it is %s.", path, field, before.get(field), now[field])

@@ -1,0 +1,105 @@
+"""Which device, how many processes and which precision: decided here, carried out by Lightning Fabric."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import distributed
+
+from pixelloom.engine.config import TrainConfig
+from pixelloom.errors import UsageError
+
+_log = logging.getLogger("pixelloom")
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """A launched Fabric for ``config``; with several devices, every process returns from here.
+
+    Under torchrun the number of processes is torchrun's. Otherwise, with ``devices`` > 1, the running script is started
+    again once for each further device, so what comes before this call runs in every process.
+
+    Raises UsageError if a device, a number of devices or a precision that was asked for is not there.
+    """
+    device = choose_device(config)
+    precision = choose_precision(config, device)
+    devices, nodes = _processes(config, device)
+    if config.batch % (devices * nodes * config.accumulate):
+        raise UsageError(
+            f"batch: {config.batch} images cannot be shared evenly by {devices * nodes} processes "
+            f"times {config.accumulate} micro-batches; choose a multiple of {devices * nodes * config.accumulate}."
+        )
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we report the choice ourselves
+    if device == "cuda":  # without it two runs, or a run and its resumption, differ in the last bits
+        torch.backends.cudnn.deterministic = True
+    several = devices * nodes > 1 or distributed.is_torchelastic_launched()
+    try:
+        fabric = Fabric(
+            accelerator=device,
+            devices=devices,
+            num_nodes=nodes,
+            precision=precision,
+            strategy=DDPStrategy(timeout=timedelta(seconds=config.timeout)) if several else "auto",
+        )
+        fabric.launch()
+    except distributed.DistNetworkError as error:
+        port = os.environ.get("MASTER_PORT", "unset")
+        raise UsageError(f"the processes cannot meet on port {port} (MASTER_PORT): {error}") from error
+    if fabric.is_global_zero:
+        _log.info("training on %s", describe(fabric))
+    return fabric
+
+
+def describe(fabric: Fabric) -> str:
+    """The device, number of processes and precision in words: ``"cpu, 1 process, bf16-mixed"``."""
+    name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
+    processes = "1 process" if fabric.world_size == 1 else f"{fabric.world_size} processes"
+    return f"{name}, {processes}, {fabric.strategy.precision.precision}"
+
+
+def choose_device(config: TrainConfig) -> Literal["cpu", "cuda"]:
+    """The device asked for, or for "auto" CUDA where there is one. Raises UsageError if it is absent."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device: 'cuda' was asked for, but there is no CUDA device here; available: 'cpu'.")
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.device
+
+
+def choose_precision(config: TrainConfig, device: Literal["cpu", "cuda"]) -> Literal["32-true", "bf16-mixed"]:
+    """bf16 where it was asked for, or for "auto" where the hardware has it: elsewhere it is emulated, and slow.
+
+    Weights, their average and the optimiser's moments are fp32 in both. Raises UsageError if bf16 is not supported.
+    """
+    if device == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        supported = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    if config.precision == "bf16" and not supported:
+        raise UsageError(f"precision: this {device} has no bf16 arithmetic; available: 'fp32' (or 'auto').")
+    return "bf16-mixed" if supported and config.precision != "fp32" else "32-true"
+
+
+def _processes(config: TrainConfig, device: str) -> tuple[int, int]:
+    """(processes on this machine, machines)."""
+    if distributed.is_torchelastic_launched():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    else:
+        devices, nodes = config.devices, config.nodes
+    available = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
+    if devices > available:
+        unit = "CUDA devices" if device == "cuda" else "CPU cores"
+        raise UsageError(f"devices: {devices} were asked for, available here: {available} {unit}.")
+    started = devices == 1 or distributed.is_torchelastic_launched() or "LOCAL_RANK" in os.environ
+    if not started and sys.modules["__main__"].__spec__ is None and not Path(sys.argv[0]).is_file():
+        raise UsageError("devices: several processes need a script or torchrun; an interactive session has one.")
+    return devices, nodes

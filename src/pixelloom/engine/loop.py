@@ -1,0 +1,138 @@
+"""The training loop: rounds of phases over a stream of batches, for every family alike.
+
+Nothing here remembers anything: the data of a round come from ``stream(step)``, its noise from
+(seed, step, rank, phase, micro-batch). A run that is killed and resumed therefore ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from signal import Signals as Signal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from pixelloom.engine.checkpoint import Checkpoint, last, prepare
+from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.optim import rate
+from pixelloom.engine.signals import Interrupted, Signals
+from pixelloom.engine.state import Hook, Run, State, Turn
+from pixelloom.errors import ModelError
+from pixelloom.objectives import Objective
+from pixelloom.types import Batch
+
+
+def fit(
+    objective: Objective,
+    stream: Callable[[int], Iterator[Batch]],
+    config: TrainConfig,
+    fabric: Fabric,
+    *,
+    epoch: int,
+    hooks: Sequence[Hook] = (),
+    out: Path | None = None,
+    resume: bool = False,
+) -> State:
+    """Train until the budget of ``config`` is used up; the modules of ``objective`` are trained in place.
+
+    ``stream(step)`` yields this process's share of each global batch (``config.batch`` / processes images) from round
+    ``step`` on; ``epoch`` is the number of images in an epoch. With ``out``, checkpoints go to ``out/checkpoints``, and
+    ``resume`` goes on from the newest that is sound (or begins, if there is none).
+
+    Raises ModelError if the training diverges or a checkpoint cannot be used, UsageError if ``out`` cannot be written,
+    :class:`Interrupted` after a signal.
+    """
+    run = Run(objective, config, fabric, epoch)
+    checkpoint = Checkpoint(out / "checkpoints") if out else None
+    if fabric.is_global_zero:
+        run.hooks = [*hooks, checkpoint] if checkpoint else list(hooks)
+        if out:
+            prepare(out, run)
+    if checkpoint and resume:
+        checkpoint.restore(run)
+    batches = stream(run.state.step)
+    try:
+        with Signals() as signals:
+            _rounds(run, batches, signals, checkpoint)
+    finally:
+        for hook in run.hooks:
+            hook.close()
+        if isinstance(batches, Generator):  # ends its worker processes
+            batches.close()
+    return run.state
+
+
+def _rounds(run: Run, batches: Iterator[Batch], signals: Signals, checkpoint: Checkpoint | None) -> None:
+    for part in run.objective.parts.values():
+        part.train()
+    run.start_clock()
+    for hook in run.hooks:
+        hook.on_start(run)
+    while run.progress < 1:
+        batch = run.fabric.to_device(next(batches))
+        stats: dict[str, float] = {}
+        for index, turn in enumerate(run.turns):
+            if run.state.step % turn.phase.every == 0:
+                stats |= _take(run, turn, index, batch)
+        signal = run.advance(signals.received)
+        if run.average:
+            run.average.update(run.objective.parts[run.objective.deploy], run.state.step)
+        for hook in run.hooks:
+            hook.on_round(run, stats)
+        if signal:
+            _stop(run, signal, checkpoint)
+
+
+def _take(run: Run, turn: Turn, index: int, batch: Batch) -> dict[str, float]:
+    """One phase of one round: accumulate gradients, check them, clip them, step. Returns means of the statistics."""
+    phase, fabric, n = turn.phase, run.fabric, run.config.accumulate
+    run.only(turn)
+    lr = rate(run.progress, run.state.images + run.config.batch, phase.optimiser)
+    sums: dict[str, torch.Tensor] = {}
+    for m, micro in enumerate(_split(batch, n)):
+        torch.manual_seed(seed_of(run.config.seed, run.state.step, fabric.global_rank, index, m))
+        with fabric.no_backward_sync(turn.loss, enabled=m + 1 < n):  # processes exchange the last sum only
+            loss, stats = turn.loss(micro)
+            fabric.backward(loss / n)
+        for name, value in {f"{phase.name}/loss": loss, **stats}.items():
+            sums[name] = sums.get(name, 0.0) + value.detach().float() / n
+    norm = torch.nn.utils.get_total_norm([p.grad for p in turn.parameters if p.grad is not None])
+    means = run.reduce(torch.stack([norm.float(), *sums.values()]), "mean")
+    if not (math.isfinite(means[0]) and math.isfinite(means[1])):  # before the step: weights never become NaN
+        raise ModelError(
+            f"training diverged at step {run.state.step}, phase {phase.name!r}: loss {means[1]}, gradient norm "
+            f"{means[0]}. {last(run)} Lower the rate (now {lr:.3g}), lengthen the warm-up or clip the gradient."
+        )
+    if phase.optimiser.clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(turn.parameters, phase.optimiser.clip, norm)
+    for group in turn.optimiser.param_groups:
+        group["lr"] = lr
+    turn.optimiser.step()
+    turn.optimiser.zero_grad(set_to_none=True)
+    return {f"{phase.name}/norm": means[0], f"{phase.name}/rate": lr, **dict(zip(sums, means[1:], strict=True))}
+
+
+def _split(batch: Batch, n: int) -> Iterator[Batch]:
+    """The n equal micro-batches of a batch."""
+    for i in range(n):
+        part = slice(i * len(batch.images) // n, (i + 1) * len(batch.images) // n)
+        yield Batch(batch.images[part], None if batch.labels is None else batch.labels[part])
+
+
+def seed_of(*key: int) -> int:
+    """A 64-bit seed for a tuple of non-negative integers; near keys give unrelated seeds."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+def _stop(run: Run, signal: int, checkpoint: Checkpoint | None) -> None:
+    """Save, then raise Interrupted with exit code 128 + signal."""
+    if checkpoint and run.fabric.is_global_zero:
+        checkpoint.save(run)
+    run.fabric.barrier()
+    saved = f"saved as {run.saved}; go on with --resume" if checkpoint else "nothing was to be saved"
+    # Other ranks leave quietly: a launcher kills every process as soon as one of its children ends non-zero.
+    code = 128 + signal if run.fabric.is_global_zero else 0
+    raise Interrupted(f"stopped by {Signal(signal).name} after step {run.state.step}; {saved}.", code)
