@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +26,8 @@ Prints: TypeAlias = npt.NDArray[np.uint64]
 """Content hashes, uint64 [N]: equal images have equal prints."""
 
 NAMES = ("train", "val", "test")
+VAL_SHARE = 0.1
+"""Part of the training images that is kept for validation, and of a user's pictures for each of val and test."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,12 @@ class Split:
     def first(self, n: int) -> Split:
         """The first n images; they stay what they are, drawn bits included."""
         return replace(self, rows=np.arange(len(self.store))[:n] if self.rows is None else self.rows[:n])
+
+    def subset(self, positions: Rows) -> Split:
+        """The images at some positions, still a view of the same store; for splits without drawn bits."""
+        if self.bits is not None:
+            raise ValueError("drawn bits belong to positions; take the subset first and binarise then")
+        return replace(self, rows=positions if self.rows is None else self.rows[positions])
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: a whole memory-mapped store is named, not copied."""
@@ -166,3 +174,68 @@ def without(rows: Rows, prints: Prints, *others: Prints) -> Rows:
     for other in others:
         rows = rows[~np.isin(prints[rows], other)]
     return rows
+
+
+def published(name: str, whole: Split, test: Split, classes: tuple[str, ...], counts: tuple[int, int]) -> Dataset:
+    """A set with a published test part, which stays whole; validation is cut by content from the rest of training.
+
+    ``counts`` are the published numbers of training and test images; the note says where the files hold others.
+    """
+    prints = fingerprints(whole.store)
+    kept = without(np.arange(len(whole)), prints, fingerprints(test.store))
+    val, train = cut(prints[kept], VAL_SHARE)
+    notes = [_left_out(len(whole) - len(kept))]
+    notes += [miscounted("training", whole, counts[0]), miscounted("test", test, counts[1])]
+    return assembled(name, whole.subset(kept[train]), whole.subset(kept[val]), test, classes, *notes)
+
+
+def given(name: str, train: Split, val: Split, test: Split, classes: tuple[str, ...] = (), *notes: str) -> Dataset:
+    """Three parts as they are, but for images that a later part holds as well: those leave the earlier one."""
+    prints = [fingerprints(split.store) for split in (train, val, test)]
+    kept_val = without(np.arange(len(val)), prints[1], prints[2])
+    kept_train = without(np.arange(len(train)), prints[0], prints[1], prints[2])
+    dropped = len(train) - len(kept_train) + len(val) - len(kept_val)
+    return assembled(name, train.subset(kept_train), val.subset(kept_val), test, classes, *notes, _left_out(dropped))
+
+
+def own(
+    name: str, whole: Split, parts: Mapping[str, slice] | None, classes: tuple[str, ...], note: str, seed: int
+) -> Dataset:
+    """A user's pictures: parts of the store that were named stay, the others are cut by content from training.
+
+    80 % train, 10 % val, 10 % test where nothing was named. Raises DataError when a split would be empty.
+    """
+    prints = fingerprints(whole.store, seed)
+    named = {part: np.arange(len(prints))[rows] for part, rows in (parts or {"train": slice(None)}).items()}
+    rows = {part: named.get(part, np.zeros(0, np.int64)) for part in NAMES}
+    rows["val"] = without(rows["val"], prints, prints[rows["test"]])
+    rows["train"] = without(rows["train"], prints, prints[rows["val"]], prints[rows["test"]])
+    dropped = sum(map(len, named.values())) - sum(map(len, rows.values()))
+    missing = [part for part in ("test", "val") if part not in named]
+    if "train" in named and not len(rows["train"]):
+        raise DataError(f"{name}: every training picture is also in the validation or test part")
+    if "train" in named and missing:
+        try:
+            pieces = cut(prints[rows["train"]], *[VAL_SHARE] * len(missing))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        rows |= {part: rows["train"][piece] for part, piece in zip((*missing, "train"), pieces, strict=True)}
+    train, val, test = (whole.subset(rows[part]) for part in NAMES)
+    return assembled(name, train, val, test, classes, note, _left_out(dropped))
+
+
+def assembled(name: str, train: Split, val: Split, test: Split, classes: tuple[str, ...] = (), *notes: str) -> Dataset:
+    """Disjoint splits as a data set of as many levels as they store."""
+    channels, height, width = train.store.shape[1:]
+    spec = ImageSpec(channels, height, width, train.levels)
+    note = "; ".join(filter(None, notes))
+    return Dataset(name, spec, train, val, test, classes, source_levels=train.levels, note=note)
+
+
+def miscounted(part: str, split: Split, count: int) -> str:
+    """What to note when a part of a published set is not all there (or more than that)."""
+    return f"the {part} part holds {len(split)} of the {count} published images" if len(split) != count else ""
+
+
+def _left_out(count: int) -> str:
+    return f"{count} images left out because a later split holds the same" if count else ""

@@ -1,0 +1,162 @@
+"""The data sets by name, and :func:`load`: from a configuration to verified splits of uint8 levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from pixelloom.data import drawn, formats
+from pixelloom.data.config import DataConfig
+from pixelloom.data.decode import Reading
+from pixelloom.data.download import PUBLISHED, Progress, provide
+from pixelloom.data.files import read_pictures
+from pixelloom.data.forms import binarised, quantised, reshaped
+from pixelloom.data.splits import NAMES, Dataset, Split, assembled, cut, fingerprints, given, miscounted, own, published
+from pixelloom.errors import DataError, UsageError, did_you_mean
+
+__all__ = ["DATASETS", "DataConfig", "Dataset", "Entry", "Split", "load"]
+
+DIGITS = tuple("0123456789")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a named data set is read, and what to say of it in a list."""
+
+    read: Callable[[DataConfig, Progress | None], Dataset]
+    about: str
+
+
+def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
+    """The data set that a configuration asks for, in disjoint splits.
+
+    The order of transforms is: levels as published, grey, size, then quantisation or binarisation. Files that are not
+    found are downloaded, with ``progress`` called as bytes arrive. Raises DataError for what is missing, damaged or too
+    few, UsageError for a name that nobody knows or a wish that does not fit the pictures.
+    """
+    entry = DATASETS.get(config.source)
+    data = reshaped(entry.read(config, progress), config) if entry else _own(config)
+    data = quantised(data, config) if config.binarize == "none" else binarised(data, config)
+    return data if config.limit is None else replace(data, train=data.train.first(config.limit))
+
+
+def _digits(_: DataConfig, __: Progress | None) -> Dataset:
+    with resources.files("pixelloom.data").joinpath("embedded/digits.npz").open("rb") as file:
+        held = np.load(file, allow_pickle=False)
+        images, labels = held["images"], held["labels"].astype(np.int64)
+    test, val, train = cut(fingerprints(images), 0.16, 0.08)
+    whole = Split(images, labels, 17)
+    return assembled("digits", whole.subset(train), whole.subset(val), whole.subset(test), DIGITS)
+
+
+def _idx(name: str, classes: tuple[str, ...], config: DataConfig, progress: Progress | None) -> Dataset:
+    files = [remote.name for remote in PUBLISHED[name]]
+
+    def found(folder: Path, file: str) -> Path:
+        plain = folder / file.removesuffix(".gz")
+        return plain if not (folder / file).is_file() and plain.is_file() else folder / file
+
+    folder = provide(name, config.root, lambda folder: all(found(folder, f).is_file() for f in files), progress)
+    parts: list[Split] = []
+    for image_file, label_file in (files[:2], files[2:]):
+        images, labels = formats.read_idx(found(folder, image_file)), formats.read_idx(found(folder, label_file))
+        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
+            raise DataError(
+                f"{found(folder, image_file)}: {images.shape} images with {labels.shape} labels in {label_file}, "
+                f"not N 28x28 images and N labels of 0..9; fetch both again"
+            )
+        parts.append(Split(images[:, None], labels.astype(np.int64)))
+    whole, test = parts
+    return published(name, whole, test, classes, (60000, 10000))
+
+
+def _cifar10(config: DataConfig, progress: Progress | None) -> Dataset:
+    def whole(folder: Path) -> bool:
+        return all(formats.find_cifar(folder, names) for names in (formats.CIFAR_TRAIN, formats.CIFAR_TEST))
+
+    folder = provide("cifar10", config.root, whole, progress)
+    places = [formats.find_cifar(folder, names) for names in (formats.CIFAR_TRAIN, formats.CIFAR_TEST)]
+    train, test = (Split(*formats.read_cifar(place)) for place in places if place)
+    return published("cifar10", train, test, CIFAR, (50000, 10000))
+
+
+def _binarized_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
+    files = [remote.name for remote in PUBLISHED["binarized-mnist"]]
+    folder = provide("binarized-mnist", config.root, lambda f: all((f / file).is_file() for file in files), progress)
+    train, val, test = (Split(formats.read_amat(folder / file, 28, 28), levels=2) for file in files)
+    notes = [
+        miscounted("training", train, 50000),
+        miscounted("validation", val, 10000),
+        miscounted("test", test, 10000),
+    ]
+    return given("binarized-mnist", train, val, test, (), *notes)
+
+
+def _shapes(config: DataConfig, _: Progress | None) -> Dataset:
+    sides = config.sides or (32, 32)
+    train, val, test = (Split(*drawn.shapes(n, *sides, config.seed, i)) for i, n in enumerate((6000, 1000, 1000)))
+    return given("shapes", train, val, test, drawn.SHAPES)
+
+
+def _colored_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
+    grey = _mnist(config, progress)
+
+    def coloured(split: Split, stream: int) -> Split:
+        images, labels = split.all()
+        return Split(drawn.colour_digits(images, config.seed, stream), labels, drawn.COLOUR_LEVELS)
+
+    train, val, test = (coloured(grey.split(name), i) for i, name in enumerate(NAMES))
+    return given("colored-mnist", train, val, test, DIGITS, grey.note)
+
+
+def _sevens_and_eights(config: DataConfig, progress: Progress | None) -> Dataset:
+    grey = _mnist(config, progress)
+    sides = config.sides or (64, 64)
+
+    def chosen(split: Split, count: int, stream: int) -> Split:
+        labels = np.asarray(split.labels)
+        members = drawn.choose(labels, (7, 8), count, config.seed, stream)
+        return Split(drawn.resample(split.take(members)[0], *sides), (labels[members] == 8).astype(np.int64))
+
+    counts = (200, 50, 50)  # of each digit, all different, from MNIST's own train, val and test
+    train, val, test = (chosen(grey.split(name), counts[i], i) for i, name in enumerate(NAMES))
+    return given("sevens-and-eights", train, val, test, ("7", "8"), grey.note)
+
+
+_mnist = partial(_idx, "mnist", DIGITS)
+
+DATASETS: dict[str, Entry] = {
+    "digits": Entry(_digits, "1797 handwritten digits, 1x8x8, 17 levels (UCI, CC BY 4.0); inside the package"),
+    "shapes": Entry(_shapes, "coloured circles, squares and triangles, 3x32x32 or any size; drawn"),
+    "mnist": Entry(_mnist, "handwritten digits, 1x28x28"),
+    "fashion-mnist": Entry(partial(_idx, "fashion-mnist", FASHION), "pieces of clothing, 1x28x28 (MIT)"),
+    "cifar10": Entry(_cifar10, "photographs of ten classes, 3x32x32"),
+    "binarized-mnist": Entry(_binarized_mnist, "Larochelle's static binarisation of MNIST, 1x28x28, 2 levels"),
+    "colored-mnist": Entry(
+        _colored_mnist, "MNIST digits in one colour on another, 3x28x28, 4 levels; drawn from mnist"
+    ),
+    "sevens-and-eights": Entry(_sevens_and_eights, "200 sevens and 200 eights of MNIST, 1x64x64; drawn from mnist"),
+}
+
+
+def _own(config: DataConfig) -> Dataset:
+    """The user's own pictures: splits as their folders are named, or cut by content 80/10/10."""
+    path = Path(config.source).expanduser()
+    if not path.exists() and path.name == config.source and not path.suffix:
+        raise UsageError(
+            f"data.source: no data set or path is called {config.source!r}.{did_you_mean(config.source, DATASETS)} "
+            f"There are {', '.join(DATASETS)}; or give the path of a folder, zip, .npz, .npy or list of pictures"
+        )
+    reading = Reading(
+        config.sides, config.grey, config.fit, config.background, config.bits, config.frames, config.bad_images
+    )
+    pictures = read_pictures(path, reading, config.cache)
+    whole = Split(pictures.images, pictures.labels, pictures.source_levels)
+    return own(config.source, whole, pictures.parts, pictures.classes, pictures.note, config.seed)

@@ -1,0 +1,110 @@
+"""Data sets that are drawn: shapes, coloured digits, sevens and eights. All are functions of a seed.
+
+Random numbers are raw 64-bit draws, whose stream numpy keeps between versions: a seed names a data set for good.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pixelloom.data.pixels import bit_source
+from pixelloom.errors import DataError
+from pixelloom.types import Labels, Levels
+
+Floats = npt.NDArray[np.float64]
+
+SHAPES = ("circle", "square", "triangle")
+COLOUR_LEVELS = 4
+_STREAM = 301  # streams of randomness from here on
+_CHUNK = 1024
+
+
+def shapes(n: int, height: int, width: int, seed: int, stream: int) -> tuple[Levels, Labels]:
+    """n pictures (uint8 [n, 3, H, W], 256 levels) of one flat shape on a flat ground; labels index SHAPES.
+
+    Position, size, angle and both colours are random; a shape never crosses the border, edges are hard, and the two
+    hues lie a quarter of the colour circle or more apart.
+    """
+    u = _uniform(n, 12, seed, _STREAM, stream)
+    labels = (u[0] * len(SHAPES)).astype(np.int64)
+    radius = (0.18 + 0.2 * u[1]) * min(height, width)  # of the circumscribed circle
+    x, y = radius + u[2] * (width - 2 * radius), radius + u[3] * (height - 2 * radius)
+    ink = _rgb(u[4], 0.65 + 0.3 * u[5], 0.75 + 0.25 * u[6])
+    dark = u[7] < 0.5
+    ground = _rgb(u[4] + 0.25 + 0.5 * u[8], 0.2 + 0.3 * u[9], np.where(dark, 0.15 + 0.2 * u[10], 0.85 + 0.15 * u[10]))
+    images = np.empty((n, 3, height, width), np.uint8)
+    for i in range(0, n, _CHUNK):
+        part = slice(i, i + _CHUNK)
+        inside = _inside(labels[part], x[part], y[part], radius[part], 2 * np.pi * u[11, part], height, width)
+        images[part] = np.where(inside[:, None], ink[part, :, None, None], ground[part, :, None, None])
+    return images, labels
+
+
+def _inside(labels: Labels, x: Floats, y: Floats, r: Floats, angle: Floats, h: int, w: int) -> npt.NDArray[np.bool_]:
+    """Whether each pixel's centre lies in each shape, bool [n, H, W]."""
+    dx = np.arange(w)[None, None, :] + 0.5 - x[:, None, None]
+    dy = np.arange(h)[None, :, None] + 0.5 - y[:, None, None]
+
+    def reach(edges: int) -> Floats:
+        """How far out along the nearest edge normal, [n, H, W]; a regular polygon is where it is <= r cos(pi/edges)."""
+        turns = angle[:, None, None] + 2 * np.pi * np.arange(edges)[:, None, None, None] / edges
+        return np.asarray((dx * np.cos(turns) + dy * np.sin(turns)).max(0))
+
+    kind, r = labels[:, None, None], r[:, None, None]
+    square, triangle = reach(4) <= r * np.cos(np.pi / 4), reach(3) <= r * np.cos(np.pi / 3)
+    return np.asarray(np.select([kind == 0, kind == 1], [dx**2 + dy**2 <= r**2, square], triangle))
+
+
+def colour_digits(images: Levels, seed: int, stream: int) -> Levels:
+    """Grey digits (uint8 [N, 1, H, W], 256 levels) in colour: uint8 [N, 3, H, W] of 4 levels.
+
+    Each image gets one of the 64 colours for its ink and another for its ground; between the two a pixel is mixed by
+    its grey value v, a channel being round(ground + (ink - ground) v / 255).
+    """
+    u = _uniform(len(images), 2, seed, _STREAM + 1, stream)
+    colours = COLOUR_LEVELS**3
+    ink = (u[0] * colours).astype(np.int64)
+    ground = (ink + 1 + (u[1] * (colours - 1)).astype(np.int64)) % colours
+    place = np.array([COLOUR_LEVELS**2, COLOUR_LEVELS, 1])
+    ink_rgb, ground_rgb = (
+        (colour[:, None] // place % COLOUR_LEVELS).astype(np.uint16)[..., None, None] for colour in (ink, ground)
+    )
+    out = np.empty((len(images), 3, *images.shape[2:]), np.uint8)
+    for i in range(0, len(images), _CHUNK):
+        part = slice(i, i + _CHUNK)
+        v = images[part].astype(np.uint16)
+        out[part] = (ink_rgb[part] * v + ground_rgb[part] * (255 - v) + 127) // 255
+    return out
+
+
+def choose(labels: Labels, classes: tuple[int, ...], count: int, seed: int, stream: int) -> npt.NDArray[np.int64]:
+    """Positions, in order, of ``count`` random members of each class. Raises DataError where there are fewer."""
+    order = np.argsort(_uniform(len(labels), 1, seed, _STREAM + 2, stream)[0], kind="stable")
+    chosen = [order[labels[order] == label][:count] for label in classes]
+    for label, members in zip(classes, chosen, strict=True):
+        if len(members) < count:
+            raise DataError(f"{count} images of the digit {label} are needed, and only {len(members)} are there")
+    return np.sort(np.concatenate(chosen))
+
+
+def resample(images: Levels, height: int, width: int) -> Levels:
+    """Grey images (uint8 [N, 1, h, w]) at another size by Pillow's bicubic filter (antialiased where it shrinks)."""
+    out = np.empty((len(images), 1, height, width), np.uint8)
+    for i, image in enumerate(images):
+        out[i, 0] = np.asarray(Image.fromarray(image[0]).resize((width, height), Image.Resampling.BICUBIC))
+    return out
+
+
+def _uniform(n: int, rows: int, *words: int) -> Floats:
+    """Numbers in [0, 1), float64 [rows, n]; column i is the same for every n."""
+    raw = np.asarray(bit_source(*words).random_raw(n * rows)).reshape(n, rows)
+    return np.asarray((raw >> np.uint64(11)).T * 2.0**-53)
+
+
+def _rgb(hue: Floats, saturation: Floats, value: Floats) -> npt.NDArray[np.uint8]:
+    """HSV (hue in turns) to RGB, uint8 [n, 3]: v (1 - s max(0, min(k, 4 - k, 1))) with k = (n_c + 6 h) mod 6."""
+    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6
+    rgb = value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return np.asarray(np.rint(255 * rgb), np.uint8)
