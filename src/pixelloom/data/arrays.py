@@ -202,13 +202,13 @@ def _check_stacks(path: Path, stacks: list[Stored]) -> None:
 def _axes(path: Path, stack: Stored) -> Axes:
     """The order of the axes, by shape: three are N, H, W; of four, the one of length 1 or 3 is C, second or last.
 
-    Raises DataError where both or neither could be C, and for three axes of which the last is 1, 3 or 4 long: that is
-    one picture H, W, C as likely as many.
+    Raises DataError where both or neither could be C, and for three axes of which the last is 1, 3 or 4 long and the
+    second is not: that is more likely one picture H, W, C than many.
     """
     shape = stack.shape
     at = f"{path}: {stack.name} of shape {list(shape)}"
     if len(shape) == 3:
-        if shape[2] in (1, 3, 4):
+        if shape[2] in (1, 3, 4) and shape[1] != shape[2]:
             raise DataError(f"{at} may be one picture [H, W, C] or many; save many as [N, H, W, 1] or [N, 3, H, W]")
         return "NHW"
     if len(shape) != 4:

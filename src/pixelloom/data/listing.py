@@ -96,7 +96,7 @@ def _folder(root: Path) -> Listing:
             raise DataError(f"{shown(str(root / inner))}: folder cannot be listed ({error.strerror})") from error
         todo.extend(sorted(folders, reverse=True))
     found.sort()
-    notes = [f"{repeats} folders reached twice by links, read once"] if repeats else []
+    notes = [f"{repeats} folder{'s' * (repeats > 1)} reached twice by links, read once"] if repeats else []
     return _on_disk(root, root, found, others, notes, layout=True)
 
 
