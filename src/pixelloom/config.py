@@ -118,7 +118,7 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for path, value in overrides.items():
         *parents, leaf = path.split(".")
-        node = tree
+        node: Any = tree
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):

@@ -42,6 +42,10 @@ class Head(Protocol):
     """The distribution of every value of an image, given the network's output."""
 
     @property
+    def kind(self) -> Literal["bernoulli", "categorical"]:
+        """Its name in a configuration."""
+
+    @property
     def outputs(self) -> int:
         """Parameters a position, all channels together."""
 
@@ -65,6 +69,11 @@ class Categorical:
 
     spec: ImageSpec
     channels: Literal["ordered", "independent"] = "ordered"
+
+    @property
+    def kind(self) -> Literal["bernoulli", "categorical"]:
+        """Its name in a configuration."""
+        return "categorical"
 
     @property
     def outputs(self) -> int:
@@ -112,6 +121,11 @@ class Bernoulli:
                 f"head.kind: a Bernoulli head needs 2 levels, these images have {self.spec.levels}; "
                 "use head.kind=categorical, or binarise with --binarize"
             )
+
+    @property
+    def kind(self) -> Literal["bernoulli", "categorical"]:
+        """Its name in a configuration."""
+        return "bernoulli"
 
     @property
     def outputs(self) -> int:

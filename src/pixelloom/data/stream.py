@@ -105,15 +105,19 @@ def ordered(
     world: int = 1,
     dynamic: bool = False,
     seed: int = 0,
+    limit: int | None = None,
 ) -> Iterator[Batch]:
     """Every image of a split exactly once, in order, the short last batch included; each rank has a contiguous part.
 
-    ``dynamic`` binarises grey images by bits that depend on (seed, position in the split) alone.
+    With ``limit`` only so many images, evenly spaced over the split, whose order may be by class. ``dynamic`` binarises
+    grey images by bits that depend on (seed, position in the split) alone.
     """
     _check(split, spec, batch, rank, world)
-    first, end = len(split) * rank // world, len(split) * (rank + 1) // world
+    n = len(split) if limit is None else min(limit, len(split))
+    chosen = np.arange(n) * len(split) // max(n, 1)
+    first, end = n * rank // world, n * (rank + 1) // world
     for start in range(first, end, batch):
-        positions = np.arange(start, min(start + batch, end))
+        positions = chosen[start : min(start + batch, end)]
         images, labels = split.take(positions)
         if dynamic:
             images = draw_bits_each(images, split.levels, seed, _EVAL_BITS, positions.tolist())
