@@ -158,6 +158,7 @@ def _from_one(
     for attempt in range(tries):
         if attempt:
             time.sleep(min(0.25 * 2**attempt, 4))
+        had = file.seek(0, os.SEEK_END)
         try:
             complete = _receive(url, file, remote.name, progress, timeout)
         except urllib.error.HTTPError as error:
@@ -181,6 +182,8 @@ def _from_one(
         else:
             _restart(file)
             reason = f"what it sends has another checksum than the published {remote.digest}"
+            if not had:  # nothing was resumed, so the file itself is another
+                return reason
     return reason
 
 

@@ -48,7 +48,8 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         head = stream.read(4)
         if len(head) < 4 or head[:3] != b"\0\0\x08" or head[3] not in (1, 3):
             raise DataError(f"{path}: no IDX file of bytes (it begins with {head!r}); fetch it again")
-        sides = np.frombuffer(stream.read(4 * head[3]), ">u4").tolist()
+        axes = stream.read(4 * head[3])
+        sides = np.frombuffer(axes[: len(axes) // 4 * 4], ">u4").tolist()
         n = math.prod(sides)
         if len(sides) != head[3] or n > path.stat().st_size * (_DEFLATE_LIMIT if packed else 1):
             raise DataError(f"{path}: the header claims {sides} values, more than the file can hold; fetch it again")
