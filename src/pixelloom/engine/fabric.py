@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -52,6 +54,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     except distributed.DistNetworkError as error:
         port = os.environ.get("MASTER_PORT", "unset")
         raise UsageError(f"the processes cannot meet on port {port} (MASTER_PORT): {error}") from error
+    atexit.register(_end_children, getattr(fabric.strategy.launcher, "procs", []))
     if fabric.is_global_zero:
         _log.info("training on %s", describe(fabric))
     return fabric
@@ -103,3 +106,12 @@ def _processes(config: TrainConfig, device: str) -> tuple[int, int]:
     if not started and sys.modules["__main__"].__spec__ is None and not Path(sys.argv[0]).is_file():
         raise UsageError("devices: several processes need a script or torchrun; an interactive session has one.")
     return devices, nodes
+
+
+def _end_children(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Leave no process behind: one that hangs when the first has ended, well or badly, is killed after a while."""
+    for process in processes:
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()

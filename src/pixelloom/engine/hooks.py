@@ -70,7 +70,9 @@ class Progress(Hook):
         speed = (run.state.images - images) / max(used, 1e-9)
         left = max(used * (1 - run.progress) / done, 0.0) if done > 0 else math.inf
         parts = [f"{run.state.images:,} images", f"{run.epochs:.3g} epochs", f"{speed:,.0f} images/s"]
-        parts += [f"{name} {value:.4g}" for name, value in self._means.items() if not name.endswith(("/norm", "/rate"))]
+        own = {k: v for k, v in self._means.items() if not k.endswith(("/loss", "/norm", "/rate"))}
+        shown = own or {k: v for k, v in self._means.items() if k.endswith("/loss")}
+        parts += [f"{name} {value:.4g}" for name, value in shown.items()]
         if math.isfinite(left):
             parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
         return "  ".join(parts)

@@ -1,0 +1,243 @@
+"""Toy objectives for the engine's tests, and a small program that trains them, to be killed, signalled and doubled.
+
+The digits of the toy set are 32 binary 4x4 images whose label is their index, so that it is known who saw what.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pixelloom.data.splits import Split
+from pixelloom.data.stream import Stream, batches
+from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.fabric import make_fabric
+from pixelloom.engine.hooks import MetricsWriter, Validate
+from pixelloom.engine.loop import fit
+from pixelloom.engine.state import Hook, Run, State
+from pixelloom.errors import PixelloomError
+from pixelloom.objectives import Monitor, Objective, OptimConfig, Phase
+from pixelloom.types import Batch, ImageSpec
+
+N = 32
+SPEC = ImageSpec(1, 4, 4, 2)
+ADAM = OptimConfig(lr=1e-2, warmup=40, decay="cosine", clip=1.0)
+
+
+def split() -> Split:
+    images = np.random.default_rng(0).integers(0, 2, (N, *SPEC.shape), dtype=np.uint8)
+    return Split(images, np.arange(N), levels=SPEC.levels)
+
+
+def stream(config: TrainConfig, fabric: Fabric) -> Callable[[int], Iterator[Batch]]:
+    whole = Stream(split(), SPEC, config.batch, config.seed, fabric.global_rank, fabric.world_size)
+    return lambda step: batches(whole, step, workers=config.workers)
+
+
+def one_phase(dropout: float = 0.2, optim: OptimConfig = ADAM) -> Objective:
+    """A denoiser of sorts: one module, one loss."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Dropout(dropout), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
+    data = torch.from_numpy(split().all()[0]).float()
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        x = batch.images.float()
+        value = F.binary_cross_entropy_with_logits(net(x), x.flip(-1))
+        return value, {"bits": value.detach() / np.log(2)}
+
+    def measure(module: nn.Module) -> dict[str, float]:
+        return {"bits": F.binary_cross_entropy_with_logits(module(data), data.flip(-1)).item() / np.log(2)}
+
+    return Objective((Phase("net", net, optim, loss),), {"net": net}, "net", Monitor("bits", measure))
+
+
+def two_phases(optim: OptimConfig = ADAM, every: int = 1) -> Objective:
+    """Two modules against each other, with noise, batch statistics and spectral norm's buffers."""
+    torch.manual_seed(2)
+    g = nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16))
+    d = nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(16, 8)), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1)
+    )
+
+    def critic(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        real = batch.images.flatten(1).float()
+        loss = F.softplus(d(g(torch.randn(len(real), 3)))).mean() + F.softplus(-d(real)).mean()
+        return loss, {"critic": loss.detach()}
+
+    def maker(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = F.softplus(-d(g(torch.randn(len(batch.images), 3)))).mean()
+        return loss, {"maker": loss.detach()}
+
+    def measure(module: nn.Module) -> dict[str, float]:
+        drawn = module(torch.linspace(-1, 1, 24).reshape(8, 3))
+        return {"gap": abs(drawn.mean().item() - 0.5), "other": 1.0}
+
+    phases = (Phase("D", d, optim, critic), Phase("G", g, optim, maker, every))
+    return Objective(phases, {"G": g, "D": d}, "G", Monitor("gap", measure))
+
+
+OBJECTIVES = {"one": one_phase, "two": two_phases}
+
+
+def config(**given: object) -> TrainConfig:
+    return TrainConfig.model_validate({"batch": 4, "device": "cpu", "precision": "fp32", "images": 80} | given)
+
+
+def train(
+    objective: Objective, conf: TrainConfig, out: Path | None = None, *hooks: Hook, resume: bool = False
+) -> State:
+    fabric = make_fabric(conf)
+    return fit(objective, stream(conf, fabric), conf, fabric, epoch=N, hooks=hooks, out=out, resume=resume)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> object:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class At(Hook):
+    """Does something after a round."""
+
+    def __init__(self, step: int, act: Callable[[], object]) -> None:
+        self.step, self.act = step, act
+
+    def on_round(self, run: Run, stats: object) -> None:
+        if run.state.step == self.step:
+            self.act()
+
+
+def weights(objective: Objective) -> dict[str, Tensor]:
+    return {f"{n}/{k}": v.clone() for n, part in objective.parts.items() for k, v in part.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def newest(out: Path) -> Path:
+    return max((out / "checkpoints").glob("step-*.safetensors"))
+
+
+class Steps(Hook):
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def on_round(self, run: Run, stats: object) -> None:
+        self.steps.append(run.state.step)
+
+
+# What follows is the program: ``python engine_toys.py COMMAND OUT CONFIG``
+
+
+def seen(conf: TrainConfig, out: Path, misfortune: str) -> None:
+    """Train in several processes; each notes the labels it saw. A misfortune strikes rank 1 in the fourth round."""
+    fabric = make_fabric(conf)
+    labels: list[list[int]] = []
+    objective = one_phase(dropout=0.0)
+
+    def watched(start: int) -> Iterator[Batch]:
+        for batch in stream(conf, fabric)(start):
+            labels.append(batch.labels.tolist())
+            if fabric.global_rank == 1 and len(labels) == 4:
+                {"none": int, "dies": lambda: os._exit(9), "hangs": lambda: time.sleep(600)}[misfortune]()
+            yield batch
+
+    hooks = [MetricsWriter(out / "metrics.jsonl", every=1), Validate()]
+    fit(objective, watched, conf, fabric, epoch=N, hooks=hooks, out=out)
+    (out / f"rank{fabric.global_rank}.json").write_text(json.dumps(labels))
+
+
+def plain(conf: TrainConfig, out: Path, slow: str) -> None:
+    """Train, or go on, one round every ``slow`` seconds."""
+
+    class Slow(Hook):
+        def on_round(self, run: Run, stats: object) -> None:
+            (out / "going").touch()
+            time.sleep(float(slow))
+
+    train(one_phase(), conf, out, Slow(), resume=True)
+
+
+def exit_code_of(act: Callable[[], object]) -> int:
+    """As a command line would: a user's error becomes its exit code."""
+    try:
+        act()
+    except PixelloomError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def fork(act: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(exit_code_of(act))
+    return pid
+
+
+def killed(conf: TrainConfig, out: Path, times: str) -> None:
+    """Kill a run that saves all the time at random moments; writes how often a save was cut, and each step reached."""
+    quick = os.fsync
+
+    def fsync(file: int) -> None:
+        time.sleep(0.004)  # a slow disk, so that many kills fall into a save
+        quick(file)
+
+    os.fsync = fsync
+    moments = random.Random(0)
+    cut, steps = 0, []
+    for _ in range(int(times)):
+        (out / "going").unlink(missing_ok=True)
+        pid = fork(lambda: plain(conf, out, "0"))
+        while not (out / "going").exists():
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status), "the run ended before it was killed"
+        files = list((out / "checkpoints").iterdir())
+        cut += any(f.suffix == ".part" for f in files)
+        steps.append(max((int(f.stem.removeprefix("step-")) for f in files if f.name.startswith("step-")), default=0))
+    sys.stdout.write(json.dumps({"cut": cut, "steps": steps}))
+
+
+def signalled(conf: TrainConfig, out: Path, _: str) -> None:
+    """SIGTERM, SIGINT and two SIGINT; writes the exit codes. The last run is left to finish."""
+    codes = {}
+    for name, numbers in {"term": [15], "int": [2], "twice": [2, 2]}.items():
+        (out / "going").unlink(missing_ok=True)
+        pid = fork(lambda name=name: plain(conf, out, "10" if name == "twice" else "0.02"))
+        while not (out / "going").exists():
+            time.sleep(0.01)
+        for number in numbers:
+            time.sleep(0.1)
+            os.kill(pid, number)
+        begun = time.monotonic()
+        codes[name] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        codes[name + " seconds"] = time.monotonic() - begun
+    codes["rest"] = exit_code_of(lambda: plain(conf, out, "0"))
+    sys.stdout.write(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    command = {"seen": seen, "killed": killed, "signalled": signalled}[sys.argv[1]]
+    sys.exit(exit_code_of(lambda: command(config(**json.loads(sys.argv[3])), Path(sys.argv[2]), sys.argv[4])))
