@@ -30,6 +30,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
     Raises UsageError if a device, a number of devices or a precision that was asked for is not there.
     """
+    if config.threads:
+        torch.set_num_threads(config.threads)
     device = choose_device(config)
     precision = choose_precision(config, device)
     devices, nodes = _processes(config, device)
