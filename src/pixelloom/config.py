@@ -6,8 +6,6 @@ each later one wins. Every fault names the field, what was given and what is all
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -157,8 +155,6 @@ def fields_of(model: type[BaseModel], network: str, path: list[str]) -> list[str
             continue
         field = model.model_fields.get(name)
         kind = field.annotation if field else None
-        if isinstance(kind, types.UnionType):
-            kind = next((arm for arm in typing.get_args(kind) if isinstance(arm, type)), None)
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return []
         model = kind
