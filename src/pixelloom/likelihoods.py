@@ -103,9 +103,10 @@ class Categorical:
 
     def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """The number of levels whose distribution function lies at or below the noise, uint8 [B, C, H, W]."""
-        # The last level is left out of the count: rounding may leave the total below a noise close to 1.
-        below = self.table(params, temperature).cumsum(dim=2)[:, :, :-1]
-        return (below <= noise[:, :, None]).sum(dim=2).to(torch.uint8)
+        cdf = self.table(params, temperature).cumsum(dim=2)
+        # Rounding leaves the total a little off 1: measured against it, the noise stays below the last level that has
+        # a probability, so a level that cannot be is never drawn.
+        return (cdf <= noise[:, :, None] * cdf[:, :, -1:]).sum(dim=2).to(torch.uint8)
 
 
 @dataclass(frozen=True)
