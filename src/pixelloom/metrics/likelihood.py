@@ -19,12 +19,15 @@ from pixelloom.types import Batch
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Negative log-likelihood of a data set; the interval is that of the mean over images, mean -+ 1.96 s / sqrt(N)."""
+    """Negative log-likelihood of a data set.
+
+    The interval is that of the mean over images, mean -+ 1.96 s / sqrt(N); one image has none.
+    """
 
     n: int
     dims: int
     nats_per_image: float
-    nats_per_image_95: tuple[float, float]
+    nats_per_image_95: tuple[float, float] | None
 
     @property
     def nats_per_dim(self) -> float:
@@ -37,8 +40,10 @@ class Likelihood:
         return self.nats_per_dim / math.log(2)
 
     @property
-    def bits_per_dim_95(self) -> tuple[float, float]:
+    def bits_per_dim_95(self) -> tuple[float, float] | None:
         """The interval in bits/dim."""
+        if self.nats_per_image_95 is None:
+            return None
         low, high = (nats / self.dims / math.log(2) for nats in self.nats_per_image_95)
         return low, high
 
@@ -62,7 +67,9 @@ def likelihood(log_probs: Tensor, dims: int) -> Likelihood:
         raise ValueError("the likelihood of no images is not defined")
     nats = -log_probs.double()
     mean = float(nats.mean())
-    error = 1.96 * float(nats.std()) / math.sqrt(n) if n > 1 else math.inf
+    if n == 1:
+        return Likelihood(n=n, dims=dims, nats_per_image=mean, nats_per_image_95=None)
+    error = 1.96 * float(nats.std()) / math.sqrt(n)
     return Likelihood(n=n, dims=dims, nats_per_image=mean, nats_per_image_95=(mean - error, mean + error))
 
 
