@@ -10,14 +10,23 @@ Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Ne
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pixelloom.layers.blocks import GatedBlock, Norm, PlainBlock, Positions, ResidualBlock, make_norm
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.types import ImageSpec
+
+
+def _odd(side: int) -> int:
+    if side % 2 == 0:
+        raise ValueError(f"a masked kernel needs a centre: an odd side such as {side + 1}, not {side}")
+    return side
+
+
+Side = Annotated[int, Field(ge=1, le=63), AfterValidator(_odd)]
 
 
 class PixelCNNConfig(BaseModel):
@@ -26,10 +35,10 @@ class PixelCNNConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: int = Field(64, ge=1, le=4096, description="features of every layer")
-    first_kernel: int = Field(7, ge=1, le=63, description="side of the mask A kernel, odd")
+    first_kernel: Side = Field(7, description="side of the mask A kernel, odd")
     block: Literal["plain", "residual", "preactivation", "gated"] = "gated"
     blocks: int = Field(7, ge=0, le=256, description="number of blocks after the first layer")
-    kernel: int = Field(5, ge=1, le=63, description="side of the blocks' mask B kernel, odd")
+    kernel: Side = Field(5, description="side of the blocks' mask B kernel, odd")
     hidden: int | None = Field(
         None, ge=1, le=4096, description="features inside a bottleneck; half of channels if unset"
     )
@@ -37,15 +46,7 @@ class PixelCNNConfig(BaseModel):
     bias: bool = True
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
     dropout: float = Field(0.0, ge=0, lt=1, description="within gated blocks")
-    head_kernels: tuple[int, ...] = Field((), description="sides of hidden mask B layers before the output layer")
-
-    @field_validator("first_kernel", "kernel", "head_kernels")
-    @classmethod
-    def _odd(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        for side in value if isinstance(value, tuple) else (value,):
-            if side < 1 or side % 2 == 0:
-                raise ValueError(f"a masked kernel needs a centre: an odd side such as {side + 1}, not {side}")
-        return value
+    head_kernels: tuple[Side, ...] = Field((), description="sides of hidden mask B layers before the output layer")
 
 
 class PixelCNN(nn.Module):
