@@ -13,18 +13,20 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.engine.tensors import load_tensors, save_tensors, write_bytes
-from pixelloom.errors import ModelError, UsageError, explain
+from pixelloom.errors import ModelError, UsageError, did_you_mean, explain
 from pixelloom.likelihoods import Head, HeadConfig, check_temperature, make_head
 from pixelloom.networks import NETWORKS, build_network
 from pixelloom.sampling import ancestral
 from pixelloom.types import ImageSpec, Levels
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
+LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
 
 
 class PixelDescription(BaseModel):
@@ -44,11 +46,19 @@ class PixelDescription(BaseModel):
     @classmethod
     def _settings_of_the_network(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("model"), Mapping):
-            if data.get("network") not in NETWORKS:
-                raise ValueError(f"no network is called {data.get('network')!r}")
-            config, _ = NETWORKS[data["network"]]
+            name = str(data.get("network"))
+            if name not in NETWORKS:
+                raise ValueError(f"no network is called {name!r}.{did_you_mean(name, NETWORKS)}")
+            config, _ = NETWORKS[name]
             return data | {"model": config.model_validate(data["model"])}
         return data
+
+    @field_validator("image")
+    @classmethod
+    def _an_image_of_this_world(cls, image: ImageSpec) -> ImageSpec:
+        if max(image.shape) > LARGEST_SIDE:
+            raise ValueError(f"no side may exceed {LARGEST_SIDE}, this is {image}")
+        return image
 
 
 @final
@@ -104,8 +114,9 @@ class PixelModel:
             batch: images at a time; bounds the memory and does not change the result.
 
         Raises:
-            UsageError: if shape, type or levels are not those of the model.
+            UsageError: if shape, type or levels are not those of the model, or for batch < 1.
         """
+        _at_least("batch", batch, 1)
         x = check_levels(images, self.spec)
         parts = []
         for part in torch.split(x, batch):
@@ -134,16 +145,21 @@ class PixelModel:
             first: number of the first image, to go on where an earlier call stopped.
             temperature: below 1 likelier images, above 1 more varied ones; 1 is the model itself.
             given: partly known images, levels uint8 [n or 1, C, H, W].
-            mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known; all of it must be set together.
+            mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known; both or neither must be set.
+                Values are drawn in raster order, each given those before it: known values that come later are kept,
+                but do not steer it.
             batch: images drawn at a time; does not change the pictures.
             method: "plain" is the loop of one pass a pixel.
             on_row: called with (row, images of the batch so far) after each row.
 
         Raises:
-            UsageError: for n < 1, a temperature that is not positive, or shapes that do not fit.
+            UsageError: for n < 1, batch < 1, seed < 0, first < 0, a temperature that is not positive, or shapes that do
+                not fit.
         """
-        if n < 1:
-            raise UsageError(f"n: the number of images must be 1 or more, not {n}")
+        _at_least("n", n, 1)
+        _at_least("batch", batch, 1)
+        _at_least("seed", seed, 0)
+        _at_least("first", first, 0)
         if method != "plain":
             raise UsageError(f"method: 'plain' is the only sampling method, not {method!r}")
         check_temperature(temperature)
@@ -188,7 +204,10 @@ class PixelModel:
         Raises:
             ModelError: if the folder cannot be written; what was there before stays whole.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelError(f"{folder}: cannot be made: {error.strerror}") from error
         config = self.description.model_dump(mode="json")
         sha256 = save_tensors(folder / WEIGHTS, self.network.state_dict(), config)
         write_bytes(folder / CONFIG, (json.dumps(config | {"sha256": sha256}, indent=2) + "\n").encode())
@@ -208,8 +227,11 @@ def load_model(folder: Path) -> PixelModel:
     except ValidationError as error:
         raise ModelError(f"{path}: its description is not one of a pixel model ({explain(error)})") from error
     # On the meta device nothing is allocated: a hostile description cannot claim more memory than the file holds.
-    with torch.device("meta"):
-        shapes = {name: tuple(t.shape) for name, t in PixelModel.build(description).network.state_dict().items()}
+    try:
+        with torch.device("meta"):
+            shapes = {name: tuple(t.shape) for name, t in PixelModel.build(description).network.state_dict().items()}
+    except UsageError as error:
+        raise ModelError(f"{path}: its description is not one of a pixel model ({error})") from error
     check_state(path, shapes, tensors)
     model = PixelModel.build(description)
     model.network.load_state_dict(tensors)
@@ -240,11 +262,17 @@ def check_levels(images: Tensor | Levels, spec: ImageSpec) -> Tensor:
     Raises:
         UsageError: for floats, another shape, or values at or above the model's levels.
     """
-    x = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
-    if x.dtype not in (torch.uint8, torch.bool, torch.int64, torch.int32):
-        raise UsageError(f"images: levels are integers 0..{spec.levels - 1}, not {x.dtype}; quantise them first")
+    if str(images.dtype).removeprefix("torch.") not in _INTEGERS:
+        raise UsageError(f"images: levels are integers 0..{spec.levels - 1}, not {images.dtype}; quantise them first")
+    # A read-only array (a memory map of a data set, say) is copied, since torch has no read-only tensors.
+    x = torch.from_numpy(np.require(images, requirements=["C", "W"])) if isinstance(images, np.ndarray) else images
     if x.ndim != 4 or tuple(x.shape[1:]) != spec.shape:
         raise UsageError(f"images: the model takes [N, {', '.join(map(str, spec.shape))}], not {list(x.shape)}")
     if x.numel() and (int(x.min()) < 0 or int(x.max()) >= spec.levels):
         raise UsageError(f"images: levels go from 0 to {spec.levels - 1}, found {int(x.min())} to {int(x.max())}")
     return x.to(torch.uint8)
+
+
+def _at_least(name: str, given: int, least: int) -> None:
+    if given < least:
+        raise UsageError(f"{name}: must be {least} or more, not {given}")
