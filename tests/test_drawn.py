@@ -39,6 +39,7 @@ def test_shapes_have_the_area_and_extent_of_their_kind(label: int) -> None:
         cx, cy = (x * mask).sum() / n, (y * mask).sum() / n  # the centroid is the centre of all three
         r2 = ((x - cx) ** 2 + (y - cy) ** 2)[mask].max()
         ratios.append(n / (np.pi * r2))
+        assert 0.18 * 128 - 2 < r2**0.5 < 0.38 * 128 + 1
     expected = [1.0, 2 / np.pi, 3 * 3**0.5 / (4 * np.pi)][label]
     assert np.median(ratios) == pytest.approx(expected, rel=0.05), SHAPES[label]
 

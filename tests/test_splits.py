@@ -55,6 +55,10 @@ def test_fixed_bits_depend_on_the_position_and_not_on_the_company() -> None:
     assert np.array_equal(split.take([2, 1])[0], whole[[2, 1]])
     assert np.array_equal(split.first(2).all()[0], whole[:2])
     assert len({image.tobytes() for image in whole}) == 3
+    elsewhere = Split(split.store, rows=np.array([0, 2, 4]), bits=(0, 2))
+    assert np.array_equal(elsewhere.all()[0], whole)
+    with pytest.raises(ValueError, match="take the subset first"):
+        split.subset(np.array([1]))
 
 
 def test_a_memory_map_travels_by_name(tmp_path: Path) -> None:
