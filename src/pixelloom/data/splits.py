@@ -10,7 +10,6 @@ import hashlib
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -82,33 +81,48 @@ class Split:
         return replace(self, rows=positions if self.rows is None else self.rows[positions])
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process: a whole memory-mapped store is named, not copied."""
-        state = dict(self.__dict__)
-        store: object = self.store
-        if isinstance(store, np.memmap) and store.filename and isinstance(getattr(store, "base", None), mmap.mmap):
-            state["store"] = Mapped(str(store.filename), store.shape, store.offset)
-        return state
+        """For another process: a store that lies in a mapped file is named, not copied."""
+        return {**self.__dict__, "store": Mapped.of(self.store) or self.store}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if isinstance(state["store"], Mapped):
-            state = {**state, "store": state["store"].open()}
-        self.__dict__.update(state)
+        store = state["store"]
+        self.__dict__.update(state, store=store.open() if isinstance(store, Mapped) else store)
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """Where the bytes of a memory-mapped uint8 array lie."""
+    """Where in a file the bytes of a memory-mapped uint8 array lie."""
 
     path: str
-    shape: tuple[int, ...]
     offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: Levels) -> Mapped | None:
+        """The place of an array that is a map of a file or a view of one; None for any other."""
+        root: object = array
+        while isinstance(root, np.ndarray):
+            base: object = root.base
+            if (
+                isinstance(root, np.memmap)
+                and isinstance(base, mmap.mmap)
+                and root.filename
+                and min(array.strides) >= 0
+            ):
+                offset = root.offset + array.ctypes.data - root.ctypes.data
+                return cls(str(root.filename), offset, array.shape, array.strides)
+            root = base
+        return None
 
     def open(self) -> Levels:
-        """The same array, mapped read-only in this process; raises DataError when the file is gone."""
+        """The same array, mapped read-only in this process; raises DataError when the file is gone or too short."""
+        span = 1 + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
         try:
-            return np.memmap(self.path, np.uint8, "r", self.offset, self.shape)
+            buffer = np.memmap(self.path, np.uint8, "r", self.offset, (span,))
         except (OSError, ValueError) as error:
-            raise DataError(f"{Path(self.path)}: the cached pictures cannot be opened ({error}); start again") from None
+            raise DataError(f"{self.path}: the pictures cannot be opened again ({error}); start anew") from None
+        return np.ndarray(self.shape, np.uint8, buffer, 0, self.strides)
 
 
 @dataclass(frozen=True, eq=False)
