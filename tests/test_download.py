@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pixelloom.data import download
-from pixelloom.data.download import PUBLISHED, Remote, data_roots, fetch, provide
+from pixelloom.data.download import PUBLISHED, Remote, data_roots, fetch, progress_bar, provide
 from pixelloom.errors import DataError
 
 CONTENT = os.urandom(3_000_000)
@@ -219,6 +219,18 @@ def test_two_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "file.gz").read_bytes() == CONTENT
     assert len(server.asked) == 1
     assert left(tmp_path) == ["file.gz"]
+
+
+def test_bars_name_the_file_and_its_size(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with progress_bar() as show:
+        fetch(remote(server.url), tmp_path / "file.gz", show)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "file.gz" in err
+    assert "3.0/3.0 MB" in err
+    with progress_bar():
+        pass
+    assert capfd.readouterr() == ("", "")
 
 
 # -- where sets are looked for

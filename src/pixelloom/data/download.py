@@ -150,6 +150,30 @@ def fetch(remote: Remote, path: Path, progress: Progress | None = None, timeout:
     raise DataError("; ".join(reasons))
 
 
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A ``Progress`` that draws bars on stderr while the context lasts; nothing is drawn before the first byte."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bars = Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    tasks: dict[str, TaskID] = {}
+
+    def show(name: str, done: int, total: int | None) -> None:
+        if name not in tasks:
+            bars.start()
+            tasks[name] = bars.add_task(name, total=total)
+        bars.update(tasks[name], completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if tasks:
+            bars.stop()
+
+
 def _from_one(
     url: str, file: BufferedRandom, remote: Remote, progress: Progress | None, timeout: float, tries: int
 ) -> str | None:
