@@ -68,7 +68,7 @@ RECIPES = {
     "digits": RunConfig(
         data=DataConfig(source="digits"),
         model=PixelCNNConfig(
-            block="gated", channels=64, hidden=32, blocks=4, first_kernel=5, kernel=3, positions=True, dropout=0.2
+            block="gated", channels=64, hidden=32, blocks=4, first_kernel=5, kernel=3, positions=True, dropout=0.4
         ),
         optim=_MODERN,
         train=TrainConfig(batch=32, epochs=100, ema=0.1, threads=1),
