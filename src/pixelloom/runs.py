@@ -24,6 +24,7 @@ from pixelloom import plots
 from pixelloom.card import model_card
 from pixelloom.config import RunConfig, dump_yaml
 from pixelloom.data.catalog import DataConfig, Dataset, load
+from pixelloom.data.download import progress_bar
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream, batches, ordered
 from pixelloom.engine.fabric import make_fabric
@@ -56,8 +57,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Path:
         ModelError: if training diverges, or no sound checkpoint fits.
     """
     fabric = make_fabric(config.train)
-    with fabric.rank_zero_first():  # so that what has to be downloaded or decoded is done once
-        data = load(config.data)
+    with fabric.rank_zero_first(), progress_bar() as shown:  # what has to be downloaded or decoded is done once
+        data = load(config.data, shown)
     description = describe(config, data)
     torch.manual_seed(config.train.seed)
     model = PixelModel.build(description)
@@ -242,7 +243,8 @@ def evaluate(
         DataError: if the pictures are not of the model's shape and levels.
         UsageError: for an unknown split.
     """
-    dataset = load(data)
+    with progress_bar() as shown:
+        dataset = load(data, shown)
     if dataset.spec != model.spec:
         raise DataError(
             f"{data.source}: pictures are {dataset.spec}, the model was trained on {model.spec}; "
