@@ -243,7 +243,12 @@ def test_a_killed_writer_leaves_no_entry_and_its_remains_are_swept(
 @pytest.mark.usefixtures("tiny")
 def test_the_second_writer_waits_and_takes_the_first_one_s_entry(tmp_path: Path) -> None:
     results: list[cache.Kept] = []
-    second = threading.Thread(target=lambda: results.append(keep(blocks(7, 7), facts, tmp_path, "key", 4)))
+
+    def wasted() -> Iterator[np.ndarray]:
+        yield from blocks(7)
+        raise AssertionError("the second writer went on decoding")
+
+    second = threading.Thread(target=lambda: results.append(keep(wasted(), facts, tmp_path, "key", 4)))
     with cache._alone(tmp_path, "key"):
         second.start()
         time.sleep(0.2)
@@ -273,13 +278,13 @@ def test_where_files_cannot_be_locked_the_first_rename_wins(tmp_path: Path, monk
 def test_memory_stays_bounded_while_a_large_folder_is_decoded(tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "data_memory.py"
     run = subprocess.run(
-        [sys.executable, script, "--images", "5000", "--side", "128", "--folder", tmp_path / "set"],
+        [sys.executable, script, "--images", "3000", "--side", "128", "--folder", tmp_path / "set"],
         check=True,
         capture_output=True,
         text=True,
     )
     figures = json.loads(run.stdout)
-    assert figures["decoded_mb"] > 240
+    assert figures["decoded_mb"] > 147
     assert figures["checksums_agree"]
-    # 64 MiB are held before the cache takes over, joined and written in blocks of 4: half of the pictures at the most.
-    assert figures["decoding_peak_mb_beside_torch"] < 120
+    # 64 MiB are held before the cache takes over, and a block of 4 MiB from then on.
+    assert figures["decoding_peak_mb_beside_torch"] < 110

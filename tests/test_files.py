@@ -242,6 +242,7 @@ def test_pixel_values(data: bytes, reading: dict[str, Any], value: list[int]) ->
     assert pixels.shape[2] == len(value)
 
 
+TAG = struct.pack("<HHI", 262, 3, 1)  # PhotometricInterpretation, one short; Pillow writes 1, BlackIsZero
 REFUSED = {
     "float": (tiff("F", 0.5), {"bits": 8}, "float pixels have no fixed scale"),
     "32 bit": (tiff("I", 70_000), {"bits": 8}, "32-bit pixels"),
@@ -249,6 +250,7 @@ REFUSED = {
     "16 bit grey": (GREY16, {}, "16-bit pixels; --bits 8"),
     "16 bit rgb, which opens as 8 bit": (RGB16, {}, "16-bit pixels; --bits 8"),
     "16 bit tiff": (tiff("I;16", 9), {}, "16-bit pixels; --bits 8"),
+    "16 bit tiff where 0 is white": (tiff("I;16", 9).replace(TAG + b"\1", TAG + b"\0"), {"bits": 8}, "16-bit TIFF"),
     "pgm of odd maxval": (b"P5 1 1 1023\n\x01\xff", {"bits": 8}, "16-bit PPM I pixels are not read"),
     "colour ppm of 16 bit": (b"P6 1 1 65535\n\x12\xff\x12\xff\x12\xff", {"bits": 8}, "16-bit PPM RGB"),
     "16 bit with a transparent colour": (
@@ -379,11 +381,12 @@ def test_fit(pixels: np.ndarray, reading: dict[str, Any], expected: Any) -> None
     assert one(encoded(pixels), **reading)[:, :, 0].tolist() == np.asarray(expected).tolist()
 
 
-def test_large_jpeg_is_brought_to_size_as_its_png_is() -> None:
+@pytest.mark.parametrize("side", [32, 64, 200])
+def test_large_jpeg_is_brought_to_size_as_its_png_is(side: int) -> None:
     y, x = np.mgrid[0:800, 0:1000]
-    picture = np.stack([x / 4, y / 4, 128 + 60 * np.sin(x / 90)], -1).astype(np.uint8)
-    photo = one(encoded(picture, "JPEG", quality=95), size=(32, 32)).astype(int)
-    assert np.abs(photo - one(encoded(picture), size=(32, 32))).max() <= 4
+    picture = np.stack([x / 4, y / 4, 128 + 60 * np.sin(x * side / 2000)], -1).astype(np.uint8)
+    photo = one(encoded(picture, "JPEG", quality=95, subsampling=0), size=(side, side)).astype(int)
+    assert np.abs(photo - one(encoded(picture), size=(side, side))).max() <= 4
 
 
 def test_mixed_sizes_list_the_five_commonest(tmp_path: Path) -> None:
@@ -762,14 +765,14 @@ def test_npz_levels(tmp_path: Path) -> None:
 
 def test_arrays_are_brought_to_size_within_their_levels(tmp_path: Path) -> None:
     source = saved(tmp_path / "a.npz", images=np.full((2, 4, 4), 3, np.uint8), levels=17)
-    padded = read_pictures(source, Reading(size=(4, 6), fit="pad")).images
-    assert padded[1, 0].tolist() == [[16, 3, 3, 3, 3, 16]] * 4
+    padded = read_pictures(source, Reading(size=(4, 6), fit="pad", background="#808080")).images
+    assert padded[1, 0].tolist() == [[8, 3, 3, 3, 3, 8]] * 4
     assert read_pictures(source, Reading(size=(2, 2))).images[0, 0].tolist() == [[3, 3], [3, 3]]
     with pytest.raises(DataError, match=r"a\.npz: 4x4 pixels, not 2x2; choose --fit"):
         read_pictures(source, Reading(size=(2, 2), fit="error"))
     rng = np.random.default_rng(0)
-    noisy = saved(tmp_path / "b.npz", images=rng.integers(0, 4, (20, 9, 9), dtype=np.uint8), levels=4)
-    assert read_pictures(noisy, Reading(size=(7, 7))).images.max() == 3
+    noisy = saved(tmp_path / "b.npz", images=rng.choice(np.array([0, 16], np.uint8), (20, 9, 9)), levels=17)
+    assert read_pictures(noisy, Reading(size=(12, 12))).images.max() == 16
     colour = saved(tmp_path / "c.npy", np.full((2, 4, 4, 3), (200, 100, 50), np.uint8))
     assert (read_pictures(colour, Reading(grey=True)).images == np.full((2, 1, 4, 4), 124)).all()
 
@@ -806,6 +809,15 @@ def test_order_is_by_name_and_the_same_from_folder_and_zip(tmp_path: Path) -> No
     ]
     for pictures in results:
         assert pictures.images[:, 0, 0, 0].tolist() == [1, 2, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("", True), ("a.zip", True), ("a.NPZ", True), ("a.txt", True), ("a.png", False), ("none.zip", False)],
+)
+def test_is_picture_source(tmp_path: Path, name: str, expected: bool) -> None:
+    put(tmp_path, {"a.zip": b"", "a.NPZ": b"", "a.txt": b"", "a.png": b""})
+    assert files.is_picture_source(tmp_path / name) is expected
 
 
 def test_reading_pictures_needs_no_torch() -> None:
