@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,9 @@ from pixelloom.engine.state import Hook, Run
 from pixelloom.engine.tensors import load_tensors
 from pixelloom.errors import ModelError, UsageError
 from pixelloom.objectives import Objective, OptimConfig
+from pixelloom.types import Batch
+
+Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 
 # Resumption
 
@@ -169,7 +173,7 @@ def test_stale_temporaries_are_cleared(tmp_path: Path) -> None:
 # Phases
 
 
-def _ready(objective: Objective, **given: object) -> tuple[Run, Iterator]:  # noqa: F821
+def _ready(objective: Objective, **given: object) -> tuple[Run, Iterator[Batch]]:
     conf = config(**given)
     fabric = make_fabric(conf)
     run = Run(objective, conf, fabric, N)
@@ -212,11 +216,24 @@ def test_a_phase_can_run_every_third_round() -> None:
     assert all({"critic", "D/loss", "D/norm", "D/rate"} <= names for names in seen)
 
 
-def test_noise_depends_on_step_rank_phase_and_micro_batch() -> None:
-    keys = [(seed, step, rank, phase, m) for seed in (0, 1) for step in (0, 1, 99) for rank in (0, 1)
-            for phase in (0, 1) for m in (0, 1)]  # fmt: skip
-    assert len({seed_of(*key) for key in keys}) == len(keys)
-    assert seed_of(3, 1, 4, 1, 5) == seed_of(3, 1, 4, 1, 5) < 2**64
+def test_noise_is_new_each_time_and_a_function_of_where_it_is_drawn() -> None:
+    def drawn(seed: int, *hooks: Hook) -> list[float]:
+        objective, noise = two_phases(), []
+        for phase in objective.phases:
+
+            def loss(batch: Batch, original: Loss = phase.loss) -> tuple[Tensor, dict[str, Tensor]]:
+                noise.append(torch.rand(()).item())
+                return original(batch)
+
+            object.__setattr__(phase, "loss", loss)
+        train(objective, config(images=12, accumulate=2, seed=seed), None, *hooks)
+        return noise
+
+    first = drawn(0)
+    assert len(set(first)) == len(first) == 3 * 2 * 2  # rounds, phases, micro-batches
+    assert drawn(0, At(1, lambda: torch.rand(7))) == first  # whatever others draw in between
+    assert set(first).isdisjoint(drawn(1))
+    assert len({seed_of(0, 0, rank, 0, 0) for rank in range(1000)}) == 1000
 
 
 def test_accumulated_gradients_equal_those_of_one_big_batch() -> None:
@@ -249,7 +266,12 @@ def _diverging(at: int, how: str) -> Objective:
         value, stats = original(batch)
         if next(count) == at:
             weight = objective.parts["G"][0].weight
-            bad = {"nan": weight.sum() * float("nan"), "inf": weight.sum().abs() / 0, "grad": (weight * 0).sqrt().sum()}
+            bad = {
+                "nan": weight.sum() * float("nan"),
+                "inf": weight.sum().abs() / 0,
+                "grad": (weight * 0).sqrt().sum(),
+                "loss": float("inf"),
+            }
             value = value + bad[how]
         return value, stats
 
@@ -257,7 +279,7 @@ def _diverging(at: int, how: str) -> Objective:
     return objective
 
 
-@pytest.mark.parametrize("how", ["nan", "inf", "grad"])
+@pytest.mark.parametrize("how", ["nan", "inf", "grad", "loss"])
 def test_divergence_stops_before_the_weights_are_touched(tmp_path: Path, how: str) -> None:
     sound, broken = two_phases(), _diverging(7, how)
     seen: dict[str, Tensor] = {}

@@ -122,7 +122,7 @@ def test_average_equals_its_closed_form_and_copies_buffers() -> None:
             module.weight.copy_(values[t - 1])
             module.running_mean.copy_(10 * values[t - 1])
             module.num_batches_tracked.fill_(t)
-        average.update(module, t)
+        average.update(t)
     e = power_exponent(0.1) + 1
     t = torch.arange(1, rounds + 1, dtype=torch.float64)
     share = (t**e - (t - 1) ** e) / rounds**e

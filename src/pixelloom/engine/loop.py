@@ -79,7 +79,7 @@ def _rounds(run: Run, batches: Iterator[Batch], signals: Signals, checkpoint: Ch
                 stats |= _take(run, turn, index, batch)
         signal = run.advance(signals.received)
         if run.average:
-            run.average.update(run.objective.parts[run.objective.deploy], run.state.step)
+            run.average.update(run.state.step)
         for hook in run.hooks:
             hook.on_round(run, stats)
         if signal:
@@ -93,7 +93,7 @@ def _take(run: Run, turn: Turn, index: int, batch: Batch) -> dict[str, float]:
     lr = rate(run.progress, run.state.images + run.config.batch, phase.optimiser)
     sums: dict[str, torch.Tensor] = {}
     for m, micro in enumerate(_split(batch, n)):
-        torch.manual_seed(seed_of(run.config.seed, run.state.step, fabric.global_rank, index, m))
+        _seed(fabric, seed_of(run.config.seed, run.state.step, fabric.global_rank, index, m))
         with fabric.no_backward_sync(turn.loss, enabled=m + 1 < n):  # processes exchange the last sum only
             loss, stats = turn.loss(micro)
             fabric.backward(loss / n)
@@ -120,6 +120,13 @@ def _split(batch: Batch, n: int) -> Iterator[Batch]:
     for i in range(n):
         part = slice(i * len(batch.images) // n, (i + 1) * len(batch.images) // n)
         yield Batch(batch.images[part], None if batch.labels is None else batch.labels[part])
+
+
+def _seed(fabric: Fabric, seed: int) -> None:
+    """Seed the generators that a loss draws from; torch.manual_seed also walks the stack for every absent device."""
+    torch.default_generator.manual_seed(seed)
+    if fabric.device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def seed_of(*key: int) -> int:

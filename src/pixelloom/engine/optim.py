@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pixelloom.objectives import OptimConfig
@@ -66,11 +66,14 @@ class WeightAverage:
     def __init__(self, module: nn.Module, width: float) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.exponent = power_exponent(width) + 1
+        self._source = module
+        self._mine: list[Tensor] = list(self.module.parameters())
+        self._theirs: list[Tensor] = list(module.parameters())
 
     @torch.no_grad()
-    def update(self, module: nn.Module, t: int) -> None:
-        """Take in the weights after round t = 1, 2, ..."""
+    def update(self, t: int) -> None:
+        """Take in the module's weights after round t = 1, 2, ..."""
         keep = (1 - 1 / t) ** self.exponent
-        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - keep)
-        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
+        torch._foreach_lerp_(self._mine, self._theirs, 1 - keep)
+        for mine, theirs in zip(self.module.buffers(), self._source.buffers(), strict=True):
             mine.copy_(theirs)

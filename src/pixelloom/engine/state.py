@@ -84,6 +84,7 @@ class Run:
         for part in objective.parts.values():
             part.to(fabric.device)
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 4-D weights: fastest on CPUs
+        self._parameters = [p for part in objective.parts.values() for p in part.parameters()]
         self.turns = tuple(map(self._make_ready, objective.phases))
         self.average = WeightAverage(objective.parts[objective.deploy], config.ema) if config.ema else None
         self.start_clock()
@@ -110,8 +111,8 @@ class Run:
 
     def only(self, turn: Turn) -> None:
         """Let only the turn's parameters collect gradients, so that its loss moves nothing else."""
-        for part in self.objective.parts.values():
-            part.requires_grad_(False)
+        for parameter in self._parameters:
+            parameter.requires_grad_(False)
         for parameter in turn.parameters:
             parameter.requires_grad_(True)
 
