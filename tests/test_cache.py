@@ -220,6 +220,24 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, pictures: Path) -> N
         read_pictures(pictures, Reading(), tmp_path / "file" / "cache")
 
 
+def test_a_cache_folder_that_may_not_be_searched(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.stat
+
+    def refusing(path: Path, **options: Any) -> Any:
+        if "locked" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    assert len(read_pictures(pictures, Reading(), tmp_path / "locked").images) == 6
+    monkeypatch.setattr(cache, "IN_MEMORY", 1)
+    monkeypatch.setattr(Path, "mkdir", lambda path, **_: path.stat())
+    with pytest.raises(DataError, match=r"decoded pictures cannot be kept here \(Permission denied\)"):
+        read_pictures(pictures, Reading(), tmp_path / "locked")
+
+
 def test_a_killed_writer_leaves_no_entry_and_its_remains_are_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

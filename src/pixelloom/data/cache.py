@@ -55,7 +55,10 @@ def cache_folder(chosen: Path | None = None) -> Path:
 def find(folder: Path, key: str) -> Kept | None:
     """The entry of a key, mapped; None when there is none. A damaged entry is removed and counts as none."""
     entry = folder / key
-    if not entry.is_dir():
+    try:
+        if not entry.is_dir():
+            return None
+    except OSError:  # a folder that may not be searched: small sets need none of it, writing a large one will say so
         return None
     try:
         images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
