@@ -1,1 +1,76 @@
-"""Image generators trained from scratch on anyone's pictures, measured honestly, sampled fast."""
+"""Image generators trained from scratch on anyone's pictures, measured honestly, sampled fast.
+
+    import pixelloom as pl
+
+    model = pl.train("digits", minutes=1)      # or pl.load("runs/digits")
+    images = model.sample(16, seed=0)          # uint8 levels [16, 1, 8, 8]
+    nats = -model.log_prob(images)             # the exact cost of each image
+    pl.evaluate(model).bits_per_dim
+
+Names are imported when they are first used: ``import pixelloom`` and ``pixelloom --help`` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pixelloom.api import evaluate, load, train
+    from pixelloom.config import RunConfig
+    from pixelloom.data.config import DataConfig
+    from pixelloom.errors import DataError, ModelError, PixelloomError, UsageError
+    from pixelloom.metrics.likelihood import Likelihood
+    from pixelloom.models import PixelModel
+    from pixelloom.plots import grid
+    from pixelloom.recipes import recipe
+    from pixelloom.types import ImageSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataConfig",
+    "DataError",
+    "ImageSpec",
+    "Likelihood",
+    "ModelError",
+    "PixelModel",
+    "PixelloomError",
+    "RunConfig",
+    "UsageError",
+    "__version__",
+    "evaluate",
+    "grid",
+    "load",
+    "recipe",
+    "train",
+]
+
+_HOMES = {
+    "DataConfig": "data.config",
+    "DataError": "errors",
+    "ImageSpec": "types",
+    "Likelihood": "metrics.likelihood",
+    "ModelError": "errors",
+    "PixelModel": "models",
+    "PixelloomError": "errors",
+    "RunConfig": "config",
+    "UsageError": "errors",
+    "evaluate": "api",
+    "grid": "plots",
+    "load": "api",
+    "recipe": "recipes",
+    "train": "api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pixelloom' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"pixelloom.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
