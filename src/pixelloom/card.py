@@ -13,7 +13,8 @@ def model_card(model: PixelModel, sha256: str) -> str:
     trained: dict[str, Any] = about.trained
     data, counts = trained.get("data", {}), trained.get("counts", {})
     found = trained.get("validation", {})
-    form = ", ".join(f"{key}={data[key]}" for key in ("levels", "binarize", "size", "grey", "limit") if data.get(key))
+    asked = {key: data.get(key) for key in ("levels", "binarize", "size", "grey", "limit")}
+    form = ", ".join(f"{key}={value}" for key, value in asked.items() if value and value != "none")
     lines = [
         f"# {trained.get('recipe') or about.network} on {data.get('source', 'unknown data')}",
         "",
