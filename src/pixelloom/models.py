@@ -7,7 +7,7 @@ description, for people and other programs to read). Loading never runs code fro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from torch import Tensor, nn
 
 from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.engine.tensors import load_tensors, save_tensors, write_bytes
+from pixelloom.engine.tensors import check_keys, load_tensors, save_tensors, write_bytes
 from pixelloom.errors import ModelError, UsageError, did_you_mean, explain
 from pixelloom.likelihoods import Head, HeadConfig, check_temperature, make_head
 from pixelloom.networks import NETWORKS, build_network
@@ -229,31 +229,13 @@ def load_model(folder: Path) -> PixelModel:
     # On the meta device nothing is allocated: a hostile description cannot claim more memory than the file holds.
     try:
         with torch.device("meta"):
-            shapes = {name: tuple(t.shape) for name, t in PixelModel.build(description).network.state_dict().items()}
+            expected = PixelModel.build(description).network.state_dict()
     except UsageError as error:
         raise ModelError(f"{path}: its description is not one of a pixel model ({error})") from error
-    check_state(path, shapes, tensors)
+    check_keys(path, expected, tensors)
     model = PixelModel.build(description)
     model.network.load_state_dict(tensors)
     return model
-
-
-def check_state(path: Path, expected: Mapping[str, Iterable[int]], found: Mapping[str, Tensor]) -> None:
-    """Refuse weights that do not fit a network exactly.
-
-    Raises:
-        ModelError: naming the first five keys that are missing, unknown or of another shape.
-    """
-    wrong = [f"{name} is missing" for name in expected if name not in found]
-    wrong += [f"{name} is unknown" for name in found if name not in expected]
-    wrong += [
-        f"{name} has shape {list(found[name].shape)} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and tuple(found[name].shape) != tuple(shape)
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ModelError(f"{path}: the weights do not fit this architecture: {'; '.join(wrong[:5])}{more}")
 
 
 def check_levels(images: Tensor | Levels, spec: ImageSpec) -> Tensor:
