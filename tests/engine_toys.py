@@ -198,18 +198,20 @@ def killed(conf: TrainConfig, out: Path, times: str) -> None:
     quick = os.fsync
 
     def fsync(file: int) -> None:
-        time.sleep(0.004)  # a slow disk, so that many kills fall into a save
+        time.sleep(0.02)  # a slow disk
         quick(file)
 
     os.fsync = fsync
     moments = random.Random(0)
     cut, steps = 0, []
-    for _ in range(int(times)):
+    for i in range(int(times)):
         (out / "going").unlink(missing_ok=True)
         pid = fork(lambda: plain(conf, out, "0"))
         while not (out / "going").exists():
             time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.1))
+        while i % 2 and not list((out / "checkpoints").glob(".*.part")):
+            time.sleep(0.001)  # every other kill is aimed at a save
+        time.sleep(moments.uniform(0, 0.015 if i % 2 else 0.1))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         assert os.WIFSIGNALED(status), "the run ended before it was killed"
