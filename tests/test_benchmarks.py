@@ -1,0 +1,456 @@
+"""The benchmark programs on the CPU with tiny settings: their options, plans and figures, and slices of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+import torch
+
+import test_gpu
+from pixelloom.engine.tensors import load_tensors
+from pixelloom.errors import ModelError
+from pixelloom.recipes import RECIPES, recipe
+from scripts import BENCHMARKS, script
+
+ROOT = BENCHMARKS.parent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> object:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def subprocess_of(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# benchmarks/training.py
+
+
+def test_the_training_benchmark_prints_one_object_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["training.py", "--json", "--batch", "2", "--rounds", "1"])
+    script("training").main()
+    rows = lines(capsys.readouterr().out)
+    assert [(row["network"], row["precision"]) for row in rows] == [
+        ("mnist-gray", "fp32"),
+        ("mnist-gray", "bf16"),
+        ("mnist-binary", "fp32"),
+        ("mnist-binary", "bf16"),
+    ]
+    for row in rows:
+        assert row["ours_images_per_s"] > 0
+        assert row["ratio"] == pytest.approx(row["ours_images_per_s"] / row["baseline_images_per_s"], rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["mnist-gray", "mnist-binary"])
+def test_the_tutorials_network_has_the_same_weights_as_ours(name: str) -> None:
+    training = script("training")
+    build, _ = training.BASELINES[name]
+    theirs: torch.nn.Module = build()
+    ours = script("gpu/measure").model_of(name, "cpu").network
+
+    def used(network: torch.nn.Module) -> int:
+        """Trained values that no mask removes."""
+        total = 0
+        for module in network.modules():
+            mask = getattr(module, "seen", getattr(module, "mask", None))
+            for name, parameter in module.named_parameters(recurse=False):
+                total += int(mask.sum()) if name == "weight" and mask is not None else parameter.numel()
+        return total
+
+    assert used(theirs) == used(ours)
+
+
+# benchmarks/gpu/measure.py
+
+
+@pytest.fixture(scope="module")
+def measure() -> ModuleType:
+    return script("gpu/measure")
+
+
+def test_every_recipe_is_measured_and_tested() -> None:
+    assert set(test_gpu.SPECS) == set(RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "levels"),
+    [
+        ("mnist-gray", (1, 28, 28), 256),
+        ("mnist-binary", (1, 28, 28), 2),
+        ("mnist-binary-7x7", (1, 28, 28), 2),
+        ("colored-mnist", (3, 28, 28), 4),
+        ("rgb", (3, 32, 32), 256),
+        ("digits", (1, 8, 8), 17),
+        ("binarized-mnist", (1, 28, 28), 2),
+    ],
+)
+def test_the_noise_has_the_shape_of_the_recipes_data(
+    measure: ModuleType, name: str, shape: tuple[int, int, int], levels: int
+) -> None:
+    data = measure.noise_like(recipe(name), 300)
+    assert (data.spec.shape, data.spec.levels) == (shape, levels)
+    images, _ = data.train.all()
+    assert images.shape == (300, *shape)
+    assert set(np.unique(images)) == set(range(levels))
+
+
+def test_the_plan_shares_the_time_and_names_every_measurement(
+    measure: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure.main(["--plan"]) == 0
+    plan = {row["part"]: row for row in lines(capsys.readouterr().out)}
+    assert list(plan) == ["tests", "forward", "training", "sampling"]
+    assert sum(row["seconds"] for row in plan.values()) == pytest.approx(8.5 * 60, abs=1)
+    for part in ("forward", "training", "sampling"):
+        assert {row["recipe"] for row in plan[part]["measurements"]} == set(RECIPES)
+    digits = [row for row in plan["training"]["measurements"] if row["recipe"] == "digits"]
+    assert {(row["batch"], row["precision"]) for row in digits} == {
+        (batch, precision) for batch in (recipe("digits").train.batch, 512) for precision in ("fp32", "bf16")
+    }
+
+
+def test_a_plan_of_some_parts_gives_them_the_whole_time(
+    measure: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure.main(["--plan", "--part", "sampling", "--recipe", "rgb", "--minutes", "2"]) == 0
+    assert lines(capsys.readouterr().out) == [
+        {
+            "part": "sampling",
+            "seconds": 120.0,
+            "measurements": [{"recipe": "rgb", "batch": 64, "precision": "fp32", "method": "plain"}],
+        }
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["--part", "tets"], ["--recipe", "digit"], ["--device", "tpu"]])
+def test_wrong_options_are_refused(measure: ModuleType, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        measure.main(arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_the_device_nothing_is_measured(measure: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measure.main([]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_figures_of_the_smallest_recipe(measure: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [f"--part={part}" for part in ("forward", "training", "sampling")]
+    tiny = ["--recipe=digits", "--precision=fp32", "--images=2", "--batch=4", "--minutes=0.03"]
+    assert measure.main(["--device=cpu", *parts, *tiny]) == 0
+    rows = lines(capsys.readouterr().out)
+    assert [(row["part"], row["batch"]) for row in rows] == [
+        ("forward", 1),
+        ("forward", 2),
+        ("training", 4),
+        ("sampling", 2),
+    ]
+    for row in rows:
+        assert row["images_per_s"] > 0
+        assert row.keys() >= {"recipe", "precision", "torch", "gpu", "device", "date", "took_s"}
+    training, sampling = rows[2:]
+    assert training["parameters"] == measure.model_of("digits", "cpu").parameters
+    assert training["rounds"] >= 3
+    assert sampling["steps"] == 64
+    assert sampling["steps_measured"] % 8 == 0
+    assert sampling["extrapolated"] == (sampling["steps_measured"] < 64)
+
+
+def test_sampling_that_does_not_fit_is_extrapolated_from_its_last_rows(
+    measure: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    model = measure.model_of("digits", "cpu")
+
+    def passes(levels: torch.Tensor) -> torch.Tensor:
+        drawn.append(len(levels))
+        time.sleep(0.002)
+        return torch.zeros(len(levels), 17, 8, 8)
+
+    monkeypatch.setattr(model, "predict", passes)
+    monkeypatch.setattr(measure, "model_of", lambda name, device: model)
+    monkeypatch.setattr(measure, "pass_seconds", lambda *_: 0.002)
+    row = measure.sampling("digits", 3, "plain", "cpu", 0.1)  # room for 50 passes at most: 5 rows of 8
+    assert row["extrapolated"]
+    assert len(drawn) == 8 + row["steps_measured"]  # one row to try, then what was measured
+    assert 8 <= row["steps_measured"] <= 40
+    assert row["seconds"] > 64 * 0.002
+    assert row["images_per_s"] == pytest.approx(3 / row["seconds"], rel=0.01)
+
+
+def test_what_does_not_fit_is_said_and_what_fails_too(measure: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    def slow(seconds: float) -> dict[str, object]:
+        time.sleep(0.2)
+        return {"images_per_s": 1.0}
+
+    def fails(seconds: float) -> dict[str, object]:
+        raise torch.OutOfMemoryError("too large")
+
+    task = measure.Task
+    plan = {
+        "forward": [task({"i": 0}, fails), task({"i": 1}, slow), task({"i": 2}, slow)],
+        "sampling": [task({}, slow)],
+    }
+    assert not measure.measure_all(plan, 0.25, {})
+    rows = lines(capsys.readouterr().out)
+    assert rows[0]["error"] == "too large"
+    assert rows[1]["images_per_s"] == 1.0
+    assert "left_out" in rows[2]
+    assert rows[3]["part"] == "sampling"
+    assert rows[3]["images_per_s"] == 1.0, "a part keeps its own share"
+
+
+# Tests marked gpu
+
+
+def test_gpu_tests_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "test_both.py").write_text(
+        "import pytest\n@pytest.mark.gpu\ndef test_a(): assert False\ndef test_b(): pass\n"
+    )
+    base = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), str(tmp_path)]
+    assert "1 passed, 1 deselected" in subprocess_of(*base).stdout
+    asked = subprocess_of(*base, "-m", "gpu")
+    assert asked.returncode == 1
+    assert "1 failed, 1 deselected" in asked.stdout
+
+
+@pytest.fixture
+def one_gpu_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each test marked gpu the case of one recipe; bf16 is not on every CPU."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k digits")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_gpu_test")
+def test_gpu_tests_can_run_and_are_counted(measure: ModuleType) -> None:
+    assert measure.gpu_tests("cpu", 100) == {"passed": 3, "failed": 0}
+    assert measure.gpu_tests("cpu", 0.1) == {"error": "not done after 0 s"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_gpu_test")
+def test_gpu_tests_fail_clearly_without_the_device(measure: ModuleType) -> None:
+    row = measure.gpu_tests("cuda", 100)
+    assert (row["passed"], row["failed"]) == (0, 3)
+    assert "need a CUDA device" in row["error"]
+
+
+# benchmarks/gpu/train.py
+
+Take: TypeAlias = Callable[..., tuple[int, dict[str, Any], str]]
+"""Takes a slice: (run folder, more options) -> exit code, printed object, printed errors."""
+
+TINY = ["model.channels=8", "model.blocks=1", "train.batch=32", "train.precision=fp32", "train.validate_every=1600"]
+WHOLE = 3200
+
+
+@pytest.fixture(scope="module")
+def slices() -> ModuleType:
+    return script("gpu/train")
+
+
+@pytest.fixture
+def take(slices: ModuleType, capsys: pytest.CaptureFixture[str]) -> Take:
+    def run(out: Path, *more: str) -> tuple[int, dict[str, Any], str]:
+        base = ["--recipe=digits", f"--total-images={WHOLE}", "--device=cpu", f"--out={out}"]
+        code = slices.main([*base, *(f"--set={item}" for item in (*TINY, "samples=0")), *more])
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out) if printed.out else {}, printed.err
+
+    return run
+
+
+def ring_after(out: Path, trained: int) -> type:
+    """A timer that goes off when so many lines of metrics are there, whatever the clock says."""
+
+    class Timer:
+        def __init__(self, seconds: float, ring: Callable[[], None]) -> None:
+            self.ring, self.cancelled = ring, threading.Event()
+            self.daemon = True
+
+        def start(self) -> None:
+            threading.Thread(target=self.watch, daemon=True).start()
+
+        def watch(self) -> None:
+            metrics = out / "metrics.jsonl"
+            while not self.cancelled.wait(0.001):
+                if metrics.exists() and metrics.read_text().count("\n") >= trained:
+                    self.ring()
+                    return
+
+        def cancel(self) -> None:
+            self.cancelled.set()
+
+    return Timer
+
+
+def test_slices_end_with_the_bits_of_one_run(
+    take: Take,
+    slices: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code, whole, _ = take(tmp_path / "whole")
+    assert (code, whole["done"], whole["images"]) == (0, True, WHOLE)
+    assert whole["test"]["split"] == "test"
+    assert whole["test"]["n"] >= 250
+
+    first = tmp_path / "first"
+    with monkeypatch.context() as patch:
+        patch.setattr(slices.threading, "Timer", ring_after(first, 3))
+        code, cut, _ = take(first)
+    assert (code, cut["done"]) == (0, False)
+    assert 0 < cut["images"] < WHOLE
+    assert "test" not in cut
+
+    # The machine forgets all but the parcel.
+    second = tmp_path / "second"
+    code, rest, _ = take(second, f"--restore={first / 'parcel'}")
+    assert (code, rest["done"], rest["images"]) == (0, True, WHOLE)
+    assert rest["test"] == whole["test"]
+    a, b = (load_tensors(max((tmp_path / run / "checkpoints").glob("step-*")))[0] for run in ("whole", "second"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    steps = [line["step"] for line in lines((second / "metrics.jsonl").read_text()) if line["split"] == "train"]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == WHOLE // 32
+
+    # Asked again, a finished run takes no further step.
+    assert take(second)[1]["step"] == rest["step"]
+
+
+def test_a_run_goes_on_with_the_settings_it_was_begun_with_only(take: Take, tmp_path: Path) -> None:
+    assert take(tmp_path / "run", "--total-images=320")[0] == 0
+    code, _, error = take(tmp_path / "run", "--total-images=640")
+    assert code == 2
+    assert "train.images was 320, now 640" in error
+    assert take(tmp_path / "run", "--total-images=320", f"--data-root={tmp_path}")[0] == 0, "data may lie elsewhere"
+
+
+def test_the_plan_of_a_slice_does_nothing(take: Take, tmp_path: Path, slices: ModuleType) -> None:
+    code, plan, _ = take(tmp_path / "run", "--plan")
+    assert (code, plan["stop_after_s"], plan["state"]) == (0, 500.0, {})
+    assert take(tmp_path / "run", "--plan", "--slice-minutes=1")[1]["stop_after_s"] == 54.0
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_settings_for_a_gpu_fit_their_recipes(slices: ModuleType) -> None:
+    for name, settings in slices.SETTINGS.items():
+        config = slices.config_of(slices.parse([f"--recipe={name}", "--total-images=1000"]))
+        assert config.train.batch == settings["train.batch"] > recipe(name).train.batch
+        assert (config.train.images, config.train.epochs, config.train.minutes) == (1000, None, None)
+        assert config.train.device == "cuda"
+
+
+def test_a_misspelt_setting_is_named(take: Take, tmp_path: Path) -> None:
+    code, _, error = take(tmp_path / "run", "--set=train.bach=4")
+    assert code == 2
+    assert "Did you mean 'batch'?" in error
+
+
+# benchmarks/gpu/parcel.py
+
+
+@pytest.fixture
+def run_folder(take: Take, tmp_path: Path) -> Path:
+    assert take(tmp_path / "run", "--total-images=320")[0] == 0
+    return tmp_path / "run"
+
+
+def test_a_parcel_is_cut_into_pieces_and_put_together(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcel = script("gpu/parcel")
+    size = (run_folder / "parcel" / "run.tgz.0").stat().st_size
+    monkeypatch.setattr(parcel, "PIECE", size // 4)
+    label = parcel.pack(run_folder, tmp_path / "cut")
+    assert label["pieces"] in (4, 5, 6)
+    names = {path.name for path in (tmp_path / "cut").iterdir()}
+    assert names == {"parcel.json", *(f"run.tgz.{i}" for i in range(label["pieces"]))}
+
+    assert parcel.unpack(tmp_path / "cut", tmp_path / "again")
+    for name in ("config.yaml", "metrics.jsonl", "curves.png", "model/model.safetensors", "checkpoints"):
+        before, after = run_folder / name, tmp_path / "again" / name
+        if name == "checkpoints":
+            before, after = parcel.newest(run_folder), parcel.newest(tmp_path / "again")
+        assert after.read_bytes() == before.read_bytes()
+    assert not parcel.unpack(tmp_path / "cut", run_folder), "a folder that is as far is left alone"
+
+    monkeypatch.setattr(parcel, "PIECE", size // 20)
+    with pytest.raises(ModelError, match="at most"):
+        parcel.pack(run_folder, tmp_path / "cut")
+    assert parcel.state_of(tmp_path / "again")["images"] == 320
+
+
+def test_a_damaged_or_hostile_parcel_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    parcel = script("gpu/parcel")
+    folder = run_folder / "parcel"
+    piece = folder / "run.tgz.0"
+    content = bytearray(piece.read_bytes())
+    content[100] ^= 1
+    piece.write_bytes(content)
+    with pytest.raises(ModelError, match="SHA-256"):
+        parcel.unpack(folder, tmp_path / "other")
+    piece.unlink()
+    with pytest.raises(ModelError, match="no whole parcel"):
+        parcel.unpack(folder, tmp_path / "other")
+
+    (tmp_path / "outside").write_text("x")
+    with tarfile.open(piece, "w:gz") as tar:
+        tar.add(tmp_path / "outside", "../slipped")
+    label = json.loads((folder / "parcel.json").read_text()) | {
+        "sha256": hashlib.sha256(piece.read_bytes()).hexdigest()
+    }
+    (folder / "parcel.json").write_text(json.dumps(label))
+    with pytest.raises(ModelError, match="outside"):
+        parcel.unpack(folder, tmp_path / "deep" / "other")
+    assert not (tmp_path / "deep" / "slipped").exists()
+
+
+# benchmarks/gpu/setup.sh
+
+
+def test_setup_puts_the_sources_on_the_path() -> None:
+    done = subprocess.run(
+        ["bash", "-c", ". benchmarks/gpu/setup.sh && printf %s $PYTHONPATH"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, "PYTHONPATH": "before"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    path = done.stdout.split(":")
+    assert path[0] == str(ROOT / "src")
+    assert path[-1] == "before"
