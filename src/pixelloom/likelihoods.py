@@ -106,7 +106,7 @@ class Categorical:
         cdf = self.table(params, temperature).cumsum(dim=2)
         # Rounding leaves the total a little off 1: measured against it, the noise stays below the last level that has
         # a probability, so a level that cannot be is never drawn.
-        return (cdf <= noise[:, :, None] * cdf[:, :, -1:]).sum(dim=2).to(torch.uint8)
+        return (cdf[:, :, :-1] <= noise[:, :, None] * cdf[:, :, -1:]).sum(dim=2).to(torch.uint8)
 
 
 @dataclass(frozen=True)
