@@ -293,6 +293,20 @@ def test_divergence_stops_before_the_weights_are_touched(tmp_path: Path, how: st
         assert torch.equal(parameter, seen[f"G/{name}"])
 
 
+def _too_much() -> None:
+    torch.empty(1 << 55)
+
+
+def _gpu_full() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("act", [_too_much, _gpu_full])
+def test_lack_of_memory_names_the_remedy(act: Callable[[], None]) -> None:
+    with pytest.raises(UsageError, match=r"batch: 4 images .* raise accumulate"):
+        train(one_phase(), config(), None, At(2, act))
+
+
 def test_weights_that_overflow_are_never_saved(tmp_path: Path) -> None:
     objective = one_phase()
     overflow = At(2, lambda: objective.parts["net"][0].weight.data.mul_(float("inf")))

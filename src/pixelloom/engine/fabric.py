@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -91,6 +93,20 @@ def choose_precision(config: TrainConfig, device: Literal["cpu", "cuda"]) -> Lit
     if config.precision == "bf16" and not supported:
         raise UsageError(f"precision: this {device} has no bf16 arithmetic; available: 'fp32' (or 'auto').")
     return "bf16-mixed" if supported and config.precision != "fp32" else "32-true"
+
+
+@contextlib.contextmanager
+def memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Turns a lack of memory on the GPU or the host into a UsageError that says what to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # the CPU's allocator raises a plain RuntimeError
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise UsageError(
+                f"batch: {config.batch} images (in {config.accumulate} micro-batches) do not fit into memory; lower "
+                f"the batch, or raise accumulate, which needs less memory for the same result."
+            ) from error
+        raise
 
 
 def _processes(config: TrainConfig, device: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 
 from pixelloom.engine.checkpoint import Checkpoint, last, prepare
 from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.fabric import memory_explained
 from pixelloom.engine.optim import rate
 from pixelloom.engine.signals import Interrupted, Signals
 from pixelloom.engine.state import Hook, Run, State, Turn
@@ -42,8 +43,8 @@ def fit(
     ``step`` on; ``epoch`` is the number of images in an epoch. With ``out``, checkpoints go to ``out/checkpoints``, and
     ``resume`` goes on from the newest that is sound (or begins, if there is none).
 
-    Raises ModelError if the training diverges or a checkpoint cannot be used, UsageError if ``out`` cannot be written,
-    :class:`Interrupted` after a signal.
+    Raises ModelError if the training diverges or a checkpoint cannot be used, UsageError if ``out`` cannot be written
+    or a batch does not fit into memory, :class:`Interrupted` after a signal.
     """
     run = Run(objective, config, fabric, epoch)
     checkpoint = Checkpoint(out / "checkpoints") if out else None
@@ -55,7 +56,7 @@ def fit(
         checkpoint.restore(run)
     batches = stream(run.state.step)
     try:
-        with Signals() as signals:
+        with Signals() as signals, memory_explained(config):
             _rounds(run, batches, signals, checkpoint)
     finally:
         for hook in run.hooks:
