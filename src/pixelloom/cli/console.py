@@ -1,0 +1,113 @@
+"""How commands speak: results on standard output, logs and progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_log = logging.getLogger("pixelloom")
+_LINES = 10.0  # seconds between two lines of progress where there is no terminal
+
+
+def say(text: str) -> None:
+    """One result, to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def say_json(value: object) -> None:
+    """One JSON value, to standard output; figures that are not finite become null, since JSON has no word for them."""
+    say(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def say_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they need to be, two blanks apart: easy to read, and to cut with other tools."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever ``sys.stderr`` is now: while a progress bar is shown that is rich's stand-in, which puts lines
+    above the bar. A console of its own would write through it.
+    """
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelno < logging.WARNING:
+            return record.getMessage()
+        level = record.levelname.lower()
+        if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+            level = f"\033[33m{level}\033[0m"
+        return f"{level}: {record.getMessage()}"
+
+
+@contextmanager
+def logs() -> Iterator[None]:
+    """The library's log on standard error, while a command runs."""
+    handler, level = _StderrHandler(), _log.level
+    _log.addHandler(handler)
+    # Further processes of one run say only what went wrong.
+    _log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.setLevel(level)
+
+
+class Meter:
+    """Progress of something slow: a bar on a terminal, a line every ten seconds elsewhere, nothing if it is quick."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Meter:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._shown = time.monotonic()
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = TextColumn("{task.description}"), BarColumn(24), TimeRemainingColumn()
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task(self.what, total=self.total)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, steps: int) -> None:
+        """So many steps of the total are done."""
+        self.done += steps
+        if self._bar:
+            self._bar.update(self._task, completed=self.done)
+        elif time.monotonic() - self._shown > _LINES:
+            self._shown = time.monotonic()
+            _log.info("%s: %.0f %%", self.what, 100 * self.done / self.total)
