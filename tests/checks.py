@@ -143,20 +143,32 @@ def check_world_sums_to_one(model: PixelModel) -> None:
     """The probabilities of all images add up to 1, and are those of the head's table."""
     probabilities = model.log_prob(all_images(model.spec), batch=1000).exp().numpy()
     assert abs(probabilities.sum() - 1) < 1e-6, f"all images together have probability {probabilities.sum()}"
-    np.testing.assert_allclose(probabilities, exact(model), rtol=1e-5)
+    np.testing.assert_allclose(probabilities, exact(model), rtol=1e-4)
 
 
 def check_draws(draws: Tensor, probabilities: npt.NDArray[np.float64], spec: ImageSpec) -> None:
-    """Chi-square of draws against the exact probability of each image of a small world."""
+    """Chi-square of draws against the exact probability of each image of a small world.
+
+    Images are taken in order and pooled, so that every cell expects 5 draws or more; neighbours differ in the last
+    values only.
+    """
     place = spec.levels ** np.arange(spec.dims)[::-1]
     counts = np.bincount(draws.flatten(1).numpy().astype(np.int64) @ place, minlength=len(probabilities))
     expected = probabilities * len(draws)
     assert counts[probabilities == 0].sum() == 0, "an impossible image was drawn"
-    common = expected >= 5  # the rest is pooled into one cell
-    pooled = [(*column[common], column[~common].sum()) for column in (counts, expected)]
-    observed, wanted = (np.array(cells)[np.array(pooled[1]) > 0] for cells in pooled)
+    cells = [[0.0, 0.0]]
+    for count, expectation in zip(counts, expected, strict=True):
+        if cells[-1][1] >= 5:
+            cells.append([0.0, 0.0])
+        cells[-1][0] += count
+        cells[-1][1] += expectation
+    if cells[-1][1] < 5 and len(cells) > 1:
+        rest = cells.pop()
+        cells[-1] = [cells[-1][0] + rest[0], cells[-1][1] + rest[1]]
+    assert len(cells) >= 4, "too few draws for a test"
+    observed, wanted = np.array(cells).T
     p = scipy.stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue
-    assert p > 1e-3, f"draws do not follow the model: p = {p:.1e} over {len(observed)} cells"
+    assert p > 1e-3, f"draws do not follow the model: p = {p:.1e} over {len(cells)} cells"
 
 
 def check_sampler(model: PixelModel, temperature: float = 1.0, n: int = 6000, seed: int = 0) -> None:
