@@ -17,11 +17,11 @@ import torch
 from pydantic import ValidationError
 
 from pixelloom import runs
-from pixelloom.config import RunConfig, compose, read_yaml
+from pixelloom.config import RunConfig, compose, fields_of, read_yaml
 from pixelloom.data import catalog
 from pixelloom.data.config import DataConfig
 from pixelloom.engine.fabric import choose_device
-from pixelloom.errors import UsageError, explain
+from pixelloom.errors import UsageError, did_you_mean, explain
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models import PixelModel, load_model
 from pixelloom.recipes import recipe as named_run
@@ -184,8 +184,25 @@ def planned(
         raise UsageError(f"{folder}: no run to resume here: it has no {runs.CONFIG}")
     if resume:
         _log.warning("%s: no run to resume here; beginning one", folder)
-    base = named_run(recipe) if recipe is not None else RunConfig()
-    return compose(base, file=_with_one_budget(file), overrides=changes), folder
+    base = compose(named_run(recipe) if recipe is not None else RunConfig(), file=_with_one_budget(file))
+    return _changed(base, changes), folder
+
+
+def _changed(base: RunConfig, overrides: Overrides) -> RunConfig:
+    """``compose``, after a look at the names: a slip in one is told before what its value might do."""
+    network = str(overrides.get("network", base.network))
+    for path in overrides:
+        *parents, leaf = path.split(".")
+        known = fields_of(RunConfig, network, parents)
+        if not known:
+            sections = fields_of(RunConfig, network, [])
+            raise UsageError(
+                f"--{path}: there is no section {'.'.join(parents)!r}.{did_you_mean(parents[0], sections)}"
+            )
+        if leaf not in known:
+            section = f" of {'.'.join(parents)}" if parents else ""
+            raise UsageError(f"--{path}: no such field{section}.{did_you_mean(leaf, known)} Known: {', '.join(known)}")
+    return compose(base, overrides=overrides)
 
 
 def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool = False) -> Path:
@@ -235,7 +252,7 @@ def _resumed(folder: Path, recipe: str | None, file: Mapping[str, Any], changes:
     begun = compose(RunConfig(), file=read_yaml(folder / runs.CONFIG))
     if recipe is not None and recipe != begun.recipe:
         raise UsageError(f"{folder}: is a run of {begun.recipe!r}, not of {recipe!r}; choose another --out")
-    plan = compose(begun, file=_with_one_budget(file), overrides=changes)
+    plan = _changed(compose(begun, file=_with_one_budget(file)), changes)
     before, after = _flat(begun.model_dump(mode="json")), _flat(plan.model_dump(mode="json"))
     changed = [key for key in after if after[key] != before.get(key) and key not in _FREE]
     if changed:

@@ -64,7 +64,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, PixelloomError):
         return error.exit_code, str(error)
     if isinstance(error, CycloptsError):
-        return 2, f"{error} (pixelloom COMMAND --help lists the options)"
+        command = " ".join(["pixelloom", *(error.command_chain or ())])
+        return 2, f"{error} See: {command} --help"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, MemoryError):

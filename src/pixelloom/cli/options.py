@@ -93,10 +93,13 @@ class Fields:
     """Images drawn at the end."""
 
     def dotted(self) -> dict[str, object]:
-        """{"model.channels": "64", "samples": 9}"""
+        """{"model.channels": "64", "samples": 9}; a hyphen in a field's name may stand for its underscore."""
         flat: dict[str, object] = {}
         for name, value in set_fields(self).items():
-            flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+            if isinstance(value, dict):
+                flat |= {f"{name}.{key.replace('-', '_')}": item for key, item in value.items()}
+            else:
+                flat[name] = value
         return flat
 
 

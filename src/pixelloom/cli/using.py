@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pixelloom.types import ImageSpec, Levels
 
 _log = logging.getLogger("pixelloom")
+_SMALL = 500_000_000  # multiply-adds of a pass; below, a second thread gains little and loses much on a busy machine
 
 
 def sample(
@@ -79,6 +80,7 @@ def sample(
     if given is None and keep_rows is not None:
         raise UsageError("--keep-rows: of which picture? name it with --given")
     draw = partial(found.sample, seed=seed, temperature=temperature, method=method, given=known, mask=mask)
+    _settle_threads(found, min(batch, number))
     images, levels = _draw(draw, number, first, batch, found.spec).numpy(), found.spec.levels
     if out:
         plots.save_png(plots.grid(images, levels, columns, scale), out)
@@ -107,6 +109,14 @@ def _loaded(name: str, device: Device) -> PixelModel:
 
     chosen = choose_device(TrainConfig(device=device))
     return api.load(name).to(chosen)
+
+
+def _settle_threads(model: PixelModel, batch: int) -> None:
+    """One CPU thread for small passes. A rule, not a measurement: the number of threads decides the last bits."""
+    import torch
+
+    if model.device.type == "cpu" and model.parameters * model.spec.height * model.spec.width * batch < _SMALL:
+        torch.set_num_threads(1)
 
 
 def _check_targets(targets: list[Path], given: Path | None, force: bool) -> None:
@@ -210,6 +220,7 @@ def evaluate(
     settings = pictures.settings()
     source = settings.pop("source", None)
     config = api.data_for(found, None if source is None else str(source), settings)
+    _settle_threads(found, 64)
     try:
         figures, dataset = runs.evaluate(found, config, split, limit=limit)
     except (MemoryError, RuntimeError) as error:
