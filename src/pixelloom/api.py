@@ -212,7 +212,7 @@ def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool =
         UsageError: if ``out`` holds a run and neither ``resume`` nor ``force`` is set, or the memory does not suffice;
             else as :func:`train`.
     """
-    if _is_first_process():
+    if is_first_process():
         _claim(plan, out, resume=resume, force=force)
     try:
         return runs.train(plan, out, resume=resume)
@@ -271,7 +271,7 @@ def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Whether this process is the one that prepares the folder, when several are started for one run."""
     ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
     return int(next(ranks, "0")) == 0

@@ -157,11 +157,12 @@ def curves(metrics: Path, out: Path) -> None:
     if not (len(history.train[0]) or len(history.validation[0])):
         return
     buffer = io.BytesIO()
-    _figure(history).savefig(buffer, format="png")
+    figure_of(history).savefig(buffer, format="png")
     write_bytes(out, buffer.getvalue())
 
 
-def _figure(history: History) -> Figure:
+def figure_of(history: History) -> Figure:
+    """The drawing of :func:`curves`: axes in bits/dim, with a second axis in nats/dim."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 

@@ -39,4 +39,6 @@ def train(
     plain = {name: api.as_text(value) if isinstance(value, str) else value for name, value in options.items()}
     overrides = api.joined(fields.dotted(), plain)
     plan, folder = api.planned(recipe, config=config, out=out, overrides=overrides, resume=resume)
-    say(str(api.carry_out(plan, folder, resume=resume, force=force).parent))
+    api.carry_out(plan, folder, resume=resume, force=force)
+    if api.is_first_process():
+        say(str(folder))

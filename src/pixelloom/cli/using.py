@@ -73,6 +73,9 @@ def sample(
 
     if out is None and each is None and npy is None:
         out = Path("samples.png")
+    for option, value in (("--batch", batch), ("--columns", columns), ("--scale", scale)):
+        if value is not None and value < 1:
+            raise UsageError(f"{option}: must be 1 or more, not {value}")
     singles = [each / f"{i:05d}.png" for i in range(first, first + number)] if each else []
     _check_targets([*filter(None, (out, npy)), *singles], given, force)
     found = _loaded(model, device)
@@ -167,8 +170,6 @@ def _draw(draw: Callable[..., Tensor], number: int, first: int, batch: int, spec
 
     from pixelloom.api import out_of_memory
 
-    if batch < 1:
-        raise UsageError(f"--batch: must be 1 or more, not {batch}")
     parts: list[Tensor] = []
     done = 0
     with Meter(f"drawing {number} images", number * spec.height) as meter:
