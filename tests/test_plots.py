@@ -1,0 +1,175 @@
+"""Grids pixel by pixel, and curves that draw the figures of the run and no others."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixelloom import plots
+from pixelloom.data.pixels import quantise, to_bytes
+from pixelloom.errors import ModelError, UsageError
+
+
+def levels_of(n: int, channels: int, height: int, width: int, levels: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, levels, (n, channels, height, width)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("levels", [2, 4, 17, 256])
+def test_every_pixel_of_a_grid(channels: int, levels: int) -> None:
+    images = levels_of(5, channels, 3, 4, levels)
+    sheet = np.asarray(plots.grid(images, levels, columns=2, scale=3, margin=2)).reshape(3 * 11 + 2, 2 * 14 + 2, -1)
+    shown = to_bytes(images, levels)
+    covered = np.zeros(sheet.shape[:2], bool)
+    for i in range(5):
+        top, left = 2 + i // 2 * 11, 2 + i % 2 * 14
+        for y in range(9):
+            for x in range(12):
+                assert np.array_equal(sheet[top + y, left + x], shown[i, :, y // 3, x // 3])
+        covered[top : top + 9, left : left + 12] = True
+    ground = np.unique(sheet[~covered].reshape(-1, channels), axis=0)
+    assert len(ground) == 1  # margins and the empty last tile are one colour ...
+    assert 0 < ground.min() <= ground.max() < 255  # ... that is neither black nor white
+
+
+def test_the_ends_of_the_scale_are_black_and_white() -> None:
+    sheet = np.asarray(plots.grid(np.array([0, 16], np.uint8).reshape(2, 1, 1, 1), 17, columns=2, scale=1, margin=0))
+    assert sheet.tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("n", "side", "size"),
+    [(25, 8, 5 * (96 + 4) + 4), (25, 28, 5 * (84 + 1) + 1), (9, 64, 3 * (128 + 1) + 1), (1, 200, 202)],
+)
+def test_small_images_come_out_large(n: int, side: int, size: int) -> None:
+    assert plots.grid(np.zeros((n, 1, side, side), np.uint8), 2).size == (size, size)
+
+
+def test_a_crowd_is_enlarged_less() -> None:
+    few, crowd = (plots.grid(np.zeros((n, 1, 8, 8), np.uint8), 2) for n in (4, 2500))
+    assert few.width == 2 * 100 + 4
+    assert 2000 < crowd.width < 2600
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, (1, 1)), (2, (2, 1)), (3, (2, 2)), (7, (3, 3)), (12, (4, 3))])
+def test_as_square_as_can_be(n: int, size: tuple[int, int]) -> None:
+    assert plots.grid(np.zeros((n, 1, 1, 1), np.uint8), 2, scale=1, margin=0).size == size
+
+
+def test_channels_that_are_no_colours_stand_side_by_side() -> None:
+    images = levels_of(1, 2, 3, 4, 256)
+    sheet = np.asarray(plots.grid(images, 256, scale=1, margin=0))
+    assert np.array_equal(sheet, np.concatenate([images[0, 0], images[0, 1]], axis=1))
+
+
+@pytest.mark.parametrize(
+    ("images", "wish", "word"),
+    [
+        (np.zeros((0, 1, 2, 2), np.uint8), {}, "one image or more"),
+        (np.zeros((1, 2, 2), np.uint8), {}, r"\[N, C, H, W\]"),
+        (np.zeros((1, 1, 2, 2), np.uint8), {"columns": 0}, "columns"),
+        (np.zeros((1, 1, 2, 2), np.uint8), {"scale": 0}, "scale"),
+        (np.zeros((1, 1, 2, 2), np.uint8), {"margin": -1}, "margin"),
+    ],
+)
+def test_what_no_grid_can_be_made_of(images: np.ndarray, wish: dict[str, int], word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        plots.grid(images, 2, **wish)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("levels", [2, 4, 17, 256])
+def test_a_saved_picture_gives_its_levels_back(channels: int, levels: int, tmp_path: Path) -> None:
+    image = levels_of(1, channels, 5, 7, levels)[0]
+    plots.save_png(plots.picture(image, levels), tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as read:
+        assert read.format == "PNG"
+        pixels = np.asarray(read).reshape(5, 7, channels).transpose(2, 0, 1)
+    assert np.array_equal(quantise(pixels, 256, levels), image)
+
+
+def test_a_picture_that_cannot_be_saved_leaves_no_part(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"absent/one\.png"):
+        plots.save_png(Image.new("L", (2, 2)), tmp_path / "absent" / "one.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def metrics(path: Path, lines: list[dict[str, object]], tail: str = "") -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
+    return path
+
+
+RUN = [
+    {"split": "train", "step": 1, "images": 100, "bits/dim": 4.0, "network/loss": 9.0},
+    {"split": "val", "step": 1, "images": 100, "bits/dim": 3.5},
+    {"split": "train", "step": 2, "images": 200, "bits/dim": 3.0},
+    {"split": "train", "step": 3, "images": 300, "bits/dim": math.nan},
+    {"split": "val", "step": 4, "images": 400, "bits/dim": 2.5},
+    {"split": "val", "step": 5, "images": 500, "bits/dim": 2.75},
+    {"split": "val", "step": 6, "images": 600, "bits/dim": math.inf},
+    {"split": "val", "step": 7, "images": 700, "nats/image": 80.0},
+    {"split": "other", "step": 7, "images": 700, "bits/dim": 1.0},
+]
+
+
+def test_the_history_is_what_the_run_wrote(tmp_path: Path) -> None:
+    history = plots.read_history(metrics(tmp_path / "m.jsonl", RUN, tail='{"split": "val", "ima'))
+    assert np.stack(history.train).tolist() == [[100, 200], [4.0, 3.0]]
+    assert np.stack(history.validation).tolist() == [[100, 400, 500], [3.5, 2.5, 2.75]]
+    assert history.best == (400, 2.5)
+
+
+def test_the_figure_draws_the_history_in_both_units(tmp_path: Path) -> None:
+    history = plots.read_history(metrics(tmp_path / "m.jsonl", RUN))
+    figure = plots.figure_of(history)
+    (axes,) = figure.axes
+    drawn = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
+    assert [[100, 3.5], [400, 2.5], [500, 2.75]] in drawn  # validation as it is
+    assert [[100, 4.0], [200, 3.0]] in drawn  # training as it is, faint
+    assert [[400, 2.5]] in drawn  # the best is marked
+    assert axes.get_ylabel() == "bits/dim"
+    (nats,) = axes.child_axes
+    figure.draw_without_rendering()
+    assert nats.get_ylabel() == "nats/dim"
+    assert np.allclose(nats.get_ylim(), np.array(axes.get_ylim()) * math.log(2))
+    legend = axes.get_legend()
+    assert legend is not None
+    assert any("2.500" in text.get_text() for text in legend.get_texts())
+
+
+def test_the_first_moments_do_not_press_the_rest_flat(tmp_path: Path) -> None:
+    lines = [{"split": "train", "images": i, "bits/dim": 8.0 if i < 5 else 1.0 + 1 / i} for i in range(1, 400)]
+    (axes,) = plots.figure_of(plots.read_history(metrics(tmp_path / "m.jsonl", lines))).axes
+    low, high = axes.get_ylim()
+    assert low < 1.0 + 1 / 399
+    assert 1.0 + 1 / 30 < high < 2
+
+
+def test_smoothing_by_hand() -> None:
+    assert plots.smooth(np.full(9, 2.5), 7).tolist() == pytest.approx([2.5] * 9)
+    assert plots.smooth(np.array([1.0, 5.0, 2.0]), 1).tolist() == [1.0, 5.0, 2.0]
+    # span 2: weights 1/2, 1/4, 1/8 back in time, divided by their sum
+    assert plots.smooth(np.array([1.0, 5.0, 2.0]), 2).tolist() == pytest.approx([1.0, 11 / 3, (1 + 10 + 8) / 7])
+
+
+@pytest.mark.parametrize("lines", [RUN, RUN[:1], RUN[1:2], [RUN[3], RUN[1]]])
+def test_curves_are_a_png_from_the_first_figure_on(lines: list[dict[str, object]], tmp_path: Path) -> None:
+    plots.curves(metrics(tmp_path / "m.jsonl", lines), tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as drawn:
+        assert min(drawn.size) > 400
+        assert len(drawn.convert("RGB").getcolors(1 << 20) or []) > 10  # something is on it
+
+
+def test_nothing_to_draw_draws_nothing(tmp_path: Path) -> None:
+    plots.curves(metrics(tmp_path / "m.jsonl", [RUN[3]]), tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_figures_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"m\.jsonl: cannot be read"):
+        plots.curves(tmp_path / "m.jsonl", tmp_path / "curves.png")
