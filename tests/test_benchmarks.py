@@ -164,23 +164,23 @@ def test_without_the_device_nothing_is_measured(measure: ModuleType, capsys: pyt
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_figures_of_the_smallest_recipe(measure: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_of_the_smallest_recipe(measure: ModuleType) -> None:
     parts = [f"--part={part}" for part in ("forward", "training", "sampling")]
-    tiny = ["--recipe=digits", "--precision=fp32", "--images=2", "--batch=4", "--minutes=0.03"]
-    assert measure.main(["--device=cpu", *parts, *tiny]) == 0
-    rows = lines(capsys.readouterr().out)
-    assert [(row["part"], row["batch"]) for row in rows] == [
-        ("forward", 1),
-        ("forward", 2),
-        ("training", 4),
-        ("sampling", 2),
-    ]
-    for row in rows:
-        assert row["images_per_s"] > 0
-        assert row.keys() >= {"recipe", "precision", "torch", "gpu", "device", "date", "took_s"}
-    training, sampling = rows[2:]
-    assert training["parameters"] == measure.model_of("digits", "cpu").parameters
+    tiny = ["--recipe=digits", "--precision=fp32", "--images=2", "--batch=4"]
+    plan = measure.tasks(measure.parse(["--device=cpu", *parts, *tiny]))
+    assert {part: [task.labels["batch"] for task in todo] for part, todo in plan.items()} == {
+        "forward": [1, 2],
+        "training": [4],
+        "sampling": [2],
+    }
+    one, two = (task.measure(0.1) for task in plan["forward"])
+    assert one["images_per_s"] == pytest.approx(1e3 / one["ms"], rel=0.01)
+    assert two["images_per_s"] == pytest.approx(2e3 / two["ms"], rel=0.01)
+    training = plan["training"][0].measure(0.3)
+    assert training["images_per_s"] > 0
     assert training["rounds"] >= 3
+    assert training["parameters"] == measure.model_of("digits", "cpu").parameters
+    sampling = plan["sampling"][0].measure(0.3)
     assert sampling["steps"] == 64
     assert sampling["steps_measured"] % 8 == 0
     assert sampling["extrapolated"] == (sampling["steps_measured"] < 64)
@@ -205,29 +205,62 @@ def test_sampling_that_does_not_fit_is_extrapolated_from_its_last_rows(
     assert len(drawn) == 8 + row["steps_measured"]  # one row to try, then what was measured
     assert 8 <= row["steps_measured"] <= 40
     assert row["seconds"] > 64 * 0.002
-    assert row["images_per_s"] == pytest.approx(3 / row["seconds"], rel=0.01)
+    assert row["images_per_s"] == pytest.approx(3 / row["seconds"], abs=0.001, rel=0.01)
 
 
-def test_what_does_not_fit_is_said_and_what_fails_too(measure: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    def slow(seconds: float) -> dict[str, object]:
-        time.sleep(0.2)
-        return {"images_per_s": 1.0}
+class Clock:
+    """A clock that only measurements move."""
 
-    def fails(seconds: float) -> dict[str, object]:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.given: list[float] = []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def taking(self, needed: float) -> Callable[[float], dict[str, float]]:
+        """A measurement that takes so many seconds, whatever it is given."""
+
+        def measure(seconds: float) -> dict[str, float]:
+            self.given.append(seconds)
+            self.now += needed
+            return {"images_per_s": 1.0}
+
+        return measure
+
+
+def test_what_does_not_fit_is_said_and_what_fails_too(
+    measure: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(seconds: float) -> dict[str, float]:
         raise torch.OutOfMemoryError("too large")
 
-    task = measure.Task
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    slow = clock.taking(20)
     plan = {
-        "forward": [task({"i": 0}, fails), task({"i": 1}, slow), task({"i": 2}, slow)],
-        "sampling": [task({}, slow)],
+        "forward": [measure.Task({"i": i}, task) for i, task in enumerate((fails, slow, slow))],
+        "sampling": [measure.Task({}, slow)],
     }
-    assert not measure.measure_all(plan, 0.25, {})
+    assert not measure.measure_all(plan, 60, measure.facts("cpu"))
     rows = lines(capsys.readouterr().out)
+    assert [row["part"] for row in rows] == ["forward", "forward", "forward", "sampling"]
     assert rows[0]["error"] == "too large"
-    assert rows[1]["images_per_s"] == 1.0
+    assert rows[1]["took_s"] == 20
     assert "left_out" in rows[2]
-    assert rows[3]["part"] == "sampling"
     assert rows[3]["images_per_s"] == 1.0, "a part keeps its own share"
+    assert clock.given == [5, 40], "the second of three may take half of what is left of 10 s"
+    for row in rows:
+        assert row.keys() >= {"device", "gpu", "torch", "cuda", "date"}
+
+
+def test_time_that_a_part_does_not_need_goes_to_the_next(measure: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    quick = measure.Task({}, clock.taking(1))
+    assert measure.measure_all({"forward": [quick], "training": [quick, quick], "sampling": [quick]}, 80, {})
+    # Shares 5 : 50 : 25; the second of two gets what the first has left, and the last part all there is.
+    assert clock.given == pytest.approx([80 * 5 / 80, 79 * 50 / 75 / 2, 79 * 50 / 75 - 1, 80 - 3])
 
 
 # Tests marked gpu
@@ -343,7 +376,9 @@ def test_slices_end_with_the_bits_of_one_run(
     a, b = (load_tensors(max((tmp_path / run / "checkpoints").glob("step-*")))[0] for run in ("whole", "second"))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
-    steps = [line["step"] for line in lines((second / "metrics.jsonl").read_text()) if line["split"] == "train"]
+    before, after = (lines((run / "metrics.jsonl").read_text()) for run in (first, second))
+    assert before == after[: len(before)], "the second slice goes on from the first, clock included"
+    steps = [line["step"] for line in after if line["split"] == "train"]
     assert steps == sorted(set(steps))
     assert steps[-1] == WHOLE // 32
 
