@@ -1,0 +1,265 @@
+"""Holds the house to DESIGN: floors, a small loop without family names, constants in one place, nothing executed.
+
+Each rule is a function from a source tree to its violations; each is shown to find one in a small tree that breaks it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import pixelloom
+
+SRC = Path(pixelloom.__file__).parent
+
+# A file imports only from lower floors, or from its own folder on its own floor. On top: what wires a run together, and
+# then the doors that people come in by.
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"errors", "types"}),
+    frozenset({"data"}),
+    frozenset({"layers"}),
+    frozenset({"networks"}),
+    frozenset({"likelihoods", "adversarial", "augment", "objectives"}),
+    frozenset({"engine", "sampling", "metrics"}),
+    frozenset({"models"}),
+    frozenset({"applications"}),
+    frozenset({"config", "recipes", "card", "plots", "runs", "api"}),
+    frozenset({"cli", "studio"}),
+    frozenset({"__init__", "__main__"}),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+LONGEST, LONGEST_LOOP = 400, 150
+FAMILY_WORDS = ("gan", "gans", "pixelcnn", "likelihood", "discriminator", "bits/dim")
+PIXEL_CONSTANTS = {255, 127.5}
+# Bytes of a file or of a colour, where 255 is the format's own number and no level of ours:
+BYTES = {
+    "data/decode.py": "alpha, and the largest value of a PNM file",
+    "data/arrays.py": "an 8-bit background colour",
+    "data/drawn.py": "8-bit digits and colours that pictures are drawn from",
+}
+UNPICKLES = {"data/formats.py": "CIFAR-10's python files, by an unpickler that looks up nothing"}
+LAZY = {"__init__.py": "names are imported at first use"}
+
+
+def files(src: Path) -> Iterator[tuple[str, ast.Module, str]]:
+    """(path within the package, syntax tree, text) of every file."""
+    for path in sorted(src.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        yield path.relative_to(src).as_posix(), ast.parse(text), text
+
+
+def room_of(name: str) -> str:
+    """The folder or file directly under the package that a file lies in: data/files.py -> data, models.py -> models."""
+    return name.split("/", maxsplit=1)[0].removesuffix(".py")
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, room) for every room of the package that a file imports, lazily or for types only included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield node.lineno, f"{'.' * node.level}{node.module or ''}"
+        elif isinstance(node, ast.ImportFrom) and node.module == "pixelloom":
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pixelloom."):
+            yield node.lineno, (node.module or "").split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (
+                (node.lineno, alias.name.split(".")[1]) for alias in node.names if alias.name.startswith("pixelloom.")
+            )
+        elif isinstance(node, ast.Attribute) and _name(node) == f"pixelloom.{node.attr}" != "pixelloom.__version__":
+            yield node.lineno, node.attr  # the version is the one thing that the package itself has to give
+
+
+def climbing_imports(src: Path) -> list[str]:
+    """Imports from a higher floor, or from another folder of the same one."""
+    wrong = []
+    for name, tree, _ in files(src):
+        here = room_of(name)
+        if here not in FLOOR:
+            wrong.append(f"{name}: {here} stands on no floor: add it to FLOORS")
+            continue
+        for line, there in imports(tree):
+            same_folder = there == here or ((src / f"{there}.py").is_file() and "/" not in name)
+            if there not in FLOOR:
+                wrong.append(f"{name}:{line}: imports {there}, which stands on no floor")
+            elif FLOOR[there] > FLOOR[here] or (FLOOR[there] == FLOOR[here] and not same_folder):
+                wrong.append(f"{name}:{line}: floor {FLOOR[here]} imports {there} of floor {FLOOR[there]}")
+    return wrong
+
+
+def hidden_imports(src: Path) -> list[str]:
+    """Imports by string, which the floors cannot see."""
+    return [
+        f"{name}:{node.lineno}: {found}"
+        for name, tree, _ in files(src)
+        if name not in LAZY
+        for node in ast.walk(tree)
+        if (found := _name(node)) in ("import_module", "importlib.import_module", "__import__")
+    ]
+
+
+def long_files(src: Path) -> list[str]:
+    """Files that do not read in one sitting, and a loop that has grown."""
+    lengths = {name: len(text.splitlines()) for name, _, text in files(src)}
+    return [
+        f"{name}: {n} lines"
+        for name, n in lengths.items()
+        if n > (LONGEST_LOOP if name == "engine/loop.py" else LONGEST)
+    ]
+
+
+def family_names(src: Path) -> list[str]:
+    """Words in the engine that belong to one family of models, comments and documentation included."""
+    words = re.compile(rf"(?<![a-z])({'|'.join(map(re.escape, FAMILY_WORDS))})(?![a-z])")
+    return [
+        f"{name}:{number}: {found[0]}"
+        for name, _, text in files(src)
+        if room_of(name) == "engine"
+        for number, line in enumerate(text.splitlines(), 1)
+        if (found := words.search(line.lower()))
+    ]
+
+
+def pixel_constants(src: Path) -> list[str]:
+    """255 and 127.5 as numbers outside data/pixels.py, however they are written."""
+    return [
+        f"{name}:{node.lineno}: {node.value}"
+        for name, tree, _ in files(src)
+        if name != "data/pixels.py" and name not in BYTES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and abs(node.value) in PIXEL_CONSTANTS
+    ]
+
+
+def executed_data(src: Path) -> list[str]:
+    """Ways by which a file could run code: pickles, eval, exec, and loaders that allow them."""
+    modules = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    calls = {"eval", "exec", "compile", "torch.load", "yaml.unsafe_load", "yaml.full_load", "np.loads", "os.system"}
+    wrong = []
+    for name, tree, _ in files(src):
+        for node in ast.walk(tree):
+            found = None
+            if isinstance(node, ast.Import | ast.ImportFrom) and name not in UNPICKLES:
+                taken = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                found = next((module for module in taken if module.split(".")[0] in modules), None)
+            elif isinstance(node, ast.Call):
+                unsafe = [k.arg for k in node.keywords if (k.arg, getattr(k.value, "value", None)) in UNSAFE]
+                found = next(iter(unsafe), None) or (_name(node.func) if _name(node.func) in calls else None)
+            if found:
+                wrong.append(f"{name}:{getattr(node, 'lineno', 0)}: {found}")
+            if name in UNPICKLES and _name(node) in ("pickle.load", "pickle.loads"):
+                wrong.append(f"{name}: {_name(node)} instead of the restricted unpickler")
+    return wrong
+
+
+UNSAFE = (("allow_pickle", True), ("shell", True), ("weights_only", False))
+
+
+def _name(node: ast.AST) -> str:
+    """``torch.load`` of the expression torch.load, ``eval`` of the name eval, else an empty string."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return ""
+
+
+RULES: dict[str, Callable[[Path], list[str]]] = {
+    "imports climb no floor": climbing_imports,
+    "no import is hidden in a string": hidden_imports,
+    "files read in one sitting": long_files,
+    "the engine knows no family": family_names,
+    "levels become numbers in data/pixels.py only": pixel_constants,
+    "nothing that is read can run": executed_data,
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_house_stands(rule: str) -> None:
+    assert RULES[rule](SRC) == []
+
+
+def test_exceptions_are_still_needed() -> None:
+    for name in (*BYTES, *UNPICKLES, *LAZY):
+        assert (SRC / name).is_file(), name
+    bytes_read = {name for name, tree, _ in files(SRC) for n in ast.walk(tree) if getattr(n, "value", None) == 255}
+    assert set(BYTES) <= bytes_read
+
+
+def test_every_room_is_known_and_most_are_there() -> None:
+    rooms = {room_of(name) for name, _, _ in files(SRC)}
+    assert rooms <= set(FLOOR)
+    assert {"errors", "types", "data", "layers", "networks", "likelihoods", "engine", "models", "runs"} <= rooms
+
+
+BROKEN = [
+    ("imports climb no floor", "layers/causal.py", "from pixelloom.models import PixelModel"),
+    ("imports climb no floor", "layers/causal.py", "def f():\n    from pixelloom import runs"),
+    ("imports climb no floor", "layers/causal.py", "if TYPE_CHECKING:\n    import pixelloom.networks.pixelcnn as p"),
+    ("imports climb no floor", "engine/loop.py", "from pixelloom.metrics.likelihood import score"),
+    ("imports climb no floor", "sampling/ancestral.py", "from pixelloom.engine import loop"),
+    ("imports climb no floor", "models.py", "from pixelloom.api import load"),
+    ("imports climb no floor", "api.py", "from pixelloom.cli import main"),
+    ("imports climb no floor", "types.py", "from pixelloom import data"),
+    ("imports climb no floor", "data/files.py", "from . import pixels"),
+    ("imports climb no floor", "data/files.py", "from ..models import PixelModel"),
+    ("imports climb no floor", "utils/misc.py", "x = 1"),
+    ("imports climb no floor", "models.py", "from pixelloom.utils import x"),
+    ("imports climb no floor", "models.py", "import pixelloom\nmodel = pixelloom.load('runs/digits')"),
+    ("no import is hidden in a string", "models.py", "import importlib\nimportlib.import_module('pixelloom.api')"),
+    ("no import is hidden in a string", "models.py", "from importlib import import_module\nimport_module('pickle')"),
+    ("no import is hidden in a string", "models.py", "__import__('pixelloom.api')"),
+    ("files read in one sitting", "models.py", "x = 1\n" * 401),
+    ("files read in one sitting", "engine/loop.py", "x = 1\n" * 151),
+    ("the engine knows no family", "engine/hooks.py", "# bits/dim of the batch"),
+    ("the engine knows no family", "engine/hooks.py", "is_gan = True"),
+    ("the engine knows no family", "engine/state.py", "from pixelloom.networks import PixelCNN"),
+    ("the engine knows no family", "engine/loop.py", 'def likelihood() -> float:\n    """Nats."""'),
+    ("levels become numbers in data/pixels.py only", "models.py", "x = (y * 255).long()"),
+    ("levels become numbers in data/pixels.py only", "data/files.py", "x = y / 255.0"),
+    ("levels become numbers in data/pixels.py only", "plots.py", "x = y / 127.5 - 1"),
+    ("levels become numbers in data/pixels.py only", "plots.py", "x = y & 0xFF"),
+    ("levels become numbers in data/pixels.py only", "plots.py", "x = y + -127.5"),
+    ("nothing that is read can run", "models.py", "import pickle"),
+    ("nothing that is read can run", "models.py", "from pickle import load"),
+    ("nothing that is read can run", "models.py", "weights = torch.load(path)"),
+    ("nothing that is read can run", "models.py", "weights = load(path, weights_only=False)"),
+    ("nothing that is read can run", "data/files.py", "np.load(path, allow_pickle=True)"),
+    ("nothing that is read can run", "cli.py", "value = eval(text)"),
+    ("nothing that is read can run", "cli.py", "exec(text)"),
+    ("nothing that is read can run", "data/formats.py", "import pickle\npickle.loads(content)"),
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "text"), BROKEN, ids=[f"{name}: {text[:40]}" for _, name, text in BROKEN])
+def test_each_rule_finds_a_house_that_breaks_it(tmp_path: Path, rule: str, name: str, text: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert any(found.startswith(name) for found in RULES[rule](tmp_path)), f"{rule} saw nothing"
+
+
+SOUND = {
+    "data/pixels.py": "x = (y - 127.5) / 255",
+    "data/formats.py": "import pickle\nclass Strict(pickle.Unpickler): ...",
+    "engine/loop.py": "# organs began\nfrom pixelloom.objectives import Phase\nfrom pixelloom.engine.state import S\n",
+    "engine/state.py": "x = 255.5",
+    "objectives.py": "from pixelloom.likelihoods import Head\nfrom pixelloom.data import pixels",
+    "likelihoods.py": "from pixelloom.types import ImageSpec",
+    "models.py": "network.eval()\nregex = re.compile('x')\nx = np.load(path, allow_pickle=False)  # not 255",
+    "runs.py": "import pixelloom\nfrom pixelloom import plots\nversion = pixelloom.__version__",
+    "plots.py": '"""Bytes 0..255."""',
+    "cli/__init__.py": "def main():\n    from pixelloom import api, runs\n",
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_rule_finds_fault_with_a_sound_house(tmp_path: Path, rule: str) -> None:
+    for name, text in SOUND.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert RULES[rule](tmp_path) == []
