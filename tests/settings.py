@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -50,14 +49,14 @@ class Setting:
         )
         return PixelModel.build(description)
 
-    def model(self, seed: int = 0, gain: float = 1.0) -> PixelModel:
+    def model(self, seed: int = 0) -> PixelModel:
         """As if trained: see :func:`live`."""
         model = self.fresh(seed)
-        live(model.network, seed, gain)
+        live(model.network, seed)
         return model
 
 
-def live(network: nn.Module, seed: int = 0, gain: float = 1.0) -> nn.Module:
+def live(network: nn.Module, seed: int = 0) -> nn.Module:
     """Give every parameter and running statistic a random value.
 
     Output layers and gates start at zero, and so would every gradient: a test of causality would be vacuous.
@@ -70,7 +69,7 @@ def live(network: nn.Module, seed: int = 0, gain: float = 1.0) -> nn.Module:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.ndim == 4:  # kernels
-                parameter.copy_(gain * math.sqrt(2 / parameter[0].numel()) * normal(parameter))
+                parameter.copy_(math.sqrt(2 / parameter[0].numel()) * normal(parameter))
             else:  # biases, gains, positions
                 parameter.copy_(0.4 * normal(parameter) + (1 if name.endswith("gain") else 0))
         for name, buffer in network.named_buffers():
@@ -131,8 +130,3 @@ WORLDS = {
     "colour, independent, gated": tiny("gated", INDEPENDENT, COLOUR_WORLD),
     "colour, Bernoulli, gated": tiny("gated", BERNOULLI, ImageSpec(3, 2, 2, 2)),
 }
-
-
-def named(table: dict[str, Setting], names: Iterable[str]) -> dict[str, Setting]:
-    """Some rows of a table."""
-    return {name: table[name] for name in names}

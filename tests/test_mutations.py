@@ -270,11 +270,11 @@ def colour_world() -> None:
 
 
 def draws() -> None:
-    checks.check_sampler(COLOUR_WORLD.model())
+    checks.check_sampler(COLOUR_WORLD.model(1))
 
 
 def tempered_draws() -> None:
-    checks.check_sampler(COLOUR_WORLD.model(), temperature=0.6, n=3000)
+    checks.check_sampler(COLOUR_WORLD.model(1), temperature=0.6, n=3000)
 
 
 def batch_free() -> None:

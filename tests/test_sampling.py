@@ -41,13 +41,13 @@ def test_all_images_together_have_probability_one(setting: Setting) -> None:
 
 @each_world
 def test_draws_follow_the_exact_probabilities(setting: Setting) -> None:
-    check_sampler(setting.model())
+    check_sampler(setting.model(1))
 
 
 @each_world
 @pytest.mark.parametrize("temperature", [0.6, 1.7])
 def test_draws_follow_the_tempered_conditionals(setting: Setting, temperature: float) -> None:
-    model = setting.model()
+    model = setting.model(1)
     check_sampler(model, temperature, n=3000)
     moved = np.abs(exact(model, temperature) - exact(model)).sum()
     assert moved > 0.1  # the two distributions are apart, so that ignoring the temperature would be seen
@@ -82,7 +82,7 @@ MASKS = {
 @pytest.mark.parametrize("place", MASKS)
 @pytest.mark.parametrize("name", ["binary, 2 levels, gated", "colour, ordered, gated", "colour, independent, gated"])
 def test_draws_given_a_part_of_the_image(name: str, place: str) -> None:
-    model = WORLDS[name].model()
+    model = WORLDS[name].model(1)
     spec = model.spec
     mask = torch.tensor(MASKS[place][spec.channels > 1]).bool().reshape(1, *spec.shape)
     picture = torch.randint(0, spec.levels, (1, *spec.shape), generator=torch.Generator().manual_seed(4)).byte()
