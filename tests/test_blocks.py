@@ -92,5 +92,5 @@ def test_positions_add_a_row_and_a_column() -> None:
     assert torch.equal(positions(x), x)
     live(positions)
     for f, i, j in [(0, 0, 0), (1, 3, 2), (2, 1, 4)]:
-        expected = float(positions.rows[f, i, 0] + positions.columns[f, 0, j])
+        expected = float((positions.rows[f, i, 0] + positions.columns[f, 0, j]).detach())
         assert positions(x)[:, f, i, j].tolist() == pytest.approx([expected] * 2)
