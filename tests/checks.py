@@ -265,11 +265,12 @@ def check_taps(conv: MaskedConv2d) -> None:
 
 
 def check_residual(block: ResidualBlock, features: int) -> None:
-    """The branch is added once, to the input itself (trap 5)."""
-    x = torch.randn(2, features, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    block = block.double().eval()
+    """The branch is added once, to the input itself, which stays as it was (trap 5)."""
+    given = torch.randn(2, features, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    block, x = block.double().eval(), given.clone()
     assert float(block.branch(x).detach().abs().max()) > 0.1
-    torch.testing.assert_close(block(x) - x, block.branch(x), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(block(x) - given, block.branch(x), rtol=1e-9, atol=1e-12)
+    assert torch.equal(x, given), "the branch wrote over the short-cut"
 
 
 def check_starts_as_identity(block: GatedBlock, features: int) -> None:

@@ -155,6 +155,12 @@ def residual_lost(patch: Patch) -> None:
     patch.setattr(ResidualBlock, "forward", lambda self, x: self.branch(x))
 
 
+def residual_overwritten(patch: Patch) -> None:
+    """A rectifier that writes over the input which the short-cut still needs."""
+    right = torch.nn.ReLU
+    patch.setattr(torch.nn, "ReLU", lambda inplace=False: right(inplace=True))
+
+
 def gate_not_at_zero(patch: Patch) -> None:
     """The last layer of a gated block starts as any other."""
     patch.setattr(torch.nn.init, "zeros_", lambda tensor: tensor)
@@ -308,6 +314,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
     (batch_norm_in_training, [batch_free]),
     (residual_doubled, [residual]),
     (residual_lost, [residual]),
+    (residual_overwritten, [residual]),
     (gate_not_at_zero, [identity]),
     (last_level_dropped, [head_sums, colour_world]),
     (nats_without_last_level, [head_sums, colour_world]),
