@@ -3,25 +3,30 @@
     python benchmarks/training.py --json [--network mnist-gray] [--batch 128] [--rounds 5]
 
 The baseline is what the tutorials do: whole kernels, the mask multiplied into ``weight.data`` at each forward pass,
-float32, default memory layout. Ours is the recipe's network and loss. All variants see the same random levels; their
-steps are interleaved, and the median step of each counts, so that a busy machine slows all alike.
+float32, default memory layout. Ours is the recipe's network, loss and optimiser with the engine's settings. Each
+variant lives in a process of its own, and all see the same random levels. Their steps are interleaved, one process at a
+time, and the median step of each counts, so that a busy machine slows all alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from datetime import date
+from multiprocessing.connection import Connection
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelloom.data.pixels import Scaling
+from pixelloom.engine.memory import keep_freed_memory
+from pixelloom.engine.optim import build_optimiser
 from pixelloom.likelihoods import make_head
 from pixelloom.models import PixelDescription, PixelModel
 from pixelloom.objectives import Monitor, likelihood
@@ -40,6 +45,7 @@ class TutorialConv(nn.Conv2d):
         self.register_buffer("seen", seen)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, in, H, W] -> [B, out, H, W]"""
         self.weight.data *= self.seen
         return super().forward(x)
 
@@ -57,10 +63,12 @@ class TutorialResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same"""
         return x + self.branch(x)
 
 
 def tutorial_gray() -> nn.Module:
+    """Eight masked 7x7 layers with batch normalisation."""
     layers: list[nn.Module] = [TutorialConv("A", 1, 64, 7, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     for _ in range(7):
         layers += [TutorialConv("B", 64, 64, 7, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
@@ -68,6 +76,7 @@ def tutorial_gray() -> nn.Module:
 
 
 def tutorial_binary() -> nn.Module:
+    """Five residual bottlenecks and two masked 3x3 layers."""
     layers: list[nn.Module] = [TutorialConv("A", 1, 128, 7), nn.ReLU(), *(TutorialResidual(128) for _ in range(5))]
     for _ in range(2):
         layers += [TutorialConv("B", 128, 128, 3), nn.ReLU()]
@@ -107,10 +116,11 @@ def our_step(name: str, levels: Tensor, precision: str) -> Callable[[], None]:
     )
     model.network.train()
     monitor = Monitor("bits/dim", lambda _: {})
-    phase = likelihood(
-        model.network, make_head(config.head, spec), spec.levels, scaling, config.optim, monitor
-    ).phases[0]
-    optimiser = torch.optim.Adam(model.network.parameters(), lr=config.optim.lr)
+    phase = likelihood(model.network, make_head(config.head, spec), spec.levels, scaling, config.optim, monitor).phases[
+        0
+    ]
+    optimiser = build_optimiser(model.network.parameters(), config.optim)
+    keep_freed_memory()
     batch = Batch(levels, None)
 
     def step() -> None:
@@ -123,17 +133,31 @@ def our_step(name: str, levels: Tensor, precision: str) -> Callable[[], None]:
     return step
 
 
-def measure(name: str, batch: int, rounds: int) -> list[dict[str, object]]:
-    """Interleaved steps of all variants; the first round warms up and does not count."""
+def serve(variant: str, name: str, batch: int, pipe: Connection) -> None:
+    """A process that takes one step at each request and answers with its seconds."""
     torch.manual_seed(0)
     levels = torch.randint(0, BASELINES[name][1], (batch, 1, 28, 28), dtype=torch.uint8)
-    steps = {"baseline": tutorial_step(name, levels)} | {p: our_step(name, levels, p) for p in PRECISIONS}
-    seconds: dict[str, list[float]] = {key: [] for key in steps}
+    step = tutorial_step(name, levels) if variant == "baseline" else our_step(name, levels, variant)
+    while pipe.recv():
+        start = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - start)
+
+
+def measure(name: str, batch: int, rounds: int) -> list[dict[str, object]]:
+    """Interleaved steps of all variants; the first round warms up and does not count."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for variant in ("baseline", *PRECISIONS):
+        pipes[variant], other = context.Pipe()
+        context.Process(target=serve, args=(variant, name, batch, other), daemon=True).start()
+    seconds: dict[str, list[float]] = {variant: [] for variant in pipes}
     for _ in range(rounds + 1):
-        for key, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[key].append(time.perf_counter() - start)
+        for variant, pipe in pipes.items():
+            pipe.send(True)
+            seconds[variant].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(False)
     median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
     return [
         {

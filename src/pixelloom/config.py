@@ -72,7 +72,10 @@ def compose(
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"configuration: {explain(error)}{_near_fields(error, values)}") from error
+        # A fault in the network's settings is reported by the model of that network, which stands under "model".
+        within = "" if error.title == RunConfig.__name__ else "model"
+        hint = _near_fields(error, str(values.get("network")), [within] if within else [])
+        raise UsageError(f"configuration: {explain(error, within)}{hint}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -134,15 +137,12 @@ def _merged(values: Any, patch: Any) -> Any:
     return values | {key: _merged(values.get(key), value) for key, value in patch.items()}
 
 
-def _near_fields(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """Suggestions for fields that do not exist, and the fields there are."""
+def _near_fields(error: ValidationError, network: str, within: list[str]) -> str:
+    """Suggestions for the first field that does not exist, and the fields there are."""
     for item in error.errors():
         if item["type"] == "extra_forbidden":
             *parents, leaf = (str(part) for part in item["loc"])
-            # Faults in the network's settings are reported from its own model, without the leading "model".
-            known = fields_of(RunConfig, str(values.get("network")), parents) or fields_of(
-                RunConfig, str(values.get("network")), ["model"]
-            )
+            known = fields_of(RunConfig, network, within + parents)
             return f".{did_you_mean(leaf, known)} Known here: {', '.join(known)}"
     return ""
 

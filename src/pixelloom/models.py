@@ -102,7 +102,10 @@ class PixelModel:
 
     def predict(self, levels: Tensor) -> Tensor:
         """Parameters of the head for every position, [B, outputs, H, W], from levels uint8 [B, C, H, W]."""
-        params: Tensor = self.network(to_model(levels, self.spec.levels, self.description.scaling))
+        # TensorFloat-32, torch's default for convolutions on CUDA, keeps 10 bits of a factor: too few for a likelihood
+        # and for the same picture on every device.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            params: Tensor = self.network(to_model(levels, self.spec.levels, self.description.scaling))
         return params
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from pixelloom.data.stream import Stream, batches, ordered
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
 from pixelloom.engine.loop import fit
+from pixelloom.engine.memory import keep_freed_memory
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.engine.tensors import write_bytes
 from pixelloom.errors import DataError, ModelError, UsageError, did_you_mean
@@ -115,9 +116,15 @@ def describe(config: RunConfig, data: Dataset) -> PixelDescription:
             "note": data.note,
             "seed": config.train.seed,
             "pixelloom": pixelloom.__version__,
-            "command": shlex.join(["pixelloom", *sys.argv[1:]]),
+            "command": _command(),
         },
     )
+
+
+def _command() -> str:
+    """How this run was started: a command of ours, or a script."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["pixelloom" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _scaling(config: RunConfig, data: Dataset) -> Scaling:
@@ -243,6 +250,7 @@ def evaluate(
         DataError: if the pictures are not of the model's shape and levels.
         UsageError: for an unknown split.
     """
+    keep_freed_memory()
     with progress_bar() as shown:
         dataset = load(data, shown)
     if dataset.spec != model.spec:

@@ -19,6 +19,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 
 from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.memory import keep_freed_memory
 from pixelloom.errors import UsageError
 
 _log = logging.getLogger("pixelloom")
@@ -32,6 +33,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
     Raises UsageError if a device, a number of devices or a precision that was asked for is not there.
     """
+    keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config)

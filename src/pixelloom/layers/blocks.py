@@ -64,7 +64,7 @@ class PlainBlock(nn.Sequential):
         super().__init__(
             MaskedConv2d(features, features, kernel, mask="B", groups=groups, bias=bias),
             make_norm(norm, features, groups),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
 
 
@@ -91,9 +91,10 @@ class ResidualBlock(nn.Module):
         for width_in, width_out, side in ((features, hidden, 1), (hidden, hidden, kernel), (hidden, features, 1)):
             conv = MaskedConv2d(width_in, width_out, side, mask="B", groups=groups, bias=bias)
             if activation == "after":
-                layers += [conv, make_norm(norm, width_out, groups), nn.ReLU()]
+                layers += [conv, make_norm(norm, width_out, groups), nn.ReLU(inplace=True)]
             else:
-                layers += [make_norm(norm, width_in, groups), nn.ReLU(), conv]
+                # The first must leave its input alone: the short-cut still needs it.
+                layers += [make_norm(norm, width_in, groups), nn.ReLU(inplace=bool(layers)), conv]
         self.branch = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

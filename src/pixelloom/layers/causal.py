@@ -155,8 +155,9 @@ class MaskedConv2d(nn.Module):
         """[B, in, H, W] -> [B, out, H, W]"""
         weight = self.weight if self.whole else self.weight * self.mask
         r = self.radius
-        # Left, right and above only: with these margins the cropped kernel yields exactly H x W positions.
-        return F.conv2d(F.pad(x, (r, r, r, 0)) if r else x, weight, self.bias)
+        # Margins above, left and right, none below: the cropped kernel then yields exactly H x W positions. The rows
+        # above are one block of memory to copy; left and right are left to the kernel, which needs no copy.
+        return F.conv2d(F.pad(x, (0, 0, r, 0)) if r else x, weight, self.bias, padding=(0, r))
 
     def extra_repr(self) -> str:
         """Shown by print(network)."""

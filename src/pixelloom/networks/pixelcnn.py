@@ -68,11 +68,11 @@ class PixelCNN(nn.Module):
         # "plain" and "residual" activate after each convolution, the others before: so the first layer is activated
         # here for the former and the head starts with an activation for the latter.
         after = config.block in ("plain", "residual")
-        self.enter = nn.Sequential(make_norm(norm, c, groups), nn.ReLU()) if after else nn.Identity()
+        self.enter = nn.Sequential(make_norm(norm, c, groups), nn.ReLU(inplace=True)) if after else nn.Identity()
         self.blocks = nn.Sequential(*(_block(config, groups) for _ in range(config.blocks)))
-        head: list[nn.Module] = [] if after else [nn.ReLU()]
+        head: list[nn.Module] = [] if after else [nn.ReLU(inplace=True)]
         for side in config.head_kernels:
-            head += [MaskedConv2d(c, c, side, mask="B", groups=groups), nn.ReLU()]
+            head += [MaskedConv2d(c, c, side, mask="B", groups=groups), nn.ReLU(inplace=True)]
         self.head = nn.Sequential(*head)
         self.output = MaskedConv2d(c, outputs, 1, mask="B", groups=groups)
         # All parameters start at zero: the first prediction is uniform, log2(levels) bits a dimension.
