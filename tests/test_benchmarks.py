@@ -54,12 +54,11 @@ def subprocess_of(*command: str, **environment: str) -> subprocess.CompletedProc
 # benchmarks/training.py
 
 
-def test_the_training_benchmark_prints_one_object_a_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["training.py", "--json", "--batch", "2", "--rounds", "1"])
-    script("training").main()
-    rows = lines(capsys.readouterr().out)
+@pytest.mark.slow
+def test_the_training_benchmark_prints_one_object_a_line() -> None:
+    done = subprocess_of("benchmarks/training.py", "--json", "--batch", "2", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    rows = lines(done.stdout)
     assert [(row["network"], row["precision"]) for row in rows] == [
         ("mnist-gray", "fp32"),
         ("mnist-gray", "bf16"),
