@@ -182,8 +182,6 @@ def planned(
         return _resumed(folder, recipe, file, changes), folder
     if recipe is None and config is None:
         raise UsageError(f"{folder}: no run to resume here: it has no {runs.CONFIG}")
-    if resume:
-        _log.warning("%s: no run to resume here; beginning one", folder)
     base = compose(named_run(recipe) if recipe is not None else RunConfig(), file=_with_one_budget(file))
     return _changed(base, changes), folder
 
@@ -285,6 +283,8 @@ def _claim(plan: RunConfig, out: Path, *, resume: bool, force: bool) -> None:
     """
     if resume and force:
         raise UsageError("resume, force: one goes on with the run that is there, the other replaces it; choose one")
+    if resume and not (out / runs.CONFIG).is_file():
+        _log.warning("%s: no run to resume here; beginning one", out)
     held = [name for name in (runs.CONFIG, *_OWN) if _holds(out / name)]
     if resume or not held:
         return

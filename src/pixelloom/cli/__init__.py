@@ -28,7 +28,13 @@ and then: pixelloom sample runs/digits
 
 With any command, --debug shows the traceback of an error."""
 
-app = App(name="pixelloom", help=_HELP, version=pixelloom.__version__, help_format="plaintext")
+app = App(
+    name="pixelloom",
+    help=_HELP,
+    version=pixelloom.__version__,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # it would end the process from within
+)
 app.command(training.train, usage="Usage: pixelloom train RECIPE|NETWORK [OPTIONS]", sort_key=1)
 app.command(using.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
 app.command(using.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=3)

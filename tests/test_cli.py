@@ -1,0 +1,542 @@
+"""The command line: what it writes where, its exit codes, and that it never destroys or swallows anything."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import pixelloom
+from pixelloom import plots, runs
+from pixelloom.cli import main
+from pixelloom.cli.options import DataOptions, Fields, TrainOptions
+from pixelloom.config import RunConfig
+from pixelloom.data.catalog import DATASETS
+from pixelloom.data.config import DataConfig
+from pixelloom.data.pixels import quantise
+from pixelloom.engine.config import TrainConfig
+from pixelloom.errors import ModelError
+from pixelloom.models import PixelModel
+from pixelloom.networks import NETWORKS
+from pixelloom.recipes import RECIPES, recipe
+from pixelloom.types import ImageSpec
+from small_models import TINY, flat, save_run
+
+DIGITS = ImageSpec(1, 8, 8, 17)
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PIXELLOOM_OFFLINE": "1"}
+QUICK = [f"--{field}={value}" for field, value in TINY.items()]
+QUICK += ["--samples=0", "--train.validate-every=1000", "--train.sample-every=1000000"]
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """``run("train", "digits")``: the command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXELLOOM_OFFLINE", "1")
+    monkeypatch.setenv("PIXELLOOM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PIXELLOOM_DATA", raising=False)
+
+    def command(*argv: object) -> Said:
+        capsys.readouterr()
+        code = main([str(word) for word in argv])
+        return Said(code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def model(run: Command) -> PixelModel:
+    """``runs/flat``: every one of 17 levels equally likely."""
+    found = flat(DIGITS, DataConfig().model_dump(mode="json"))
+    save_run(found, Path("runs/flat"))
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- parse, help
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["train", "--help"], ["sample", "--help"], ["--version"], ["train", "--minuts", "3"], []]
+)
+def test_nothing_heavy_is_imported_before_a_command_runs(argv: list[str]) -> None:
+    heavy = {"torch", "numpy", "pydantic", "matplotlib", "yaml", "PIL", "lightning_fabric"}
+    program = f"import sys; from pixelloom.cli import main; main({argv}); print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_lists_every_command_and_option(run: Command) -> None:
+    said = run("--help")
+    assert said.code == 0
+    for command in ("train", "sample", "evaluate", "info", "list", "config"):
+        assert f" {command} " in said.out
+        assert run(command, "--help").code == 0
+    text = run("train", "--help").out
+    for word in ("RECIPE|NETWORK", "--minutes", "--levels", "--resume", "--force", "--model.channels 64", "fp32, bf16"):
+        assert word in text
+    assert run("--version").out == f"{pixelloom.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ("tran digits", ['"train"']),
+        ("train digits --minuts 3", ["--minutes", "pixelloom train --help"]),
+        ("train digits --model.chanels 64", ["'channels'", "model.chanels"]),
+        ("train digits --model.chanels=64", ["'channels'"]),
+        ("train digits --modl.channels 64", ["--model"]),
+        ("train digits --train.bach 64", ["'batch'"]),
+        ("train digts", ["'digits'", "pixelcnn"]),
+        ("train digits --precision fp31", ['"fp32"', '"bf16"']),
+        ("train digits --levels 999", ["data.levels", "256", "999"]),
+        ("train digits --levels x", ["--levels"]),
+        ("train digits --binarize dynamc", ["data.binarize", "dynamic", "'dynamc'"]),
+        ("train digits --seed -1", ["train.seed", "-1"]),
+        ("train digits --minutes 0", ["train.minutes", "greater than 0"]),
+        ("train digits --model.channels", ["--model.channels"]),
+        ("train digits --model.kernel 4", ["odd side such as 5"]),
+        ("train digits --levels 4 --data.levels 5", ["data.levels", "given twice"]),
+        ("train digits --data fashion-mnst", ["'fashion-mnist'"]),
+        ("train digits --config absent.yaml", ["absent.yaml", "No such file"]),
+        ("train digits --resume --force", ["choose one"]),
+        ("train digits extra", ["extra"]),
+        ("train", ["name a recipe or a network"]),
+        ("list recipe", ['"recipes"']),
+        ("config rbg", ["'rgb'"]),
+        ("sample", ["MODEL"]),
+        ("evaluate flat --split tst", ['"test"']),
+        ("evaluate flat --limit 0", ["--limit"]),
+        ("evaluate flat --data nothing-of-this-name", ["nothing-of-this-name", "digits"]),
+        ("sample flat -n 0", ["n: must be 1 or more, not 0"]),
+        ("sample flat -n -3", ["n: must be 1 or more, not -3"]),
+        ("sample flat --batch 0", ["--batch"]),
+        ("sample flat --columns 0", ["--columns"]),
+        ("sample flat --scale 0", ["--scale"]),
+        ("sample flat --seed -1", ["seed"]),
+        ("sample flat --temperature 0", ["temperature"]),
+        ("sample flat --temperature nan", ["temperature"]),
+        ("sample flat --method fast", ['"plain"']),
+        ("sample flat --keep-rows 3", ["--given"]),
+        ("sample flat --out .", ["is a folder"]),
+    ],
+)
+def test_wrong_usage_is_told_in_a_line_and_writes_nothing(
+    argv: str, parts: list[str], run: Command, model: PixelModel
+) -> None:
+    before = sorted(Path().rglob("*"))
+    said = run(*argv.split())
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.splitlines()[-1].startswith("pixelloom: ")
+    assert "Traceback" not in said.err
+    assert len(said.err.splitlines()) <= 2  # the device may have been named before
+    for part in parts:
+        assert part in said.err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_no_device_is_substituted_in_silence(run: Command, model: PixelModel) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is here")
+    for command in ("train digits", "sample flat", "evaluate flat"):
+        said = run(*command.split(), "--device", "cuda")
+        assert said.code == 2
+        assert "no CUDA device here; available: 'cpu'" in said.err
+
+
+def test_options_are_fields_of_the_configuration_with_the_same_choices() -> None:
+    for options, config in ((DataOptions, DataConfig), (TrainOptions, TrainConfig), (Fields, RunConfig)):
+        names = {"data": "source", "data_root": "root"} if options is DataOptions else {}
+        for name, hint in typing.get_type_hints(options).items():
+            field = config.model_fields[names.get(name, name)]
+            if "Literal" in str(hint):
+                assert choices(hint) == choices(field.annotation), name
+
+
+def choices(hint: Any) -> set[Any]:
+    arms = [arm for arm in (hint, *typing.get_args(hint)) if typing.get_origin(arm) is typing.Literal]
+    return {choice for arm in arms for choice in typing.get_args(arm)}
+
+
+def test_debug_shows_the_traceback_and_nothing_else_does(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = run("sample", "absent", "--debug")
+    assert said.code == 4
+    assert "Traceback" in said.err
+    assert "ModelError" in said.err
+
+    def broken(_: str) -> Path:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(runs, "find", broken)
+    said = run("info", "x")
+    assert said.code == 1
+    assert "ZeroDivisionError: division by zero" in said.err
+    assert "--debug" in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [
+        (MemoryError(), 2, "out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ModelError("x is damaged"), 4, "x is damaged"),
+        (PermissionError(13, "Permission denied", "/root/x"), 2, "/root/x: Permission denied"),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, word: str, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> Path:
+        raise error
+
+    monkeypatch.setattr(runs, "find", broken)
+    said = run("info", "x")
+    assert said.code == code
+    assert said.err == f"pixelloom: {word}\n" or word in said.err
+    assert "Traceback" not in said.err
+
+
+def test_the_log_is_left_as_it_was_found(run: Command) -> None:
+    logger = logging.getLogger("pixelloom")
+    before = (list(logger.handlers), logger.level)
+    run("list")
+    run("info", "absent")
+    assert (logger.handlers, logger.level) == before
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    command = [sys.executable, "-m", "pixelloom", "list", "datasets"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # the reader leaves before anything is written
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- list
+
+
+def test_the_lists_hold_the_tables(run: Command) -> None:
+    tables = {"recipes": ("recipe", RECIPES), "networks": ("network", NETWORKS), "datasets": ("dataset", DATASETS)}
+    for kind, (key, table) in tables.items():
+        assert [row[key] for row in json.loads(run("list", kind, "--json").out)] == list(table)
+        assert [line.split()[0] for line in run("list", kind).out.splitlines()] == [key, *table]
+    assert list(json.loads(run("list", "--json").out)) == list(tables)
+    assert len(run("list").out.splitlines()) == sum(len(table) + 2 for _, table in tables.values()) - 1
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *NETWORKS])
+def test_a_printed_recipe_is_that_recipe(name: str, run: Command) -> None:
+    assert RunConfig.model_validate(yaml.safe_load(run("config", name).out)) == recipe(name)
+    assert RunConfig.model_validate_json(run("config", name, "--json").out) == recipe(name)
+
+
+# ---------------------------------------------------------------------------------------------------------- train
+
+
+def test_train_sample_evaluate_info(run: Command) -> None:
+    said = run("train", "digits", "--images", 200, *QUICK, "--data.limit", 500, "--levels=4", "--optim.lr", "1e-3")
+    assert (said.code, said.out) == (0, "runs/digits\n")  # results alone on stdout
+    assert "validation after" in said.err
+    settings = yaml.safe_load(Path("runs/digits/config.yaml").read_text())
+    assert (settings["data"]["levels"], settings["data"]["limit"], settings["optim"]["lr"]) == (4, 500, 1e-3)
+    assert (settings["train"]["images"], settings["train"]["epochs"]) == (200, None)
+    assert run("sample", "runs/digits", "-n", 2).out == "samples.png\n"
+    facts = json.loads(run("evaluate", "digits", "--json").out)
+    assert facts["levels"] == 4
+    assert 0 < facts["bits_per_dim"] < 2
+    assert "images      1x8x8 with 4 levels" in run("info", "digits").out
+
+    said = run("train", "digits", "--images", 200, *QUICK)
+    assert said.code == 2
+    assert "--resume" in said.err
+    assert "--force" in said.err
+    said = run("train", "--config", "runs/digits/config.yaml", "--out", "again")
+    assert (said.code, said.out) == (0, "again\n")
+    assert Path("again/config.yaml").read_bytes() == Path("runs/digits/config.yaml").read_bytes()
+    assert tensors("again") == tensors("runs/digits")
+    assert run("train", "digits", "--resume", "--images", 300).code == 0
+    assert yaml.safe_load(Path("runs/digits/config.yaml").read_text())["train"]["images"] == 300
+    said = run("train", "digits", "--force", "--images", 32, *QUICK)
+    assert said.code == 0
+    assert "runs/digits: removed the run that was there" in said.err
+
+
+def tensors(name: str) -> dict[str, list[float]]:
+    state = pixelloom.load(name).network.state_dict()
+    return {key: value.flatten().tolist() for key, value in state.items()}
+
+
+def test_a_folder_whose_name_is_a_number(run: Command) -> None:
+    np.save("2024.npy", np.random.default_rng(0).integers(0, 4, (40, 4, 4)).astype(np.uint8))
+    Path("2024").mkdir()
+    for i in range(20):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (4, 4)).astype(np.uint8)).save(f"2024/{i}.png")
+    said = run("train", "pixelcnn", "--data", "2024", "--images", 64, *QUICK)
+    assert said.code == 0, said.err
+    assert yaml.safe_load(Path("runs/pixelcnn/config.yaml").read_text())["data"]["source"] == "2024"
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ("--data mnist", ["mnist", "train-images-idx3-ubyte.gz", "PIXELLOOM_DATA"]),
+        ("--data ./absent", ["absent: no such file or folder"]),
+        ("--data empty", ["empty: no picture found", ".png"]),
+    ],
+)
+def test_data_that_are_not_there(argv: str, parts: list[str], run: Command) -> None:
+    Path("empty").mkdir()
+    said = run("train", "digits", *argv.split())
+    assert said.code == 3
+    assert all(part in said.err for part in parts)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pixelloom", "train", "digits", "--epochs", "10000", *QUICK]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    metrics = tmp_path / "runs/digits/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"stopped by {number.name}" in err
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert list((tmp_path / "runs/digits/checkpoints").glob("step-*.safetensors"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+# --------------------------------------------------------------------------------------------------------- sample
+
+
+def read(path: str | Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_the_same_seed_is_the_same_picture_at_any_batch(run: Command, model: PixelModel) -> None:
+    assert run("sample", "flat", "-n", 5, "--seed", 7, "--out", "a.png", "--npy", "a.npy").out == "a.png\na.npy\n"
+    assert run("sample", "flat", "-n", 5, "--seed", 7, "--out", "b.png", "--batch", 2).code == 0
+    assert run("sample", "flat", "-n", 5, "--seed", 8, "--out", "c.png").code == 0
+    assert np.array_equal(read("a.png"), read("b.png"))
+    assert not np.array_equal(read("a.png"), read("c.png"))
+    images = np.load("a.npy")
+    assert np.array_equal(images, model.sample(5, seed=7).numpy())
+    assert np.array_equal(read("a.png"), np.asarray(plots.grid(images, 17)))
+    run("sample", "flat", "-n", 2, "--seed", 7, "--first", 3, "--npy", "tail.npy")
+    assert np.array_equal(np.load("tail.npy"), images[3:])
+    assert not Path("samples.png").exists()  # --npy alone
+
+
+def test_the_shape_of_the_grid(run: Command, model: PixelModel) -> None:
+    run("sample", "flat", "-n", 6, "--columns", 3, "--scale", 2)
+    images = model.sample(6, seed=0).numpy()
+    assert np.array_equal(read("samples.png"), np.asarray(plots.grid(images, 17, columns=3, scale=2)))
+
+
+def test_single_pictures_hold_the_levels(run: Command, model: PixelModel) -> None:
+    said = run("sample", "flat", "-n", 3, "--first", 2, "--each", "new/singles", "--npy", "all.npy")
+    assert said.out == "new/singles\nall.npy\n"
+    images = np.load("all.npy")
+    assert sorted(path.name for path in Path("new/singles").iterdir()) == ["00002.png", "00003.png", "00004.png"]
+    for i, image in enumerate(images):
+        assert np.array_equal(quantise(read(f"new/singles/{i + 2:05d}.png"), 256, 17), image[0])
+
+
+def test_nothing_is_overwritten_without_force(run: Command, model: PixelModel) -> None:
+    Path("mine.png").write_text("mine")
+    Path("singles").mkdir()
+    Path("singles/00001.png").write_text("mine")
+    for target in (["--out", "mine.png"], ["--npy", "mine.png"], ["--each", "singles"]):
+        said = run("sample", "flat", "-n", 2, *target)
+        assert said.code == 2
+        assert "exists already" in said.err
+        assert "--force" in said.err
+    assert Path("mine.png").read_text() == Path("singles/00001.png").read_text() == "mine"
+    assert list(Path("singles").iterdir()) == [Path("singles/00001.png")]
+    assert run("sample", "flat", "-n", 2, "--out", "mine.png", "--force").code == 0
+    assert read("mine.png").shape
+
+
+def test_a_picture_is_completed_below_the_rows_that_are_kept(run: Command, model: PixelModel) -> None:
+    run("sample", "flat", "-n", 1, "--seed", 5, "--each", "given")
+    known = quantise(read("given/00000.png"), 256, 17)
+    for option, rows in (([], 4), (["--keep-rows", 2], 2), (["--keep-rows", 8], 8), (["--keep-rows", 0], 0)):
+        said = run("sample", "flat", "-n", 3, "--given", "given/00000.png", *option, "--npy", "out.npy", "--force")
+        assert said.code == 0
+        found = np.load("out.npy")[:, 0]
+        assert (found[:, :rows] == known[:rows]).all()
+        assert rows == 8 or len(np.unique(found[:, rows:], axis=0)) == 3  # the rest is drawn anew
+    said = run("sample", "flat", "--given", "given/00000.png", "--out", "given/00000.png", "--force")
+    assert said.code == 2
+    assert "write to another file" in said.err
+    assert run("sample", "flat", "--given", "given/00000.png", "--keep-rows", 9).code == 2
+    Path("text.png").write_text("no picture")
+    assert run("sample", "flat", "--given", "text.png").code == 3
+    assert run("sample", "flat", "--given", "absent.png").code == 3
+
+
+def test_a_batch_that_does_not_fit_is_halved(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = model.sample(7, seed=0).numpy()
+    sample, asked = PixelModel.sample, []
+
+    def small(self: PixelModel, n: int, **settings: Any) -> torch.Tensor:
+        asked.append(n)
+        if n > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sample(self, n, **settings)
+
+    monkeypatch.setattr(PixelModel, "sample", small)
+    said = run("sample", "flat", "-n", 7, "--npy", "x.npy")
+    assert said.code == 0
+    assert "out of memory with 7 images at a time; going on with --batch 3" in said.err
+    assert asked == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert np.array_equal(np.load("x.npy"), whole)
+
+    def none(self: PixelModel, n: int, **_: Any) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(PixelModel, "sample", none)
+    said = run("sample", "flat", "-n", 7, "--npy", "y.npy")
+    assert said.code == 2
+    assert "out of memory with a single image" in said.err
+    assert not Path("y.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [(b"", "empty"), (b"<!DOCTYPE html><html>", "web page"), (b"\x00" * 100, "damaged"), (None, "truncated")],
+)
+def test_a_damaged_model_is_refused(content: bytes | None, word: str, run: Command, model: PixelModel) -> None:
+    path = Path("runs/flat/model/model.safetensors")
+    path.write_bytes(path.read_bytes()[:200] if content is None else content)
+    for command in ("sample", "evaluate", "info"):
+        said = run(command, "flat")
+        assert said.code == 4
+        assert "model.safetensors" in said.err
+        assert word in said.err
+
+
+def test_a_model_that_is_not_there(run: Command, model: PixelModel) -> None:
+    said = run("sample", "flt")
+    assert said.code == 4
+    assert "Did you mean 'flat'? Runs here: flat" in said.err
+    Path("empty").mkdir()
+    said = run("info", "empty")
+    assert said.code == 4
+    assert "empty: holds no model; expected model.safetensors" in said.err
+
+
+# -------------------------------------------------------------------------------------------------- evaluate, info
+
+
+def test_the_figures_as_one_json_object(run: Command, model: PixelModel) -> None:
+    said = run("evaluate", "flat", "--json")
+    facts = json.loads(said.out)  # all of stdout is the object
+    assert said.code == 0
+    assert facts["nats_per_image"] == pytest.approx(64 * math.log(17), rel=1e-6)
+    assert facts["nats_per_dim"] == pytest.approx(math.log(17), rel=1e-6)
+    assert facts["bits_per_dim"] == pytest.approx(math.log2(17), rel=1e-6)
+    assert facts["nats_per_image_95"] == pytest.approx([64 * math.log(17)] * 2, rel=1e-6)
+    assert facts["bits_per_dim_95"] == pytest.approx([math.log2(17)] * 2, rel=1e-6)
+    assert (facts["split"], facts["data"], facts["binarize"]) == ("test", "digits", "none")
+    assert facts["n"] == facts["of"] >= 250
+    assert facts["model"] == "runs/flat/model"
+    few = json.loads(run("evaluate", "flat", "--json", "--split", "val", "--limit", 10).out)
+    assert (few["n"], few["split"]) == (10, "val")
+    assert json.loads(run("evaluate", "flat", "--json", "--limit", 1).out)["nats_per_image_95"] is None
+
+
+def test_the_figures_in_words(run: Command, model: PixelModel) -> None:
+    lines = run("evaluate", "flat", "--limit", 20).out.splitlines()
+    assert lines[0].startswith("digits, test split: 20 of 269 images of 64 values, 17 levels")
+    assert lines[1].split()[:2] == ["nats/image", f"{64 * math.log(17):.2f}"]
+    assert lines[2].split()[:2] == ["nats/dim", f"{math.log(17):.4f}"]
+    assert lines[3].split()[:2] == ["bits/dim", f"{math.log2(17):.4f}"]
+    assert "95 % interval" in lines[3]
+
+
+def test_other_data_are_binarised_as_in_training(run: Command) -> None:
+    np.save("other.npy", np.random.default_rng(1).integers(0, 256, (60, 6, 5)).astype(np.uint8))
+    trained = DataConfig(source="mine", binarize="threshold@0.75").model_dump(mode="json")
+    save_run(flat(ImageSpec(1, 6, 5, 2), trained, ink=0.9), Path("runs/ink"))
+    facts = json.loads(run("evaluate", "ink", "--data", "./other.npy", "--json").out)
+    assert (facts["levels"], facts["binarize"]) == (2, "threshold@0.75")
+    assert facts["nats_per_dim"] == pytest.approx(-(0.25 * math.log(0.9) + 0.75 * math.log(0.1)), rel=0.1)
+    other = json.loads(run("evaluate", "ink", "--data", "./other.npy", "--binarize", "threshold@0.25", "--json").out)
+    assert other["nats_per_dim"] == pytest.approx(-(0.75 * math.log(0.9) + 0.25 * math.log(0.1)), rel=0.1)
+
+
+def test_data_of_another_shape_are_refused(run: Command, model: PixelModel) -> None:
+    said = run("evaluate", "flat", "--data", "shapes", "--levels", 17)
+    assert said.code == 3
+    assert "3x32x32 with 17 levels" in said.err
+    assert "1x8x8 with 17 levels" in said.err
+    assert "--size" in said.err
+    said = run("evaluate", "flat", "--data", "shapes", "--levels", 17, "--grey", "--size", 8, "--limit", 20)
+    assert said.code == 0, said.err
+
+
+def test_info_tells_what_a_model_is(run: Command, model: PixelModel) -> None:
+    text = run("info", "flat").out
+    facts = json.loads(run("info", "flat", "--json").out)
+    stored = json.loads(Path("runs/flat/model/config.json").read_text())
+    assert facts["sha256"] == stored["sha256"]
+    assert stored["sha256"] in text
+    assert facts["parameters"] == sum(p.numel() for p in model.network.parameters())
+    assert f"{facts['parameters']:,}" in text
+    assert facts["image"] == {"channels": 1, "height": 8, "width": 8, "levels": 17}
+    assert "categorical" in text
+    assert text.endswith("# # #\n# . .\n. . .\n")  # mask A of a 3x3 kernel
+
+
+def test_json_has_no_figures_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    from pixelloom.cli.console import say_json
+
+    say_json({"a": math.inf, "b": [math.nan, 1.5], "c": (1, "x")})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": [1, "x"]}
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pixelloom.cli import console
+
+    now, stream = iter(range(0, 100, 4)), io.StringIO()
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(sys, "stderr", stream)
+    with console.logs(), console.Meter("drawing", 8) as meter:
+        for _ in range(8):
+            meter.advance(1)
+    assert stream.getvalue().splitlines() == ["drawing: 38 %", "drawing: 75 %"]
