@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pixelloom.data.catalog import DataConfig
 from pixelloom.engine.config import TrainConfig
@@ -29,7 +29,11 @@ class RunConfig(BaseModel):
     recipe: str = Field("", description="the recipe this came from, for the record")
     network: str = "pixelcnn"
     data: DataConfig = DataConfig()
-    model: Any = Field(default_factory=dict, description="settings of the network; see `pixelloom config NETWORK`")
+    model: Any = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="settings of the network; see `pixelloom config NETWORK`",
+    )
     head: HeadConfig = HeadConfig()
     inputs: Literal["unit", "symmetric", "standard"] = Field(
         "symmetric", description="model space: [0, 1], [-1, 1], or the training set's mean 0 and deviation 1"
@@ -39,16 +43,18 @@ class RunConfig(BaseModel):
     validation_images: int = Field(1000, ge=1, description="images of the validation split scored while training")
     samples: int = Field(25, ge=0, description="images drawn at the end of the run")
 
-    @model_validator(mode="before")
+    @field_validator("network")
     @classmethod
-    def _settings_of_the_network(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        name = values.get("network", "pixelcnn")
+    def _in_the_table(cls, name: str) -> str:
         if name not in NETWORKS:
-            raise ValueError(f"network: none is called {name!r}.{did_you_mean(str(name), NETWORKS)}")
-        config, _ = NETWORKS[name]
-        return dict(values) | {"model": config.model_validate(values.get("model", {}))}
+            raise ValueError(f"none is called {name!r}.{did_you_mean(name, NETWORKS)} Known: {', '.join(NETWORKS)}")
+        return name
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _settings_of_the_network(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.data.get("network")  # absent if it was refused
+        return NETWORKS[name][0].model_validate(value) if name in NETWORKS else value
 
 
 def compose(
@@ -72,10 +78,8 @@ def compose(
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        # A fault in the network's settings is reported by the model of that network, which stands under "model".
-        within = "" if error.title == RunConfig.__name__ else "model"
-        hint = _near_fields(error, str(values.get("network")), [within] if within else [])
-        raise UsageError(f"configuration: {explain(error, within)}{hint}") from error
+        hint = _near_fields(error, str(values.get("network")))
+        raise UsageError(f"configuration: {explain(error)}{hint}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -107,8 +111,10 @@ class _StrictLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if isinstance(key, list | dict):
+                raise yaml.constructor.ConstructorError(None, None, f"the key on line {line} is no plain text")
             if key in seen:
-                line = key_node.start_mark.line + 1
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice, again on line {line}")
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -137,12 +143,12 @@ def _merged(values: Any, patch: Any) -> Any:
     return values | {key: _merged(values.get(key), value) for key, value in patch.items()}
 
 
-def _near_fields(error: ValidationError, network: str, within: list[str]) -> str:
+def _near_fields(error: ValidationError, network: str) -> str:
     """Suggestions for the first field that does not exist, and the fields there are."""
     for item in error.errors():
         if item["type"] == "extra_forbidden":
             *parents, leaf = (str(part) for part in item["loc"])
-            known = fields_of(RunConfig, network, within + parents)
+            known = fields_of(RunConfig, network, parents)
             return f".{did_you_mean(leaf, known)} Known here: {', '.join(known)}"
     return ""
 

@@ -40,14 +40,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def explain(error: object, within: str = "") -> str:
-    """The findings of a pydantic ``ValidationError`` in one line: field path, what is wrong, what was given.
-
-    ``within`` is the path of the model that was validated, where that is part of a larger configuration.
-    """
+def explain(error: object) -> str:
+    """The findings of a pydantic ``ValidationError`` in one line: field path, what is wrong, what was given."""
     findings = []
     for item in error.errors():  # type: ignore[attr-defined]
-        path = ".".join(str(part) for part in (*filter(None, [within]), *item["loc"]))
+        path = ".".join(str(part) for part in item["loc"])
         given = item["input"]
         shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | tuple | list) else ""
         findings.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{shown}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -22,16 +22,19 @@ Stats: TypeAlias = dict[str, Tensor]
 """Named scalars of one step (detached), written to metrics.jsonl and shown as progress."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(BaseModel):
     """One optimiser and its schedule; warm-up is counted in images seen, decay in the share of the budget used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(1e-3, gt=0, le=10)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0, le=1)
+    weight_decay: float = Field(0.0, ge=0, le=10)
     warmup: int = Field(0, ge=0, description="images over which the rate rises linearly from 0")
     decay: Literal["none", "cosine", "linear"] = "none"
     clip: float | None = Field(None, gt=0, description="largest total norm of the gradient")

@@ -27,6 +27,7 @@ from pixelloom.data.catalog import DataConfig, Dataset, load
 from pixelloom.data.download import progress_bar
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream, batches, ordered
+from pixelloom.engine.fabric import describe as place
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
 from pixelloom.engine.loop import fit
@@ -82,7 +83,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Path:
         world=fabric.world_size,
         dynamic=data.dynamic,
     )
-    _log.info("%s: %s; %s parameters", data.name, data.spec, f"{model.parameters:,}")
+    if fabric.is_global_zero:
+        _log.info("%s: %s; %s parameters; training on %s", data.name, data.spec, f"{model.parameters:,}", place(fabric))
     state = fit(
         objective,
         lambda step: batches(stream, step, workers=config.train.workers),

@@ -22,7 +22,6 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.memory import keep_freed_memory
 from pixelloom.errors import UsageError
 
-_log = logging.getLogger("pixelloom")
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -61,8 +60,6 @@ def make_fabric(config: TrainConfig) -> Fabric:
         port = os.environ.get("MASTER_PORT", "unset")
         raise UsageError(f"the processes cannot meet on port {port} (MASTER_PORT): {error}") from error
     atexit.register(_end_children, getattr(fabric.strategy.launcher, "procs", []))
-    if fabric.is_global_zero:
-        _log.info("training on %s", describe(fabric))
     return fabric
 
 
