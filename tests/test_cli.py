@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from PIL import Image
 
 import pixelloom
 from pixelloom import plots, runs
-from pixelloom.cli import main
+from pixelloom.cli import app, main
 from pixelloom.cli.options import DataOptions, Fields, TrainOptions
 from pixelloom.config import RunConfig
 from pixelloom.data.catalog import DATASETS
@@ -158,6 +159,19 @@ def test_wrong_usage_is_told_in_a_line_and_writes_nothing(
     for part in parts:
         assert part in said.err
     assert sorted(Path().rglob("*")) == before
+
+
+def test_the_page_on_the_command_line_is_true(run: Command) -> None:
+    page = (Path(__file__).parents[1] / "docs/command-line.md").read_text()
+    commands = [line for line in page.splitlines() if line.startswith("pixelloom ")]
+    assert len(commands) > 10
+    for line in commands:
+        app.parse_args(line.split()[1:], exit_on_error=False, print_error=False)
+    told = set(re.findall(r"`(--[a-z][a-z-]*)", page))
+    help_texts = [run(name, "--help").out for name in ("train", "sample", "evaluate", "info", "list", "config")]
+    there = {word for text in help_texts for word in re.findall(r"(?<![\w.-])--[a-z][a-z-]*(?=[ ,])", text)}
+    assert told - {"--help", "--debug", "--nproc-per-node"} - there == set()
+    assert there - told - {"--no-grey", "--model", "--head", "--optim", "--train"} == set()
 
 
 def test_no_device_is_substituted_in_silence(run: Command, model: PixelModel) -> None:
