@@ -23,7 +23,6 @@ from pixelloom.engine.memory import keep_freed_memory
 from pixelloom.errors import UsageError
 
 
-
 def make_fabric(config: TrainConfig) -> Fabric:
     """A launched Fabric for ``config``; with several devices, every process returns from here.
 
