@@ -25,8 +25,8 @@ def say(text: str) -> None:
 
 
 def say_json(value: object) -> None:
-    """One JSON value, to standard output; figures that are not finite become null, since JSON has no word for them."""
-    say(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """One JSON value on one line, to standard output; figures that are not finite become null, since JSON has no word for them."""
+    say(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
 
 
 def _finite(value: object) -> object:
