@@ -25,7 +25,7 @@ def say(text: str) -> None:
 
 
 def say_json(value: object) -> None:
-    """One JSON value on one line, to standard output; JSON has no word for a figure that is not finite, so it is null."""
+    """One JSON value on one line, to standard output; figures that are not finite, no part of JSON, become null."""
     say(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
 
 

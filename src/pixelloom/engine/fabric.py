@@ -42,6 +42,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
             f"batch: {config.batch} images cannot be shared evenly by {devices * nodes} processes "
             f"times {config.accumulate} micro-batches; choose a multiple of {devices * nodes * config.accumulate}."
         )
+    _check_can_start_again(devices)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we report the choice ourselves
     if device == "cuda":  # without it two runs, or a run and its resumption, differ in the last bits
         torch.backends.cudnn.deterministic = True
@@ -118,10 +119,14 @@ def _processes(config: TrainConfig, device: str) -> tuple[int, int]:
     if devices > available:
         unit = "CUDA devices" if device == "cuda" else "CPU cores"
         raise UsageError(f"devices: {devices} were asked for, available here: {available} {unit}.")
+    return devices, nodes
+
+
+def _check_can_start_again(devices: int) -> None:
+    """Raise UsageError if further processes are to be started and there is no script to start them from."""
     started = devices == 1 or distributed.is_torchelastic_launched() or "LOCAL_RANK" in os.environ
     if not started and sys.modules["__main__"].__spec__ is None and not Path(sys.argv[0]).is_file():
-        raise UsageError("devices: several processes need a script or torchrun; an interactive session has one.")
-    return devices, nodes
+        raise UsageError("devices: several processes need a script or torchrun; an interactive interpreter has none.")
 
 
 def _end_children(processes: list[subprocess.Popen[bytes]]) -> None:
