@@ -25,7 +25,7 @@ from PIL import Image
 
 import pixelloom
 from pixelloom import plots, runs
-from pixelloom.cli import app, main
+from pixelloom.cli import app, main, using
 from pixelloom.cli.options import DataOptions, Fields, TrainOptions
 from pixelloom.config import RunConfig
 from pixelloom.data.catalog import DATASETS
@@ -242,9 +242,11 @@ def test_the_log_is_left_as_it_was_found(run: Command) -> None:
     assert (logger.handlers, logger.level) == before
 
 
-def test_a_closed_pipe_ends_quietly() -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_closed_pipe_ends_quietly(buffered: bool) -> None:
     command = [sys.executable, "-m", "pixelloom", "list", "datasets"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    environment = ENVIRONMENT | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()  # the reader leaves before anything is written
@@ -421,6 +423,18 @@ def test_a_picture_is_completed_below_the_rows_that_are_kept(run: Command, model
     Path("text.png").write_text("no picture")
     assert run("sample", "flat", "--given", "text.png").code == 3
     assert run("sample", "flat", "--given", "absent.png").code == 3
+
+
+def test_small_passes_take_one_thread(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    run("sample", "flat", "-n", 2, "--device", "cpu")
+    assert asked == [1]
+    monkeypatch.setattr(using, "_SMALL", 2 * 64 * model.parameters)  # as much work as two images are
+    run("sample", "flat", "-n", 2, "--device", "cpu", "--force")
+    assert asked == [1]
+    run("sample", "flat", "-n", 1, "--device", "cpu", "--force")
+    assert asked == [1, 1]
 
 
 def test_a_batch_that_does_not_fit_is_halved(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
