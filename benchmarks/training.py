@@ -107,7 +107,7 @@ def tutorial_step(name: str, levels: Tensor) -> Callable[[], None]:
 
 
 def our_step(name: str, levels: Tensor, precision: str) -> Callable[[], None]:
-    """One optimiser step of the recipe, as the engine takes it."""
+    """One optimiser step of the recipe, with the engine's optimiser, memory and check of the gradient."""
     config = recipe(name)
     spec = ImageSpec(1, 28, 28, BASELINES[name][1])
     scaling = Scaling.unit()
@@ -127,6 +127,9 @@ def our_step(name: str, levels: Tensor, precision: str) -> Callable[[], None]:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = phase.loss(batch)
         loss.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.network.parameters() if p.grad is not None])
+        if not norm.isfinite():
+            raise ArithmeticError(f"{name}: the gradient is not finite")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 

@@ -529,10 +529,14 @@ def test_other_data_are_binarised_as_in_training(run: Command) -> None:
 
 
 def test_data_of_another_shape_are_refused(run: Command, model: PixelModel) -> None:
-    said = run("evaluate", "flat", "--data", "shapes", "--levels", 17)
+    save_run(
+        flat(ImageSpec(3, 8, 8, 17), DataConfig(source="shapes", levels=17, size=8).model_dump(mode="json")),
+        Path("runs/rgb"),
+    )
+    said = run("evaluate", "rgb", "--data", "digits")
     assert said.code == 3
-    assert "3x32x32 with 17 levels" in said.err
     assert "1x8x8 with 17 levels" in said.err
+    assert "3x8x8 with 17 levels" in said.err
     assert "--size" in said.err
     said = run("evaluate", "flat", "--data", "shapes", "--levels", 17, "--grey", "--size", 8, "--limit", 20)
     assert said.code == 0, said.err

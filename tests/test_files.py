@@ -83,7 +83,7 @@ def one(data: bytes, **reading: Any) -> np.ndarray:
 @pytest.mark.parametrize(
     ("contents", "match"),
     [
-        ({}, r"no picture found \(but nothing\); accepted are \.png \.jpg"),
+        ({}, r"no picture found \(it is empty\); accepted are \.png \.jpg"),
         ({"a.docx": b"x", "b.docx": b"x", "c": b"x"}, r"2 \.docx, 1 no extension"),
         ({"a.png": b"no"}, r"no readable picture \(a\.png: no picture of a known kind\)"),
         ({".hidden.png": flat(0), "__MACOSX/._a.png": b"x"}, "no picture found"),

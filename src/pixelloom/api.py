@@ -133,7 +133,14 @@ def data_for(model: PixelModel, source: str | None = None, changes: Overrides | 
     for folder in ("root", "cache"):  # of the machine that trained it
         if trained.get(folder) and not Path(trained[folder]).expanduser().is_dir():
             del trained[folder]
-    named = {} if source is None else {"source": source}
+    named: dict[str, object] = {}
+    if source is not None and source != trained.get("source"):
+        # What training left as published other data may not have: ask for the form that the model takes.
+        spec = model.spec
+        needed = {"size": f"{spec.height}x{spec.width}", "grey": spec.channels == 1}
+        if trained.get("binarize", "none") == "none":
+            needed["levels"] = spec.levels
+        named = {"source": source} | {key: value for key, value in needed.items() if not trained.get(key)}
     try:
         return DataConfig.model_validate(trained | named | dict(changes or {}))
     except ValidationError as error:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,8 +26,8 @@ from pixelloom.data.catalog import DataConfig, Dataset, load
 from pixelloom.data.download import progress_bar
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream, batches, ordered
+from pixelloom.engine.fabric import choose_device, make_fabric
 from pixelloom.engine.fabric import describe as place
-from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
 from pixelloom.engine.loop import fit
 from pixelloom.engine.memory import keep_freed_memory
@@ -219,7 +218,7 @@ def _finish(config: RunConfig, out: Path, state: State) -> None:
         raise ModelError(f"{out}: no validation gave a finite figure, so no model was kept; lower the rate")
     _log.info("best validation figure: %.4f bits/dim at step %d; model in %s", state.best, state.best_step, out)
     if config.samples:
-        model = load_model(out / "model").to("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(out / "model").to(choose_device(config.train))
         _log.info("drawing %d samples", config.samples)
         images = model.sample(config.samples, seed=config.train.seed)
         plots.save_png(plots.grid(images.numpy(), model.spec.levels), out / "samples" / "final.png")
@@ -261,9 +260,3 @@ def evaluate(
             "convert them with --size, --grey, --levels or --binarize"
         )
     return _score(model, dataset, split, limit), dataset
-
-
-def data_of(model: PixelModel) -> DataConfig:
-    """The data configuration that a model was trained with."""
-    described: dict[str, Any] = model.description.trained.get("data", {})
-    return DataConfig.model_validate(described)

@@ -31,7 +31,7 @@ def info(model: str, /, *, json: Flag = False) -> None:
         sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
     about = found.description.model_dump(mode="json")
     if json:
-        say_json({"model": str(folder), "parameters": found.parameters, "sha256": sha256, **about})
+        say_json({"folder": str(folder), "parameters": found.parameters, "sha256": sha256, **about})
         return
     for name, value in _facts(found, about["trained"]).items():
         if value:
@@ -101,11 +101,13 @@ def _recipes() -> list[dict[str, str]]:
 
 
 def _summary(run: RunConfig) -> dict[str, str]:
-    data, net, train = run.data, run.model, run.train
+    data, train = run.data, run.train
     form = f"levels {data.levels}" if data.levels else "" if data.binarize == "none" else data.binarize
     budgets = (("epochs", train.epochs), ("images", train.images), ("minutes", train.minutes))
     return {
-        "network": f"{run.network}, {net.blocks} {net.block} blocks of {net.channels}, {net.kernel}x{net.kernel}",
+        "network": " ".join(
+            [run.network, *(f"{k}={v}" for k, v in run.model.model_dump(exclude_defaults=True).items())]
+        ),
         "data": f"{data.source} {form}".rstrip(),
         "batch": str(train.batch),
         "budget": ", ".join(f"{value:g} {name}" for name, value in budgets if value) or "1 epochs",

@@ -87,8 +87,9 @@ def _from_files(path: Path, reading: Reading, folder: Path) -> Pictures:
     """Pictures of a folder, zip or list; labels and parts by the layout of their names."""
     with listed(path) as listing:
         if not listing.names:
-            held = ", ".join(f"{count} {suffix}" for suffix, count in listing.others.most_common(5)) or "nothing"
-            raise DataError(f"{path}: no picture found (but {held}); accepted are {' '.join(ACCEPTED)}")
+            held = ", ".join(f"{count} {suffix}" for suffix, count in listing.others.most_common(5))
+            found = f"found {held}" if held else "it is empty"
+            raise DataError(f"{path}: no picture found ({found}); accepted are {' '.join(ACCEPTED)}")
         layout = layout_of(listing)
         key = _key(reading, path, listing)
         kept = find(folder, key) or _decode_all(listing, reading, folder, key)
