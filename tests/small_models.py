@@ -23,7 +23,7 @@ def flat(spec: ImageSpec, data: dict[str, Any] | None = None, ink: float = 0.5) 
     binary = spec.levels == 2
     description = PixelDescription(
         network="pixelcnn",
-        model=PixelCNNConfig(channels=4, blocks=1, kernel=3, first_kernel=3, hidden=2),
+        model=PixelCNNConfig(channels=4, blocks=1, kernel=3, first_kernel=3, hidden=3),
         head=HeadConfig(kind="bernoulli" if binary else "categorical"),
         image=spec,
         scaling=Scaling.symmetric(),
