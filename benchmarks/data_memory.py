@@ -1,4 +1,4 @@
-"""Peak memory of reading a large folder: decoded once into the cache, then one pass over all images.
+"""Peak memory of a large folder: decoded once into the cache, one pass over all images, then a training run on it.
 
 Prints one JSON object. Peaks are ru_maxrss of a fresh process, minus that of a process that only imports torch and
 Pixelloom; those of the pass count the pages of the mapped cache, which the system may drop at any time.
@@ -37,6 +37,15 @@ if len(sys.argv) > 1:
 print(json.dumps(figures))
 """
 
+TRAIN = """
+import json, resource, sys
+from pixelloom.cli import main
+code = main(sys.argv[1:])
+print(json.dumps({"run_peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+sys.exit(code)
+"""
+SMALL = ("--images", "640", "--train.batch", "32", "--levels", "16", "--model.channels", "24", "--model.blocks", "2")
+
 
 def generate(folder: Path, images: int, side: int) -> int:
     """PNG files of noise on a gradient in ten class folders, made from their number; returns the CRC-32 of them all."""
@@ -56,10 +65,10 @@ def generate(folder: Path, images: int, side: int) -> int:
     return checksum
 
 
-def measured(*arguments: str) -> dict[str, float]:
+def measured(program: str, *arguments: str) -> dict[str, float]:
     """Figures of one fresh process. A child's ru_maxrss starts from its parent's memory: the parent must stay small."""
-    run = subprocess.run([sys.executable, "-c", WORK, *arguments], check=True, capture_output=True, text=True)
-    figures: dict[str, float] = json.loads(run.stdout)
+    run = subprocess.run([sys.executable, "-c", program, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
     return figures
 
 
@@ -80,8 +89,11 @@ def main() -> None:
         folder = options.folder or Path(scratch) / "pictures"
         size = ["--images", str(options.images), "--side", str(options.side), "--folder", str(folder)]
         made = subprocess.run([sys.executable, __file__, "--generate-only", *size], check=True, stdout=subprocess.PIPE)
-        torch_alone = measured()["import_peak_kb"]
-        cold, warm = (measured(str(folder), str(Path(scratch) / "cache")) for _ in range(2))
+        cache, out = str(Path(scratch) / "cache"), str(Path(scratch) / "run")
+        torch_alone = measured(WORK)["import_peak_kb"]
+        cold, warm = (measured(WORK, str(folder), cache) for _ in range(2))
+        run = ("train", "pixelcnn", "--data", str(folder), "--data.cache", cache, "--out", out, "--samples", "0")
+        trained = measured(TRAIN, *run, *SMALL)["run_peak_kb"]
     report = {
         "images": cold["images"],
         "side": options.side,
@@ -90,6 +102,7 @@ def main() -> None:
         "decoding_peak_mb_beside_torch": round((cold["reading_peak_kb"] - torch_alone) / 1e3, 1),
         "pass_peak_mb_beside_torch": round((cold["pass_peak_kb"] - torch_alone) / 1e3, 1),
         "warm_opening_peak_mb_beside_torch": round((warm["reading_peak_kb"] - torch_alone) / 1e3, 1),
+        "training_run_peak_mb_beside_torch": round((trained - torch_alone) / 1e3, 1),
         "decoding_seconds": cold["reading_seconds"],
         "warm_opening_seconds": warm["reading_seconds"],
         "pass_seconds": warm["pass_seconds"],
