@@ -39,7 +39,11 @@ def reshaped(data: Dataset, config: DataConfig) -> Dataset:
 
     train, val, test = map(filtered, NAMES)
     spec = replace(data.spec, channels=channels, height=sides[0], width=sides[1])
-    return replace(data, spec=spec, train=train, val=val, test=test, source_levels=256)
+    changes = ["made grey"] if grey else []
+    if sides != (data.spec.height, data.spec.width):
+        changes.append(f"{data.spec.height}x{data.spec.width} made {sides[0]}x{sides[1]} ({config.fit})")
+    formed = replace(data, spec=spec, train=train, val=val, test=test, source_levels=256)
+    return _noted(formed, ", ".join(changes))
 
 
 def quantised(data: Dataset, config: DataConfig) -> Dataset:
