@@ -44,7 +44,10 @@ code = main(sys.argv[1:])
 print(json.dumps({"run_peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 sys.exit(code)
 """
-SMALL = ("--images", "640", "--train.batch", "32", "--levels", "16", "--model.channels", "24", "--model.blocks", "2")
+SMALL = (
+    *("--images", "640", "--train.batch", "32", "--levels", "16", "--validation-images", "64"),
+    *("--model.channels", "24", "--model.blocks", "2", "--model.kernel", "3", "--model.first_kernel", "3"),
+)
 
 
 def generate(folder: Path, images: int, side: int) -> int:
