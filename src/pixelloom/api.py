@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import ValidationError
 
 from pixelloom import runs
@@ -21,6 +20,7 @@ from pixelloom.config import RunConfig, compose, fields_of, read_yaml
 from pixelloom.data import catalog
 from pixelloom.data.config import DataConfig
 from pixelloom.engine.fabric import choose_device
+from pixelloom.engine.memory import out_of_memory
 from pixelloom.errors import UsageError, did_you_mean, explain
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models import PixelModel, load_model
@@ -228,11 +228,6 @@ def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool =
             f"out of memory with train.batch={plan.train.batch}; halve it, or set train.accumulate="
             f"{plan.train.accumulate * 2} to keep the batch and use half the memory"
         ) from error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host ran out of memory: torch has a class for the first only."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _default_folder(recipe: str | None, config: Path | str | None, file: Mapping[str, Any]) -> Path:

@@ -168,7 +168,7 @@ def _draw(draw: Callable[..., Tensor], number: int, first: int, batch: int, spec
     """All images, batch by batch, with progress; a batch that does not fit the memory is halved."""
     import torch
 
-    from pixelloom.api import out_of_memory
+    from pixelloom.engine.memory import out_of_memory
 
     parts: list[Tensor] = []
     done = 0
@@ -214,6 +214,7 @@ def evaluate(
         pictures: The data.
     """
     from pixelloom import api, runs
+    from pixelloom.engine.memory import out_of_memory
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit: must be 1 or more, not {limit}")
@@ -225,7 +226,7 @@ def evaluate(
     try:
         figures, dataset = runs.evaluate(found, config, split, limit=limit)
     except (MemoryError, RuntimeError) as error:
-        if not api.out_of_memory(error):
+        if not out_of_memory(error):
             raise
         raise UsageError("out of memory while scoring; --device cpu may have more") from error
     facts = {

@@ -19,7 +19,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 
 from pixelloom.engine.config import TrainConfig
-from pixelloom.engine.memory import keep_freed_memory
+from pixelloom.engine.memory import keep_freed_memory, out_of_memory
 from pixelloom.errors import UsageError
 
 
@@ -99,8 +99,8 @@ def memory_explained(config: TrainConfig) -> Iterator[None]:
     """Turns a lack of memory on the GPU or the host into a UsageError that says what to change."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # the CPU's allocator raises a plain RuntimeError
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error):
             raise UsageError(
                 f"batch: {config.batch} images (in {config.accumulate} micro-batches) do not fit into memory; lower "
                 f"the batch, or raise accumulate, which needs less memory for the same result."

@@ -1,10 +1,12 @@
-"""Keeping freed memory, so that each training step does not ask the operating system for it anew."""
+"""The memory of a process: keeping what is freed, and telling a lack of it from other errors."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import sys
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of <malloc.h>
 _BLOCK = 1 << 30  # bytes; larger tensors are still mapped and unmapped one by one
@@ -24,3 +26,8 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # musl has none
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _BLOCK)) and bool(mallopt(_M_TRIM_THRESHOLD, 2 * _BLOCK - 1))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host ran out of memory: torch has a class for the first only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
