@@ -13,8 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelloom.layers.causal import MaskedConv2d, group_sizes
+from pixelloom.layers.reads import HERE, Read
 
 Norm = Literal["none", "batch", "channel"]
+
+
+class Normalise(nn.Module):
+    """Zero mean and unit variance over the features of each position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same"""
+        last = x.permute(0, 2, 3, 1)  # free in channels_last memory
+        return F.layer_norm(last, last.shape[-1:]).permute(0, 3, 1, 2)
+
+    def reads(self) -> tuple[Read, ...]:
+        """All features of the same position."""
+        return (Read(HERE),)
 
 
 class ChannelNorm(nn.Module):
@@ -27,14 +41,17 @@ class ChannelNorm(nn.Module):
     def __init__(self, features: int, groups: int = 1) -> None:
         super().__init__()
         self.sizes = group_sizes(features, groups)
+        self.normalise = Normalise()
         self.gain = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> same"""
-        parts = torch.split(x.permute(0, 2, 3, 1), self.sizes, dim=-1)  # features last: free in channels_last memory
-        normed = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
-        return (normed * self.gain + self.bias).permute(0, 3, 1, 2)
+        if len(self.sizes) > 1:
+            normed = torch.cat([self.normalise(part) for part in torch.split(x, self.sizes, dim=1)], dim=1)
+        else:
+            normed = self.normalise(x)
+        return normed * self.gain[:, None, None] + self.bias[:, None, None]
 
 
 def make_norm(kind: Norm, features: int, groups: int) -> nn.Module:

@@ -29,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixelloom.layers.reads import HERE, Kernel, Offsets, Position, Read, box
+
 Mask = Literal["A", "B"]
 
 
@@ -158,6 +160,23 @@ class MaskedConv2d(nn.Module):
         # Margins above, left and right, none below: the cropped kernel then yields exactly H x W positions. The rows
         # above are one block of memory to copy; left and right are left to the kernel, which needs no copy.
         return F.conv2d(F.pad(x, (0, 0, r, 0)) if r else x, weight, self.bias, padding=(0, r))
+
+    @property
+    def _past(self) -> tuple[Position, ...]:
+        r = self.radius
+        return box(-r, -1, -r, r) + box(0, 0, -r, -1)
+
+    def reads(self) -> tuple[Read, ...]:
+        """All features at the taps before the centre, and at the centre those that the mask leaves."""
+        here = self.mask[:, :, self.radius, self.radius] > 0
+        past = (Read(Offsets(self._past)),) if self.radius else ()
+        return (*past, Read(HERE, here))
+
+    def kernel(self) -> Kernel:
+        """The taps that are read, with their weights."""
+        r = self.radius
+        masked = (self.weight * self.mask).permute(2, 3, 1, 0).flatten(0, 1)  # [rows * columns, in, out], row by row
+        return Kernel((*self._past, (0, 0)), masked[: len(masked) - r], self.bias)
 
     def extra_repr(self) -> str:
         """Shown by print(network)."""

@@ -1,0 +1,195 @@
+"""What a layer reads: the vocabulary in which every layer that mixes positions declares its inputs.
+
+A layer has a method ``reads()`` that returns a tuple of :class:`Read`, each saying: output feature o at position p
+reads these features of this input at these positions. Three kinds of positions cover the field:
+
+    Offsets    a finite window such as the taps of a convolution, with ``stride`` for down- and ``up`` for upsampling
+    OwnRow     the positions of the same row up to here, as a recurrence along the row does
+    Earlier    all positions before this one in raster order, as causal attention does
+
+From these alone follow when a feature can be computed, what a pixel can see, and whether a network is autoregressive
+(:mod:`pixelloom.sampling.dataflow`). Each kind offers the two directions that this takes, on arrays over positions:
+``latest`` carries values forward (the largest value among the positions read), ``back`` carries marks backward (which
+positions are read by the marked ones).
+
+A layer says how it computes one output from what it reads in one of two ways. A linear layer offers ``kernel()``, a
+:class:`Kernel`. Any other offers ``at(*inputs, present)``: of each input a tensor [M, N, features] with the N positions
+read by each of M outputs, in the order of ``Positions.of``, and ``present``, bool [M, N], false beyond the edge of the
+image and where an output reads fewer than N. It returns [M, out].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Values: TypeAlias = npt.NDArray[np.int64]
+"""A whole number at each position, int64 [..., height, width]."""
+
+Marks: TypeAlias = npt.NDArray[np.bool_]
+"""Some of the positions, bool [..., height, width]."""
+
+Position: TypeAlias = tuple[int, int]
+"""(row, column); as an offset, rows down and columns to the right."""
+
+Size: TypeAlias = tuple[int, int]
+"""(height, width) of a grid of positions."""
+
+
+class Positions(Protocol):
+    """Which input positions an output position reads."""
+
+    def latest(self, values: Values, size: Size, nothing: int) -> Values:
+        """The largest of the values read by each output position, [..., size]; ``nothing`` where none is read."""
+
+    def back(self, marked: Marks, size: Size) -> Marks:
+        """The input positions [..., size] that some marked output position reads."""
+
+    def of(self, position: Position, size: Size) -> list[Position]:
+        """The positions that one output reads, in the order in which ``at`` receives them.
+
+        Those beyond the edge of an input of that size are left in where they keep the number of positions constant.
+        """
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Output position p reads the input positions floor(p * stride / up) + tap, for each tap.
+
+    Attributes:
+        taps: offsets (down, right).
+        stride: input positions between neighbouring outputs, (rows, columns): downsampling.
+        up: outputs that share an input position, (rows, columns): upsampling.
+    """
+
+    taps: tuple[Position, ...]
+    stride: Position = (1, 1)
+    up: Position = (1, 1)
+
+    def latest(self, values: Values, size: Size, nothing: int) -> Values:
+        """The largest value under the taps."""
+        out = np.full((*values.shape[:-2], *size), nothing, np.int64)
+        for dy, dx in self.taps:
+            to_rows, rows = self._pairs(0, dy, size[0], values.shape[-2])
+            to_columns, columns = self._pairs(1, dx, size[1], values.shape[-1])
+            seen = values[..., rows, :][..., columns]
+            part = out[..., to_rows, to_columns]
+            out[..., to_rows, to_columns] = np.maximum(part, seen)
+        return out
+
+    def back(self, marked: Marks, size: Size) -> Marks:
+        """The union of the taps of all marked positions."""
+        out = np.zeros((*marked.shape[:-2], *size), np.float32)
+        for dy, dx in self.taps:
+            # Outputs may share an input when upsampling, so they are summed: rows^T @ marked @ columns, 0/1 matrices.
+            rows, columns = np.zeros((marked.shape[-2], size[0])), np.zeros((marked.shape[-1], size[1]))
+            for table, shift, axis in ((rows, dy, 0), (columns, dx, 1)):
+                outputs, read = self._pairs(axis, shift, *table.shape)
+                table[np.arange(outputs.start, outputs.stop), read] = 1
+            out += rows.T @ marked @ columns
+        return out > 0
+
+    def of(self, position: Position, size: Size) -> list[Position]:
+        """One position for each tap, those beyond the edge included."""
+        y, x = (p * s // u for p, s, u in zip(position, self.stride, self.up, strict=True))
+        return [(y + dy, x + dx) for dy, dx in self.taps]
+
+    def _pairs(self, axis: int, shift: int, outputs: int, inputs: int) -> tuple[slice, npt.NDArray[np.int64]]:
+        """Along one axis: the outputs whose tap lies inside, which are neighbours, and what they read there."""
+        read = np.arange(outputs) * self.stride[axis] // self.up[axis] + shift
+        first, end = np.searchsorted(read, (0, inputs))
+        return slice(int(first), int(end)), read[first:end]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Every position before this one in raster order; with ``own`` this one too."""
+
+    own: bool = False
+
+    def latest(self, values: Values, size: Size, nothing: int) -> Values:
+        """A running maximum over all positions."""
+        line = values.reshape(*values.shape[:-2], -1)
+        return _running_maximum(line, self.own, nothing).reshape(values.shape)
+
+    def back(self, marked: Marks, size: Size) -> Marks:
+        """All positions before the last marked one."""
+        line = marked.reshape(*marked.shape[:-2], -1)
+        return _up_to_last(line, self.own).reshape(marked.shape)
+
+    def of(self, position: Position, size: Size) -> list[Position]:
+        """All earlier positions in raster order."""
+        end = position[0] * size[1] + position[1] + self.own
+        return [divmod(i, size[1]) for i in range(end)]
+
+
+@dataclass(frozen=True)
+class OwnRow:
+    """The positions of the same row before this one; with ``own`` this one too."""
+
+    own: bool = True
+
+    def latest(self, values: Values, size: Size, nothing: int) -> Values:
+        """A running maximum along each row."""
+        return _running_maximum(values, self.own, nothing)
+
+    def back(self, marked: Marks, size: Size) -> Marks:
+        """In each row, all positions before the last marked one."""
+        return _up_to_last(marked, self.own)
+
+    def of(self, position: Position, size: Size) -> list[Position]:
+        """From the left edge to here."""
+        return [(position[0], x) for x in range(position[1] + self.own)]
+
+
+def _running_maximum(lines: Values, own: bool, nothing: int) -> Values:
+    running = np.maximum(np.maximum.accumulate(lines, axis=-1), nothing)
+    if own:
+        return running
+    return np.concatenate((np.full_like(running[..., :1], nothing), running[..., :-1]), axis=-1)
+
+
+def _up_to_last(lines: Marks, own: bool) -> Marks:
+    later: Marks = np.logical_or.accumulate(lines[..., ::-1], axis=-1)[..., ::-1]
+    if own:
+        return later
+    return np.concatenate((later[..., 1:], np.zeros_like(later[..., :1])), axis=-1)
+
+
+HERE = Offsets(((0, 0),))
+"""The same position: what layers read that act on each position alone."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """Output features read input features at some positions.
+
+    Attributes:
+        where: the positions.
+        features: which output feature reads which input feature, bool [out, in]; None when each reads all.
+        input: which of the layer's inputs, for one that takes several.
+    """
+
+    where: Positions
+    features: Tensor | None = None
+    input: int = 0
+
+
+class Kernel(NamedTuple):
+    """A linear layer: out[p] = bias + sum over taps k of weight[k] applied to input[p * stride + taps[k]]."""
+
+    taps: Sequence[Position]
+    weight: Tensor
+    """[taps, in, out]"""
+    bias: Tensor | None
+    stride: Position = (1, 1)
+
+
+def box(top: int, bottom: int, left: int, right: int) -> tuple[Position, ...]:
+    """All offsets of a rectangle, both ends included, row by row: ``box(-1, 1, -1, 1)`` is a 3x3 window."""
+    return tuple((dy, dx) for dy in range(top, bottom + 1) for dx in range(left, right + 1))

@@ -1,0 +1,98 @@
+"""A network as a list of nodes, each saying what it reads and how it is computed.
+
+:func:`pixelloom.sampling.tracing.trace` writes it down; :mod:`pixelloom.sampling.dataflow` derives from it when each
+node can be computed where, and :mod:`pixelloom.sampling.incremental` computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from pixelloom.layers.reads import Kernel, Positions
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Node ``source`` is read at some positions; ``features`` bool [out, in], None when all are read by all."""
+
+    source: int
+    where: Positions
+    features: Tensor | None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value that no pixel changes. Parameters may be trained on or moved, so it is read anew whenever it is used."""
+
+    value: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Each:
+    """A function of each position and feature alone; ``args`` and ``kwargs`` name its inputs by :class:`Slot`."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Stands for input number ``index`` in the arguments of a function."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Join:
+    """Features of the inputs, chosen and put side by side; a chunk has one input. One (input, feature) per output."""
+
+    origin: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A layer with a kernel."""
+
+    kernel: Callable[[], Kernel]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module that reads the same position only (``at`` is None), or one that says how to compute an output."""
+
+    module: nn.Module
+    at: Callable[..., Tensor] | None
+
+
+@dataclass(frozen=True)
+class Image:
+    """The pixels themselves, in model space."""
+
+
+Operation: TypeAlias = Image | Each | Join | Linear | Layer
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value of the network: features at every position of a grid.
+
+    Attributes:
+        name: of the layer, as in ``network.named_modules()``, or of the function and the module that calls it.
+        operation: how it is computed.
+        inputs: nodes, in the order of the operation's arguments.
+        edges: what it reads of them.
+        features: their number.
+        size: (height, width) of the grid.
+    """
+
+    name: str
+    operation: Operation
+    inputs: tuple[int, ...]
+    edges: tuple[Edge, ...]
+    features: int
+    size: tuple[int, int]

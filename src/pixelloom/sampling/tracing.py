@@ -1,0 +1,350 @@
+"""A network's own ``forward``, followed once by torch.fx and written down as nodes.
+
+Layers that mix positions are nodes of their own and declare their reads (:mod:`pixelloom.layers.reads`). What is known
+to act on each position alone needs no declaration: arithmetic, activations, 1x1 convolutions, batch norms with fixed
+statistics, chunks and joins of features. Anything else is an error that names it, since guessing would make wrong
+pictures or leak the future.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pixelloom.errors import ModelError
+from pixelloom.layers.reads import HERE, Kernel, Offsets, Read
+from pixelloom.sampling.graph import Constant, Each, Edge, Image, Join, Layer, Linear, Node, Operation, Slot
+
+# Each output value depends on the input values of the same feature and position alone.
+ELEMENTWISE_MODULES = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
+    nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid,
+)  # fmt: skip
+ELEMENTWISE = frozenset(
+    """add sub mul truediv div neg pos pow abs square sqrt rsqrt exp log log1p expm1 sin cos sigmoid tanh erf relu relu6
+    leaky_relu elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid logsigmoid clamp minimum
+    maximum reciprocal sign where addcmul lerp""".split()  # noqa: SIM905
+)
+INPLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
+# Nothing at all, in evaluation mode.
+NOTHING_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
+NOTHING = frozenset({"dropout", "dropout2d", "contiguous", "clone", "detach"})
+
+
+def trace(network: nn.Module, shape: tuple[int, int, int]) -> list[Node]:
+    """The nodes of a network for images of shape (C, H, W): first the image, last the output, each after its inputs.
+
+    Raises:
+        ModelError: if a layer or function does not say what it reads, or the forward pass cannot be followed.
+    """
+    training = network.training
+    network.eval()
+    try:
+        tracer = _Tracer()
+        try:
+            graph = tracer.trace(network)
+        except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+            raise ModelError(f"the network's forward cannot be followed: {error}") from error
+        return _Follower(network, shape).follow(graph)
+    finally:
+        network.train(training)
+
+
+class _Tracer(fx.Tracer):
+    """Stops at layers that declare their reads, and at those that torch.nn brings or that are derived from one."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        bricks = (base for base in type(m).__mro__ if base.__module__.startswith("torch.nn"))
+        return hasattr(m, "reads") or next(bricks) not in (nn.Module, nn.Sequential)
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        """Parts of a chunk or split, whose number is in the call."""
+        name, args, kwargs = _name_of(obj.node), obj.node.args, obj.node.kwargs
+        sizes = _argument(args, kwargs, 1, "split_size_or_sections", _argument(args, kwargs, 1, "split_size"))
+        if name == "split" and isinstance(sizes, Sequence):
+            return (obj[i] for i in range(len(sizes)))
+        if name == "chunk" and isinstance(chunks := _argument(args, kwargs, 1, "chunks"), int):
+            return (obj[i] for i in range(chunks))
+        return super().iter(obj)
+
+
+@dataclass(frozen=True)
+class _Ref:
+    """The value of a node; ``example`` is a tensor of that shape for a batch of no images."""
+
+    node: int
+    example: Tensor
+
+
+class _Follower:
+    """Walks through the calls of a graph and writes down the nodes. Shapes come from a batch of no images."""
+
+    def __init__(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
+        self.network = network
+        self.nodes: list[Node] = []
+        first = next(network.parameters(), torch.empty(0))
+        self.image = torch.empty(0, *shape, dtype=first.dtype, device=first.device)
+
+    def follow(self, graph: fx.Graph) -> list[Node]:
+        """All nodes that the output depends on."""
+        env: dict[fx.Node, Any] = {}
+        for call in graph.nodes:
+            args = fx.node.map_arg(call.args, lambda n: env[n])
+            kwargs = fx.node.map_arg(call.kwargs, lambda n: env[n])
+            env[call] = self._call(call, args, dict(kwargs))
+            if call.op == "output":
+                return self._used(env[call])
+        raise ModelError("the network's forward returns nothing")
+
+    def _call(self, call: fx.Node, args: Any, kwargs: dict[str, Any]) -> Any:
+        if call.op == "placeholder":
+            if self.nodes:
+                raise ModelError(f"the network's forward takes more than the image: {call.target}")
+            return self._add(str(call.target), Image(), (), (), self.image)
+        if call.op == "get_attr":
+            path = str(call.target)
+            return Constant(lambda: operator.attrgetter(path)(self.network))
+        if call.op == "output":
+            if not isinstance(args[0], _Ref):
+                raise ModelError("the network's forward must return one tensor that depends on the image")
+            return args[0]
+        if call.op == "call_module":
+            return self._module(str(call.target), self.network.get_submodule(str(call.target)), args)
+        return self._function(call, args, kwargs)
+
+    # Modules
+
+    def _module(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> _Ref:
+        if not all(isinstance(arg, _Ref) for arg in args):
+            raise ModelError(f"{name}: a layer's inputs must be tensors that depend on the image")
+        kind = type(module)
+        if kind in NOTHING_MODULES:
+            return args[0]  # type: ignore[no-any-return]
+        example: Tensor = module(*(arg.example for arg in args))
+        if hasattr(module, "reads"):
+            return self._declared(name, module, args, example)
+        if kind in ELEMENTWISE_MODULES:
+            return self._each(name, module, args, {}, example)
+        if isinstance(module, nn.BatchNorm2d) and kind is nn.BatchNorm2d:
+            scale, shift = Constant(lambda: _affine(module)[0]), Constant(lambda: _affine(module)[1])
+            scaled = self._each(name, operator.mul, (args[0], scale), {}, example)
+            return self._each(name, operator.add, (scaled, shift), {}, example)
+        if isinstance(module, nn.Conv2d) and kind is nn.Conv2d and module.padding_mode == "zeros":
+            where, features, kernel = _convolution(module)
+            return self._add(name, Linear(kernel), args, (Edge(args[0].node, where, features),), example)
+        raise ModelError(
+            f"{name} ({kind.__name__}): does not say which positions it reads. Give it a method reads(), see "
+            "pixelloom.layers.reads"
+        )
+
+    def _declared(self, name: str, module: Any, args: tuple[Any, ...], example: Tensor) -> _Ref:
+        reads: tuple[Read, ...] = module.reads()
+        edges = tuple(Edge(args[read.input].node, read.where, read.features) for read in reads)
+        operation: Operation
+        if hasattr(module, "kernel"):
+            operation = Linear(module.kernel)
+        elif hasattr(module, "at"):
+            operation = Layer(module, module.at)
+        elif all(read.where == HERE for read in reads):
+            operation = Layer(module, None)
+        else:
+            raise ModelError(f"{name} ({type(module).__name__}): has reads(), but neither kernel() nor at()")
+        return self._add(name, operation, args, edges, example)
+
+    # Functions
+
+    def _function(self, call: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = _name_of(call)
+        stack = list(call.meta.get("nn_module_stack") or {})
+        label = f"{stack[-1]}.{name}" if stack and stack[-1] else name
+        if name == "getitem" and isinstance(args[0], tuple):
+            return args[0][args[1]]
+        if not _refs((args, kwargs)):
+            return Constant(lambda: _function_of(call)(*_now(args), **_now(kwargs)))
+        if name in NOTHING:
+            return args[0]
+        if name in ELEMENTWISE:
+            kwargs.pop("inplace", None)
+            function = _function_of(call)
+            example = function(*_examples(args), **_examples(kwargs))
+            return self._each(label, function, args, kwargs, example)
+        found = None
+        if name in ("cat", "concat", "concatenate"):
+            parts = _argument(args, kwargs, 0, "tensors")
+            if all(isinstance(part, _Ref) for part in parts) and _argument(args, kwargs, 1, "dim", 0) in (1, -3):
+                origin = [(i, f) for i, part in enumerate(parts) for f in range(part.example.shape[1])]
+                found = self._join(label, parts, origin)
+        elif name in ("chunk", "split", "getitem"):
+            found = self._pieces(label, name, args, kwargs)
+        if found is None:
+            raise ModelError(
+                f"{label}: the function {name!r} is not known to act on each position alone; put it into a module that "
+                "declares its reads, see pixelloom.layers.reads"
+            )
+        return found
+
+    def _pieces(self, label: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A chunk, a split, or a range of features; None for another cut."""
+        source: _Ref = args[0]
+        numbers = list(range(source.example.shape[1]))
+        if name == "getitem":
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            whole = slice(None)
+            if len(index) < 2 or any(i != whole for i in (index[0], *index[2:])) or not isinstance(index[1], slice):
+                return None
+            return self._join(label, [source], [(0, f) for f in numbers[index[1]]])
+        if _argument(args, kwargs, 2, "dim", 0) not in (1, -3):
+            return None
+        parts = torch.tensor(numbers)
+        if name == "chunk":
+            pieces = parts.chunk(_argument(args, kwargs, 1, "chunks"))
+        else:
+            pieces = torch.split_with_sizes(parts, list(_sizes(args, kwargs, len(numbers))))
+        return tuple(self._join(label, [source], [(0, int(f)) for f in piece]) for piece in pieces)
+
+    def _join(self, name: str, sources: Sequence[_Ref], origin: list[tuple[int, int]]) -> _Ref:
+        edges = []
+        for i, source in enumerate(sources):
+            features = torch.zeros(len(origin), source.example.shape[1], dtype=torch.bool)
+            for out, (j, feature) in enumerate(origin):
+                if i == j:
+                    features[out, feature] = True
+            edges.append(Edge(source.node, HERE, features))
+        example = sources[0].example.new_empty(0, len(origin), *sources[0].example.shape[2:])
+        return self._add(name, Join(tuple(origin)), sources, edges, example)
+
+    def _each(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], example: Tensor
+    ) -> _Ref:
+        sources: list[_Ref] = []
+
+        def slot(value: Any) -> Any:
+            if not isinstance(value, _Ref):
+                return value
+            sources.append(value)
+            return Slot(len(sources) - 1)
+
+        args, kwargs = tuple(map(slot, args)), {key: slot(value) for key, value in kwargs.items()}
+        edges = []
+        for source in sources:
+            features = source.example.shape[1]
+            if source.example.shape[2:] != example.shape[2:] or features not in (1, example.shape[1]):
+                raise ModelError(f"{name}: joins grids of {_shape(source.example)} and {_shape(example)}")
+            edges.append(Edge(source.node, HERE, torch.eye(features, dtype=torch.bool) if features > 1 else None))
+        return self._add(name, Each(function, args, kwargs), sources, edges, example)
+
+    def _add(
+        self, name: str, operation: Operation, inputs: Sequence[_Ref], edges: Sequence[Edge], example: Tensor
+    ) -> _Ref:
+        if example.ndim != 4:
+            raise ModelError(f"{name}: gives {example.ndim} dimensions, not [B, features, H, W]")
+        features, height, width = example.shape[1:]
+        refs = tuple(ref.node for ref in inputs)
+        self.nodes.append(Node(name, operation, refs, tuple(edges), features, (height, width)))
+        return _Ref(len(self.nodes) - 1, example)
+
+    def _used(self, output: _Ref) -> list[Node]:
+        """Without nodes that nothing reads, and the output last."""
+        used, todo = {0}, [output.node]
+        while todo:
+            node = todo.pop()
+            if node not in used:
+                used.add(node)
+                todo += self.nodes[node].inputs
+        place = {old: new for new, old in enumerate(sorted(used))}
+        return [
+            Node(
+                node.name,
+                node.operation,
+                tuple(place[i] for i in node.inputs),
+                tuple(Edge(place[edge.source], edge.where, edge.features) for edge in node.edges),
+                node.features,
+                node.size,
+            )
+            for node in (self.nodes[old] for old in place)
+        ]
+
+
+def _name_of(call: fx.Node) -> str:
+    """Of a function or method: ``add`` for operator.add, torch.add and Tensor.add alike."""
+    name = call.target if isinstance(call.target, str) else call.target.__name__
+    return INPLACE.get(name, name)
+
+
+def _function_of(call: fx.Node) -> Callable[..., Any]:
+    """What a call computes, without writing over its input: the branches of a network may share it."""
+    target = call.target
+    if isinstance(target, str):
+        return lambda first, *rest, **more: getattr(first, target)(*rest, **more)
+    return getattr(operator, INPLACE[target.__name__]) if target.__name__ in INPLACE else target
+
+
+def _argument(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
+    return kwargs.get(name, args[place] if len(args) > place else default)
+
+
+def _sizes(args: Sequence[Any], kwargs: dict[str, Any], total: int) -> Sequence[int]:
+    """Of the parts of a split."""
+    size = _argument(args, kwargs, 1, "split_size_or_sections", _argument(args, kwargs, 1, "split_size"))
+    return [min(size, total - start) for start in range(0, total, size)] if isinstance(size, int) else size
+
+
+def _refs(value: Any) -> list[_Ref]:
+    """All node values inside any nesting."""
+    found: list[_Ref] = []
+    fx.node.map_aggregate(value, lambda v: found.append(v) if isinstance(v, _Ref) else None)
+    return found
+
+
+def _now(value: Any) -> Any:
+    """Constants replaced by what they are now, inside any nesting."""
+    return fx.node.map_aggregate(value, lambda v: v.value() if isinstance(v, Constant) else v)
+
+
+def _examples(value: Any) -> Any:
+    values = _now(value)
+    return fx.node.map_aggregate(values, lambda v: v.example if isinstance(v, _Ref) else v)
+
+
+def _shape(example: Tensor) -> str:
+    return "x".join(map(str, example.shape[1:]))
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A batch norm with fixed statistics as scale and shift, each [features, 1, 1]."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ModelError("a batch norm without running statistics mixes the images of a batch: no pixel model")
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale + (norm.bias if norm.bias is not None else 0)
+    return scale[:, None, None], shift[:, None, None]
+
+
+def _convolution(conv: nn.Conv2d) -> tuple[Offsets, Tensor | None, Callable[[], Kernel]]:
+    """What an ordinary convolution reads, and its kernel with the features of other groups filled by zeros."""
+    (dh, dw), (kh, kw) = conv.dilation, conv.kernel_size
+    # "same" puts the odd one out at the end; a number counts both sides.
+    same, valid = (dh * (kh - 1) // 2, dw * (kw - 1) // 2), (0, 0)
+    ph, pw = (same if conv.padding == "same" else valid) if isinstance(conv.padding, str) else conv.padding
+    taps = tuple((y * dh - ph, x * dw - pw) for y in range(kh) for x in range(kw))
+    stride = (conv.stride[0], conv.stride[1])
+    features = None
+    if conv.groups > 1:
+        out_group = torch.arange(conv.out_channels) * conv.groups // conv.out_channels
+        in_group = torch.arange(conv.in_channels) * conv.groups // conv.in_channels
+        features = out_group[:, None] == in_group
+
+    def kernel() -> Kernel:
+        weight = conv.weight
+        if features is not None:
+            weight = weight.new_zeros(*features.shape, kh, kw)
+            weight[features] = conv.weight.flatten(0, 1)
+        return Kernel(taps, weight.permute(2, 3, 1, 0).flatten(0, 1), conv.bias, stride)
+
+    return Offsets(taps, stride), features, kernel
