@@ -14,7 +14,7 @@ it) or independent given the pixels before.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -62,6 +62,9 @@ class Head(Protocol):
     def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Levels uint8 [B, C, H, W] from noise uniform in [0, 1), float64 [B, C, H, W]."""
 
+    def of_channel(self) -> Head:
+        """For ordered channels: the head of any one of them, with its contiguous C-th share of the parameters."""
+
 
 @dataclass(frozen=True)
 class Categorical:
@@ -108,6 +111,10 @@ class Categorical:
         # a probability, so a level that cannot be is never drawn.
         return (cdf[:, :, :-1] <= noise[:, :, None] * cdf[:, :, -1:]).sum(dim=2).to(torch.uint8)
 
+    def of_channel(self) -> Categorical:
+        """L parameters."""
+        return Categorical(replace(self.spec, channels=1))
+
 
 @dataclass(frozen=True)
 class Bernoulli:
@@ -150,6 +157,10 @@ class Bernoulli:
     def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """1 where the noise is at or above p(0), uint8 [B, C, H, W]."""
         return (torch.sigmoid(-params.double() / temperature) <= noise).to(torch.uint8)
+
+    def of_channel(self) -> Bernoulli:
+        """One logit."""
+        return Bernoulli(replace(self.spec, channels=1))
 
 
 def make_head(config: HeadConfig, spec: ImageSpec) -> Head:

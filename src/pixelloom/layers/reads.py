@@ -56,6 +56,9 @@ class Positions(Protocol):
         Those beyond the edge of an input of that size are left in where they keep the number of positions constant.
         """
 
+    def rows(self, row: int) -> tuple[int, int]:
+        """The first and the last input row that an output row reads, beyond the edge perhaps."""
+
 
 @dataclass(frozen=True)
 class Offsets:
@@ -99,6 +102,11 @@ class Offsets:
         y, x = (p * s // u for p, s, u in zip(position, self.stride, self.up, strict=True))
         return [(y + dy, x + dx) for dy, dx in self.taps]
 
+    def rows(self, row: int) -> tuple[int, int]:
+        """Those of the highest and the lowest tap."""
+        here = row * self.stride[0] // self.up[0]
+        return here + min(dy for dy, _ in self.taps), here + max(dy for dy, _ in self.taps)
+
     def _pairs(self, axis: int, shift: int, outputs: int, inputs: int) -> tuple[slice, npt.NDArray[np.int64]]:
         """Along one axis: the outputs whose tap lies inside, which are neighbours, and what they read there."""
         read = np.arange(outputs) * self.stride[axis] // self.up[axis] + shift
@@ -127,6 +135,10 @@ class Earlier:
         end = position[0] * size[1] + position[1] + self.own
         return [divmod(i, size[1]) for i in range(end)]
 
+    def rows(self, row: int) -> tuple[int, int]:
+        """From the top to here."""
+        return 0, row
+
 
 @dataclass(frozen=True)
 class OwnRow:
@@ -145,6 +157,10 @@ class OwnRow:
     def of(self, position: Position, size: Size) -> list[Position]:
         """From the left edge to here."""
         return [(position[0], x) for x in range(position[1] + self.own)]
+
+    def rows(self, row: int) -> tuple[int, int]:
+        """This one."""
+        return row, row
 
 
 def _running_maximum(lines: Values, own: bool, nothing: int) -> Values:

@@ -17,8 +17,8 @@ from pixelloom.types import ImageSpec
 Predict = Callable[[Tensor], Tensor]
 """Levels uint8 [B, C, H, W] -> parameters of the head [B, outputs, H, W]."""
 
-OnRow = Callable[[int, Tensor], None]
-"""Called after each finished row with its number and the images so far."""
+OnStep = Callable[[int, int, Tensor], None]
+"""Called after each step with the number of steps done and of all steps, and the images so far, uint8 [B, C, H, W]."""
 
 
 def image_noise(spec: ImageSpec, seed: int, first: int, n: int) -> Tensor:
@@ -41,7 +41,7 @@ def sample(
     temperature: float = 1.0,
     given: Tensor | None = None,
     mask: Tensor | None = None,
-    on_row: OnRow | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Draw one image for each row of noise.
 
@@ -53,7 +53,7 @@ def sample(
         temperature: logits are divided by it before each draw; below 1 likelier, above 1 more varied.
         given: a partly known image for each row, levels uint8 [B, C, H, W].
         mask: bool [B, C, H, W], true where ``given`` is known; known values are kept, the rest is drawn.
-        on_row: told of each finished row.
+        on_step: told of each finished row.
 
     Returns:
         Levels, uint8 [B, C, H, W].
@@ -76,6 +76,6 @@ def sample(
                 params = predict(x)[:, :, i : i + 1, j : j + 1]
                 drawn = head.draw(params, noise[:, :, i : i + 1, j : j + 1], temperature)[:, c, 0, 0]
                 x[:, c, i, j] = drawn if mask is None else torch.where(mask[:, c, i, j], x[:, c, i, j], drawn)
-        if on_row is not None:
-            on_row(i, x)
+        if on_step is not None:
+            on_step(i + 1, spec.height, x)
     return x

@@ -17,11 +17,15 @@ from pixelloom.layers.reads import Kernel, Positions
 
 @dataclass(frozen=True)
 class Edge:
-    """Node ``source`` is read at some positions; ``features`` bool [out, in], None when all are read by all."""
+    """Node ``source`` is read at some positions; ``features`` bool [out, in], None when all are read by all.
+
+    ``input`` tells which of the operation's inputs it is read for: a node may be several.
+    """
 
     source: int
     where: Positions
     features: Tensor | None
+    input: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ class _Follower:
             kwargs = fx.node.map_arg(call.kwargs, lambda n: env[n])
             env[call] = self._call(call, args, dict(kwargs))
             if call.op == "output":
-                return self._used(env[call])
+                return folded(self._used(env[call]))
         raise ModelError("the network's forward returns nothing")
 
     def _call(self, call: fx.Node, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -144,7 +145,7 @@ class _Follower:
 
     def _declared(self, name: str, module: Any, args: tuple[Any, ...], example: Tensor) -> _Ref:
         reads: tuple[Read, ...] = module.reads()
-        edges = tuple(Edge(args[read.input].node, read.where, read.features) for read in reads)
+        edges = tuple(Edge(args[read.input].node, read.where, read.features, read.input) for read in reads)
         operation: Operation
         if hasattr(module, "kernel"):
             operation = Linear(module.kernel)
@@ -299,6 +300,47 @@ def _refs(value: Any) -> list[_Ref]:
     found: list[_Ref] = []
     fx.node.map_aggregate(value, lambda v: found.append(v) if isinstance(v, _Ref) else None)
     return found
+
+
+def folded(nodes: list[Node]) -> list[Node]:
+    """Scales and shifts of each feature, as of a batch norm, taken into the linear layer that they alone follow."""
+    readers = [0] * len(nodes)
+    for node in nodes:
+        for source in node.inputs:
+            readers[source] += 1
+    place: dict[int, int] = {}
+    out: list[Node] = []
+    for number, node in enumerate(nodes):
+        before = place[node.inputs[0]] if node.inputs and readers[node.inputs[0]] == 1 else None
+        if before is not None and isinstance(linear := out[before].operation, Linear):
+            change = _feature_change(node.operation)
+            if change:
+                out[before] = replace(out[before], operation=Linear(partial(_changed, linear.kernel, *change)))
+                place[number] = before
+                continue
+        place[number] = len(out)
+        edges = tuple(replace(edge, source=place[edge.source]) for edge in node.edges)
+        out.append(replace(node, inputs=tuple(place[i] for i in node.inputs), edges=edges))
+    return out
+
+
+def _feature_change(operation: Operation) -> tuple[Callable[..., Any], Constant] | None:
+    """(mul or add, constant) where an operation scales or shifts each feature by a number of its own."""
+    if not isinstance(operation, Each) or operation.function not in (operator.mul, operator.add):
+        return None
+    if not isinstance(constant := operation.args[1], Constant):
+        return None
+    value = constant.value()
+    per_feature = isinstance(value, Tensor) and value.ndim == 3 and value.shape[1:] == (1, 1)
+    return (operation.function, constant) if per_feature else None
+
+
+def _changed(kernel: Callable[[], Kernel], change: Callable[..., Any], constant: Constant) -> Kernel:
+    """The kernel of a linear layer and of the scale or shift that follows it."""
+    before, value = kernel(), constant.value().flatten()
+    bias = torch.zeros_like(value) if before.bias is None else before.bias
+    weight = before.weight * value if change is operator.mul else before.weight
+    return before._replace(weight=weight, bias=change(bias, value))
 
 
 def _now(value: Any) -> Any:

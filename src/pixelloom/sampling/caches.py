@@ -1,0 +1,143 @@
+"""Where the fast sampler keeps what it has computed: planes of pixels, and rows of features laid out for reading.
+
+Values of a wavefront are matrices [positions * images, features], positions first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from pixelloom.layers.reads import Position
+from pixelloom.sampling.plan import CacheLayout, Columns, Segment
+
+
+@dataclass(frozen=True)
+class Front:
+    """Positions of one step, for all images of a batch: M = positions * images rows, positions first."""
+
+    segments: tuple[Segment, ...]
+    images: int
+    width: int
+
+    @property
+    def rows(self) -> int:
+        """M"""
+        return self.images * sum(segment.n for segment in self.segments)
+
+    @property
+    def positions(self) -> list[Position]:
+        """In order."""
+        return [(s.y + i * s.dy, s.x + i * s.dx) for s in self.segments for i in range(s.n)]
+
+    def of(self, planes: Tensor) -> Tensor:
+        """Rows of a tensor [H * W, images or 1, n] -> [M, n]."""
+        found = [part.expand(-1, self.images, -1) for part in self._views(planes)]
+        return (found[0] if len(found) == 1 else torch.cat(found)).flatten(0, 1)
+
+    def put(self, planes: Tensor, rows: Tensor) -> None:
+        """Write [M, n] to a tensor [H * W, images, n]."""
+        start = 0
+        for view in self._views(planes):
+            end = start + view.shape[0] * self.images
+            view.copy_(rows[start:end].view(view.shape))
+            start = end
+
+    def _views(self, planes: Tensor) -> list[Tensor]:
+        views = []
+        for s in self.segments:
+            step = max(1, s.dy * self.width + s.dx)
+            first = s.y * self.width + s.x
+            views.append(planes[first : first + step * (s.n - 1) + 1 : step])
+        return views
+
+
+class Cache:
+    """Features of one node for a batch of images, laid out as :mod:`pixelloom.sampling.plan` says."""
+
+    def __init__(self, layout: CacheLayout, images: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.layout, self.images = layout, images
+        self.row = images * layout.pitch + layout.skew
+        self.flat = torch.zeros(2 * layout.margin + layout.rows * self.row, layout.features, dtype=dtype, device=device)
+        self.first = 0
+
+    def begin(self) -> None:
+        """Forget the images before: only what is written by then is read, but sums must not meet a NaN of theirs."""
+        self.flat.zero_()
+        self.first = -self.layout.top
+
+    def before(self, step: int) -> None:
+        """Release rows that nobody will read again. What stays is less than half, so it moves without overlap."""
+        rows = self.layout.moves.get(step)
+        if rows:
+            start, size = self.layout.margin, (self.layout.rows - rows) * self.row
+            moved = start + rows * self.row
+            self.flat[start : start + size] = self.flat[moved : moved + size]
+            self.first += rows
+
+    def address(self, y: int, x: int) -> int:
+        """Of the first image's features at a position, in rows of ``flat``."""
+        return self.layout.margin + (y - self.first) * self.row + x
+
+    def view(
+        self, segment: Segment, columns: slice, taps: int = 1, tap: Position = (0, 0), stride: Position = (1, 1)
+    ) -> Tensor:
+        """Features at the positions of a segment moved by a tap, and of the ``taps`` - 1 positions to the right of each.
+
+        Returns:
+            [n * images, k], or [n, images, k] where no single distance reaches them all. No copy.
+        """
+        features, pitch = self.layout.features, self.layout.pitch
+        width = (taps - 1) * features + columns.stop - columns.start
+        y, x = segment.y * stride[0] + tap[0], segment.x * stride[1] + tap[1]
+        offset = self.address(y, x) * features + columns.start
+        between = segment.dy * stride[0] * self.row + segment.dx * stride[1]
+        if segment.n == 1 or between == self.images * pitch:
+            return self.flat.as_strided((segment.n * self.images, width), (pitch * features, 1), offset)
+        if self.images == 1:
+            return self.flat.as_strided((segment.n, width), (between * features, 1), offset)
+        size, strides = (segment.n, self.images, width), (between * features, pitch * features, 1)
+        return self.flat.as_strided(size, strides, offset)
+
+    def line(self, y: int) -> Tensor:
+        """All of one row of the image, [images, width, features]."""
+        features, pitch = self.layout.features, self.layout.pitch
+        size, strides = (self.images, self.layout.width, features), (pitch * features, features, 1)
+        return self.flat.as_strided(size, strides, self.address(y, 0) * features)
+
+    def read(self, front: Front, columns: Columns) -> Tensor:
+        """Features at the positions themselves, [M, k]."""
+        runs = runs_of(columns)
+        rows = [
+            torch.cat([self.view(segment, run).flatten(0, -2) for run, _ in runs], dim=1)
+            if len(runs) > 1
+            else self.view(segment, runs[0][0]).flatten(0, -2)
+            for segment in front.segments
+        ]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def write(self, front: Front, columns: Columns, value: Tensor) -> None:
+        """Keep [M, k] for later."""
+        start = 0
+        runs = runs_of(columns)
+        for segment in front.segments:
+            end = start + segment.n * self.images
+            for run, place in runs:
+                view = self.view(segment, run)
+                view.copy_(value[start:end, place].view(view.shape))
+            start = end
+
+    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """All features of all images at some positions [...]: [images, ..., features]. A copy."""
+        address = self.layout.margin + (rows - self.first) * self.row + columns
+        images = torch.arange(self.images, device=address.device) * self.layout.pitch
+        return self.flat[images.view(-1, *[1] * address.ndim) + address]
+
+
+def runs_of(columns: Columns) -> list[tuple[slice, slice]]:
+    """(range of features, their places) for each run of neighbouring columns."""
+    edges = [0, *(i for i in range(1, len(columns)) if columns[i] != columns[i - 1] + 1), len(columns)]
+    return [(slice(int(columns[a]), int(columns[b - 1]) + 1), slice(a, b)) for a, b in pairwise(edges)]

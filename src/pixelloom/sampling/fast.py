@@ -1,0 +1,147 @@
+"""Drawing images with the fast sampler, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pixelloom.layers.reads import Marks
+from pixelloom.likelihoods import Head, check_temperature
+from pixelloom.sampling.ancestral import OnStep
+from pixelloom.sampling.caches import Front
+from pixelloom.sampling.dataflow import Dataflow, schedule
+from pixelloom.sampling.incremental import Incremental
+from pixelloom.sampling.plan import Plan
+from pixelloom.types import ImageSpec
+
+ToModel = Callable[[Tensor], Tensor]
+"""Levels -> values in model space, elementwise."""
+
+
+class FastSampler:
+    """Draws images from a network with the weights that it has now.
+
+    Args:
+        network: in evaluation mode.
+        head: the distribution its output stands for.
+        spec: shape and levels of the images.
+        to_model: as the network takes them.
+        known: values that are known in all images, bool [C, H, W]; they and all that depends on them alone are computed
+            at once.
+
+    Raises:
+        NotAutoregressiveError: if a pixel would have to be known before it is drawn.
+        ModelError: if a layer does not say what it reads.
+    """
+
+    def __init__(
+        self, network: nn.Module, head: Head, spec: ImageSpec, to_model: ToModel, known: Marks | None = None
+    ) -> None:
+        first = next(network.parameters())
+        self.head, self.spec, self.to_model = head, spec, to_model
+        self.dtype, self.device = first.dtype, first.device
+        if known is not None and head.groups == 1:  # the channels of a pixel are drawn together
+            known = np.broadcast_to(known.all(0), known.shape)
+        self.plan = Plan(schedule(Dataflow(network, spec.shape, head.groups), known))
+        self.params: Tensor | None = None
+        self._batch: _Batch | None = None
+
+    @property
+    def steps(self) -> int:
+        """Of the schedule."""
+        return self.plan.schedule.steps
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Memory that each image of a batch takes: caches, noise and levels, and the values of the widest step."""
+        caches = self.plan.values_per_image() + self.plan.values_at_once()
+        return caches * self.dtype.itemsize + self.spec.dims * (8 + 1 + 1)
+
+    def sample(
+        self,
+        noise: Tensor,
+        *,
+        temperature: float = 1.0,
+        given: Tensor | None = None,
+        mask: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw one image for each row of noise; arguments and result as those of the plain loop,
+        :func:`pixelloom.sampling.ancestral.sample`.
+
+        Raises:
+            UsageError: for a temperature that is not positive.
+        """
+        check_temperature(temperature)
+        if self._batch is None or len(noise) > self._batch.images or len(noise) < self._batch.images // 2:
+            self._batch = _Batch(self, len(noise))
+        return self._batch.sample(noise, temperature, given, mask, on_step)
+
+
+class _Batch:
+    """Buffers for so many images. On CUDA each step is captured as a graph once they have been used, and replayed."""
+
+    def __init__(self, sampler: FastSampler, images: int) -> None:
+        self.sampler, self.images = sampler, images
+        channels, height, width = sampler.spec.shape
+        self.run = Incremental(sampler.plan, images, sampler.dtype, sampler.device)
+        planes = (height * width, images, channels)
+        self.noise = torch.zeros(planes, dtype=torch.float64, device=sampler.device)
+        self.levels = torch.zeros(planes, dtype=torch.uint8, device=sampler.device)
+        self.kept = torch.zeros(planes, dtype=torch.bool, device=sampler.device)
+        self.graphs: list[torch.cuda.CUDAGraph] = []
+        self.used_at: float | None = None
+
+    def sample(
+        self, noise: Tensor, temperature: float, given: Tensor | None, mask: Tensor | None, on_step: OnStep | None
+    ) -> Tensor:
+        """Fewer images than there is room for leave the rest unused."""
+        n, spec = len(noise), self.sampler.spec
+        self.noise[:, :n] = _planes(noise)
+        self.levels.zero_()
+        self.kept.zero_()
+        if given is not None and mask is not None:
+            self.kept[:, :n] = _planes(mask)
+            self.levels[:, :n] = _planes(torch.where(mask, given, 0))
+        self.run.begin(self.sampler.to_model(self.levels).to(self.sampler.dtype))
+        images = self.levels[:, :n].permute(1, 2, 0).unflatten(2, (spec.height, spec.width))
+        for step in range(self.sampler.steps):
+            self._step(step, temperature)
+            if on_step is not None:
+                on_step(step + 1, self.sampler.steps, images)
+        self.used_at = temperature
+        return images.contiguous()
+
+    def _step(self, step: int, temperature: float) -> None:
+        if self.sampler.device.type != "cuda" or self.used_at != temperature:
+            self.graphs.clear()
+            self._compute(step, temperature)
+            return
+        if step == len(self.graphs):
+            graph = torch.cuda.CUDAGraph()
+            pool = self.graphs[0].pool() if self.graphs else None
+            with torch.cuda.graph(graph, pool=pool):
+                self._compute(step, temperature)
+            self.graphs.append(graph)
+        self.graphs[step].replay()
+
+    @torch.no_grad()
+    def _compute(self, step: int, temperature: float) -> None:
+        def draw(params: Tensor, front: Front, channels: tuple[int, ...]) -> Tensor:
+            head = self.sampler.head if len(channels) == self.levels.shape[2] else self.sampler.head.of_channel()
+            which = slice(channels[0], channels[-1] + 1)
+            noise = front.of(self.noise[..., which])
+            drawn = head.draw(params[:, :, None, None], noise[:, :, None, None], temperature)[:, :, 0, 0]
+            drawn = torch.where(front.of(self.kept[..., which]), front.of(self.levels[..., which]), drawn)
+            front.put(self.levels[..., which], drawn)
+            return self.sampler.to_model(drawn).to(self.sampler.dtype)
+
+        self.run.step(step, draw)
+
+
+def _planes(images: Tensor) -> Tensor:
+    """[B, C, H, W] -> [H * W, B, C]"""
+    return images.flatten(2).permute(2, 0, 1)
