@@ -102,7 +102,10 @@ class Categorical:
 
     def table(self, params: Tensor, temperature: float = 1.0) -> Tensor:
         """Softmax of logits / temperature, float64 [B, C, L, H, W]."""
-        return F.softmax(self._logits(params).double() / temperature, dim=-1).permute(0, 3, 4, 1, 2)
+        logits = self._logits(params).double()
+        if temperature != 1:
+            logits = logits / temperature
+        return F.softmax(logits, dim=-1).permute(0, 3, 4, 1, 2)
 
     def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """The number of levels whose distribution function lies at or below the noise, uint8 [B, C, H, W]."""

@@ -6,8 +6,10 @@ description, for people and other programs to read). Loading never runs code fro
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -21,11 +23,14 @@ from pixelloom.engine.tensors import check_keys, load_tensors, save_tensors, wri
 from pixelloom.errors import ModelError, UsageError, did_you_mean, explain
 from pixelloom.likelihoods import Head, HeadConfig, check_temperature, make_head
 from pixelloom.networks import NETWORKS, build_network
-from pixelloom.sampling import ancestral
+from pixelloom.sampling import ancestral, fast
+from pixelloom.sampling.plan import Plan
 from pixelloom.types import ImageSpec, Levels
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+Precision = Literal["fp32", "bf16", "fp64"]
 LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
 
 
@@ -75,6 +80,7 @@ class PixelModel:
         self.description = description
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
+        self._plans: dict[tuple[int, bytes], Plan] = {}
 
     @classmethod
     def build(cls, description: PixelDescription) -> PixelModel:
@@ -102,10 +108,16 @@ class PixelModel:
 
     def predict(self, levels: Tensor) -> Tensor:
         """Parameters of the head for every position, [B, outputs, H, W], from levels uint8 [B, C, H, W]."""
+        return self._pass(self.network, levels)
+
+    def _to_model(self, levels: Tensor) -> Tensor:
+        return to_model(levels, self.spec.levels, self.description.scaling)
+
+    def _pass(self, network: nn.Module, levels: Tensor) -> Tensor:
         # TensorFloat-32, torch's default for convolutions on CUDA, keeps 10 bits of a factor: too few for a likelihood
         # and for the same picture on every device.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            params: Tensor = self.network(to_model(levels, self.spec.levels, self.description.scaling))
+            params: Tensor = network(self._to_model(levels).to(next(network.parameters()).dtype))
         return params
 
     @torch.no_grad()
@@ -136,9 +148,10 @@ class PixelModel:
         temperature: float = 1.0,
         given: Tensor | Levels | None = None,
         mask: Tensor | None = None,
-        batch: int = 64,
-        method: Literal["plain"] = "plain",
-        on_row: ancestral.OnRow | None = None,
+        batch: int | None = None,
+        method: Literal["fast", "plain"] = "fast",
+        precision: Precision | None = None,
+        on_step: ancestral.OnStep | None = None,
     ) -> Tensor:
         """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
 
@@ -151,39 +164,58 @@ class PixelModel:
             mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known; both or neither must be set.
                 Values are drawn in raster order, each given those before it: known values that come later are kept,
                 but do not steer it.
-            batch: images drawn at a time; does not change the pictures.
-            method: "plain" is the loop of one pass a pixel.
-            on_row: called with (row, images of the batch so far) after each row.
+            batch: images drawn at a time; does not change the pictures. None for as many as fit a bounded memory.
+            method: "fast" computes every feature once; "plain" is the loop of one pass a pixel. Same pictures.
+            precision: "fp32", "bf16" or "fp64"; None for that of the weights. Rounding may change a pixel.
+            on_step: called with (steps done, steps of a batch, images of the batch so far) after each step; the images
+                are a view that goes on changing.
 
         Raises:
             UsageError: for n < 1, batch < 1, seed < 0, first < 0, a temperature that is not positive, or shapes that do
                 not fit.
+            ModelError: with "fast", if the network is not autoregressive or a layer does not say what it reads.
         """
-        _at_least("n", n, 1)
-        _at_least("batch", batch, 1)
-        _at_least("seed", seed, 0)
-        _at_least("first", first, 0)
-        if method != "plain":
-            raise UsageError(f"method: 'plain' is the only sampling method, not {method!r}")
+        for name, value, least in (("n", n, 1), ("batch", batch or n, 1), ("seed", seed, 0), ("first", first, 0)):
+            _at_least(name, value, least)
         check_temperature(temperature)
         known, where = self._known(given, mask, n)
+        draw, fitting = self._sampler(method, precision, where)
+        size = fitting(n) if batch is None else batch
         parts = []
-        for start in range(0, n, batch):
-            count = min(batch, n - start)
-            rows = slice(start, start + count)
-            noise = ancestral.image_noise(self.spec, seed, first + start, count).to(self.device)
-            drawn = ancestral.sample(
-                self.predict,
-                self.head,
-                self.spec,
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            noise = ancestral.image_noise(self.spec, seed, first + start, rows.stop - start).to(self.device)
+            drawn = draw(
                 noise,
                 temperature=temperature,
                 given=None if known is None else known[rows],
                 mask=None if where is None else where[rows],
-                on_row=on_row,
+                on_step=on_step,
             )
             parts.append(drawn.cpu())
         return torch.cat(parts)
+
+    def _sampler(
+        self, method: str, precision: Precision | None, where: Tensor | None
+    ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
+        """What draws a batch, and how large a batch to draw of n images."""
+        network = self.network
+        if precision not in (None, *PRECISIONS):
+            raise UsageError(f"precision: {', '.join(PRECISIONS)}, not {precision!r}")
+        if precision is not None and next(network.parameters()).dtype != PRECISIONS[precision]:
+            network = copy.deepcopy(network).to(PRECISIONS[precision])
+        if method == "plain":
+            return partial(ancestral.sample, partial(self._pass, network), self.head, self.spec), lambda n: min(n, 64)
+        if method != "fast":
+            raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
+        known = None if where is None else where.all(dim=0).cpu().numpy()
+        key = (id(network), b"" if known is None else known.tobytes())
+        plan = self._plans.get(key) or fast.make_plan(network, self.head, self.spec, known)
+        if network is self.network:
+            self._plans = {key: plan}  # the last one: drawing batch after batch of the same kind is what takes time
+        first = next(network.parameters())
+        sampler = fast.FastSampler(plan, self.head, self.spec, self._to_model, first.dtype, first.device)
+        return sampler.sample, sampler.batch
 
     def _known(self, given: Tensor | Levels | None, mask: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
         if (given is None) != (mask is None):

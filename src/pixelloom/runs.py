@@ -187,19 +187,19 @@ class _Sketches:
 
     def __init__(self, description: PixelDescription, seed: int, folder: Path, n: int = 9) -> None:
         self.description, self.seed, self.folder, self.n = description, seed, folder, n
-        self.spent = 0.0
+        self.model: PixelModel | None = None
+        self.spent, self.cost = 0.0, 0.0  # seconds: in all, and of the last drawing
 
     def __call__(self, network: nn.Module, state: State) -> None:
-        model = PixelModel(network, self.description)
+        if self.spent + self.cost > _SAMPLING_SHARE * state.seconds:
+            return
         begun = time.monotonic()
-        blank = torch.zeros(self.n, *model.spec.shape, dtype=torch.uint8, device=model.device)
-        model.predict(blank)
-        passes = model.spec.height * model.spec.width * model.head.groups
-        cost = (time.monotonic() - begun) * passes
-        if self.spent + cost <= _SAMPLING_SHARE * state.seconds:
-            images = model.sample(self.n, seed=self.seed)
-            plots.save_png(plots.grid(images.numpy(), model.spec.levels), self.folder / f"{state.images:09d}.png")
-        self.spent += time.monotonic() - begun
+        if self.model is None or self.model.network is not network:
+            self.model = PixelModel(network, self.description)
+        images = self.model.sample(self.n, seed=self.seed)
+        plots.save_png(plots.grid(images.numpy(), self.model.spec.levels), self.folder / f"{state.images:09d}.png")
+        self.cost = time.monotonic() - begun
+        self.spent += self.cost
 
 
 class _Curves(Hook):

@@ -6,13 +6,12 @@ Values of a wavefront are matrices [positions * images, features], positions fir
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import Position
-from pixelloom.sampling.plan import CacheLayout, Columns, Segment
+from pixelloom.sampling.plan import CacheLayout, Runs, Segment
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Cache:
     def view(
         self, segment: Segment, columns: slice, taps: int = 1, tap: Position = (0, 0), stride: Position = (1, 1)
     ) -> Tensor:
-        """Features at the positions of a segment moved by a tap, and of the ``taps`` - 1 positions to the right of each.
+        """Features at the positions of a segment moved by a tap, and of the ``taps`` - 1 positions right of each.
 
         Returns:
             [n * images, k], or [n, images, k] where no single distance reaches them all. No copy.
@@ -108,21 +107,17 @@ class Cache:
         size, strides = (self.images, self.layout.width, features), (pitch * features, features, 1)
         return self.flat.as_strided(size, strides, self.address(y, 0) * features)
 
-    def read(self, front: Front, columns: Columns) -> Tensor:
-        """Features at the positions themselves, [M, k]."""
-        runs = runs_of(columns)
-        rows = [
-            torch.cat([self.view(segment, run).flatten(0, -2) for run, _ in runs], dim=1)
-            if len(runs) > 1
-            else self.view(segment, runs[0][0]).flatten(0, -2)
-            for segment in front.segments
-        ]
+    def read(self, front: Front, runs: Runs) -> Tensor:
+        """Features at the positions themselves, [M, k]; without a copy where they lie in one piece."""
+        rows = []
+        for segment in front.segments:
+            views = [self.view(segment, run).flatten(0, -2) for run, _ in runs]
+            rows.append(views[0] if len(views) == 1 else torch.cat(views, dim=1))
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
-    def write(self, front: Front, columns: Columns, value: Tensor) -> None:
+    def write(self, front: Front, runs: Runs, value: Tensor) -> None:
         """Keep [M, k] for later."""
         start = 0
-        runs = runs_of(columns)
         for segment in front.segments:
             end = start + segment.n * self.images
             for run, place in runs:
@@ -135,9 +130,3 @@ class Cache:
         address = self.layout.margin + (rows - self.first) * self.row + columns
         images = torch.arange(self.images, device=address.device) * self.layout.pitch
         return self.flat[images.view(-1, *[1] * address.ndim) + address]
-
-
-def runs_of(columns: Columns) -> list[tuple[slice, slice]]:
-    """(range of features, their places) for each run of neighbouring columns."""
-    edges = [0, *(i for i in range(1, len(columns)) if columns[i] != columns[i - 1] + 1), len(columns)]
-    return [(slice(int(columns[a]), int(columns[b - 1]) + 1), slice(a, b)) for a, b in pairwise(edges)]

@@ -28,7 +28,8 @@ from torch import nn
 
 from pixelloom.errors import ModelError
 from pixelloom.layers.reads import Marks, Positions, Values
-from pixelloom.sampling.graph import Node
+from pixelloom.sampling.graph import Join, Node
+from pixelloom.sampling.rewriting import folded, ordered_apart
 from pixelloom.sampling.tracing import trace
 from pixelloom.types import ImageSpec
 
@@ -62,7 +63,7 @@ class Dataflow:
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int], groups: int = 1) -> None:
-        self.nodes = trace(network, shape)
+        self.nodes = ordered_apart(folded(trace(network, shape)))
         self.shape, self.groups = shape, groups
         output = self.nodes[-1]
         if output.size != shape[1:] or output.features % groups or (groups > 1 and groups != shape[0]):
@@ -107,14 +108,14 @@ class Dataflow:
         the largest. One array [classes, height, width] a node; ``nothing`` where nothing is read.
         """
         values = [pixels]
-        known: dict[tuple[Positions, bytes, tuple[int, int]], Values] = {}  # layers alike give values alike
+        known: dict[tuple[Positions, bytes, tuple[int, ...], tuple[int, int]], Values] = {}  # layers alike give values alike
         for node, sources in zip(self.nodes[1:], self.sources[1:], strict=True):
             out = np.full((len(sources), *node.size), nothing, np.int64)
             for kind, reads in enumerate(sources):
                 for read in reads:
                     for one in read.classes:
                         plane = values[read.node][one]
-                        key = (read.where, plane.tobytes(), node.size)
+                        key = (read.where, plane.tobytes(), plane.shape, node.size)
                         if key not in known:
                             known[key] = read.where.latest(plane, node.size, nothing)
                         np.maximum(out[kind], known[key], out=out[kind])
@@ -125,14 +126,14 @@ class Dataflow:
         """Carry marks from output classes [classes, H, W] back: what is read, directly or not, by a marked output."""
         marks = [np.zeros((len(kinds), *node.size), bool) for node, kinds in zip(self.nodes, self.sources, strict=True)]
         marks[-1] = outputs.copy()
-        known: dict[tuple[Positions, bytes, tuple[int, int]], Marks] = {}
+        known: dict[tuple[Positions, bytes, tuple[int, ...], tuple[int, int]], Marks] = {}
         for number in range(len(self.nodes) - 1, 0, -1):
             for plane, reads in zip(marks[number], self.sources[number], strict=True):
                 if not plane.any():
                     continue
                 for read in reads:
                     size = self.nodes[read.node].size
-                    key = (read.where, plane.tobytes(), size)
+                    key = (read.where, plane.tobytes(), plane.shape, size)
                     if key not in known:
                         known[key] = read.where.back(plane, size)
                     for one in read.classes:
@@ -164,39 +165,47 @@ class Dataflow:
         raise NotAutoregressiveError(self._fault(wrong, latest, index))
 
     def _fault(self, wrong: Marks, latest: list[Values], index: Values) -> str:
-        """Follow the latest pixel that a wrong output depends on, back to the first layer that let it in.
+        """Follow the latest pixel that a wrong output depends on, back to the layer that let it in.
 
-        A feature is at fault where it depends on its own pixel or a later one. Going back from a wrong output, always
-        to an input that knows the same latest pixel, the layer to name is the one whose input is not at fault.
+        Going back from a wrong output, always to an input that knows the same latest pixel, the layer to name is the
+        one whose input may know as much at its own position. What lies further back may be ahead of its position with
+        good reason, to be shifted later.
         """
         kind, y, x = (int(i) for i in np.argwhere(wrong)[0])
         number, channel = len(self.nodes) - 1, self._channel_of(kind)
-        found: tuple[int, int, int, int, int, int] | None = None
+        reader, source, row, column, v, u = 0, 0, y, x, y, x
         while number:
-            step = self._input_with(number, kind, y, x, latest)
-            source, one, v, u = step
-            here = self._own_index(number, kind, y, x, index, channel)
-            if latest[number][kind, y, x] >= here:
-                found = (number, v - y, u - x, y, x, source)
-            number, kind, y, x = source, one, v, u
-        assert found is not None
-        number, dy, dx, y, x, source = found
-        node = self.nodes[number]
-        same = node.size == self.nodes[source].size
-        where = f"at offset ({dy:+d}, {dx:+d})" if same else f"at position ({y + dy}, {x + dx}) of a coarser grid"
-        blame = "its own pixel" if (dy, dx) == (0, 0) or not same else "what comes later"
+            place = number, y, x
+            number, kind, y, x = self._input_with(number, kind, y, x, latest)
+            if not reader or not isinstance(self.nodes[place[0]].operation, Join):  # which only hands on
+                (reader, row, column), source, v, u = place, number, y, x
+            if not self._knows_too_much(number, kind, y, x, latest[number], index[channel]):
+                break
+        node, read = self.nodes[reader], self.nodes[source]
+        same = node.size == read.size
+        where = f"at offset ({v - row:+d}, {u - column:+d})" if same else f"at position ({v}, {u}) of another grid"
+        blame = "its own pixel" if (v, u) == (row, column) or not same else "what comes later"
         return (
-            f"{node.name}: reads {self.nodes[source].name} {where} (rows down, columns right), and so the distribution "
-            f"of a pixel depends on {blame}: the network is not autoregressive. First seen at row {y}, column {x}"
+            f"{node.name}: reads {read.name} {where} (rows down, columns right), and so the distribution of a pixel "
+            f"depends on {blame}: the network is not autoregressive. First seen at row {row}, column {column}"
         )
 
     def _channel_of(self, kind: int) -> int:
         return next(channel for channel, classes in enumerate(self.predicting()) if kind in classes)
 
-    def _own_index(self, number: int, kind: int, y: int, x: int, index: Values, channel: int) -> int:
-        """Index of the pixel value that a position of a node stands for; the first of them on a coarser grid."""
-        (h, w), (height, width) = self.nodes[number].size, self.shape[1:]
-        return int(index[channel, y * height // h, x * width // w])
+    def _knows_too_much(self, number: int, kind: int, y: int, x: int, latest: Values, index: Values) -> bool:
+        """Whether a feature depends on the pixel value that its position stands for or on a later one; on a coarser
+        grid on the first of them.
+
+        With ordered channels it is enough that some feature there may be read for this channel and knows all that it
+        may: which of them was meant for which channel is written nowhere.
+        """
+        first = (p * -(-of // n) for p, n, of in zip((y, x), self.nodes[number].size, self.shape[1:], strict=True))
+        own = int(index[tuple(min(p, of - 1) for p, of in zip(first, self.shape[1:], strict=True))])
+        if self.groups == 1:
+            return bool(latest[kind, y, x] >= own)
+        before = latest[:, y, x][latest[:, y, x] < own]
+        return not (len(before) and (own % self.groups == 0 or before.max() == own - 1))
 
     def _input_with(self, number: int, kind: int, y: int, x: int, latest: list[Values]) -> tuple[int, int, int, int]:
         """(node, class, row, column) of an input that depends on the same latest pixel."""
@@ -324,7 +333,10 @@ def assert_autoregressive(
     Raises:
         NotAutoregressiveError: naming the layer and offset at fault, or the output and pixel.
         ModelError: if a layer does not say what it reads.
+        ValueError: for another way to check, or none.
     """
+    if not by or not set(by) <= {"schedule", "gradient"}:
+        raise ValueError(f"by takes 'schedule', 'gradient' or both, not {by!r}")
     if "schedule" in by:
         Dataflow(network, spec.shape, groups).check()
     if "gradient" in by:
@@ -333,7 +345,7 @@ def assert_autoregressive(
 
 def _check_gradient(network: nn.Module, spec: ImageSpec, groups: int, seed: int) -> None:
     """Row i of the batch is asked for the gradient of output i alone, so one backward pass tells all that it reads."""
-    training = network.training
+    training = [module for module in network.modules() if module.training]
     network.eval()
     first = next(network.parameters())
     image = torch.randn(spec.shape, generator=torch.Generator().manual_seed(seed)).to(first)
@@ -353,4 +365,5 @@ def _check_gradient(network: nn.Module, spec: ImageSpec, groups: int, seed: int)
                     f"{v}, column {u}, which is not before it: the network is not autoregressive"
                 )
     finally:
-        network.train(training)
+        for module in training:
+            module.training = True

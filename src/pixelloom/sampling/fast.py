@@ -21,14 +21,17 @@ ToModel = Callable[[Tensor], Tensor]
 """Levels -> values in model space, elementwise."""
 
 
-class FastSampler:
-    """Draws images from a network with the weights that it has now.
+LARGEST_BATCH = 256  # more at a time is hardly faster on a CPU
+MEMORY = 1 << 30  # bytes that a batch may take where nobody says how much is free
+
+
+def make_plan(network: nn.Module, head: Head, spec: ImageSpec, known: Marks | None = None) -> Plan:
+    """What to compute when, for a network of this structure with any weights.
 
     Args:
-        network: in evaluation mode.
+        network: maps pixels in model space [B, C, H, W] to parameters of the head.
         head: the distribution its output stands for.
         spec: shape and levels of the images.
-        to_model: as the network takes them.
         known: values that are known in all images, bool [C, H, W]; they and all that depends on them alone are computed
             at once.
 
@@ -36,17 +39,28 @@ class FastSampler:
         NotAutoregressiveError: if a pixel would have to be known before it is drawn.
         ModelError: if a layer does not say what it reads.
     """
+    if known is not None and head.groups == 1:  # the channels of a pixel are drawn together
+        known = np.broadcast_to(known.all(0), known.shape)
+    return Plan(schedule(Dataflow(network, spec.shape, head.groups), known))
+
+
+class FastSampler:
+    """Draws images with the weights that the network has when its first batch begins.
+
+    Args:
+        plan: made from the network, see :func:`make_plan`.
+        head: as there.
+        spec: as there.
+        to_model: levels as the network takes them.
+        dtype: of the network's weights.
+        device: where they are.
+    """
 
     def __init__(
-        self, network: nn.Module, head: Head, spec: ImageSpec, to_model: ToModel, known: Marks | None = None
+        self, plan: Plan, head: Head, spec: ImageSpec, to_model: ToModel, dtype: torch.dtype, device: torch.device
     ) -> None:
-        first = next(network.parameters())
-        self.head, self.spec, self.to_model = head, spec, to_model
-        self.dtype, self.device = first.dtype, first.device
-        if known is not None and head.groups == 1:  # the channels of a pixel are drawn together
-            known = np.broadcast_to(known.all(0), known.shape)
-        self.plan = Plan(schedule(Dataflow(network, spec.shape, head.groups), known))
-        self.params: Tensor | None = None
+        self.plan, self.head, self.spec, self.to_model = plan, head, spec, to_model
+        self.dtype, self.device = dtype, device
         self._batch: _Batch | None = None
 
     @property
@@ -59,6 +73,13 @@ class FastSampler:
         """Memory that each image of a batch takes: caches, noise and levels, and the values of the widest step."""
         caches = self.plan.values_per_image() + self.plan.values_at_once()
         return caches * self.dtype.itemsize + self.spec.dims * (8 + 1 + 1)
+
+    def batch(self, n: int) -> int:
+        """How many of n images to draw at a time, so that memory stays bounded: a quarter of what CUDA has free."""
+        memory, most = MEMORY, LARGEST_BATCH
+        if self.device.type == "cuda":
+            memory, most = torch.cuda.mem_get_info(self.device)[0] // 4, 16 * LARGEST_BATCH
+        return max(1, min(n, most, memory // self.bytes_per_image))
 
     def sample(
         self,
@@ -107,13 +128,13 @@ class _Batch:
             self.kept[:, :n] = _planes(mask)
             self.levels[:, :n] = _planes(torch.where(mask, given, 0))
         self.run.begin(self.sampler.to_model(self.levels).to(self.sampler.dtype))
-        images = self.levels[:, :n].permute(1, 2, 0).unflatten(2, (spec.height, spec.width))
+        images = self.levels.view(spec.height, spec.width, *self.levels.shape[1:])[:, :, :n].permute(2, 3, 0, 1)
         for step in range(self.sampler.steps):
             self._step(step, temperature)
             if on_step is not None:
                 on_step(step + 1, self.sampler.steps, images)
         self.used_at = temperature
-        return images.contiguous()
+        return images.clone(memory_format=torch.contiguous_format)  # the buffers serve the next batch
 
     def _step(self, step: int, temperature: float) -> None:
         if self.sampler.device.type != "cuda" or self.used_at != temperature:

@@ -12,22 +12,26 @@ same up to the rounding of sums taken in another order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import Kernel, Offsets, Position, Positions
-from pixelloom.sampling.caches import Cache, Front, runs_of
+from pixelloom.sampling.caches import Cache, Front
 from pixelloom.sampling.graph import Constant, Each, Join, Layer, Linear, Node, Slot
-from pixelloom.sampling.plan import Columns, Fetch, Part, Plan
+from pixelloom.sampling.plan import Columns, Fetch, Part, Plan, Runs, Segment, runs_of
 
 Draw = Callable[[Tensor, Front, tuple[int, ...]], Tensor]
 """(parameters [M, n], which pixels, which channels) -> values of these pixels in model space, [M, channels]."""
 
 Run = Callable[[Front], Tensor]
 """The value of one part at the positions of a step, [M, features of the part]."""
+
+
+_Task: TypeAlias = tuple[dict[int, Front], Run, int, Cache | None, Runs]
+"""(positions at each step, what to run there, slot for the value, cache to keep it in, where in the cache)"""
 
 
 class Incremental:
@@ -48,9 +52,9 @@ class Incremental:
             {step: Front(segments, images, wave.ready.shape[1]) for step, segments in wave.segments.items()}
             for wave in plan.waves
         ]
-        self._tasks = [(part, self._run_of(part)) for parts in plan.parts[1:] for part in parts]
+        self._tasks = [self._task(part) for parts in plan.parts[1:] for part in parts]
         self._drawn = [
-            (wave, channels, self._fetching(fetch))
+            (self.fronts[wave], channels, runs_of(np.array(channels)), self._fetching(fetch))
             for (wave, channels, _), fetch in zip(plan.pixels, plan.drawn, strict=True)
         ]
 
@@ -65,19 +69,21 @@ class Incremental:
 
     def step(self, step: int, draw: Draw) -> None:
         """Compute everything that is ready at a step, and draw the pixels that then can be."""
-        for cache in self.caches.values():
-            cache.before(step)
-        for part, run in self._tasks:
-            front = self.fronts[part.wave].get(step)
-            if front is not None:
-                value = run(front)
-                self.values[part.slot] = value
-                if part.node in self.caches:
-                    self.caches[part.node].write(front, part.columns, value)
-        for wave, channels, params in self._drawn:
-            front = self.fronts[wave].get(step)
-            if front is not None:
-                self.caches[0].write(front, np.array(channels), draw(params(front), front, channels))
+        for kept in self.caches.values():
+            kept.before(step)
+        for fronts, run, slot, cache, runs in self._tasks:
+            if step in fronts:
+                front = fronts[step]
+                value = self.values[slot] = run(front)
+                if cache is not None:
+                    cache.write(front, runs, value)
+        for fronts, channels, runs, params in self._drawn:
+            if step in fronts:
+                front = fronts[step]
+                self.caches[0].write(front, runs, draw(params(front), front, channels))
+
+    def _task(self, part: Part) -> _Task:
+        return self.fronts[part.wave], self._run_of(part), part.slot, self.caches.get(part.node), runs_of(part.columns)
 
     # Operations
 
@@ -105,7 +111,8 @@ class Incremental:
         """Features of another node at the same positions."""
         if fetch.slot is None or fetch.within is None:
             cache = self.caches[fetch.node]
-            return lambda front: cache.read(front, fetch.columns)
+            runs = runs_of(fetch.columns)
+            return lambda front: cache.read(front, runs)
         part = next(part for part in self.plan.parts[fetch.node] if part.slot == fetch.slot)
         slot, select = fetch.slot, _selection(fetch.within, len(part.columns))
         return lambda front: select(self._value(slot))
@@ -155,26 +162,26 @@ class Incremental:
             here = weight[kernel.taps.index((0, 0)), torch.from_numpy(fetches[0].columns).to(self.device)].contiguous()
             read = self._fetching(fetches[0])
             return lambda front: _product(bias, read(front), here)
-        cache = self.caches[node.edges[0].source]
         rows = [
             (tap, count, slice(0, last), torch.cat((weight[taps[:-1]].flatten(0, 1), weight[taps[-1], :last])))
             for tap, count, last, taps in _runs(node, kernel, part.columns)
         ]
+        if not rows:  # as the first channel of a pixel reads nothing of the pixel
+            nothing = torch.zeros(len(columns), dtype=self.dtype, device=self.device) if bias is None else bias
+            return lambda front: nothing.expand(front.rows, -1)
+        cache = self.caches[node.edges[0].source]
 
-        def run(front: Front) -> Tensor:
-            found = []
-            for segment in front.segments:
-                out: Tensor | None = None
-                for tap, count, features, matrix in rows:
-                    values = cache.view(segment, features, count, tap, kernel.stride).flatten(0, -2)
-                    out = _product(bias, values, matrix) if out is None else out.addmm_(values, matrix)
-                found.append(out)
-            return found[0] if len(found) == 1 else torch.cat(found)
+        def product(segment: Segment) -> Tensor:
+            def values(number: int) -> Tensor:
+                tap, count, features, _ = rows[number]
+                return cache.view(segment, features, count, tap, kernel.stride).flatten(0, -2)
 
-        if rows:
-            return run
-        nothing = torch.zeros(len(columns), dtype=self.dtype, device=self.device) if bias is None else bias
-        return lambda front: nothing.expand(front.rows, -1)
+            out = _product(bias, values(0), rows[0][3])
+            for number in range(1, len(rows)):
+                out.addmm_(values(number), rows[number][3])
+            return out
+
+        return lambda front: _joined([product(segment) for segment in front.segments])
 
     def _gathering(self, node: Node, operation: Layer, part: Part) -> Run:
         """Any other layer: what it reads, copied out position by position."""
@@ -206,6 +213,10 @@ class Incremental:
         found[~inside] = positions[0]  # any place that is in the cache
         rows, columns = (torch.from_numpy(found[..., i].copy()).to(self.device) for i in (0, 1))
         return rows, columns, torch.from_numpy(inside).to(self.device)
+
+
+def _joined(rows: list[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def _product(bias: Tensor | None, values: Tensor, matrix: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ other positions, is kept, in a *cache* of image rows, features last:
 
     address(y, image, x) = y * (images * pitch + skew) + image * pitch + x
 
-A row of taps is contiguous in it. The margin to the left of a row is the one to the right of the row before. ``skew`` is
-the number of columns that a wavefront moves left from one row to the next: with it, the same position of all images and
-all positions of a wavefront lie at one constant distance, and one matrix product reads them all in place.
+A row of taps is contiguous in it. The margin to the left of a row is the one to the right of the row before. ``skew``
+is the number of columns that a wavefront moves left from one row to the next: with it, the same position of all images
+and all positions of a wavefront lie at one constant distance, and one matrix product reads them all in place.
 
 Rows that nobody will read again are released: a cache holds twice the rows that are alive at once, and when it is full
 the live ones move to its top.
@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,12 @@ from pixelloom.layers.reads import HERE, Offsets, Positions, Values
 from pixelloom.sampling.dataflow import NEVER, Schedule
 from pixelloom.sampling.graph import Each, Join, Layer
 
-Columns = npt.NDArray[np.int64]
+Columns: TypeAlias = npt.NDArray[np.int64]
 """Numbers of features, ascending."""
+
+
+Runs: TypeAlias = list[tuple[slice, slice]]
+"""Columns as ranges of neighbours, each with the range of their places among the columns."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,12 @@ def wave_of(ready: Values) -> Wave:
     return Wave(ready, {int(step): cut(front) for step, front in zip(steps, wavefronts, strict=True)})
 
 
+def runs_of(columns: Columns) -> Runs:
+    """Columns as few ranges."""
+    edges = [0, *(np.flatnonzero(np.diff(columns) != 1) + 1).tolist(), len(columns)]
+    return [(slice(int(columns[a]), int(columns[b - 1]) + 1), slice(a, b)) for a, b in pairwise(edges)]
+
+
 class Plan:
     """What to compute at each step and where to keep it, for batches of any size.
 
@@ -181,11 +192,15 @@ class Plan:
         """Pixels are drawn at the step at which all that predicts them is ready, one before they can be read."""
         flow, ready = self.schedule.flow, self.schedule.ready[0]
         drawn = np.where(ready == NEVER, NEVER, ready - 1)
-        outputs = self.nodes[-1].features
-        if flow.groups == 1:
-            return [(self._wave(drawn[0]), tuple(range(flow.shape[0])), np.arange(outputs))]
-        share = outputs // flow.groups
-        return [(self._wave(drawn[c]), (c,), np.arange(c * share, (c + 1) * share)) for c in range(flow.groups)]
+        outputs, share = self.nodes[-1].features, self.nodes[-1].features // flow.groups
+        groups = [(tuple(range(flow.shape[0])), np.arange(outputs))]
+        if flow.groups > 1:
+            groups = [((c,), np.arange(c * share, (c + 1) * share)) for c in range(flow.groups)]
+        return [
+            (self._wave(drawn[channels[0]]), channels, columns)
+            for channels, columns in groups
+            if (drawn[channels[0]] != NEVER).any()
+        ]
 
     # Who reads what from where
 
@@ -205,7 +220,8 @@ class Plan:
                 for a, b in pairwise(runs)
             ]
         if all(edge.where == HERE for edge in node.edges) and getattr(node.operation, "at", None) is None:
-            return [self.fetch(i, self._read_at(part, edge_source=i), part.wave) for i in node.inputs]
+            found = [(i, self._read_at(part, edge_source=i)) for i in node.inputs]
+            return [self.fetch(i, columns, part.wave) for i, columns in found if len(columns)]
         for edge in node.edges:
             self._keep(edge.source, edge.where, part.wave)
         return []
@@ -264,16 +280,17 @@ class Plan:
         """Plan a cache of twice the rows that are alive at once, and when its contents move up."""
         steps = self.schedule.steps
         last_read = np.full(layout.rows, NEVER)  # rows of the margin above the image come first
-        for where, wave in self._readers[number]:
+        highest = np.full(steps, NEVER)  # last row touched up to each step: a reader may meet the margin of a new row
+        writers: list[tuple[Positions, int]] = [(HERE, part.wave) for part in self.parts[number]]
+        for where, wave in (*self._readers[number], *writers):
             for y, line in enumerate(self.waves[wave].ready):
                 first, last = (row + layout.top for row in where.rows(y))
                 last_read[first : last + 1] = np.maximum(last_read[first : last + 1], line.max())
-        highest = np.full(steps, NEVER)  # last row written up to each step
-        for part in self.parts[number]:
-            for step, segments in self.waves[part.wave].segments.items():
-                highest[step] = max(highest[step], *(layout.top + s.y + s.dy * (s.n - 1) for s in segments))
+            for step, segments in self.waves[wave].segments.items():
+                y = max(s.y + s.dy * (s.n - 1) for s in segments)
+                highest[step] = max(highest[step], layout.top + where.rows(y)[1])
         highest = np.maximum.accumulate(highest)
-        # The first row that somebody still reads at a step or later.
+        # The first row that somebody still touches at a step or later.
         read = last_read[None, :] >= np.arange(steps)[:, None]
         lowest = np.where(read.any(axis=1), read.argmax(axis=1), layout.rows)
         alive = int((highest - lowest + 1).max())

@@ -8,10 +8,10 @@ pictures or leak the future.
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -88,6 +88,7 @@ class _Follower:
     def __init__(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
         self.network = network
         self.nodes: list[Node] = []
+        self.written: dict[int, _Ref] = {}
         first = next(network.parameters(), torch.empty(0))
         self.image = torch.empty(0, *shape, dtype=first.dtype, device=first.device)
 
@@ -95,12 +96,25 @@ class _Follower:
         """All nodes that the output depends on."""
         env: dict[fx.Node, Any] = {}
         for call in graph.nodes:
-            args = fx.node.map_arg(call.args, lambda n: env[n])
-            kwargs = fx.node.map_arg(call.kwargs, lambda n: env[n])
+            args = fx.node.map_arg(call.args, lambda n: self._newest(env[n]))
+            kwargs = fx.node.map_arg(call.kwargs, lambda n: self._newest(env[n]))
             env[call] = self._call(call, args, dict(kwargs))
             if call.op == "output":
-                return folded(self._used(env[call]))
+                return self._used(env[call])
         raise ModelError("the network's forward returns nothing")
+
+    def _newest(self, value: Any) -> Any:
+        """What a tensor holds now, if an operation in place has written over it."""
+        while isinstance(value, _Ref) and value.node in self.written:
+            value = self.written[value.node]
+        return value
+
+    def _writes(self, ref: _Ref, value: _Ref) -> _Ref:
+        """After an operation in place, all who hold the tensor see the new value."""
+        if isinstance(self.nodes[ref.node].operation, Join):
+            raise ModelError(f"{self.nodes[value.node].name}: works in place on a part of another tensor; use a copy")
+        self.written[ref.node] = value
+        return value
 
     def _call(self, call: fx.Node, args: Any, kwargs: dict[str, Any]) -> Any:
         if call.op == "placeholder":
@@ -130,7 +144,11 @@ class _Follower:
         if hasattr(module, "reads"):
             return self._declared(name, module, args, example)
         if kind in ELEMENTWISE_MODULES:
-            return self._each(name, module, args, {}, example)
+            if not getattr(module, "inplace", False):
+                return self._each(name, module, args, {}, example)
+            apart: Any = copy.copy(module)
+            apart.inplace = False
+            return self._writes(args[0], self._each(name, apart, args, {}, example))
         if isinstance(module, nn.BatchNorm2d) and kind is nn.BatchNorm2d:
             scale, shift = Constant(lambda: _affine(module)[0]), Constant(lambda: _affine(module)[1])
             scaled = self._each(name, operator.mul, (args[0], scale), {}, example)
@@ -170,10 +188,11 @@ class _Follower:
         if name in NOTHING:
             return args[0]
         if name in ELEMENTWISE:
-            kwargs.pop("inplace", None)
+            inplace = kwargs.pop("inplace", False) or getattr(call.target, "__name__", "") in INPLACE
             function = _function_of(call)
             example = function(*_examples(args), **_examples(kwargs))
-            return self._each(label, function, args, kwargs, example)
+            value = self._each(label, function, args, kwargs, example)
+            return self._writes(args[0], value) if inplace and isinstance(args[0], _Ref) else value
         found = None
         if name in ("cat", "concat", "concatenate"):
             parts = _argument(args, kwargs, 0, "tensors")
@@ -300,47 +319,6 @@ def _refs(value: Any) -> list[_Ref]:
     found: list[_Ref] = []
     fx.node.map_aggregate(value, lambda v: found.append(v) if isinstance(v, _Ref) else None)
     return found
-
-
-def folded(nodes: list[Node]) -> list[Node]:
-    """Scales and shifts of each feature, as of a batch norm, taken into the linear layer that they alone follow."""
-    readers = [0] * len(nodes)
-    for node in nodes:
-        for source in node.inputs:
-            readers[source] += 1
-    place: dict[int, int] = {}
-    out: list[Node] = []
-    for number, node in enumerate(nodes):
-        before = place[node.inputs[0]] if node.inputs and readers[node.inputs[0]] == 1 else None
-        if before is not None and isinstance(linear := out[before].operation, Linear):
-            change = _feature_change(node.operation)
-            if change:
-                out[before] = replace(out[before], operation=Linear(partial(_changed, linear.kernel, *change)))
-                place[number] = before
-                continue
-        place[number] = len(out)
-        edges = tuple(replace(edge, source=place[edge.source]) for edge in node.edges)
-        out.append(replace(node, inputs=tuple(place[i] for i in node.inputs), edges=edges))
-    return out
-
-
-def _feature_change(operation: Operation) -> tuple[Callable[..., Any], Constant] | None:
-    """(mul or add, constant) where an operation scales or shifts each feature by a number of its own."""
-    if not isinstance(operation, Each) or operation.function not in (operator.mul, operator.add):
-        return None
-    if not isinstance(constant := operation.args[1], Constant):
-        return None
-    value = constant.value()
-    per_feature = isinstance(value, Tensor) and value.ndim == 3 and value.shape[1:] == (1, 1)
-    return (operation.function, constant) if per_feature else None
-
-
-def _changed(kernel: Callable[[], Kernel], change: Callable[..., Any], constant: Constant) -> Kernel:
-    """The kernel of a linear layer and of the scale or shift that follows it."""
-    before, value = kernel(), constant.value().flatten()
-    bias = torch.zeros_like(value) if before.bias is None else before.bias
-    weight = before.weight * value if change is operator.mul else before.weight
-    return before._replace(weight=weight, bias=change(bias, value))
 
 
 def _now(value: Any) -> Any:
