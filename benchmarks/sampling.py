@@ -1,0 +1,237 @@
+"""The fast sampler against the plain loop and against one parallel pass, in one run.
+
+    python benchmarks/sampling.py --json [--network mnist-gray] [--batch 25] [--size 28] [--rounds 5] [--figure FILE]
+
+Options may be given several times: every combination is measured, one JSON object a line.
+
+    plain_s           seconds of the plain loop, one pass a pixel (and ordered channel); some of its passes are measured
+                      (plain_passes_measured of plain_passes) and the rest is extrapolated, since all cost the same
+    fast_s            seconds of the fast sampler, its plan ready (made once a model, plan_s)
+    pass_s            seconds of one parallel pass of our network, whose kernels are cropped to what the masks leave
+    speedup           plain_s / fast_s
+    passes            fast_s / pass_s
+    steps             of the fast sampler
+    peak_mb           what the process grew by while it sampled; stated_mb is what the sampler says beforehand
+    tutorial_pass_s   seconds of one pass with whole kernels in default memory layout, as the tutorials compute it
+    tutorial_passes   fast_s / tutorial_pass_s
+    tutorial_speedup  pixels * tutorial_pass_s / fast_s: the tutorials' loop is one pass a pixel
+
+Each combination lives in a process of its own. Its variants take turns, and the median of each counts, so that a busy
+machine slows all alike. Weights are random: they change no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pixelloom.data.pixels import Scaling, to_model
+from pixelloom.layers.causal import MaskedConv2d
+from pixelloom.models import PixelDescription, PixelModel
+from pixelloom.recipes import recipe
+from pixelloom.sampling.ancestral import image_noise
+from pixelloom.sampling.fast import FastSampler, make_plan
+from pixelloom.types import ImageSpec
+
+CHANNELS_AND_LEVELS = {
+    "mnist-gray": (1, 256),
+    "mnist-binary": (1, 2),
+    "mnist-binary-7x7": (1, 2),
+    "colored-mnist": (3, 4),
+    "rgb": (3, 256),
+    "binarized-mnist": (1, 2),
+}
+SECONDS = 20.0  # a round is not begun when those before took longer
+PLAIN_PASSES = 2  # of the plain loop, measured in each round
+
+
+def tutorial(network: nn.Module) -> nn.Module:
+    """The same layers with whole kernels, nothing masked or cropped, in default memory layout."""
+    whole = copy.deepcopy(network)
+    for name, layer in list(whole.named_modules()):
+        if isinstance(layer, MaskedConv2d):
+            outputs, inputs, _, kernel = layer.weight.shape
+            conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=layer.bias is not None)
+            parent, _, child = name.rpartition(".")
+            setattr(whole.get_submodule(parent), child, conv)
+    return whole.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """One call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def resident_mb(peak: bool) -> float:
+    """Memory of this process, now or at its peak."""
+    if peak:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@torch.no_grad()
+def measure(name: str, batch: int, size: int, rounds: int) -> dict[str, object]:
+    """All figures of one combination."""
+    torch.manual_seed(0)
+    config = recipe(name)
+    channels, levels = CHANNELS_AND_LEVELS[name]
+    spec = ImageSpec(channels, size, size, levels)
+    scaling = Scaling.unit()
+    model = PixelModel.build(
+        PixelDescription(network=config.network, model=config.model, head=config.head, image=spec, scaling=scaling)
+    )
+    plan_s = seconds_of(lambda: make_plan(model.network, model.head, spec))
+    plan = make_plan(model.network, model.head, spec)
+    sampler = FastSampler(
+        plan, model.head, spec, lambda x: to_model(x, levels, scaling), torch.float32, torch.device("cpu")
+    )
+    before = resident_mb(peak=False)
+    model.sample(batch, batch=batch)
+    peak = resident_mb(peak=True) - before
+
+    images = model.sample(batch, batch=batch, seed=1)
+    whole = tutorial(model.network)
+    x = to_model(images, levels, scaling)
+    noise = image_noise(spec, 0, 0, batch)
+
+    def plain() -> None:
+        for step in range(PLAIN_PASSES):
+            params = model.predict(images)[:, :, -1:, step : step + 1]
+            model.head.draw(params, noise[:, :, -1:, step : step + 1])
+
+    variants: dict[str, Callable[[], object]] = {
+        "fast": lambda: model.sample(batch, batch=batch),
+        "pass": lambda: model.predict(images),
+        "tutorial": lambda: whole(x),
+        "plain": plain,
+    }
+    taken: dict[str, list[float]] = {variant: [seconds_of(run)] for variant, run in variants.items()}
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        if time.perf_counter() - begun > SECONDS and len(taken["fast"]) > 1:
+            break
+        for variant, run in variants.items():
+            taken[variant].append(seconds_of(run))
+    median = {variant: statistics.median(times[1:]) for variant, times in taken.items()}  # the first one warms up
+    pixels = size * size
+    passes = pixels * model.head.groups
+    plain_s = median["plain"] * passes / PLAIN_PASSES
+    return {
+        "network": name,
+        "batch": batch,
+        "size": size,
+        "plain_s": round(plain_s, 4),
+        "plain_passes": passes,
+        "plain_passes_measured": PLAIN_PASSES,
+        "fast_s": round(median["fast"], 4),
+        "pass_s": round(median["pass"], 4),
+        "speedup": round(plain_s / median["fast"], 1),
+        "passes": round(median["fast"] / median["pass"], 3),
+        "steps": sampler.steps,
+        "plan_s": round(plan_s, 4),
+        "peak_mb": round(peak, 1),
+        "stated_mb": round(batch * sampler.bytes_per_image / 1e6, 1),
+        "tutorial_pass_s": round(median["tutorial"], 4),
+        "tutorial_passes": round(median["fast"] / median["tutorial"], 3),
+        "tutorial_speedup": round(pixels * median["tutorial"] / median["fast"], 1),
+        "rounds": len(taken["fast"]) - 1,
+        "precision": "fp32",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.processor())),
+        "date": date.today().isoformat(),
+    }
+
+
+def in_a_process(name: str, batch: int, size: int, rounds: int) -> dict[str, object]:
+    """So that peak memory is that of one combination."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, name, batch, size, rounds), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        row: dict[str, object] = ours.recv()
+    except EOFError:
+        raise SystemExit(f"{name}, batch {batch}, size {size}: the measuring process died") from None
+    process.join()
+    return row
+
+
+def _serve(pipe: Connection, *what: object) -> None:
+    pipe.send(measure(*what))  # type: ignore[arg-type]
+
+
+def figure(rows: list[dict[str, object]], path: Path) -> None:
+    """Seconds over pixels, one line a batch size, both axes logarithmic: a slope of one is cost linear in pixels."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    batches = sorted({int(str(row["batch"])) for row in rows})
+    colours = matplotlib.colormaps["viridis"](torch.linspace(0, 0.85, len(batches)).tolist())
+    for batch, colour in zip(batches, colours, strict=True):
+        line = sorted((int(str(r["size"])) ** 2, float(str(r["fast_s"]))) for r in rows if r["batch"] == batch)
+        ax.loglog(*zip(*line, strict=True), "o-", color=colour, label=f"{batch}")
+        ax.annotate(f"{line[-1][1]:.2g} s", line[-1], xytext=(6, -3), textcoords="offset points", fontsize=8)
+    sizes = sorted({int(str(row["size"])) for row in rows})
+    ax.set_xticks([s * s for s in sizes], [f"{s}x{s}" for s in sizes])
+    ax.minorticks_off()
+    ax.set_xlim(sizes[0] ** 2 * 0.8, sizes[-1] ** 2 * 2)
+    ax.set_xlabel("image size (pixels)")
+    ax.set_ylabel("seconds to sample the batch")
+    ax.set_title(f"{rows[0]['network']}, {rows[0]['threads']} CPU threads, fp32", fontsize=10)
+    ax.legend(title="images", frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    fig.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Print one line a combination."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=sorted(CHANNELS_AND_LEVELS), action="append")
+    parser.add_argument("--batch", type=int, action="append")
+    parser.add_argument("--size", type=int, action="append", help="pixels a side")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--figure", type=Path, help="draw seconds over image size to this PNG")
+    args = parser.parse_args()
+    rows = []
+    for name, size, batch in itertools.product(
+        args.network or CHANNELS_AND_LEVELS, args.size or [28], args.batch or [25]
+    ):
+        rows.append(in_a_process(name, batch, size, args.rounds))
+        row = rows[-1]
+        line = (
+            f"{name:16} {batch:4} images of {size}x{size}: {row['fast_s']} s in {row['steps']} steps, {row['passes']} "
+            f"passes ({row['tutorial_passes']} of the tutorial's), {row['speedup']}x the plain loop, "
+            f"{row['tutorial_speedup']}x the tutorial's, {row['peak_mb']} MB"
+        )
+        print(json.dumps(row) if args.json else line, flush=True)
+    if args.figure:
+        figure(rows, args.figure)
+
+
+if __name__ == "__main__":
+    main()
