@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -56,6 +57,11 @@ class Wave:
 
     ready: Values
     segments: dict[int, tuple[Segment, ...]]
+
+    @cached_property
+    def lowest(self) -> dict[int, int]:
+        """Step -> the row nearest to the bottom of the image that is computed at it."""
+        return {step: max(s.y + s.dy * (s.n - 1) for s in segments) for step, segments in self.segments.items()}
 
 
 @dataclass(frozen=True)
@@ -181,12 +187,10 @@ class Plan:
     def _parts_of(self, number: int, slots: int) -> list[Part]:
         labels, ready = self.schedule.flow.labels[number], self.schedule.ready[number]
         columns_of: dict[int, list[int]] = {}
-        for column, label in enumerate(labels):
-            if (ready[label] != NEVER).any():
-                columns_of.setdefault(self._wave(ready[label]), []).append(column)
-        return [
-            Part(number, np.array(columns), wave, slots + i) for i, (wave, columns) in enumerate(columns_of.items())
-        ]
+        for label, line in enumerate(ready):
+            if (line != NEVER).any():
+                columns_of.setdefault(self._wave(line), []).extend(np.flatnonzero(labels == label).tolist())
+        return [Part(number, np.sort(columns), wave, slots + i) for i, (wave, columns) in enumerate(columns_of.items())]
 
     def _pixels(self) -> list[tuple[int, tuple[int, ...], Columns]]:
         """Pixels are drawn at the step at which all that predicts them is ready, one before they can be read."""
@@ -283,12 +287,12 @@ class Plan:
         highest = np.full(steps, NEVER)  # last row touched up to each step: a reader may meet the margin of a new row
         writers: list[tuple[Positions, int]] = [(HERE, part.wave) for part in self.parts[number]]
         for where, wave in (*self._readers[number], *writers):
-            for y, line in enumerate(self.waves[wave].ready):
-                first, last = (row + layout.top for row in where.rows(y))
+            ready = self.waves[wave].ready
+            reach = [(first + layout.top, last + layout.top) for first, last in map(where.rows, range(len(ready)))]
+            for (first, last), line in zip(reach, ready, strict=True):
                 last_read[first : last + 1] = np.maximum(last_read[first : last + 1], line.max())
-            for step, segments in self.waves[wave].segments.items():
-                y = max(s.y + s.dy * (s.n - 1) for s in segments)
-                highest[step] = max(highest[step], layout.top + where.rows(y)[1])
+            for step, row in self.waves[wave].lowest.items():
+                highest[step] = max(highest[step], reach[row][1])
         highest = np.maximum.accumulate(highest)
         # The first row that somebody still touches at a step or later.
         read = last_read[None, :] >= np.arange(steps)[:, None]
