@@ -125,8 +125,9 @@ class Cache:
                 view.copy_(value[start:end, place].view(view.shape))
             start = end
 
-    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """All features of all images at some positions [...]: [images, ..., features]. A copy."""
+    def at(self, rows: Tensor, columns: Tensor, present: Tensor) -> Tensor:
+        """All features of all images at some positions [...]: [images, ..., features], 0 where not present. A copy."""
         address = self.layout.margin + (rows - self.first) * self.row + columns
         images = torch.arange(self.images, device=address.device) * self.layout.pitch
-        return self.flat[images.view(-1, *[1] * address.ndim) + address]
+        found = self.flat[images.view(-1, *[1] * address.ndim) + address.masked_fill(~present, 0)]
+        return found.masked_fill(~present[..., None], 0)

@@ -193,8 +193,7 @@ class Incremental:
             for number, source in enumerate(node.inputs):
                 reads = [edge.where for edge in node.edges if edge.input == number]
                 rows, columns, present = self._reads(reads, front.positions, self.plan.nodes[source].size)
-                found = self.caches[source].at(rows, columns).masked_fill(~present[None, :, :, None], 0)
-                inputs.append(found.transpose(0, 1).flatten(0, 1))
+                inputs.append(self.caches[source].at(rows, columns, present).transpose(0, 1).flatten(0, 1))
             everywhere = present[:, None].expand(-1, self.images, -1).flatten(0, 1)
             return select(at(*inputs, everywhere))
 
@@ -210,7 +209,6 @@ class Incremental:
         for row, read in zip(found, lists, strict=True):
             row[: len(read)] = np.array(read).reshape(-1, 2)
         inside = ((found >= 0) & (found < size)).all(-1)
-        found[~inside] = positions[0]  # any place that is in the cache
         rows, columns = (torch.from_numpy(found[..., i].copy()).to(self.device) for i in (0, 1))
         return rows, columns, torch.from_numpy(inside).to(self.device)
 
