@@ -72,7 +72,7 @@ class Cache:
         """Release rows that nobody will read again. What stays is less than half, so it moves without overlap."""
         rows = self.layout.moves.get(step)
         if rows:
-            start, size = self.layout.margin, (self.layout.rows - rows) * self.row
+            start, size = self.layout.margin, max(0, self.layout.rows - rows) * self.row
             moved = start + rows * self.row
             self.flat[start : start + size] = self.flat[moved : moved + size]
             self.first += rows
