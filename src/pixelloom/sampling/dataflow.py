@@ -108,7 +108,9 @@ class Dataflow:
         the largest. One array [classes, height, width] a node; ``nothing`` where nothing is read.
         """
         values = [pixels]
-        known: dict[tuple[Positions, bytes, tuple[int, ...], tuple[int, int]], Values] = {}  # layers alike give values alike
+        known: dict[
+            tuple[Positions, bytes, tuple[int, ...], tuple[int, int]], Values
+        ] = {}  # layers alike give values alike
         for node, sources in zip(self.nodes[1:], self.sources[1:], strict=True):
             out = np.full((len(sources), *node.size), nothing, np.int64)
             for kind, reads in enumerate(sources):
@@ -335,11 +337,12 @@ def assert_autoregressive(
         ModelError: if a layer does not say what it reads.
         ValueError: for another way to check, or none.
     """
-    if not by or not set(by) <= {"schedule", "gradient"}:
+    ways = {by} if isinstance(by, str) else set(by)
+    if not ways or not ways <= {"schedule", "gradient"}:
         raise ValueError(f"by takes 'schedule', 'gradient' or both, not {by!r}")
-    if "schedule" in by:
+    if "schedule" in ways:
         Dataflow(network, spec.shape, groups).check()
-    if "gradient" in by:
+    if "gradient" in ways:
         _check_gradient(network, spec, groups, seed)
 
 

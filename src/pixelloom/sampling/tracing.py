@@ -18,8 +18,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from pixelloom.errors import ModelError
-from pixelloom.layers.reads import HERE, Kernel, Offsets, Read
-from pixelloom.sampling.graph import Constant, Each, Edge, Image, Join, Layer, Linear, Node, Operation, Slot
+from pixelloom.layers.reads import HERE, Earlier, Kernel, Offsets, Read
+from pixelloom.sampling.graph import (
+    Attention, Constant, Each, Edge, Gathered, Image, Join, Linear, Local, Moved, Node, Operation, Recurrence, Shuffle,
+    Slot,
+)  # fmt: skip
 
 # Each output value depends on the input values of the same feature and position alone.
 ELEMENTWISE_MODULES = (
@@ -29,12 +32,12 @@ ELEMENTWISE_MODULES = (
 ELEMENTWISE = frozenset(
     """add sub mul truediv div neg pos pow abs square sqrt rsqrt exp log log1p expm1 sin cos sigmoid tanh erf relu relu6
     leaky_relu elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid logsigmoid clamp minimum
-    maximum reciprocal sign where addcmul lerp""".split()  # noqa: SIM905
+    maximum reciprocal sign where addcmul lerp clone""".split()  # noqa: SIM905
 )
 INPLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
 # Nothing at all, in evaluation mode.
 NOTHING_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-NOTHING = frozenset({"dropout", "dropout2d", "contiguous", "clone", "detach"})
+NOTHING = frozenset({"dropout", "dropout2d", "contiguous", "detach"})
 
 
 def trace(network: nn.Module, shape: tuple[int, int, int]) -> list[Node]:
@@ -43,21 +46,29 @@ def trace(network: nn.Module, shape: tuple[int, int, int]) -> list[Node]:
     Raises:
         ModelError: if a layer or function does not say what it reads, or the forward pass cannot be followed.
     """
-    training = network.training
+    training = [module for module in network.modules() if module.training]
     network.eval()
     try:
         tracer = _Tracer()
+        if tracer.is_leaf_module(network, ""):  # a single layer
+            network = nn.Sequential(network)
         try:
             graph = tracer.trace(network)
         except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-            raise ModelError(f"the network's forward cannot be followed: {error}") from error
+            raise ModelError(
+                f"the network's forward cannot be followed: {error}. Put what a graph cannot say into a module that "
+                "declares its reads, see pixelloom.layers.reads"
+            ) from error
         return _Follower(network, shape).follow(graph)
     finally:
-        network.train(training)
+        for module in training:
+            module.training = True
 
 
 class _Tracer(fx.Tracer):
     """Stops at layers that declare their reads, and at those that torch.nn brings or that are derived from one."""
+
+    proxy_buffer_attributes = True  # what is derived from a buffer is worked out anew, as with parameters
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         bricks = (base for base in type(m).__mro__ if base.__module__.startswith("torch.nn"))
@@ -72,6 +83,24 @@ class _Tracer(fx.Tracer):
         if name == "chunk" and isinstance(chunks := _argument(args, kwargs, 1, "chunks"), int):
             return (obj[i] for i in range(chunks))
         return super().iter(obj)
+
+
+def _operation(module: Any, reads: tuple[Read, ...]) -> Operation | None:
+    """How a layer that declares its reads is run, see :mod:`pixelloom.layers.reads`."""
+    first = reads[0] if reads else None
+    if hasattr(module, "kernel"):
+        return Linear(module.kernel)
+    if hasattr(module, "step"):
+        return Recurrence(module.step, module.carried)
+    if hasattr(module, "attend"):
+        return Attention(module.attend, any(isinstance(read.where, Earlier) and read.where.own for read in reads))
+    if hasattr(module, "at"):
+        return Gathered(module.at)
+    if all(read.where == HERE for read in reads):
+        return Local(module)
+    if first and len(reads) == 1 and first.features == "same" and isinstance(first.where, Offsets):
+        return Moved(first.where) if len(first.where.taps) == 1 else None
+    return None
 
 
 @dataclass(frozen=True)
@@ -98,7 +127,10 @@ class _Follower:
         for call in graph.nodes:
             args = fx.node.map_arg(call.args, lambda n: self._newest(env[n]))
             kwargs = fx.node.map_arg(call.kwargs, lambda n: self._newest(env[n]))
-            env[call] = self._call(call, args, dict(kwargs))
+            try:
+                env[call] = self._call(call, args, dict(kwargs))
+            except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+                raise ModelError(f"{_label(call)}: cannot be followed: {error}") from error
             if call.op == "output":
                 return self._used(env[call])
         raise ModelError("the network's forward returns nothing")
@@ -111,8 +143,9 @@ class _Follower:
 
     def _writes(self, ref: _Ref, value: _Ref) -> _Ref:
         """After an operation in place, all who hold the tensor see the new value."""
-        if isinstance(self.nodes[ref.node].operation, Join):
-            raise ModelError(f"{self.nodes[value.node].name}: works in place on a part of another tensor; use a copy")
+        parts = [node for node in self.nodes if isinstance(node.operation, Join) and len(node.inputs) == 1]
+        if any(part is self.nodes[ref.node] or ref.node in part.inputs for part in parts):
+            raise ModelError(f"{self.nodes[value.node].name}: works in place on a tensor cut into parts; use a copy")
         self.written[ref.node] = value
         return value
 
@@ -129,6 +162,8 @@ class _Follower:
                 raise ModelError("the network's forward must return one tensor that depends on the image")
             return args[0]
         if call.op == "call_module":
+            if kwargs:
+                raise ModelError(f"{call.target}: a layer's inputs must be given by position, not by name")
             return self._module(str(call.target), self.network.get_submodule(str(call.target)), args)
         return self._function(call, args, kwargs)
 
@@ -140,6 +175,14 @@ class _Follower:
         kind = type(module)
         if kind in NOTHING_MODULES:
             return args[0]  # type: ignore[no-any-return]
+        known = kind in ELEMENTWISE_MODULES or kind in (nn.BatchNorm2d, nn.Conv2d)
+        if not hasattr(module, "reads") and (not known or getattr(module, "padding_mode", "zeros") != "zeros"):
+            raise ModelError(
+                f"{name} ({kind.__name__}): does not say which positions it reads. Give it a method reads(), see "
+                "pixelloom.layers.reads"
+            )
+        if kind is nn.BatchNorm2d and module.running_mean is None:
+            raise ModelError(f"{name}: a batch norm without running statistics mixes the images of a batch")
         example: Tensor = module(*(arg.example for arg in args))
         if hasattr(module, "reads"):
             return self._declared(name, module, args, example)
@@ -149,43 +192,36 @@ class _Follower:
             apart: Any = copy.copy(module)
             apart.inplace = False
             return self._writes(args[0], self._each(name, apart, args, {}, example))
-        if isinstance(module, nn.BatchNorm2d) and kind is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             scale, shift = Constant(lambda: _affine(module)[0]), Constant(lambda: _affine(module)[1])
             scaled = self._each(name, operator.mul, (args[0], scale), {}, example)
             return self._each(name, operator.add, (scaled, shift), {}, example)
-        if isinstance(module, nn.Conv2d) and kind is nn.Conv2d and module.padding_mode == "zeros":
-            where, features, kernel = _convolution(module)
-            return self._add(name, Linear(kernel), args, (Edge(args[0].node, where, features),), example)
-        raise ModelError(
-            f"{name} ({kind.__name__}): does not say which positions it reads. Give it a method reads(), see "
-            "pixelloom.layers.reads"
-        )
+        assert isinstance(module, nn.Conv2d)
+        where, features, kernel = _convolution(module)
+        return self._add(name, Linear(kernel), args, (Edge(args[0].node, where, features),), example)
 
     def _declared(self, name: str, module: Any, args: tuple[Any, ...], example: Tensor) -> _Ref:
         reads: tuple[Read, ...] = module.reads()
-        edges = tuple(Edge(args[read.input].node, read.where, read.features, read.input) for read in reads)
-        operation: Operation
-        if hasattr(module, "kernel"):
-            operation = Linear(module.kernel)
-        elif hasattr(module, "at"):
-            operation = Layer(module, module.at)
-        elif all(read.where == HERE for read in reads):
-            operation = Layer(module, None)
-        else:
-            raise ModelError(f"{name} ({type(module).__name__}): has reads(), but neither kernel() nor at()")
+        edges = []
+        for read in reads:
+            same = torch.eye(example.shape[1], dtype=torch.bool) if isinstance(read.features, str) else read.features
+            edges.append(Edge(args[read.input].node, read.where, same, read.input))
+        operation = _operation(module, reads)
+        if operation is None:
+            raise ModelError(f"{name} ({type(module).__name__}): says what it reads, but not how it computes an output")
         return self._add(name, operation, args, edges, example)
 
     # Functions
 
     def _function(self, call: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = _name_of(call)
-        stack = list(call.meta.get("nn_module_stack") or {})
-        label = f"{stack[-1]}.{name}" if stack and stack[-1] else name
+        name, label = _name_of(call), _label(call)
         if name == "getitem" and isinstance(args[0], tuple):
             return args[0][args[1]]
         if not _refs((args, kwargs)):
             return Constant(lambda: _function_of(call)(*_now(args), **_now(kwargs)))
         if name in NOTHING:
+            if "dropout" in name and _argument(args, kwargs, 2, "training", kwargs.get("train", True)):
+                raise ModelError(f"{label}: drops features in evaluation mode too; give it training=self.training")
             return args[0]
         if name in ELEMENTWISE:
             inplace = kwargs.pop("inplace", False) or getattr(call.target, "__name__", "") in INPLACE
@@ -230,6 +266,8 @@ class _Follower:
     def _join(self, name: str, sources: Sequence[_Ref], origin: list[tuple[int, int]]) -> _Ref:
         edges = []
         for i, source in enumerate(sources):
+            if source.example.shape[2:] != sources[0].example.shape[2:]:
+                raise ModelError(f"{name}: joins grids of {_shape(source.example)} and {_shape(sources[0].example)}")
             features = torch.zeros(len(origin), source.example.shape[1], dtype=torch.bool)
             for out, (j, feature) in enumerate(origin):
                 if i == j:
@@ -296,6 +334,14 @@ def _name_of(call: fx.Node) -> str:
     return INPLACE.get(name, name)
 
 
+def _label(call: fx.Node) -> str:
+    """The layer, or the function and the module that calls it."""
+    if call.op == "call_module":
+        return str(call.target)
+    stack = list(call.meta.get("nn_module_stack") or {})
+    return f"{stack[-1]}.{_name_of(call)}" if stack and stack[-1] else _name_of(call)
+
+
 def _function_of(call: fx.Node) -> Callable[..., Any]:
     """What a call computes, without writing over its input: the branches of a network may share it."""
     target = call.target
@@ -337,8 +383,8 @@ def _shape(example: Tensor) -> str:
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """A batch norm with fixed statistics as scale and shift, each [features, 1, 1]."""
-    if norm.running_mean is None or norm.running_var is None:
-        raise ModelError("a batch norm without running statistics mixes the images of a batch: no pixel model")
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
