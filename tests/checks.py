@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +21,11 @@ from pixelloom.layers.blocks import GatedBlock, ResidualBlock
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.likelihoods import Head
 from pixelloom.models import PixelModel
+from pixelloom.sampling import ancestral
 from pixelloom.types import Batch, ImageSpec
 from settings import Setting
 
+Method: TypeAlias = Literal["fast", "plain"]
 Bools = npt.NDArray[np.bool_]
 JUST_BELOW_1 = float(np.nextafter(1.0, 0.0))
 
@@ -171,22 +175,86 @@ def check_draws(draws: Tensor, probabilities: npt.NDArray[np.float64], spec: Ima
     assert p > 1e-3, f"draws do not follow the model: p = {p:.1e} over {len(cells)} cells"
 
 
-def check_sampler(model: PixelModel, temperature: float = 1.0, n: int = 6000, seed: int = 0) -> None:
+def check_sampler(
+    model: PixelModel, method: Method = "fast", temperature: float = 1.0, n: int = 6000, seed: int = 0
+) -> None:
     """What the model draws follows the product of its own tempered conditionals."""
-    draws = model.sample(n, seed=seed, temperature=temperature, batch=n)
+    draws = model.sample(n, seed=seed, temperature=temperature, batch=n, method=method)
     check_draws(draws, exact(model, temperature), model.spec)
 
 
-def check_batch_free(model: PixelModel) -> None:
+def check_batch_free(model: PixelModel, method: Method = "fast") -> None:
     """A picture depends on (seed, index) alone, and its likelihood on itself alone."""
-    whole = model.sample(7, seed=3)
+    sample = partial(model.sample, seed=3, method=method)
+    whole = sample(7)
     for batch in (1, 2, 3, 7, 100):
-        assert torch.equal(model.sample(7, seed=3, batch=batch), whole), f"other pictures in batches of {batch}"
+        assert torch.equal(sample(7, batch=batch), whole), f"other pictures in batches of {batch}"
     for first in (1, 4, 6):
-        assert torch.equal(model.sample(7 - first, seed=3, first=first), whole[first:]), f"others from {first} on"
+        assert torch.equal(sample(7 - first, first=first), whole[first:]), f"others from {first} on"
     together = model.log_prob(whole)
     alone = torch.cat([model.log_prob(image[None]) for image in whole])
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=0)
+
+
+# The fast sampler
+
+
+def check_fast_is_plain(model: PixelModel, n: int = 3, **options: Any) -> Tensor:
+    """In float64 the fast sampler draws the pictures of the plain loop, value for value; returns them."""
+    plain, fast = (model.sample(n, method=method, precision="fp64", **options) for method in ("plain", "fast"))
+    wrong = (fast != plain).nonzero().tolist()
+    assert not wrong, f"{len(wrong)} of {plain.numel()} values differ, first (image, channel, row, column) {wrong[0]}"
+    return plain
+
+
+class Recorded:
+    """A head that keeps the parameters it draws from, with the noise: no two values of images have the same."""
+
+    def __init__(self, head: Head, seen: list[tuple[Tensor, Tensor]]) -> None:
+        self.head, self.seen = head, seen
+        self.groups, self.outputs = head.groups, head.outputs
+
+    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        self.seen.append((noise.flatten(1)[:, 0], params.flatten(1).clone()))
+        return self.head.draw(params, noise, temperature)
+
+    def of_channel(self) -> Recorded:
+        return Recorded(self.head.of_channel(), self.seen)
+
+
+def drawn_from(model: PixelModel, n: int, seed: int = 0, **options: Any) -> tuple[Tensor, Tensor]:
+    """Pictures of the fast sampler and the parameters from which each was drawn, [n, outputs, H, W].
+
+    NaN where none were drawn from; an error if any were more than once.
+    """
+    head, seen = model.head, []
+    model.head = Recorded(head, seen)  # type: ignore[assignment]
+    try:
+        images = model.sample(n, seed=seed, batch=n, **options)
+    finally:
+        model.head = head
+    noise = ancestral.image_noise(model.spec, seed, 0, n)[:, : head.groups].flatten()  # [n, groups, H, W]
+    keys, params = torch.cat([key for key, _ in seen]), torch.cat([values for _, values in seen])
+    ascending, order = noise.sort()
+    place = order[torch.searchsorted(ascending, keys).clamp(max=len(noise) - 1)]
+    assert torch.equal(noise[place], keys), "something was drawn by the noise of another value"
+    assert len(place.unique()) == len(place), "a value was drawn more than once"
+    found = params.new_full((len(noise), params.shape[1]), torch.nan)
+    found[place] = params
+    grid = (n, head.groups, *model.spec.shape[1:], -1)
+    return images, found.view(grid).movedim(-1, 2).flatten(1, 2)
+
+
+def check_every_logit(model: PixelModel, tolerance: float, n: int = 3, **options: Any) -> None:
+    """What the fast sampler draws from, everywhere, is what one pass over the finished picture predicts."""
+    images, params = drawn_from(model, n, **options)
+    with torch.no_grad():
+        expected = model.predict(images)
+    assert not params.isnan().any(), "values without a draw"
+    scale = float(expected.abs().max())
+    assert scale > 0.5, "nothing to compare"
+    worst = float((params - expected).abs().max()) / max(1.0, scale)
+    assert worst <= tolerance, f"off by {worst:.1e} of the largest"
 
 
 # Heads

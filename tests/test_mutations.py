@@ -276,15 +276,27 @@ def colour_world() -> None:
 
 
 def draws() -> None:
-    checks.check_sampler(COLOUR_WORLD.model(1))
+    checks.check_sampler(COLOUR_WORLD.model(1), "plain")
+
+
+def fast_draws() -> None:
+    checks.check_sampler(COLOUR_WORLD.model(1), "fast")
 
 
 def tempered_draws() -> None:
-    checks.check_sampler(COLOUR_WORLD.model(1), temperature=0.6, n=3000)
+    checks.check_sampler(COLOUR_WORLD.model(1), "plain", temperature=0.6, n=3000)
+
+
+def tempered_fast_draws() -> None:
+    checks.check_sampler(COLOUR_WORLD.model(1), "fast", temperature=0.6, n=3000)
 
 
 def batch_free() -> None:
-    checks.check_batch_free(BATCH_NORM.model())
+    checks.check_batch_free(BATCH_NORM.model(), "plain")
+
+
+def fast_batch_free() -> None:
+    checks.check_batch_free(BATCH_NORM.model(), "fast")
 
 
 def taps() -> None:
@@ -320,11 +332,11 @@ MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
     (nats_without_last_level, [head_sums, colour_world]),
     (unnormalised, [head_sums, colour_world]),
     (levels_before_channels, [thirds, colour_world]),
-    (draw_one_too_high, [head_draws, draws]),
-    (temperature_ignored, [tempered_draws]),
+    (draw_one_too_high, [head_draws, draws, fast_draws]),
+    (temperature_ignored, [tempered_draws, tempered_fast_draws]),
     (channels_drawn_at_once, [draws]),
-    (noise_of_the_batch, [batch_free]),
-    (noise_reused, [draws]),
+    (noise_of_the_batch, [batch_free, fast_batch_free]),
+    (noise_reused, [draws, fast_draws]),
     (blindfold, [draws]),
 ]
 

@@ -1,4 +1,4 @@
-"""The plain loop: true to the model on small worlds, the same picture at any batch size, known pixels kept."""
+"""Both samplers: true to the model on small worlds, the same picture at any batch size, known pixels kept."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from checks import all_images, check_batch_free, check_draws, check_sampler, check_world_sums_to_one, exact
+from checks import Method, all_images, check_batch_free, check_draws, check_sampler, check_world_sums_to_one, exact
 from checks import value_probabilities as conditionals
 from pixelloom.errors import UsageError
-from pixelloom.models import PixelModel
+from pixelloom.models import PixelModel, Precision
 from pixelloom.sampling import ancestral
 from pixelloom.types import ImageSpec
 from settings import BERNOULLI, INDEPENDENT, ORDERED, WORLDS, Setting, tiny
 
 each_world = pytest.mark.parametrize("setting", WORLDS.values(), ids=WORLDS)
+each_method = pytest.mark.parametrize("method", ["fast", "plain"])
 
 SMALL = {
     "grey": tiny("gated", ORDERED, ImageSpec(1, 3, 4, 17), norm="channel", positions=True),
@@ -39,25 +40,28 @@ def test_all_images_together_have_probability_one(setting: Setting) -> None:
     check_world_sums_to_one(setting.fresh())
 
 
+@each_method
 @each_world
-def test_draws_follow_the_exact_probabilities(setting: Setting) -> None:
-    check_sampler(setting.model(1))
+def test_draws_follow_the_exact_probabilities(setting: Setting, method: Method) -> None:
+    check_sampler(setting.model(1), method)
 
 
+@each_method
 @each_world
 @pytest.mark.parametrize("temperature", [0.6, 1.7])
-def test_draws_follow_the_tempered_conditionals(setting: Setting, temperature: float) -> None:
+def test_draws_follow_the_tempered_conditionals(setting: Setting, temperature: float, method: Method) -> None:
     model = setting.model(1)
-    check_sampler(model, temperature, n=3000)
+    check_sampler(model, method, temperature, n=3000)
     moved = np.abs(exact(model, temperature) - exact(model)).sum()
     assert moved > 0.1  # the two distributions are apart, so that ignoring the temperature would be seen
 
 
+@each_method
 @each_world
-def test_next_to_no_temperature_draws_the_likeliest_level_of_each_value(setting: Setting) -> None:
+def test_next_to_no_temperature_draws_the_likeliest_level_of_each_value(setting: Setting, method: Method) -> None:
     models = (setting.model(seed) for seed in range(20))
     model, frozen = next((m, p) for m in models if (p := exact(m, 0.01)).max() > 0.999)  # one without near ties
-    draws = model.sample(20, temperature=0.01)
+    draws = model.sample(20, temperature=0.01, method=method)
     assert torch.equal(draws, all_images(model.spec)[[int(frozen.argmax())]].expand_as(draws))
 
 
@@ -79,9 +83,10 @@ MASKS = {
 }
 
 
+@each_method
 @pytest.mark.parametrize("place", MASKS)
 @pytest.mark.parametrize("name", ["binary, 2 levels, gated", "colour, ordered, gated", "colour, independent, gated"])
-def test_draws_given_a_part_of_the_image(name: str, place: str) -> None:
+def test_draws_given_a_part_of_the_image(name: str, place: str, method: Method) -> None:
     model = WORLDS[name].model(1)
     spec = model.spec
     mask = torch.tensor(MASKS[place][spec.channels > 1]).bool().reshape(1, *spec.shape)
@@ -91,26 +96,28 @@ def test_draws_given_a_part_of_the_image(name: str, place: str) -> None:
     if place == "a beginning":  # known values first: then this is Bayes' rule
         joint = np.where(expected > 0, exact(model), 0)
         np.testing.assert_allclose(expected, joint / joint.sum(), rtol=1e-9)
-    check_draws(model.sample(3000, given=picture, mask=mask, batch=3000), expected, spec)
+    check_draws(model.sample(3000, given=picture, mask=mask, batch=3000, method=method), expected, spec)
 
 
 # One picture, however it is drawn
 
 
+@each_method
 @each_small
-def test_same_picture_at_any_batch_size_and_offset(setting: Setting) -> None:
-    check_batch_free(setting.model())
+def test_same_picture_at_any_batch_size_and_offset(setting: Setting, method: Method) -> None:
+    check_batch_free(setting.model(), method)
 
 
+@each_method
 @each_small
-def test_seeds_and_indices_choose_the_picture(setting: Setting) -> None:
+def test_seeds_and_indices_choose_the_picture(setting: Setting, method: Method) -> None:
     model = setting.model()
-    images = model.sample(6, seed=5)
+    images = model.sample(6, seed=5, method=method)
     assert images.dtype == torch.uint8
     assert images.shape == (6, *setting.image.shape)
     assert int(images.max()) < setting.image.levels
-    assert torch.equal(images, model.sample(6, seed=5))
-    assert not torch.equal(images, model.sample(6, seed=6))
+    assert torch.equal(images, model.sample(6, seed=5, method=method))
+    assert not torch.equal(images, model.sample(6, seed=6, method=method))
     assert len(images.unique(dim=0)) > 1
 
 
@@ -163,7 +170,7 @@ def test_one_pass_a_value_where_channels_are_ordered_and_one_a_pixel_where_not(s
     spec = setting.image
     images, passes = draw(setting.model())
     assert passes == spec.height * spec.width * (spec.channels if setting.ordered else 1)
-    assert torch.equal(images, setting.model().sample(2))
+    assert torch.equal(images, setting.model().sample(2, method="plain"))
 
 
 @each_small
@@ -193,59 +200,114 @@ def test_what_stands_under_the_unknown_does_not_matter(setting: Setting) -> None
     assert torch.equal(draw(model, given=given, mask=mask)[0], draw(model, given=other, mask=mask)[0])
 
 
-def test_each_image_may_know_something_else() -> None:
+@each_method
+def test_each_image_may_know_something_else(method: Method) -> None:
     model = SMALL["ordered"].model()
     given = torch.randint(0, 4, (2, 3, 2, 3)).byte()
     mask = torch.rand(2, 3, 2, 3) < 0.5
-    together = model.sample(2, given=given, mask=mask)
+    together = model.sample(2, given=given, mask=mask, method=method)
+    assert torch.equal(together[mask], given[mask])
     for i in range(2):
-        alone = model.sample(1, first=i, given=given[i : i + 1], mask=mask[i : i + 1])
+        alone = model.sample(1, first=i, given=given[i : i + 1], mask=mask[i : i + 1], method=method)
         assert torch.equal(alone[0], together[i])
 
 
-def test_masks_and_images_broadcast() -> None:
+@each_method
+def test_masks_and_images_broadcast(method: Method) -> None:
     model = SMALL["ordered"].model()
     picture = torch.randint(0, 4, (1, 3, 2, 3)).byte()
     top = torch.tensor([[True], [False]])  # [H, 1]: the first row of every channel of every image
-    images = model.sample(5, given=picture.numpy(), mask=top, batch=2)
+    images = model.sample(5, given=picture.numpy(), mask=top, batch=2, method=method)
     assert torch.equal(images[:, :, :1], picture[:, :, :1].expand(5, -1, -1, -1))
     assert len(images.unique(dim=0)) > 1
-    whole = model.sample(5, given=picture.expand(5, -1, -1, -1), mask=top.expand(5, 3, 2, 3))
+    whole = model.sample(5, given=picture.expand(5, -1, -1, -1), mask=top.expand(5, 3, 2, 3), method=method)
     assert torch.equal(images, whole)
 
 
+@each_method
 @each_small
-def test_rows_are_announced_when_they_are_finished(setting: Setting) -> None:
-    model, spec = setting.model(), setting.image
-    seen: list[tuple[int, Tensor]] = []
-    images = model.sample(3, on_row=lambda row, so_far: seen.append((row, so_far.clone())))
-    assert [row for row, _ in seen] == list(range(spec.height))
-    for row, so_far in seen:
-        assert torch.equal(so_far[:, :, : row + 1], images[:, :, : row + 1])
-        assert not so_far[:, :, row + 1 :].any()
-    batches: list[tuple[int, int]] = []
-    model.sample(5, batch=2, on_row=lambda row, so_far: batches.append((row, len(so_far))))
-    assert batches == [(row, n) for n in (2, 2, 1) for row in range(spec.height)]
+def test_steps_are_announced_with_what_is_drawn_so_far(setting: Setting, method: Method) -> None:
+    model = setting.model()
+    seen: list[tuple[int, int, Tensor]] = []
+    images = model.sample(3, method=method, on_step=lambda *told: seen.append((*told[:2], told[2].clone())))
+    total = setting.image.height if method == "plain" else len(seen)
+    assert [told[:2] for told in seen] == [(done, total) for done in range(1, total + 1)]
+    before = torch.zeros_like(images)
+    for done, _, so_far in seen:
+        assert torch.equal(so_far[before != 0], before[before != 0]), "what is drawn stays"
+        assert torch.equal(so_far[so_far != 0], images[so_far != 0]), "nothing but what is drawn"
+        if method == "plain":
+            assert torch.equal(so_far[:, :, :done], images[:, :, :done])
+            assert not so_far[:, :, done:].any()
+        before = so_far
+    assert torch.equal(before, images)
+    assert not torch.equal(seen[0][2], images)
 
 
-def test_sampling_needs_no_gradient_and_leaves_the_model_alone() -> None:
+@each_method
+def test_steps_are_announced_batch_by_batch(method: Method) -> None:
+    model = SMALL["grey"].model()
+    told: list[tuple[int, int, int]] = []
+    model.sample(5, batch=2, method=method, on_step=lambda done, of, so_far: told.append((done, of, len(so_far))))
+    steps = told[0][1]
+    assert told == [(done, steps, n) for n in (2, 2, 1) for done in range(1, steps + 1)]
+
+
+@each_method
+def test_known_values_are_shown_from_the_first_step_on(method: Method) -> None:
+    model = SMALL["ordered"].model()
+    given = torch.randint(1, 4, (2, 3, 2, 3)).byte()
+    mask = torch.rand(2, 3, 2, 3) < 0.5
+    seen: list[Tensor] = []
+    images = model.sample(2, given=given, mask=mask, method=method, on_step=lambda *told: seen.append(told[2].clone()))
+    for so_far in seen:
+        assert torch.equal(so_far[mask], given[mask])
+        assert torch.equal(so_far[so_far != 0], images[so_far != 0])
+    if method == "fast":  # one step is not enough to draw the last pixel
+        assert not seen[0][:, :, -1, -1][~mask[:, :, -1, -1]].any()
+
+
+class Stopped(Exception):
+    """By whoever watches."""
+
+
+@each_method
+def test_a_stop_by_who_watches_leaves_no_trace(method: Method) -> None:
+    model = SMALL["grey"].model()
+    expected = model.sample(3, seed=2, method=method)
+    for last in (1, 3):
+
+        def stop(done: int, total: int, so_far: Tensor, last: int = last) -> None:
+            if done == last:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            model.sample(3, seed=1, method=method, on_step=stop)
+        assert torch.equal(model.sample(3, seed=2, method=method), expected)
+
+
+@each_method
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_sampling_needs_no_gradient_and_leaves_the_model_alone(method: Method, precision: Precision | None) -> None:
     model = SMALL["grey"].model()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    model.sample(2)
+    model.sample(2, method=method, precision=precision)
     assert all(parameter.grad is None for parameter in model.network.parameters())
-    assert not model.network.training
+    assert not any(module.training for module in model.network.modules())
     for name, value in model.network.state_dict().items():
+        assert value.dtype == before[name].dtype
         assert torch.equal(value, before[name]), name
 
 
 # Misuse
 
 
+@each_method
 @pytest.mark.parametrize("temperature", [0.0, -0.5, math.nan, math.inf])
-def test_temperatures_are_checked_before_anything_is_drawn(temperature: float) -> None:
+def test_temperatures_are_checked_before_anything_is_drawn(temperature: float, method: Method) -> None:
     model = SMALL["grey"].model()
     with pytest.raises(UsageError, match="temperature: must be a positive number"):
-        model.sample(1, temperature=temperature)
+        model.sample(1, temperature=temperature, method=method)
     predict = Watched(model)
     with pytest.raises(UsageError, match="temperature"):
         ancestral.sample(
@@ -262,7 +324,9 @@ def test_temperatures_are_checked_before_anything_is_drawn(temperature: float) -
         ({"batch": 0}, "batch: must be 1 or more, not 0"),
         ({"seed": -1}, "seed: must be 0 or more, not -1"),
         ({"first": -1}, "first: must be 0 or more, not -1"),
-        ({"method": "fast"}, "method: 'plain' is the only sampling method, not 'fast'"),
+        ({"method": "slow"}, "method: 'fast' or 'plain', not 'slow'"),
+        ({"precision": "fp16"}, "precision: fp32, bf16, fp64, not 'fp16'"),
+        ({"precision": "fp16", "method": "plain"}, "precision: fp32, bf16, fp64, not 'fp16'"),
         ({"given": torch.zeros(1, 1, 3, 4).byte()}, "needs both, the image and the mask"),
         ({"mask": torch.zeros(1, 1, 3, 4).bool()}, "needs both, the image and the mask"),
         ({"given": torch.zeros(1, 1, 4, 3).byte(), "mask": torch.ones(1).bool()}, "takes [N, 1, 3, 4]"),
