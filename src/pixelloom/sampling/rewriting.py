@@ -27,7 +27,7 @@ def folded(nodes: list[Node]) -> list[Node]:
         before = place[node.inputs[0]] if node.inputs and readers[node.inputs[0]] == 1 else None
         if before is not None and isinstance(linear := out[before].operation, Linear):
             change = _feature_change(node.operation)
-            if change:
+            if change and node.features == out[before].features:  # not one feature spread over many
                 out[before] = replace(out[before], operation=Linear(partial(_changed, linear.kernel, *change)))
                 place[number] = before
                 continue
