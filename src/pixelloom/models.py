@@ -31,6 +31,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 Precision = Literal["fp32", "bf16", "fp64"]
+PLAIN_BATCH = 64  # images that the plain loop draws at a time, unless told
 LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
 
 
@@ -195,27 +196,45 @@ class PixelModel:
             parts.append(drawn.cpu())
         return torch.cat(parts)
 
-    def _sampler(
-        self, method: str, precision: Precision | None, where: Tensor | None
-    ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
-        """What draws a batch, and how large a batch to draw of n images."""
-        network = self.network
-        if precision not in (None, *PRECISIONS):
-            raise UsageError(f"precision: {', '.join(PRECISIONS)}, not {precision!r}")
-        if precision is not None and next(network.parameters()).dtype != PRECISIONS[precision]:
-            network = copy.deepcopy(network).to(PRECISIONS[precision])
-        if method == "plain":
-            return partial(ancestral.sample, partial(self._pass, network), self.head, self.spec), lambda n: min(n, 64)
-        if method != "fast":
-            raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
-        known = None if where is None else where.all(dim=0).cpu().numpy()
+    def fast_sampler(self, precision: Precision | None = None, mask: Tensor | None = None) -> fast.FastSampler:
+        """What :meth:`sample` draws with by method "fast": it knows its steps, the memory of an image and its batch.
+
+        Args:
+            precision: as there.
+            mask: bool [N, C, H, W], true where a value is known.
+
+        Raises:
+            UsageError: for an unknown precision.
+            ModelError: if the network is not autoregressive or a layer does not say what it reads.
+        """
+        network = self._in(precision)
+        known = None if mask is None else mask.all(dim=0).cpu().numpy()
         key = (id(network), b"" if known is None else known.tobytes())
         plan = self._plans.get(key) or fast.make_plan(network, self.head, self.spec, known)
         if network is self.network:
             self._plans = {key: plan}  # the last one: drawing batch after batch of the same kind is what takes time
         first = next(network.parameters())
-        sampler = fast.FastSampler(plan, self.head, self.spec, self._to_model, first.dtype, first.device)
-        return sampler.sample, sampler.batch
+        return fast.FastSampler(plan, self.head, self.spec, self._to_model, first.dtype, first.device)
+
+    def _sampler(
+        self, method: str, precision: Precision | None, where: Tensor | None
+    ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
+        """What draws a batch, and how large a batch to draw of n images."""
+        if method == "fast":
+            sampler = self.fast_sampler(precision, where)
+            return sampler.sample, sampler.batch
+        if method != "plain":
+            raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
+        predict = partial(self._pass, self._in(precision))
+        return partial(ancestral.sample, predict, self.head, self.spec), lambda n: min(n, PLAIN_BATCH)
+
+    def _in(self, precision: Precision | None) -> nn.Module:
+        """The network with weights of a precision."""
+        if precision not in (None, *PRECISIONS):
+            raise UsageError(f"precision: {', '.join(PRECISIONS)}, not {precision!r}")
+        if precision is None or next(self.network.parameters()).dtype == PRECISIONS[precision]:
+            return self.network
+        return copy.deepcopy(self.network).to(PRECISIONS[precision])
 
     def _known(self, given: Tensor | Levels | None, mask: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
         if (given is None) != (mask is None):
