@@ -49,12 +49,12 @@ taps = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=1, m
 @st.composite
 def readings(draw: st.DrawFn) -> tuple[Positions, Size, Size]:
     """(positions, size of the input, size of the output)."""
-    kind = draw(st.sampled_from(("offsets", "strided", "up", "earlier", "row")))
+    kind = draw(st.sampled_from(("offsets", "strided", "up", "strided up", "earlier", "row")))
     size = draw(sides), draw(sides)
     if kind in ("earlier", "row"):
         return (Earlier if kind == "earlier" else OwnRow)(draw(st.booleans())), size, size
-    stride = draw(pairs) if kind == "strided" else (1, 1)
-    up = draw(pairs) if kind == "up" else (1, 1)
+    stride = draw(pairs) if "strided" in kind else (1, 1)
+    up = draw(pairs) if "up" in kind else (1, 1)
     return Offsets(tuple(draw(taps)), stride, up), size, (draw(sides), draw(sides))
 
 
