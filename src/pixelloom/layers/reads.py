@@ -1,28 +1,39 @@
 """What a layer reads: the vocabulary in which every layer that mixes positions declares its inputs.
 
 A layer has a method ``reads()`` that returns a tuple of :class:`Read`, each saying: output feature o at position p
-reads these features of this input at these positions. Three kinds of positions cover the field:
+reads reads these features of this input at these positions. Four kinds of positions cover the field:
 
     Offsets    a finite window such as the taps of a convolution, with ``stride`` for down- and ``up`` for upsampling
     OwnRow     the positions of the same row up to here, as a recurrence along the row does
     Earlier    all positions before this one in raster order, as causal attention does
+    Closure    all that is reached by steps such as "up" and "left", as a recurrence over the image does
 
 From these alone follow when a feature can be computed, what a pixel can see, and whether a network is autoregressive
 (:mod:`pixelloom.sampling.dataflow`). Each kind offers the two directions that this takes, on arrays over positions:
 ``latest`` carries values forward (the largest value among the positions read), ``back`` carries marks backward (which
 positions are read by the marked ones).
 
-A layer says how it computes one output from what it reads in one of two ways. A linear layer offers ``kernel()``, a
-:class:`Kernel`. Any other offers ``at(*inputs, present)``: of each input a tensor [M, N, features] with the N positions
-read by each of M outputs, in the order of ``Positions.of``, and ``present``, bool [M, N], false beyond the edge of the
-image and where an output reads fewer than N. It returns [M, out].
+A layer also says how it computes one output from what it reads, in one of these ways:
+
+    kernel()                      a linear layer: its :class:`Kernel`
+    step(x, *states)              a recurrence whose state is its output: x [M, in], and the states [M, out] at the
+                                  positions of its attribute ``carried``, zeros beyond the edge -> the state [M, out].
+                                  It reads ``Closure(carried)``
+    attend(q, k, v, allowed)      attention of inputs 0, 1 and 2: q [B, n, f], k and v [B, N, f] and allowed, bool
+                                  [n, N] or None for all -> [B, n, out]. It reads its input 0 HERE, the others Earlier
+    at(*inputs, present)          anything else: of each input a tensor [M, N, features] with the N positions read by
+                                  each of M outputs in the order of ``Positions.of``, and ``present``, bool [M, N],
+                                  false beyond the edge and where an output reads fewer than N -> [M, out]
+
+A layer that reads one offset of the same feature only (a shift, a nearest-neighbour upsampling), or its own position
+only (a norm over features), need say no more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -163,6 +174,54 @@ class OwnRow:
         return row, row
 
 
+@dataclass(frozen=True)
+class Closure:
+    """This position, and what is reached from it by any number of steps: what a recurrence knows.
+
+    A state that is carried from the positions at ``steps`` depends on the input at all positions of the closure. Steps
+    lead up, or to the left in the same row.
+    """
+
+    steps: tuple[Position, ...]
+
+    def __post_init__(self) -> None:
+        if any(step >= (0, 0) for step in self.steps):
+            raise ValueError(f"a recurrence carries what comes before in raster order, not {self.steps}")
+
+    def latest(self, values: Values, size: Size, nothing: int) -> Values:
+        """Position after position in raster order, each from its own value and those it is carried from."""
+        out = np.maximum(values, nothing)
+        beside = [-dx for dy, dx in self.steps if dy == 0]
+        above = Offsets(tuple(step for step in self.steps if step[0] < 0))
+        for y in range(size[0]):
+            if above.taps:
+                out[..., y, :] = np.maximum(out[..., y, :], above.latest(out, size, nothing)[..., y, :])
+            for x in range(size[1]) if beside else ():
+                for dx in beside:
+                    if x >= dx:
+                        out[..., y, x] = np.maximum(out[..., y, x], out[..., y, x - dx])
+        return out
+
+    def back(self, marked: Marks, size: Size) -> Marks:
+        """Spread until nothing new is marked."""
+        spread, steps = marked.copy(), Offsets(self.steps)
+        while True:
+            wider = spread | steps.back(spread, size)
+            if (wider == spread).all():
+                return wider
+            spread = wider
+
+    def of(self, position: Position, size: Size) -> list[Position]:
+        """The closure inside the image, in raster order."""
+        mark = np.zeros(size, bool)
+        mark[position] = True
+        return [(int(y), int(x)) for y, x in np.argwhere(self.back(mark, size))]
+
+    def rows(self, row: int) -> tuple[int, int]:
+        """From the top to here, if a step leads up."""
+        return (0 if any(dy < 0 for dy, _ in self.steps) else row), row
+
+
 def _running_maximum(lines: Values, own: bool, nothing: int) -> Values:
     running = np.maximum(np.maximum.accumulate(lines, axis=-1), nothing)
     if own:
@@ -187,12 +246,13 @@ class Read:
 
     Attributes:
         where: the positions.
-        features: which output feature reads which input feature, bool [out, in]; None when each reads all.
+        features: which output feature reads which input feature, bool [out, in]; None when each reads all, "same" when
+            each reads the one of its own number.
         input: which of the layer's inputs, for one that takes several.
     """
 
     where: Positions
-    features: Tensor | None = None
+    features: Tensor | Literal["same"] | None = None
     input: int = 0
 
 

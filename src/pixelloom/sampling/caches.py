@@ -59,8 +59,12 @@ class Cache:
 
     def __init__(self, layout: CacheLayout, images: int, dtype: torch.dtype, device: torch.device) -> None:
         self.layout, self.images = layout, images
-        self.row = images * layout.pitch + layout.skew
-        self.flat = torch.zeros(2 * layout.margin + layout.rows * self.row, layout.features, dtype=dtype, device=device)
+        # Distances between neighbours in a column, and between the same position of neighbouring images.
+        self.row, self.pitch = images * layout.pitch + layout.skew, layout.pitch
+        if layout.tokens:
+            self.row, self.pitch = layout.width, layout.width * layout.rows
+        size = 2 * layout.margin + layout.rows * (images * layout.pitch + layout.skew)
+        self.flat = torch.zeros(size, layout.features, dtype=dtype, device=device)
         self.first = 0
 
     def begin(self) -> None:
@@ -89,7 +93,7 @@ class Cache:
         Returns:
             [n * images, k], or [n, images, k] where no single distance reaches them all. No copy.
         """
-        features, pitch = self.layout.features, self.layout.pitch
+        features, pitch = self.layout.features, self.pitch
         width = (taps - 1) * features + columns.stop - columns.start
         y, x = segment.y * stride[0] + tap[0], segment.x * stride[1] + tap[1]
         offset = self.address(y, x) * features + columns.start
@@ -103,15 +107,20 @@ class Cache:
 
     def line(self, y: int) -> Tensor:
         """All of one row of the image, [images, width, features]."""
-        features, pitch = self.layout.features, self.layout.pitch
+        features, pitch = self.layout.features, self.pitch
         size, strides = (self.images, self.layout.width, features), (pitch * features, features, 1)
         return self.flat.as_strided(size, strides, self.address(y, 0) * features)
 
-    def read(self, front: Front, runs: Runs) -> Tensor:
-        """Features at the positions themselves, [M, k]; without a copy where they lie in one piece."""
+    def tokens(self) -> Tensor:
+        """All positions in raster order, [images, H * W, features]."""
+        size = (self.images, self.layout.width * self.layout.rows, self.layout.features)
+        return self.flat[: size[0] * size[1]].view(size)
+
+    def read(self, front: Front, runs: Runs, tap: Position = (0, 0), stride: Position = (1, 1)) -> Tensor:
+        """Features at the positions moved by a tap, [M, k]; without a copy where they lie in one piece."""
         rows = []
         for segment in front.segments:
-            views = [self.view(segment, run).flatten(0, -2) for run, _ in runs]
+            views = [self.view(segment, run, 1, tap, stride).flatten(0, -2) for run, _ in runs]
             rows.append(views[0] if len(views) == 1 else torch.cat(views, dim=1))
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
@@ -128,6 +137,6 @@ class Cache:
     def at(self, rows: Tensor, columns: Tensor, present: Tensor) -> Tensor:
         """All features of all images at some positions [...]: [images, ..., features], 0 where not present. A copy."""
         address = self.layout.margin + (rows - self.first) * self.row + columns
-        images = torch.arange(self.images, device=address.device) * self.layout.pitch
+        images = torch.arange(self.images, device=address.device) * self.pitch
         found = self.flat[images.view(-1, *[1] * address.ndim) + address.masked_fill(~present, 0)]
         return found.masked_fill(~present[..., None], 0)

@@ -27,10 +27,10 @@ import torch
 from torch import nn
 
 from pixelloom.errors import ModelError
-from pixelloom.layers.reads import Marks, Positions, Values
-from pixelloom.sampling.graph import Join, Node
+from pixelloom.layers.reads import Closure, Marks, Positions, Values
+from pixelloom.sampling.graph import Join, Node, Recurrence
 from pixelloom.sampling.rewriting import folded, ordered_apart
-from pixelloom.sampling.tracing import trace
+from pixelloom.sampling.tracing import Given, trace
 from pixelloom.types import ImageSpec
 
 NEVER = -1
@@ -57,13 +57,16 @@ class Dataflow:
         shape: (C, H, W).
         groups: C if the channels of a pixel are ordered, each seeing those before it: then the outputs are C equal
             contiguous parts, one a channel. 1 if a position of the output predicts its whole pixel.
+        given: further arguments of the network's forward.
 
     Raises:
         ModelError: if a layer does not say what it reads.
     """
 
-    def __init__(self, network: nn.Module, shape: tuple[int, int, int], groups: int = 1) -> None:
-        self.nodes = ordered_apart(folded(trace(network, shape)))
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, int, int], groups: int = 1, given: Given | None = None
+    ) -> None:
+        self.nodes = ordered_apart(folded(trace(network, shape, given)))
         self.shape, self.groups = shape, groups
         output = self.nodes[-1]
         if output.size != shape[1:] or output.features % groups or (groups > 1 and groups != shape[0]):
@@ -130,6 +133,9 @@ class Dataflow:
         marks[-1] = outputs.copy()
         known: dict[tuple[Positions, bytes, tuple[int, ...], tuple[int, int]], Marks] = {}
         for number in range(len(self.nodes) - 1, 0, -1):
+            operation = self.nodes[number].operation
+            if isinstance(operation, Recurrence):  # its state here is made of its states before
+                marks[number] = Closure(operation.carried).back(marks[number], self.nodes[number].size)
             for plane, reads in zip(marks[number], self.sources[number], strict=True):
                 if not plane.any():
                     continue

@@ -15,6 +15,7 @@ from pixelloom.sampling.caches import Front
 from pixelloom.sampling.dataflow import Dataflow, schedule
 from pixelloom.sampling.incremental import Incremental
 from pixelloom.sampling.plan import Plan
+from pixelloom.sampling.tracing import Given
 from pixelloom.types import ImageSpec
 
 ToModel = Callable[[Tensor], Tensor]
@@ -25,7 +26,9 @@ LARGEST_BATCH = 256  # more at a time is hardly faster on a CPU
 MEMORY = 1 << 30  # bytes that a batch may take where nobody says how much is free
 
 
-def make_plan(network: nn.Module, head: Head, spec: ImageSpec, known: Marks | None = None) -> Plan:
+def make_plan(
+    network: nn.Module, head: Head, spec: ImageSpec, known: Marks | None = None, given: Given | None = None
+) -> Plan:
     """What to compute when, for a network of this structure with any weights.
 
     Args:
@@ -34,6 +37,7 @@ def make_plan(network: nn.Module, head: Head, spec: ImageSpec, known: Marks | No
         spec: shape and levels of the images.
         known: values that are known in all images, bool [C, H, W]; they and all that depends on them alone are computed
             at once.
+        given: further arguments of the forward pass of the network, as functions that tell what they are now.
 
     Raises:
         NotAutoregressiveError: if a pixel would have to be known before it is drawn.
@@ -41,7 +45,7 @@ def make_plan(network: nn.Module, head: Head, spec: ImageSpec, known: Marks | No
     """
     if known is not None and head.groups == 1:  # the channels of a pixel are drawn together
         known = np.broadcast_to(known.all(0), known.shape)
-    return Plan(schedule(Dataflow(network, spec.shape, head.groups), known))
+    return Plan(schedule(Dataflow(network, spec.shape, head.groups, given), known))
 
 
 class FastSampler:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from pixelloom.layers.reads import Kernel, Positions
+from pixelloom.layers.reads import Kernel, Offsets, Position, Positions
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,47 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A module that reads the same position only (``at`` is None), or one that says how to compute an output."""
+class Local:
+    """A module that reads nothing but the same position of its inputs."""
 
     module: nn.Module
-    at: Callable[..., Tensor] | None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The same features from another place: a shift, or an upsampling."""
+
+    where: Offsets
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Feature c at (y, x) is feature (c * r + y % r) * r + x % r of the input at (y // r, x // r)."""
+
+    factor: int
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """A state computed from the input here and the states at some offsets."""
+
+    step: Callable[..., Tensor]
+    carried: tuple[Position, ...]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Input 0 attends to inputs 1 and 2 at earlier positions; with ``own`` at its own too."""
+
+    attend: Callable[..., Tensor]
+    own: bool
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Any function of what is read."""
+
+    at: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,7 +114,7 @@ class Image:
     """The pixels themselves, in model space."""
 
 
-Operation: TypeAlias = Image | Each | Join | Linear | Layer
+Operation: TypeAlias = Image | Each | Join | Linear | Local | Moved | Shuffle | Recurrence | Attention | Gathered
 
 
 @dataclass(frozen=True)

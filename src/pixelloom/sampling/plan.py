@@ -28,9 +28,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pixelloom.layers.reads import HERE, Offsets, Positions, Values
+from pixelloom.layers.reads import HERE, Earlier, Offsets, Positions, Values
 from pixelloom.sampling.dataflow import NEVER, Schedule
-from pixelloom.sampling.graph import Each, Join, Layer
+from pixelloom.sampling.graph import Attention, Each, Join, Linear, Local, Recurrence
 
 Columns: TypeAlias = npt.NDArray[np.int64]
 """Numbers of features, ascending."""
@@ -102,6 +102,8 @@ class CacheLayout:
     bottom: int = 0
     margin: int = 0
     skew: int = 0
+    tokens: bool = False
+    """Whether each image lies in one piece, row after row, as attention reads it; then there are no margins."""
     moves: dict[int, int] = field(default_factory=dict)
     """Step -> by how many rows the contents move up before it."""
 
@@ -223,18 +225,28 @@ class Plan:
                 self.fetch(node.inputs[origins[a][0]], np.array([f for _, f in origins[a:b]]), part.wave)
                 for a, b in pairwise(runs)
             ]
-        if all(edge.where == HERE for edge in node.edges) and getattr(node.operation, "at", None) is None:
-            found = [(i, self._read_at(part, edge_source=i)) for i in node.inputs]
+        here = all(edge.where == HERE for edge in node.edges)
+        if isinstance(node.operation, Local) or (isinstance(node.operation, Linear) and here):
+            found = [(i, self._read_here(part, edge_source=i)) for i in node.inputs]
             return [self.fetch(i, columns, part.wave) for i, columns in found if len(columns)]
+        if isinstance(node.operation, Recurrence):
+            self._keep(part.node, Offsets(node.operation.carried), part.wave)
+            return [self.fetch(node.inputs[0], self._every(node.inputs[0]), part.wave)]
+        if isinstance(node.operation, Attention):
+            for source in node.inputs[1:]:
+                self._keep(source, Earlier(own=True), part.wave)
+            return [self.fetch(node.inputs[0], self._every(node.inputs[0]), part.wave)]
         for edge in node.edges:
             self._keep(edge.source, edge.where, part.wave)
         return []
 
-    def _read_at(self, part: Part, edge_source: int) -> Columns:
+    def _every(self, node: int) -> Columns:
+        return np.arange(self.nodes[node].features)
+
+    def _read_here(self, part: Part, edge_source: int) -> Columns:
         """Features of a source that a layer at its own position reads; all of them if it is more than a kernel."""
-        node = self.nodes[part.node]
-        every = np.arange(self.nodes[edge_source].features)
-        if isinstance(node.operation, Layer):
+        node, every = self.nodes[part.node], self._every(edge_source)
+        if isinstance(node.operation, Local):
             return every
         used = np.zeros(len(every), bool)
         for edge in node.edges:
@@ -274,10 +286,12 @@ class Plan:
                 for segment in segments:
                     if segment.dy == 1 and segment.n > 1:
                         slopes[-segment.dx] += segment.n
+        earlier = [isinstance(where, Earlier) for where, _ in self._readers[number]]
+        layout.tokens = any(earlier) and layout.margin == layout.top == layout.bottom == 0
         if slopes:
             layout.skew = max(0, slopes.most_common(1)[0][0])
         layout.rows = layout.top + height + layout.bottom
-        if number and not layout.bottom:
+        if number and not layout.bottom and not layout.tokens:
             self._release(number, layout)
 
     def _release(self, number: int, layout: CacheLayout) -> None:

@@ -9,8 +9,9 @@ pictures or leak the future.
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,30 +19,29 @@ import torch
 from torch import Tensor, fx, nn
 
 from pixelloom.errors import ModelError
-from pixelloom.layers.reads import HERE, Earlier, Kernel, Offsets, Read
-from pixelloom.sampling.graph import (
-    Attention, Constant, Each, Edge, Gathered, Image, Join, Linear, Local, Moved, Node, Operation, Recurrence, Shuffle,
-    Slot,
+from pixelloom.layers.reads import HERE, Read
+from pixelloom.sampling.graph import Constant, Each, Edge, Image, Join, Linear, Node, Operation, Shuffle, Slot
+from pixelloom.sampling.known import (
+    ELEMENTWISE,
+    ELEMENTWISE_MODULES,
+    INPLACE,
+    NOTHING,
+    NOTHING_MODULES,
+    affine,
+    convolution,
+    operation_of,
+    pixel_shuffle,
 )  # fmt: skip
 
-# Each output value depends on the input values of the same feature and position alone.
-ELEMENTWISE_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
-    nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid,
-)  # fmt: skip
-ELEMENTWISE = frozenset(
-    """add sub mul truediv div neg pos pow abs square sqrt rsqrt exp log log1p expm1 sin cos sigmoid tanh erf relu relu6
-    leaky_relu elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid logsigmoid clamp minimum
-    maximum reciprocal sign where addcmul lerp clone""".split()  # noqa: SIM905
-)
-INPLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
-# Nothing at all, in evaluation mode.
-NOTHING_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-NOTHING = frozenset({"dropout", "dropout2d", "contiguous", "detach"})
+Given = Mapping[str, Callable[[], Tensor]]
+"""Further arguments of the network's forward, such as labels [B], as they are whenever they are asked for."""
 
 
-def trace(network: nn.Module, shape: tuple[int, int, int]) -> list[Node]:
+def trace(network: nn.Module, shape: tuple[int, int, int], given: Given | None = None) -> list[Node]:
     """The nodes of a network for images of shape (C, H, W): first the image, last the output, each after its inputs.
+
+    What depends on ``given`` alone is known before the first pixel, and enters as constants. Other arguments of
+    ``forward`` take their defaults.
 
     Raises:
         ModelError: if a layer or function does not say what it reads, or the forward pass cannot be followed.
@@ -53,13 +53,13 @@ def trace(network: nn.Module, shape: tuple[int, int, int]) -> list[Node]:
         if tracer.is_leaf_module(network, ""):  # a single layer
             network = nn.Sequential(network)
         try:
-            graph = tracer.trace(network)
+            graph = tracer.trace(network, concrete_args=_defaults(network, given or {}))
         except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
             raise ModelError(
                 f"the network's forward cannot be followed: {error}. Put what a graph cannot say into a module that "
                 "declares its reads, see pixelloom.layers.reads"
             ) from error
-        return _Follower(network, shape).follow(graph)
+        return _Follower(network, shape, given or {}).follow(graph)
     finally:
         for module in training:
             module.training = True
@@ -85,22 +85,11 @@ class _Tracer(fx.Tracer):
         return super().iter(obj)
 
 
-def _operation(module: Any, reads: tuple[Read, ...]) -> Operation | None:
-    """How a layer that declares its reads is run, see :mod:`pixelloom.layers.reads`."""
-    first = reads[0] if reads else None
-    if hasattr(module, "kernel"):
-        return Linear(module.kernel)
-    if hasattr(module, "step"):
-        return Recurrence(module.step, module.carried)
-    if hasattr(module, "attend"):
-        return Attention(module.attend, any(isinstance(read.where, Earlier) and read.where.own for read in reads))
-    if hasattr(module, "at"):
-        return Gathered(module.at)
-    if all(read.where == HERE for read in reads):
-        return Local(module)
-    if first and len(reads) == 1 and first.features == "same" and isinstance(first.where, Offsets):
-        return Moved(first.where) if len(first.where.taps) == 1 else None
-    return None
+def _defaults(network: nn.Module, given: Given) -> dict[str, Any] | None:
+    """Arguments after the image that are not given and need not be."""
+    _, *more = inspect.signature(network.forward).parameters.values()
+    left = {p.name: p.default for p in more if p.name not in given and p.default is not inspect.Parameter.empty}
+    return left or None
 
 
 @dataclass(frozen=True)
@@ -114,12 +103,12 @@ class _Ref:
 class _Follower:
     """Walks through the calls of a graph and writes down the nodes. Shapes come from a batch of no images."""
 
-    def __init__(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
-        self.network = network
+    def __init__(self, network: nn.Module, shape: tuple[int, int, int], given: Given) -> None:
+        self.network, self.given = network, given
         self.nodes: list[Node] = []
         self.written: dict[int, _Ref] = {}
         first = next(network.parameters(), torch.empty(0))
-        self.image = torch.empty(0, *shape, dtype=first.dtype, device=first.device)
+        self.image = torch.zeros(1, *shape, dtype=first.dtype, device=first.device)
 
     def follow(self, graph: fx.Graph) -> list[Node]:
         """All nodes that the output depends on."""
@@ -152,7 +141,7 @@ class _Follower:
     def _call(self, call: fx.Node, args: Any, kwargs: dict[str, Any]) -> Any:
         if call.op == "placeholder":
             if self.nodes:
-                raise ModelError(f"the network's forward takes more than the image: {call.target}")
+                return self._argument(str(call.target))
             return self._add(str(call.target), Image(), (), (), self.image)
         if call.op == "get_attr":
             path = str(call.target)
@@ -167,15 +156,27 @@ class _Follower:
             return self._module(str(call.target), self.network.get_submodule(str(call.target)), args)
         return self._function(call, args, kwargs)
 
+    def _argument(self, target: str) -> Constant:
+        """What ``forward`` takes beside the image. Where it takes a default, torch.fx adds a number to its name."""
+        if target in self.given:
+            return Constant(self.given[target])
+        defaults = _defaults(self.network, self.given) or {}
+        name = target if target in defaults else target.removesuffix("_1")
+        if name in defaults:
+            return Constant(lambda: defaults[name])
+        raise ModelError(f"the network's forward takes more than the image: {target}")
+
     # Modules
 
-    def _module(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> _Ref:
+    def _module(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> _Ref | Constant:
+        if not _refs(args):  # an embedding of a label, say: known from the start
+            return Constant(lambda: module(*_now(args)))
         if not all(isinstance(arg, _Ref) for arg in args):
             raise ModelError(f"{name}: a layer's inputs must be tensors that depend on the image")
         kind = type(module)
         if kind in NOTHING_MODULES:
             return args[0]  # type: ignore[no-any-return]
-        known = kind in ELEMENTWISE_MODULES or kind in (nn.BatchNorm2d, nn.Conv2d)
+        known = kind in ELEMENTWISE_MODULES or kind in (nn.BatchNorm2d, nn.Conv2d, nn.PixelShuffle)
         if not hasattr(module, "reads") and (not known or getattr(module, "padding_mode", "zeros") != "zeros"):
             raise ModelError(
                 f"{name} ({kind.__name__}): does not say which positions it reads. Give it a method reads(), see "
@@ -193,11 +194,14 @@ class _Follower:
             apart.inplace = False
             return self._writes(args[0], self._each(name, apart, args, {}, example))
         if isinstance(module, nn.BatchNorm2d):
-            scale, shift = Constant(lambda: _affine(module)[0]), Constant(lambda: _affine(module)[1])
+            scale, shift = Constant(lambda: affine(module)[0]), Constant(lambda: affine(module)[1])
             scaled = self._each(name, operator.mul, (args[0], scale), {}, example)
             return self._each(name, operator.add, (scaled, shift), {}, example)
+        if isinstance(module, nn.PixelShuffle):
+            edge = Edge(args[0].node, *pixel_shuffle(module, example.shape[1]))
+            return self._add(name, Shuffle(module.upscale_factor), args, (edge,), example)
         assert isinstance(module, nn.Conv2d)
-        where, features, kernel = _convolution(module)
+        where, features, kernel = convolution(module)
         return self._add(name, Linear(kernel), args, (Edge(args[0].node, where, features),), example)
 
     def _declared(self, name: str, module: Any, args: tuple[Any, ...], example: Tensor) -> _Ref:
@@ -206,7 +210,7 @@ class _Follower:
         for read in reads:
             same = torch.eye(example.shape[1], dtype=torch.bool) if isinstance(read.features, str) else read.features
             edges.append(Edge(args[read.input].node, read.where, same, read.input))
-        operation = _operation(module, reads)
+        operation = operation_of(module, reads)
         if operation is None:
             raise ModelError(f"{name} ({type(module).__name__}): says what it reads, but not how it computes an output")
         return self._add(name, operation, args, edges, example)
@@ -373,44 +377,15 @@ def _now(value: Any) -> Any:
 
 
 def _examples(value: Any) -> Any:
-    values = _now(value)
-    return fx.node.map_aggregate(values, lambda v: v.example if isinstance(v, _Ref) else v)
+    """Tensors of no images; of what is given for each image, that of the first, so that shapes fit."""
+
+    def example(v: Any) -> Any:
+        if isinstance(v, _Ref):
+            return v.example
+        return v[:1] if isinstance(v, Tensor) and v.ndim == 4 else v
+
+    return fx.node.map_aggregate(_now(value), example)
 
 
 def _shape(example: Tensor) -> str:
     return "x".join(map(str, example.shape[1:]))
-
-
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A batch norm with fixed statistics as scale and shift, each [features, 1, 1]."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -norm.running_mean * scale + (norm.bias if norm.bias is not None else 0)
-    return scale[:, None, None], shift[:, None, None]
-
-
-def _convolution(conv: nn.Conv2d) -> tuple[Offsets, Tensor | None, Callable[[], Kernel]]:
-    """What an ordinary convolution reads, and its kernel with the features of other groups filled by zeros."""
-    (dh, dw), (kh, kw) = conv.dilation, conv.kernel_size
-    # "same" puts the odd one out at the end; a number counts both sides.
-    same, valid = (dh * (kh - 1) // 2, dw * (kw - 1) // 2), (0, 0)
-    ph, pw = (same if conv.padding == "same" else valid) if isinstance(conv.padding, str) else conv.padding
-    taps = tuple((y * dh - ph, x * dw - pw) for y in range(kh) for x in range(kw))
-    stride = (conv.stride[0], conv.stride[1])
-    features = None
-    if conv.groups > 1:
-        out_group = torch.arange(conv.out_channels) * conv.groups // conv.out_channels
-        in_group = torch.arange(conv.in_channels) * conv.groups // conv.in_channels
-        features = out_group[:, None] == in_group
-
-    def kernel() -> Kernel:
-        weight = conv.weight
-        if features is not None:
-            weight = weight.new_zeros(*features.shape, kh, kw)
-            weight[features] = conv.weight.flatten(0, 1)
-        return Kernel(taps, weight.permute(2, 3, 1, 0).flatten(0, 1), conv.bias, stride)
-
-    return Offsets(taps, stride), features, kernel

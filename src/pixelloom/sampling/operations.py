@@ -1,0 +1,335 @@
+"""How each operation of a network is run at the positions of one step.
+
+Values are matrices [M, features], M = positions * images, positions first; an operation's result holds the features of
+one part of its node (:mod:`pixelloom.sampling.plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelloom.layers.reads import Kernel, Offsets, Position, Positions
+from pixelloom.sampling.caches import Cache, Front
+from pixelloom.sampling.graph import (
+    Attention,
+    Constant,
+    Each,
+    Gathered,
+    Join,
+    Linear,
+    Local,
+    Moved,
+    Node,
+    Recurrence,
+    Shuffle,
+    Slot,
+)  # fmt: skip
+from pixelloom.sampling.plan import Columns, Fetch, Part, Plan, Segment, runs_of
+
+Run: TypeAlias = Callable[[Front], Tensor]
+"""The value of one part at the positions of a step."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What operations work on: caches by node, and the values of the step by slot."""
+
+    plan: Plan
+    images: int
+    dtype: torch.dtype
+    device: torch.device
+    caches: dict[int, Cache]
+    values: list[Tensor | None]
+
+    def index(self, columns: Columns) -> Tensor:
+        """Feature numbers where the weights are."""
+        return torch.from_numpy(columns).to(self.device)
+
+
+def run_of(context: Context, part: Part) -> Run:
+    """What to run for a part, with the weights that the network has now."""
+    node = context.plan.nodes[part.node]
+    fetched = [fetching(context, fetch) for fetch in context.plan.fetches[part.slot]]
+    select = _selection(part.columns, node.features)
+    match node.operation:
+        case Each():
+            return _each(context, node.operation, part, fetched)
+        case Join() if len(fetched) == 1:
+            return fetched[0]
+        case Join():
+            return lambda front: torch.cat([f(front) for f in fetched], dim=1)
+        case Linear() if fetched:
+            return _linear_here(context, node.operation.kernel(), part, fetched[0])
+        case Linear():
+            return _linear(context, node, node.operation.kernel(), part)
+        case Local(module=module):
+            return lambda front: select(module(*(f(front)[:, :, None, None] for f in fetched))[:, :, 0, 0])
+        case Moved(where=where):
+            return _moved(context, node, where, part)
+        case Shuffle(factor=factor):
+            return _shuffle(context, node, factor, part)
+        case Recurrence():
+            return _recurrence(context, part, node.operation, fetched[0])
+        case Attention():
+            return _attention(context, node, node.operation, fetched[0])
+        case Gathered(at=at):
+            return lambda front: select(at(*_gathered(context, node, front)))
+        case _:
+            raise AssertionError(node)
+
+
+def fetching(context: Context, fetch: Fetch) -> Run:
+    """Features of another node at the same positions."""
+    if fetch.slot is None or fetch.within is None:
+        cache, runs = context.caches[fetch.node], runs_of(fetch.columns)
+        return lambda front: cache.read(front, runs)
+    part = next(part for part in context.plan.parts[fetch.node] if part.slot == fetch.slot)
+    slot, select = fetch.slot, _selection(fetch.within, len(part.columns))
+
+    def value(front: Front) -> Tensor:
+        found = context.values[slot]
+        assert found is not None
+        return select(found)
+
+    return value
+
+
+# Functions of one feature
+
+
+def _each(context: Context, operation: Each, part: Part, fetched: list[Run]) -> Run:
+    """A function of features at one position; constants are cut to the features of the part."""
+
+    def argument(value: Any) -> Run:
+        if isinstance(value, Slot):
+            return fetched[value.index]
+        if isinstance(value, Constant):
+            return _constant(context, value.value(), part)
+        return lambda front: value
+
+    args = [argument(value) for value in operation.args]
+    kwargs = {name: argument(value) for name, value in operation.kwargs.items()}
+    function = operation.function
+    if not kwargs:
+        return lambda front: function(*(a(front) for a in args))
+    return lambda front: function(*(a(front) for a in args), **{name: a(front) for name, a in kwargs.items()})
+
+
+def _constant(context: Context, value: Any, part: Part) -> Run:
+    """What broadcasts to [B, features, H, W], one for all images or one for each, cut to positions and features."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return lambda front: value
+    value = value.detach().to(context.device, context.dtype if value.is_floating_point() else None)
+    value = value.reshape(*[1] * (4 - value.ndim), *value.shape)
+    if value.shape[1] > 1:
+        value = value[:, context.index(part.columns)]
+    if value.shape[2:] == (1, 1):
+        rows = value.flatten(1)
+        if len(rows) == 1:
+            return lambda front: rows[0]
+        return lambda front: rows.expand(front.rows // len(rows), *rows.shape).flatten(0, 1)
+    size = context.plan.nodes[part.node].size
+    planes = value.expand(*value.shape[:2], *size).flatten(2).permute(2, 0, 1).contiguous()
+    return lambda front: front.of(planes)
+
+
+# Linear layers
+
+
+def _linear_here(context: Context, kernel: Kernel, part: Part, read: Run) -> Run:
+    """A 1x1 convolution."""
+    weight, bias = _weights(context, kernel, part)
+    inputs = context.index(context.plan.fetches[part.slot][0].columns)
+    matrix = weight[kernel.taps.index((0, 0)), inputs].contiguous()
+    return lambda front: _product(bias, read(front), matrix)
+
+
+def _linear(context: Context, node: Node, kernel: Kernel, part: Part) -> Run:
+    """Matrix products, one for each row of taps, on features where they lie."""
+    weight, bias = _weights(context, kernel, part)
+    rows = [
+        (tap, count, slice(0, last), torch.cat((weight[taps[:-1]].flatten(0, 1), weight[taps[-1], :last])))
+        for tap, count, last, taps in _runs(node, kernel, part.columns)
+    ]
+    if not rows:  # as the first channel of a pixel reads nothing of the pixel
+        nothing = torch.zeros(weight.shape[2], dtype=context.dtype, device=context.device) if bias is None else bias
+        return lambda front: nothing.expand(front.rows, -1)
+    cache = context.caches[node.edges[0].source]
+
+    def product(segment: Segment) -> Tensor:
+        def values(number: int) -> Tensor:
+            tap, count, features, _ = rows[number]
+            return cache.view(segment, features, count, tap, kernel.stride).flatten(0, -2)
+
+        out = _product(bias, values(0), rows[0][3])
+        for number in range(1, len(rows)):
+            out.addmm_(values(number), rows[number][3])
+        return out
+
+    return lambda front: _joined([product(segment) for segment in front.segments])
+
+
+def _weights(context: Context, kernel: Kernel, part: Part) -> tuple[Tensor, Tensor | None]:
+    """Of the features of a part: [taps, in, out] and [out]."""
+    columns = context.index(part.columns)
+    weight = kernel.weight.detach().to(context.device, context.dtype)[:, :, columns]
+    bias = None if kernel.bias is None else kernel.bias.detach().to(context.device, context.dtype)[columns]
+    return weight, bias
+
+
+# Features from other places
+
+
+def _moved(context: Context, node: Node, where: Offsets, part: Part) -> Run:
+    cache, runs = context.caches[node.inputs[0]], runs_of(part.columns)
+    if where.up == (1, 1):
+        return lambda front: cache.read(front, runs, where.taps[0], where.stride)
+    select = _selection(part.columns, node.features)
+    return lambda front: select(_gathered(context, node, front)[0][:, 0])
+
+
+def _shuffle(context: Context, node: Node, factor: int, part: Part) -> Run:
+    first = context.index(part.columns) * factor**2
+
+    def run(front: Front) -> Tensor:
+        phase = torch.tensor([y % factor * factor + x % factor for y, x in front.positions], device=context.device)
+        found = _gathered(context, node, front)[0][:, 0]
+        values = found.view(-1, context.images, found.shape[1])
+        columns = (first + phase[:, None])[:, None].expand(-1, context.images, -1)
+        return values.gather(2, columns).flatten(0, 1)
+
+    return run
+
+
+def _recurrence(context: Context, part: Part, operation: Recurrence, read: Run) -> Run:
+    own, runs = context.caches[part.node], runs_of(part.columns)
+
+    def run(front: Front) -> Tensor:
+        x = read(front)
+        turns = _turns(front.positions, operation.carried)
+        if len(turns) == 1:
+            return operation.step(x, *(own.read(front, runs, tap) for tap in operation.carried))
+        # Positions known together whose states are carried from one to the other: in turns, each kept for the next.
+        out = x.new_empty(front.rows, len(part.columns))
+        for turn in turns:
+            places = [place for place, _ in turn]
+            segments = tuple(Segment(y, x, 1, 0, 1) for _, (y, x) in turn)
+            some = Front(segments, front.images, front.width)
+            inputs = x.view(-1, front.images, x.shape[1])[places].flatten(0, 1)
+            value = operation.step(inputs, *(own.read(some, runs, tap) for tap in operation.carried))
+            own.write(some, runs, value)
+            out.view(-1, front.images, len(part.columns))[places] = value.view(-1, front.images, len(part.columns))
+        return out
+
+    return run
+
+
+def _turns(positions: list[Position], carried: tuple[Position, ...]) -> list[list[tuple[int, Position]]]:
+    """(number, position) in groups, each carrying states from groups before it only."""
+    depth: dict[Position, int] = {}
+    turns: list[list[tuple[int, Position]]] = []
+    for number, (y, x) in enumerate(positions):  # in raster order: what is carried comes first
+        before = [depth[y + dy, x + dx] for dy, dx in carried if (y + dy, x + dx) in depth]
+        depth[y, x] = max(before, default=-1) + 1
+        if depth[y, x] == len(turns):
+            turns.append([])
+        turns[depth[y, x]].append((number, (y, x)))
+    return turns
+
+
+def _attention(context: Context, node: Node, operation: Attention, query: Run) -> Run:
+    keys, values = (context.caches[source] for source in node.inputs[1:])
+    width = node.size[1]
+
+    def run(front: Front) -> Tensor:
+        ends = [y * width + x + operation.own for y, x in front.positions]
+        last = max(ends)
+        q = query(front)
+        q = q.view(-1, context.images, q.shape[1]).transpose(0, 1)
+        # At the first position there may be nothing to attend to: the answer is zero, whatever is attended to instead.
+        k, v = (cache.tokens()[:, : max(last, 1)] for cache in (keys, values))
+        allowed = None
+        if min(ends) < last or not last:
+            allowed = (
+                torch.arange(max(last, 1), device=context.device) < torch.tensor(ends, device=context.device)[:, None]
+            )
+        out: Tensor = operation.attend(q, k, v, allowed)
+        return out.transpose(0, 1).flatten(0, 1)
+
+    return run
+
+
+def _gathered(context: Context, node: Node, front: Front) -> list[Tensor]:
+    """What is read of each input, copied out position by position, [M, N, features]; then which of it is there."""
+    inputs, present = [], torch.empty(0)
+    for number, source in enumerate(node.inputs):
+        reads = [edge.where for edge in node.edges if edge.input == number]
+        rows, columns, present = _reads(context, reads, front.positions, context.plan.nodes[source].size)
+        inputs.append(context.caches[source].at(rows, columns, present).transpose(0, 1).flatten(0, 1))
+    return [*inputs, present[:, None].expand(-1, context.images, -1).flatten(0, 1)]
+
+
+def _reads(
+    context: Context, reads: list[Positions], positions: list[Position], size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns that each position reads, and which of them lie inside the image, each [n, N]."""
+    lists = [[q for where in reads for q in where.of(p, size)] for p in positions]
+    most = max(map(len, lists))
+    found = np.full((len(lists), most, 2), -1)
+    for row, read in zip(found, lists, strict=True):
+        row[: len(read)] = np.array(read).reshape(-1, 2)
+    inside = ((found >= 0) & (found < size)).all(-1)
+    rows, columns = (torch.from_numpy(found[..., i].copy()).to(context.device) for i in (0, 1))
+    return rows, columns, torch.from_numpy(inside).to(context.device)
+
+
+def _joined(rows: list[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def _product(bias: Tensor | None, values: Tensor, matrix: Tensor) -> Tensor:
+    return values @ matrix if bias is None else torch.addmm(bias, values, matrix)
+
+
+def _selection(columns: Columns, features: int) -> Callable[[Tensor], Tensor]:
+    """Takes some columns of a matrix; all of them, or a range, without a copy."""
+    if len(columns) == features and np.array_equal(columns, np.arange(features)):
+        return lambda value: value
+    runs = runs_of(columns)
+    if len(runs) == 1:
+        chosen = runs[0][0]
+        return lambda value: value[:, chosen]
+    return lambda value: torch.cat([value[:, run] for run, _ in runs], dim=1)
+
+
+def _runs(node: Node, kernel: Kernel, columns: Columns) -> list[tuple[Position, int, int, list[int]]]:
+    """Rows of neighbouring taps as (first tap, number, features read at the last one, numbers of the taps).
+
+    A tap of which only some features are read ends its row: what comes after the last of them may not be known yet.
+    """
+    features: dict[Position, int] = {}
+    for edge in node.edges:
+        assert isinstance(edge.where, Offsets)
+        used = None if edge.features is None else np.flatnonzero(edge.features.cpu().numpy()[columns].any(0))
+        for tap in edge.where.taps:
+            whole = kernel.weight.shape[1]
+            last = whole if used is None else int(used[-1]) + 1 if len(used) else 0
+            features[tap] = max(features.get(tap, 0), last)
+    found: list[tuple[Position, int, int, list[int]]] = []
+    for number, tap in enumerate(kernel.taps):
+        last = features.get(tap, 0)
+        if not last:
+            continue
+        if found:
+            first, count, before, taps = found[-1]
+            if before == kernel.weight.shape[1] and tap == (first[0], first[1] + count):
+                found[-1] = (first, count + 1, last, [*taps, number])
+                continue
+        found.append((tap, 1, last, [number]))
+    return found
