@@ -293,8 +293,8 @@ def test_steps_that_the_design_promises() -> None:
     assert schedule(Dataflow(sevens, (1, 28, 28))).steps == 136
     assert schedule(Dataflow(stack(7, *[7] * 5, channels=3, groups=3), (3, 28, 28), 3)).steps == 408
     assert schedule(Dataflow(stack(7, *[7] * 5, channels=3), (3, 28, 28), 1)).steps == 136
-    # Where all earlier pixels are read they come one by one; where all earlier features of 3x3 kernels are, which do not
-    # see the last pixel of the row above, a row begins while that one is drawn.
+    # Where all earlier pixels are read they come one by one. Where it is all earlier features of 3x3 kernels, which do
+    # not see the last pixel of the row above, a row begins while that one is drawn.
     pixels = nn.Sequential(Mean(1, Earlier()), MaskedConv2d(1, 1, 3, mask="B"))
     assert schedule(Dataflow(pixels, (1, 28, 28))).steps == 784
     assert schedule(Dataflow(stack(3, 3, more=[Mean(3, Earlier(own=True))]), (1, 28, 28))).steps == 784 - 27
