@@ -12,7 +12,7 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -65,6 +65,15 @@ def trace(network: nn.Module, shape: tuple[int, int, int], given: Given | None =
             module.training = True
 
 
+def _in_place(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda value, other: value.tracer.create_proxy("call_function", function, (value, other), {})
+
+
+# By themselves proxies take ``x += y`` for ``x = x + y``.
+_METHODS = {f"__{name}__": _in_place(getattr(operator, name)) for name in INPLACE}
+_Value: type[fx.Proxy] = type("_Value", (fx.Proxy,), _METHODS)
+
+
 class _Tracer(fx.Tracer):
     """Stops at layers that declare their reads, and at those that torch.nn brings or that are derived from one."""
 
@@ -73,6 +82,10 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         bricks = (base for base in type(m).__mro__ if base.__module__.startswith("torch.nn"))
         return hasattr(m, "reads") or next(bricks) not in (nn.Module, nn.Sequential)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """One that tells operators in place from others."""
+        return _Value(node, self)
 
     def iter(self, obj: Any) -> Iterator[Any]:
         """Parts of a chunk or split, whose number is in the call."""
@@ -250,11 +263,10 @@ class _Follower:
 
     def _pieces(self, label: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A chunk, a split, or a range of features; None for another cut."""
-        source: _Ref = args[0]
+        source: _Ref = _argument(args, kwargs, 0, "input", kwargs.get("tensor"))
         numbers = list(range(source.example.shape[1]))
         if name == "getitem":
-            index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            whole = slice(None)
+            index, whole = args[1] if isinstance(args[1], tuple) else (args[1],), slice(None)
             if len(index) < 2 or any(i != whole for i in (index[0], *index[2:])) or not isinstance(index[1], slice):
                 return None
             return self._join(label, [source], [(0, f) for f in numbers[index[1]]])
@@ -320,13 +332,10 @@ class _Follower:
                 todo += self.nodes[node].inputs
         place = {old: new for new, old in enumerate(sorted(used))}
         return [
-            Node(
-                node.name,
-                node.operation,
-                tuple(place[i] for i in node.inputs),
-                tuple(Edge(place[edge.source], edge.where, edge.features) for edge in node.edges),
-                node.features,
-                node.size,
+            replace(
+                node,
+                inputs=tuple(place[i] for i in node.inputs),
+                edges=tuple(replace(edge, source=place[edge.source]) for edge in node.edges),
             )
             for node in (self.nodes[old] for old in place)
         ]
