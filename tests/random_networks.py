@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pixelloom.layers.blocks import ChannelNorm, Positions
 from pixelloom.layers.causal import Mask, MaskedConv2d, centre_mask
-from pixelloom.layers.reads import HERE, Earlier, Kernel, Offsets, OwnRow, Position, Read, Size, box
+from pixelloom.layers.reads import HERE, Closure, Earlier, Kernel, Offsets, OwnRow, Position, Read, Size, box
 from pixelloom.sampling.graph import Node
 from settings import live
 
@@ -42,11 +42,6 @@ class Case:
 # Layers that declare what they read
 
 
-def own(features: int) -> Tensor:
-    """Each output feature reads the input feature of its own number."""
-    return torch.eye(features, dtype=torch.bool)
-
-
 class Shift(nn.Module):
     """out[y, x] = in[y - down, x - right]"""
 
@@ -63,10 +58,7 @@ class Shift(nn.Module):
         return out
 
     def reads(self) -> tuple[Read, ...]:
-        return (Read(Offsets(((-self.down, -self.right),)), own(self.features)),)
-
-    def at(self, x: Tensor, present: Tensor) -> Tensor:
-        return (x * present[..., None])[:, 0]
+        return (Read(Offsets(((-self.down, -self.right),)), "same"),)
 
 
 class Window(nn.Module):
@@ -121,10 +113,7 @@ class Up(nn.Module):
         return x.repeat_interleave(self.factor[0], 2).repeat_interleave(self.factor[1], 3)[:, :, :height, :width]
 
     def reads(self) -> tuple[Read, ...]:
-        return (Read(Offsets((self.ahead,), up=self.factor), own(self.features)),)
-
-    def at(self, x: Tensor, present: Tensor) -> Tensor:
-        return (x * present[..., None])[:, 0]
+        return (Read(Offsets((self.ahead,), up=self.factor), "same"),)
 
 
 class Mean(nn.Module):
@@ -141,7 +130,8 @@ class Mean(nn.Module):
         return (total / count.clamp(min=1)).view(x.shape)
 
     def reads(self) -> tuple[Read, ...]:
-        return (Read(self.where, own(self.features)),)
+        same = torch.eye(self.features, dtype=torch.bool)  # as "same", said in full
+        return (Read(self.where, same),)
 
     def at(self, x: Tensor, present: Tensor) -> Tensor:
         return (x * present[..., None]).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
@@ -162,7 +152,7 @@ class Attention(nn.Module):
         return query + ((queries * keys).sigmoid() * keys * earlier).sum(-1).view(value.shape)
 
     def reads(self) -> tuple[Read, ...]:
-        return Read(HERE, own(self.features)), Read(self.where, own(self.features), input=1)
+        return Read(HERE, "same"), Read(self.where, "same", input=1)
 
     def at(self, query: Tensor, value: Tensor, present: Tensor) -> Tensor:
         return query[:, 0] + ((query * value).sigmoid() * value * present[..., None]).sum(1)
@@ -179,7 +169,51 @@ class Product(nn.Module):
         return a * b.sigmoid()
 
     def reads(self) -> tuple[Read, ...]:
-        return Read(HERE, own(self.features), input=0), Read(HERE, own(self.features), input=1)
+        return Read(HERE, "same", input=0), Read(HERE, "same", input=1)
+
+
+class Recurrent(nn.Module):
+    """A state at each position: tanh of what is here and of the states at some offsets. It mixes all features."""
+
+    def __init__(self, features: int, carried: tuple[Position, ...]) -> None:
+        super().__init__()
+        self.features, self.carried = features, carried
+        self.enter = nn.Parameter(torch.zeros(features, features))
+        self.carry = nn.Parameter(torch.zeros(len(carried), features, features))
+
+    def step(self, x: Tensor, *states: Tensor) -> Tensor:
+        return torch.tanh(x @ self.enter + sum(s @ weight for s, weight in zip(states, self.carry, strict=True)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: dict[Position, Tensor] = {}
+        for y, u in np.ndindex(*x.shape[2:]):
+            before = [states.get((y + dy, u + dx), torch.zeros_like(x[:, :, 0, 0])) for dy, dx in self.carried]
+            states[y, u] = self.step(x[:, :, y, u], *before)
+        return torch.stack([*states.values()], dim=2).view(x.shape)
+
+    def reads(self) -> tuple[Read, ...]:
+        return (Read(Closure(self.carried)),)
+
+
+class Attend(nn.Module):
+    """Three inputs: out[p] = sum over the earlier q of sigmoid(query[p] . key[q]) value[q]."""
+
+    def __init__(self, where: Earlier) -> None:
+        super().__init__()
+        self.where = where
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        weights = (q @ k.mT).sigmoid()
+        return (weights if allowed is None else weights * allowed) @ v
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        q, k, v = (x.flatten(2).mT for x in inputs)
+        places = torch.arange(q.shape[1])
+        out = self.attend(q, k, v, places < places[:, None] + self.where.own)
+        return out.mT.view(inputs[0].shape)
+
+    def reads(self) -> tuple[Read, ...]:
+        return Read(HERE), Read(self.where, input=1), Read(self.where, input=2)
 
 
 # Blocks with an ordinary forward
@@ -228,14 +262,15 @@ class Coarse(nn.Module):
 
 
 class Fork(nn.Module):
-    """Two ways into a layer of two inputs."""
+    """Several ways into a layer of several inputs."""
 
-    def __init__(self, one: nn.Module, other: nn.Module, join: nn.Module) -> None:
+    def __init__(self, join: nn.Module, *ways: nn.Module) -> None:
         super().__init__()
-        self.one, self.other, self.join = one, other, join
+        self.join, self.ways = join, nn.ModuleList(ways)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.join(self.one(x), self.other(x))
+        out: Tensor = self.join(*[way(x) for way in self.ways])
+        return out
 
 
 class Network(nn.Module):
@@ -257,6 +292,7 @@ class Network(nn.Module):
 # Strategies
 
 ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (nn.ELU, nn.SiLU, nn.Tanh, nn.GELU, nn.LeakyReLU, nn.Softplus)
+CARRIED = (((0, -1),), ((-1, 0),), ((0, -1), (-1, 0)), ((-1, 1), (0, -1)), ((-1, -1), (-1, 1), (0, -2)))
 FACTORS = ((2, 2), (1, 2), (2, 1), (3, 2))
 FAULTS = ("mask", "conv", "right", "below", "up", "unshifted", "pixels", "order")
 
@@ -274,6 +310,8 @@ def _width(draw: Draw, groups: int) -> int:
 def _block(draw: Draw, f: int, groups: int, size: Size, depth: int) -> Built:
     """A block that keeps causality, for f features on a grid of some size."""
     kinds = ["conv", "relu", "gate", "activation", "norm", "positions", "shift", "mean", "fork", "attention"]
+    if groups == 1:
+        kinds += ["recurrent", "attend"]
     if depth:
         kinds += ["residual", "coarse", "coarse"] + ["halves"] * (groups == 1 and f > 1)
     kind = draw(st.sampled_from(kinds))
@@ -293,11 +331,15 @@ def _block(draw: Draw, f: int, groups: int, size: Size, depth: int) -> Built:
     if kind == "coarse":
         return _coarse(draw, f, groups, size, shift=True)
     if kind == "attention":
-        query, value = (MaskedConv2d(f, f, 1, mask="B", groups=groups) for _ in range(2))
-        return Fork(query, value, Attention(f, Earlier(itself))), f
+        ways = (MaskedConv2d(f, f, 1, mask="B", groups=groups) for _ in range(2))
+        return Fork(Attention(f, Earlier(itself)), *ways), f
+    if kind == "attend":
+        return Fork(Attend(Earlier(itself)), *(MaskedConv2d(f, f, 1, mask="B") for _ in range(3))), f
+    if kind == "recurrent":
+        return Recurrent(f, draw(st.sampled_from(CARRIED))), f
     if kind == "fork":  # a vertical stack, which sees all features of the rows above, and a horizontal one
         r = draw(st.integers(1, 2))
-        return Fork(_conv(draw, f, f, groups), Window(f, f, (-r, -1, -r, r)), Product(f)), f
+        return Fork(Product(f), _conv(draw, f, f, groups), Window(f, f, (-r, -1, -r, r))), f
     if kind == "shift":
         return Shift(f, *draw(st.sampled_from(((0, 1), (1, 0), (1, -1), (2, 1))))), f
     if kind == "mean":

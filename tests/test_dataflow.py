@@ -31,7 +31,7 @@ from pixelloom.sampling.dataflow import (
     receptive_field,
     schedule,
 )
-from pixelloom.sampling.graph import Node
+from pixelloom.sampling.graph import Node, Recurrence
 from pixelloom.types import ImageSpec
 from random_networks import (
     Case,
@@ -92,6 +92,12 @@ class Oracle:
             for i in range(self.nodes[source].features):
                 if features is None or bool(features[feature, i]):
                     yield source, i, v, u
+        operation = self.nodes[number].operation
+        if isinstance(operation, Recurrence):  # the states that it is carried from
+            height, width = self.nodes[number].size
+            for dy, dx in operation.carried:
+                if 0 <= y + dy < height and 0 <= x + dx < width:
+                    yield from ((number, i, y + dy, x + dx) for i in range(self.nodes[number].features))
 
     def predicting(self, channel: int, y: int, x: int) -> list[Key]:
         """Outputs that the distribution of a pixel value is read from."""
