@@ -159,14 +159,14 @@ class Attention(nn.Module):
 
 
 class Product(nn.Module):
-    """Two inputs at the same position: a sigmoid(b)."""
+    """Two inputs at the same position: a sigmoid(b) + b, which depends on b where a is nothing too."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
         self.features = features
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return a * b.sigmoid()
+        return a * b.sigmoid() + b
 
     def reads(self) -> tuple[Read, ...]:
         return Read(HERE, "same", input=0), Read(HERE, "same", input=1)

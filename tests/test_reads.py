@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pixelloom.layers.blocks import ChannelNorm, GatedBlock, Normalise, ResidualBlock
 from pixelloom.layers.blocks import Positions as LearnedPositions
 from pixelloom.layers.causal import Mask, MaskedConv2d
-from pixelloom.layers.reads import HERE, Earlier, Offsets, OwnRow, Position, Positions, Read, Size, box
+from pixelloom.layers.reads import HERE, Closure, Earlier, Offsets, OwnRow, Position, Positions, Read, Size, box
 from settings import live
 
 Bools = npt.NDArray[np.bool_]
@@ -35,6 +35,14 @@ def read_by(where: Positions, position: Position, size: Size) -> set[Position]:
         bases = (Fraction(p * s, u) for p, s, u in zip(position, where.stride, where.up, strict=True))
         row, column = (math.floor(base) for base in bases)
         return {(row + dy, column + dx) for dy, dx in where.taps} & everywhere
+    if isinstance(where, Closure):  # what a state is carried from, and what those states are carried from
+        found, todo = {position}, [position]
+        while todo:
+            v, u = todo.pop()
+            new = {(v + dy, u + dx) for dy, dx in where.steps} & everywhere - found
+            found |= new
+            todo += new
+        return found
     if isinstance(where, Earlier):
         return {q for q in everywhere if q < position or (where.own and q == position)}
     assert isinstance(where, OwnRow)
@@ -44,13 +52,16 @@ def read_by(where: Positions, position: Position, size: Size) -> set[Position]:
 sides = st.integers(1, 6)
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 taps = st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=1, max_size=6, unique=True)
+steps = st.tuples(st.integers(-2, 0), st.integers(-2, 2)).filter(lambda step: step < (0, 0))
 
 
 @st.composite
 def readings(draw: st.DrawFn) -> tuple[Positions, Size, Size]:
     """(positions, size of the input, size of the output)."""
-    kind = draw(st.sampled_from(("offsets", "strided", "up", "strided up", "earlier", "row")))
+    kind = draw(st.sampled_from(("offsets", "strided", "up", "strided up", "earlier", "row", "closure")))
     size = draw(sides), draw(sides)
+    if kind == "closure":
+        return Closure(tuple(draw(st.lists(steps, min_size=1, max_size=3, unique=True)))), size, size
     if kind in ("earlier", "row"):
         return (Earlier if kind == "earlier" else OwnRow)(draw(st.booleans())), size, size
     stride = draw(pairs) if "strided" in kind else (1, 1)
@@ -122,7 +133,8 @@ def test_rows_bound_what_a_row_reads(reading: tuple[Positions, Size, Size]) -> N
         else:
             assert listed <= set(range(first, last + 1))
             assert last == row
-            assert first == (0 if isinstance(where, Earlier) else row)
+            upwards = isinstance(where, Earlier) or (isinstance(where, Closure) and any(dy for dy, _ in where.steps))
+            assert first == (0 if upwards else row)
 
 
 def test_upsampling_shares_and_downsampling_skips() -> None:
@@ -137,6 +149,8 @@ def test_upsampling_shares_and_downsampling_skips() -> None:
     assert Offsets(((0, 1),), up=(1, 3)).of((0, 5), (1, 2)) == [(0, 2)]
     assert OwnRow(own=False).latest(np.array([[5, 1, 7, 2]]), (1, 4), -1).tolist() == [[-1, 5, 5, 7]]
     assert Earlier().latest(np.array([[5, 1], [7, 2]]), (2, 2), -1).tolist() == [[-1, 5], [5, 7]]
+    carried = Closure(((0, -1), (-1, 1)))  # to the left, and up to the right: from there on to the left again
+    assert carried.of((2, 0), (3, 4)) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)]
     assert Earlier().back(np.array([[False, False], [True, False]]), (2, 2)).tolist() == [[True, True], [False, False]]
 
 
@@ -144,7 +158,14 @@ def test_what_is_read_alike_is_equal() -> None:
     """Layers that read alike share what was worked out for one of them."""
     assert Offsets(((0, 0),)) == HERE
     assert len({Offsets(((0, 0),)), HERE, Offsets(((0, 0),), up=(2, 2)), Offsets(((0, 0),), stride=(2, 2))}) == 3
+    assert len({Closure(((0, -1),)), Closure(((-1, 0),)), Closure(((0, -1),))}) == 2
     assert len({Earlier(), Earlier(own=True), OwnRow(own=False), OwnRow(), Earlier(own=False), OwnRow(own=True)}) == 4
+
+
+@pytest.mark.parametrize("step", [(0, 0), (0, 1), (1, 0), (1, -1)])
+def test_a_state_is_carried_from_what_comes_before(step: Position) -> None:
+    with pytest.raises(ValueError, match="a recurrence carries what comes before in raster order"):
+        Closure(((0, -1), step))
 
 
 def test_a_box_has_both_ends() -> None:
@@ -168,6 +189,7 @@ def declared(reads: tuple[Read, ...], outputs: int, features: int, size: Size) -
     """The same by what a layer says, for a layer that keeps the grid."""
     found = np.zeros((outputs, *size, features, *size), bool)
     for read in reads:
+        assert not isinstance(read.features, str)
         who = np.ones((outputs, features), bool) if read.features is None else read.features.numpy()
         assert who.dtype == np.bool_
         for y, x in np.ndindex(*size):
