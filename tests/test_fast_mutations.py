@@ -1,0 +1,308 @@
+"""Each guard of the fast sampler can fail: one thing is broken, and the check that the tests rely on turns red."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import checks
+import fast_toys
+from fast_toys import double, masks, of_make, of_size, pictures, single
+from pixelloom.layers.causal import MaskedConv2d
+from pixelloom.layers.reads import HERE, Kernel, Offsets, Read
+from pixelloom.sampling import fast, rewriting, tracing
+from pixelloom.sampling.caches import Cache
+from pixelloom.sampling.dataflow import Schedule
+from pixelloom.sampling.incremental import Incremental
+from pixelloom.sampling.plan import CacheLayout, Columns, Plan, Segment
+from pixelloom.types import ImageSpec
+from settings import BERNOULLI, CONFIGS, tiny
+
+Patch = pytest.MonkeyPatch
+
+GREY, COLOUR, INDEPENDENT = (of_size(name, 6, 7) for name in ("mnist-gray", "gated-rgb-20", "rgb-independent"))
+TALL = tiny("gated", BERNOULLI, ImageSpec(1, 40, 3, 2), first_kernel=5)
+
+
+# What is broken
+
+
+def features_too_early(patch: Patch) -> None:
+    """Features are computed one step before all that they read is known."""
+    right = fast.schedule
+
+    def wrong(*args: Any) -> Schedule:
+        found = right(*args)
+        return replace(found, ready=[found.ready[0], *(np.where(r > 0, r - 1, r) for r in found.ready[1:])])
+
+    patch.setattr(fast, "schedule", wrong)
+
+
+def pixels_too_early(patch: Patch) -> None:
+    """Pixels are drawn one step before their distribution is known."""
+    right = fast.schedule
+
+    def wrong(*args: Any) -> Schedule:
+        found = right(*args)
+        return replace(
+            found, ready=[np.where(found.ready[0] > 1, found.ready[0] - 1, found.ready[0]), *found.ready[1:]]
+        )
+
+    patch.setattr(fast, "schedule", wrong)
+
+
+def tap_not_declared(patch: Patch) -> None:
+    """A layer reads one position less than its forward does."""
+
+    def reads(self: MaskedConv2d) -> tuple[Read, ...]:
+        here = Read(HERE, self.mask[:, :, self.radius, self.radius] > 0)
+        return (Read(Offsets(self._past[1:])), here) if self.radius else (here,)
+
+    patch.setattr(MaskedConv2d, "reads", reads)
+
+
+def centre_lost(patch: Patch) -> None:
+    """The kernel has nothing at its own position."""
+    right = MaskedConv2d.kernel
+
+    def kernel(self: MaskedConv2d) -> Kernel:
+        found = right(self)
+        return found._replace(weight=torch.cat((found.weight[:-1], torch.zeros_like(found.weight[-1:]))))
+
+    patch.setattr(MaskedConv2d, "kernel", kernel)
+
+
+def kernel_mirrored(patch: Patch) -> None:
+    """Taps run from right to left, as in a convolution of the textbooks."""
+    right = MaskedConv2d.kernel
+
+    def kernel(self: MaskedConv2d) -> Kernel:
+        found = right(self)
+        order = sorted(range(len(found.taps) - 1), key=lambda tap: (found.taps[tap][0], -found.taps[tap][1]))
+        return found._replace(weight=found.weight[[*order, -1]])
+
+    patch.setattr(MaskedConv2d, "kernel", kernel)
+
+
+def kernel_of_the_first_call(patch: Patch) -> None:
+    """Weights are kept when they change."""
+    patch.setattr(MaskedConv2d, "kernel", cache(MaskedConv2d.kernel))
+
+
+def _unwritten(patch: Patch, chosen: Callable[[list[int]], int]) -> None:
+    right = Incremental.__init__
+
+    def init(self: Incremental, *args: Any) -> None:
+        right(self, *args)
+        self.caches[chosen(sorted(self.caches))].write = lambda *args: None  # type: ignore[method-assign]
+
+    patch.setattr(Incremental, "__init__", init)
+
+
+def features_never_kept(patch: Patch) -> None:
+    """What one layer computes is not written down for those that read it later."""
+    _unwritten(patch, lambda nodes: nodes[len(nodes) // 2])
+
+
+def pixels_never_kept(patch: Patch) -> None:
+    """What is drawn is never seen by the network."""
+    _unwritten(patch, lambda nodes: nodes[0])
+
+
+def row_released_too_early(patch: Patch) -> None:
+    """The first row that somebody still reads is given away."""
+    right = Cache.before
+
+    def before(self: Cache, step: int) -> None:
+        right(self, step)
+        if step in self.layout.moves:
+            self.line(self.first).zero_()
+
+    patch.setattr(Cache, "before", before)
+
+
+def rows_moved_too_little(patch: Patch) -> None:
+    """Rows do not move up by as many as their addresses say."""
+    right = Cache.before
+
+    def before(self: Cache, step: int) -> None:
+        right(self, step)
+        if step in self.layout.moves:
+            self.flat.copy_(self.flat.roll(self.row, 0))
+
+    patch.setattr(Cache, "before", before)
+
+
+def skew_off_by_one(patch: Patch) -> None:
+    """Readers take the rows above for one position shorter than they are."""
+    right = Cache.view
+
+    def view(self: Cache, segment: Segment, columns: slice, taps: int = 1, *more: Any) -> Tensor:
+        self.row -= taps > 1
+        found = right(self, segment, columns, taps, *more)
+        self.row += taps > 1
+        return found
+
+    patch.setattr(Cache, "view", view)
+
+
+def margin_too_narrow(patch: Patch) -> None:
+    """The last tap reaches into the neighbouring image."""
+    patch.setattr(CacheLayout, "pitch", property(lambda self: self.width + max(0, self.margin - 1)))
+
+
+def norm_folded_with_the_wrong_sign(patch: Patch) -> None:
+    """The shift of a batch norm is taken away from the bias in place of added."""
+    right = rewriting._changed
+
+    def wrong(kernel: Callable[[], Kernel], change: Callable[..., Any], constant: Any) -> Kernel:
+        minus = replace(constant, value=lambda: -constant.value())
+        return right(kernel, change, minus if change is rewriting.operator.add else constant)
+
+    patch.setattr(rewriting, "_changed", wrong)
+
+
+def bias_added_twice(patch: Patch) -> None:
+    """Once with the taps before the centre, and once with the centre."""
+    right = rewriting._taps_of
+    patch.setattr(rewriting, "_taps_of", lambda kernel, edges: right(kernel, edges)._replace(bias=kernel().bias))
+
+
+def in_place_ignored(patch: Patch) -> None:
+    """Who holds a tensor that is written over goes on with the old value."""
+    patch.setattr(tracing._Follower, "_writes", lambda self, ref, value: value)
+
+
+def _other_planes(patch: Patch, dtype: torch.dtype, change: Callable[[Tensor], Tensor]) -> None:
+    right = fast._planes
+    patch.setattr(fast, "_planes", lambda images: right(change(images) if images.dtype == dtype else images))
+
+
+def noise_of_another_position(patch: Patch) -> None:
+    """Pixels are drawn by the noise of their mirror image."""
+    _other_planes(patch, torch.float64, lambda noise: noise.flip(-1))
+
+
+def noise_of_another_image(patch: Patch) -> None:
+    """Images of a batch are drawn by the noise of the next."""
+    _other_planes(patch, torch.float64, lambda noise: noise.roll(1, 0))
+
+
+def known_drawn_over(patch: Patch) -> None:
+    """What is known of some images of a batch only is drawn."""
+    _other_planes(patch, torch.bool, torch.zeros_like)
+
+
+def parameters_of_another_channel(patch: Patch) -> None:
+    """Red is drawn from what is said of green, green from blue, blue from red."""
+    right = Plan._pixels
+
+    def pixels(self: Plan) -> list[tuple[int, tuple[int, ...], Columns]]:
+        found = right(self)
+        columns = [columns for _, _, columns in found]
+        return [(wave, channels, columns[i - len(found) + 1]) for i, (wave, channels, _) in enumerate(found)]
+
+    patch.setattr(Plan, "_pixels", pixels)
+
+
+def channels_in_reverse(patch: Patch) -> None:
+    """Channels that are drawn together are put down in the other order."""
+    right = Incremental.step
+
+    def step(self: Incremental, number: int, draw: Any) -> None:
+        right(self, number, lambda *args: draw(*args).flip(1))
+
+    patch.setattr(Incremental, "step", step)
+
+
+# What turns red
+
+
+def grey() -> None:
+    checks.check_fast_is_plain(double(GREY))
+
+
+def colour() -> None:
+    checks.check_fast_is_plain(double(COLOUR))
+
+
+def independent() -> None:
+    checks.check_fast_is_plain(double(INDEPENDENT))
+
+
+def logits() -> None:
+    checks.check_every_logit(single(COLOUR), tolerance=1e-5)
+
+
+def completed() -> None:
+    checks.check_fast_is_plain(
+        double(GREY), given=pictures(GREY.image, 3), mask=masks(GREY.image, 3)["different in each"]
+    )
+
+
+def tall() -> None:
+    checks.check_fast_is_plain(double(TALL), n=2)
+
+
+def short_cut() -> None:
+    checks.check_fast_is_plain(of_make(fast_toys.short_cut_over_a_rectifier_in_place))
+
+
+def changed_weights() -> None:
+    model, other = (double(CONFIGS["gated-batch"], seed) for seed in (0, 4))
+    model.sample(1)
+    model.network.load_state_dict(other.network.state_dict())
+    checks.check_fast_is_plain(model)
+
+
+MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
+    (features_too_early, [grey, colour, logits]),
+    (pixels_too_early, [grey, colour, logits]),
+    (tap_not_declared, [grey, logits]),
+    (centre_lost, [grey, logits]),
+    (kernel_mirrored, [grey, logits]),
+    (kernel_of_the_first_call, [changed_weights]),
+    (features_never_kept, [grey, colour, logits]),
+    (pixels_never_kept, [grey, colour, logits]),
+    (row_released_too_early, [tall]),
+    (rows_moved_too_little, [tall]),
+    (skew_off_by_one, [grey, logits]),
+    (margin_too_narrow, [grey, logits]),
+    (norm_folded_with_the_wrong_sign, [grey]),
+    (bias_added_twice, [colour, logits]),
+    (in_place_ignored, [short_cut]),
+    (noise_of_another_position, [grey, colour]),
+    (noise_of_another_image, [grey, colour]),
+    (known_drawn_over, [completed]),
+    (parameters_of_another_channel, [colour, logits]),
+    (channels_in_reverse, [independent]),
+]
+
+
+@cache
+def hold_when_nothing_is_broken(check: Callable[[], None]) -> None:
+    check()
+
+
+@pytest.mark.parametrize(
+    ("mutation", "check"),
+    [
+        pytest.param(mutation, check, id=f"{mutation.__name__}, {check.__name__}")
+        for mutation, them in MUTATIONS
+        for check in them
+    ],
+)
+def test_a_break_turns_its_check_red(
+    monkeypatch: Patch, mutation: Callable[[Patch], None], check: Callable[[], None]
+) -> None:
+    hold_when_nothing_is_broken(check)
+    mutation(monkeypatch)
+    with pytest.raises(AssertionError):
+        check()

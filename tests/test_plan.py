@@ -1,0 +1,333 @@
+"""What the fast sampler computes at each step and where it keeps it: every value once, no place twice."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from checks import check_every_logit, check_fast_is_plain
+from fast_toys import double, of_size, poisoned
+from pixelloom.models import PixelModel
+from pixelloom.networks.pixelcnn import PixelCNNConfig
+from pixelloom.sampling import fast
+from pixelloom.sampling.caches import Cache, Front
+from pixelloom.sampling.dataflow import NEVER
+from pixelloom.sampling.fast import make_plan
+from pixelloom.sampling.incremental import Incremental
+from pixelloom.sampling.plan import CacheLayout, Plan, Segment, cut, runs_of, wave_of
+from pixelloom.types import ImageSpec
+from settings import BERNOULLI, CONFIGS, ORDERED, Setting, tiny
+
+each_config = pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
+Grid = np.ndarray[Any, Any]
+
+
+def examples(number: int) -> hypothesis_settings:
+    return hypothesis_settings(max_examples=number, derandomize=True, deadline=None, database=None)
+
+
+def positions_of(segments: tuple[Segment, ...]) -> list[tuple[int, int]]:
+    return [(s.y + i * s.dy, s.x + i * s.dx) for s in segments for i in range(s.n)]
+
+
+# Segments and waves
+
+
+@st.composite
+def grids(draw: st.DrawFn, values: int) -> Grid:
+    """Whole numbers on a small grid, -1 included."""
+    height, width = draw(st.integers(1, 7)), draw(st.integers(1, 7))
+    flat = draw(st.lists(st.integers(-1, values), min_size=height * width, max_size=height * width))
+    return np.array(flat, np.int64).reshape(height, width)
+
+
+@examples(200)
+@given(grids(0))
+def test_segments_hold_each_position_once_and_in_order(marks: Grid) -> None:
+    positions = np.argwhere(marks == 0)
+    segments = cut(positions)
+    assert positions_of(segments) == [tuple(position) for position in positions.tolist()]
+    assert all(s.n >= 1 for s in segments)
+    for one, other in itertools.pairwise(segments):  # no two could be one
+        joined = positions_of((one, other))
+        assert one.n == 1 or len({(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(joined)}) > 1
+
+
+@examples(200)
+@given(grids(5))
+def test_waves_hold_each_position_at_its_step(ready: Grid) -> None:
+    assume((ready != NEVER).any())
+    wave = wave_of(ready)
+    found = np.full_like(ready, NEVER)
+    for step, segments in wave.segments.items():
+        for y, x in positions_of(segments):
+            assert found[y, x] == NEVER
+            found[y, x] = step
+    np.testing.assert_array_equal(found, ready)
+    assert sum(s.n for segments in wave.segments.values() for s in segments) == (ready != NEVER).sum()
+
+
+def test_the_wavefront_of_a_masked_convolution_is_one_line() -> None:
+    y, x = np.indices((28, 28))
+    wave = wave_of(x + 4 * y)
+    assert len(wave.segments) == 136
+    assert all(len(segments) == 1 for segments in wave.segments.values())
+    assert wave.segments[50][0] == Segment(6, 26, 1, -4, 7)
+    assert all(s.n == 28 for (s,) in wave_of(y).segments.values())  # a vertical stack: whole rows
+
+
+@examples(200)
+@given(st.sets(st.integers(0, 30), min_size=1))
+def test_runs_are_the_columns_and_their_places(columns: set[int]) -> None:
+    ascending = sorted(columns)
+    runs = runs_of(np.array(ascending))
+    assert [c for run, _ in runs for c in range(run.start, run.stop)] == ascending
+    assert [i for _, place in runs for i in range(place.start, place.stop)] == list(range(len(ascending)))
+    assert all(run.stop - run.start == place.stop - place.start for run, place in runs)
+    assert all(one.stop < other.start for (one, _), (other, _) in itertools.pairwise(runs))
+
+
+# Parts
+
+
+def plan_of(model: PixelModel, known: Grid | None = None) -> Plan:
+    return make_plan(model.network, model.head, model.spec, known)
+
+
+def top_half(spec: ImageSpec) -> Grid:
+    return np.broadcast_to((np.arange(spec.height) < spec.height // 2)[:, None], spec.shape)
+
+
+@each_config
+@pytest.mark.parametrize("half", [False, True])
+def test_every_value_that_is_needed_is_computed_once_and_at_its_time(setting: Setting, half: bool) -> None:
+    plan = plan_of(setting.fresh(), top_half(setting.image) if half else None)
+    flow, ready = plan.schedule.flow, plan.schedule.ready
+    slots: list[int] = []
+    for number, parts in enumerate(plan.parts):
+        wanted = ready[number][flow.labels[number]]  # [features, height, width]
+        times = np.full_like(wanted, NEVER)
+        for part in parts:
+            assert part.node == number
+            slots.append(part.slot)
+            for step, segments in plan.waves[part.wave].segments.items():
+                for y, x in positions_of(segments):
+                    assert (times[part.columns, y, x] == NEVER).all()
+                    times[part.columns, y, x] = step
+        np.testing.assert_array_equal(times, wanted)
+    assert sorted(slots) == list(range(plan.slots))
+
+
+@each_config
+def test_pixels_are_drawn_once_and_one_step_before_they_are_read(setting: Setting) -> None:
+    known = top_half(setting.image)
+    plan = plan_of(setting.fresh(), known)
+    times = np.full(setting.image.shape, NEVER)
+    for wave, channels, _ in plan.pixels:
+        for step, segments in plan.waves[wave].segments.items():
+            for y, x in positions_of(segments):
+                assert (times[channels, y, x] == NEVER).all()
+                times[channels, y, x] = step
+    np.testing.assert_array_equal(times == NEVER, known)
+    np.testing.assert_array_equal(plan.schedule.ready[0], np.where(known, NEVER, times + 1))
+    assert plan.schedule.steps == times.max() + 1
+
+
+# Where values are kept
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[CacheLayout, int, int]:
+    """A layout, the height of its images and their number."""
+    side, few = st.integers(1, 6), st.integers(0, 3)
+    height, top, bottom = draw(side), draw(few), draw(few)
+    layout = CacheLayout(
+        features=draw(st.integers(1, 3)),
+        width=draw(side),
+        rows=top + height + bottom,
+        top=top,
+        bottom=bottom,
+        margin=draw(few),
+        skew=draw(few),
+    )
+    return layout, height, draw(st.integers(1, 3))
+
+
+def cache_of(layout: CacheLayout, images: int) -> Cache:
+    cache = Cache(layout, images, torch.float64, torch.device("cpu"))
+    cache.begin()
+    return cache
+
+
+@examples(100)
+@given(layouts())
+def test_no_two_values_share_a_place_and_none_lies_in_a_margin(made: tuple[CacheLayout, int, int]) -> None:
+    layout, height, images = made
+    cache = cache_of(layout, images)
+    places = torch.arange(cache.flat.numel()).double().view_as(cache.flat)
+    cache.flat.copy_(places)
+    seen = torch.stack([cache.line(y).clone() for y in range(height)])
+    assert seen.unique().numel() == seen.numel() == height * images * layout.width * layout.features
+    # What lies beyond an edge is the place of no value.
+    for y, x, i in itertools.product(
+        range(-layout.top, height + layout.bottom), range(-layout.margin, layout.width + layout.margin), range(images)
+    ):
+        if not (0 <= y < height and 0 <= x < layout.width):
+            address = cache.address(y, x) + i * layout.pitch
+            assert not (seen == address * layout.features).any()
+
+
+@examples(150)
+@given(layouts(), st.data())
+def test_views_are_the_values_at_each_position_and_zeros_beyond_the_edge(
+    made: tuple[CacheLayout, int, int], data: st.DataObject
+) -> None:
+    layout, height, images = made
+    cache = cache_of(layout, images)
+    values = 1 + torch.rand(height, images, layout.width, layout.features, dtype=torch.float64)
+    for y in range(height):
+        cache.line(y).copy_(values[y])
+    stride = data.draw(st.sampled_from([(1, 1), (2, 2), (1, 2)]))
+    dy, dx = data.draw(st.integers(-layout.top, layout.bottom)), data.draw(st.integers(-layout.margin, layout.margin))
+    taps = data.draw(st.integers(1, layout.margin - dx + 1))
+    features = data.draw(st.integers(1, layout.features))
+    inner = (-(-height // stride[0]), -(-layout.width // stride[1]))
+    ready = data.draw(st.lists(st.integers(0, 2), min_size=inner[0] * inner[1], max_size=inner[0] * inner[1]))
+
+    def value(y: int, x: int, image: int) -> Tensor:
+        inside = 0 <= y < height and 0 <= x < layout.width
+        return values[y, image, x] if inside else torch.zeros(layout.features).double()
+
+    for segments in wave_of(np.array(ready).reshape(inner)).segments.values():
+        for segment in segments:
+            columns = slice(0, features)
+            view = cache.view(segment, columns, taps, (dy, dx), stride).reshape(segment.n, images, -1)
+            for place, (y, x) in enumerate(positions_of((segment,))):
+                for image in range(images):
+                    v, u = y * stride[0] + dy, x * stride[1] + dx
+                    row = torch.cat([value(v, u + tap, image) for tap in range(taps)])
+                    expected = row[: (taps - 1) * layout.features + features]
+                    assert torch.equal(view[place, image], expected)
+
+
+@examples(100)
+@given(layouts(), st.data())
+def test_what_is_written_is_read_and_nothing_else_changes(
+    made: tuple[CacheLayout, int, int], data: st.DataObject
+) -> None:
+    layout, height, images = made
+    cache = cache_of(layout, images)
+    ready = data.draw(st.lists(st.integers(-1, 2), min_size=height * layout.width, max_size=height * layout.width))
+    columns = np.array(sorted(data.draw(st.sets(st.integers(0, layout.features - 1), min_size=1))))
+    truth = torch.zeros(height, images, layout.width, layout.features, dtype=torch.float64)
+    for segments in wave_of(np.array(ready).reshape(height, layout.width)).segments.values():
+        front = Front(segments, images, layout.width)
+        rows = torch.rand(front.rows, len(columns), dtype=torch.float64)
+        cache.write(front, runs_of(columns), rows)
+        for place, (y, x) in enumerate(front.positions):
+            truth[y, :, x, columns] = rows[place * images : (place + 1) * images]
+        assert torch.equal(cache.read(front, runs_of(columns)), rows)
+        assert torch.equal(torch.stack([cache.line(y) for y in range(height)]), truth)
+    for y in range(height):
+        cache.line(y).zero_()
+    assert not cache.flat.any(), "a margin was written"
+
+
+# What is read has been written
+
+
+@each_config
+def test_nothing_is_read_before_it_is_written(setting: Setting) -> None:
+    model = double(setting)
+    given = torch.randint(0, setting.image.levels, (1, *setting.image.shape), dtype=torch.uint8)
+    with poisoned() as counts:
+        check_every_logit(model, tolerance=1e-13)
+        assert counts["pixels"] == setting.image.dims
+        check_fast_is_plain(model, given=given, mask=torch.from_numpy(top_half(setting.image).copy()))
+        check_fast_is_plain(model, given=given, mask=torch.rand(3, *setting.image.shape) < 0.5)
+
+
+TALL = tiny("gated", BERNOULLI, ImageSpec(1, 40, 3, 2), first_kernel=5)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 19, 33])
+def test_rows_are_released_when_nobody_reads_them_again(rows: int) -> None:
+    model = double(TALL)
+    mask = torch.arange(40)[:, None] < rows
+    given = torch.randint(0, 2, (1, 1, 40, 3), dtype=torch.uint8)
+    with poisoned() as counts:
+        check_fast_is_plain(model, given=given, mask=mask)
+    assert counts["moves"] > 0
+
+
+def test_colours_release_rows_too() -> None:
+    config = PixelCNNConfig(block="gated", channels=7, first_kernel=3, kernel=3, blocks=1, norm="channel")
+    with poisoned() as counts:
+        check_fast_is_plain(double(Setting(config, ORDERED, ImageSpec(3, 24, 3, 3))))
+    assert counts["moves"] > 0
+
+
+# Memory
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@each_config
+def test_memory_of_an_image_is_what_is_allocated(setting: Setting, dtype: torch.dtype) -> None:
+    model = setting.model()
+    model.network.to(dtype)
+    sampler, images = model.fast_sampler(), 50
+    run = Incremental(sampler.plan, images, dtype, torch.device("cpu"))
+    allocated = sum(cache.flat.nbytes for cache in run.caches.values())
+    skewed = sum(c.layout.features * (2 * c.layout.margin + c.layout.rows * c.layout.skew) for c in run.caches.values())
+    assert allocated == images * sampler.plan.values_per_image() * dtype.itemsize + skewed * dtype.itemsize
+    noise_and_levels = setting.image.dims * (8 + 1 + 1)
+    at_once = sampler.plan.values_at_once() * dtype.itemsize
+    assert sampler.bytes_per_image == sampler.plan.values_per_image() * dtype.itemsize + at_once + noise_and_levels
+    assert 0 < at_once < sampler.bytes_per_image / 2
+
+
+def test_values_of_the_busiest_step() -> None:
+    """Counted over all parts, step by step."""
+    plan = plan_of(CONFIGS["gated-rgb-20"].fresh())
+    held: Counter[int] = Counter()
+    for number in range(1, len(plan.nodes)):
+        times = plan.schedule.ready[number][plan.schedule.flow.labels[number]]
+        held.update(times[times != NEVER].tolist())
+    assert plan.values_at_once() == max(held.values())
+
+
+@pytest.mark.parametrize("name", ["gated", "mnist-gray", "rgb-ordered"])
+def test_memory_of_a_tall_image_is_that_of_the_rows_alive(name: str) -> None:
+    channels = CONFIGS[name].image.channels
+
+    def values(height: int) -> tuple[int, int]:
+        """What the caches hold of features, and what they would hold of all rows."""
+        plan = plan_of(of_size(name, height, 16).fresh())
+        features = [layout for node, layout in plan.caches.items() if node]
+        whole = sum((c.top + height + c.bottom) * c.pitch * c.features for c in features)
+        return plan.values_per_image() - plan.caches[0].rows * plan.caches[0].pitch * channels, whole
+
+    alive, whole = values(128)
+    assert alive < whole / 2
+    if channels == 1:  # the first of ordered channels reads nothing of its own pixel: that is ready from the start
+        assert values(96)[0] == alive
+
+
+def test_a_batch_is_as_large_as_its_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = CONFIGS["gated"].model().fast_sampler()
+    assert sampler.batch(10) == 10
+    assert sampler.batch(10**6) == fast.LARGEST_BATCH
+    monkeypatch.setattr(fast, "MEMORY", 5 * sampler.bytes_per_image)
+    assert sampler.batch(10**6) == 5
+    assert sampler.batch(3) == 3
+    monkeypatch.setattr(fast, "MEMORY", 1)
+    assert sampler.batch(3) == 1
