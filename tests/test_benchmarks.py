@@ -18,10 +18,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import test_gpu
 from pixelloom.engine.tensors import load_tensors
 from pixelloom.errors import ModelError
+from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.recipes import RECIPES, recipe
 from scripts import BENCHMARKS, script
 
@@ -49,6 +51,41 @@ def subprocess_of(*command: str, **environment: str) -> subprocess.CompletedProc
         text=True,
         check=False,
     )
+
+
+# benchmarks/sampling.py
+
+
+@pytest.mark.slow
+def test_the_sampling_benchmark_prints_consistent_figures_and_a_figure(tmp_path: Path) -> None:
+    done = subprocess_of(
+        "benchmarks/sampling.py", "--json", "--network", "rgb", "--size", "8", "--batch", "1", "--batch", "2",
+        "--rounds", "1", "--figure", str(tmp_path / "cost.png"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = lines(done.stdout)
+    assert [(row["network"], row["batch"], row["size"]) for row in rows] == [("rgb", 1, 8), ("rgb", 2, 8)]
+    for row in rows:
+        assert row["steps"] == 3 * (8 + 7 * 4)  # three ordered channels; x + 4 y for 7x7 kernels
+        assert row["plain_passes"] == 3 * 64
+        assert row["speedup"] == pytest.approx(row["plain_s"] / row["fast_s"], rel=0.02)
+        assert row["passes"] == pytest.approx(row["fast_s"] / row["pass_s"], rel=0.05)
+        assert row["tutorial_speedup"] == pytest.approx(64 * row["tutorial_pass_s"] / row["fast_s"], rel=0.05)
+        assert row["stated_mb"] > 0
+    with Image.open(tmp_path / "cost.png") as image:
+        assert image.convert("RGB").getcolors(100_000)
+
+
+def test_the_tutorials_network_has_whole_kernels_and_nothing_masked() -> None:
+    sampling = script("sampling")
+    network = MaskedConv2d(2, 3, 5, mask="A")
+    whole = sampling.tutorial(torch.nn.Sequential(network))
+    x = torch.zeros(1, 2, 9, 9)
+    x[0, 0, 4, 4] = 1
+    with torch.no_grad():
+        reached = (whole(x) - whole(torch.zeros_like(x))).abs().sum((0, 1)) > 0
+    assert reached.sum() == 25  # all of the 5x5 window, the future included
+    assert reached[2:7, 2:7].all()
 
 
 # benchmarks/training.py
@@ -146,7 +183,9 @@ def test_a_plan_of_some_parts_gives_them_the_whole_time(
         {
             "part": "sampling",
             "seconds": 120.0,
-            "measurements": [{"recipe": "rgb", "batch": 64, "precision": "fp32", "method": "plain"}],
+            "measurements": [
+                {"recipe": "rgb", "batch": 64, "precision": "fp32", "method": method} for method in ("fast", "plain")
+            ],
         }
     ]
 

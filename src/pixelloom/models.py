@@ -225,7 +225,8 @@ class PixelModel:
             return sampler.sample, sampler.batch
         if method != "plain":
             raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
-        predict = partial(self._pass, self._in(precision))
+        network = self._in(precision)
+        predict = self.predict if network is self.network else partial(self._pass, network)
         return partial(ancestral.sample, predict, self.head, self.spec), lambda n: min(n, PLAIN_BATCH)
 
     def _in(self, precision: Precision | None) -> nn.Module:
