@@ -134,7 +134,7 @@ def all_images(spec: ImageSpec) -> Tensor:
 def value_probabilities(model: PixelModel, images: Tensor, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """p(x_i | x_<i) of each value of each image at a temperature, [N, C, H, W], read off the head's table."""
     with torch.no_grad():
-        table = model.head.table(model.predict(images), temperature)
+        table = model.head.table(model.predict(images), temperature, images)
     return table.gather(2, images[:, :, None].long())[:, :, 0].numpy()
 
 
@@ -214,9 +214,9 @@ class Recorded:
         self.head, self.seen = head, seen
         self.groups, self.outputs = head.groups, head.outputs
 
-    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+    def draw(self, params: Tensor, noise: Tensor, *rest: Any) -> Tensor:
         self.seen.append((noise.flatten(1)[:, 0], params.flatten(1).clone()))
-        return self.head.draw(params, noise, temperature)
+        return self.head.draw(params, noise, *rest)
 
     def of_channel(self) -> Recorded:
         return Recorded(self.head.of_channel(), self.seen)

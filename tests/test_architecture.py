@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"data"}),
     frozenset({"layers"}),
     frozenset({"networks"}),
-    frozenset({"likelihoods", "adversarial", "augment", "objectives"}),
+    frozenset({"likelihoods", "mixture", "adversarial", "augment", "objectives"}),
     frozenset({"engine", "sampling", "metrics"}),
     frozenset({"models"}),
     frozenset({"applications"}),

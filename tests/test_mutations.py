@@ -169,7 +169,7 @@ def gate_not_at_zero(patch: Patch) -> None:
 def last_level_dropped(patch: Patch) -> None:
     """The softmax leaves out the highest level, whose share goes to the others."""
 
-    def table(self: Categorical, params: Tensor, temperature: float = 1.0) -> Tensor:
+    def table(self: Categorical, params: Tensor, temperature: float = 1.0, x: Tensor | None = None) -> Tensor:
         logits = self._logits(params).double() / temperature
         shares = F.softmax(logits[..., :-1], dim=-1)
         return F.pad(shares, (0, 1)).permute(0, 3, 4, 1, 2)
@@ -191,7 +191,7 @@ def nats_without_last_level(patch: Patch) -> None:
 def unnormalised(patch: Patch) -> None:
     """A sigmoid for each level in place of a softmax over them."""
 
-    def table(self: Categorical, params: Tensor, temperature: float = 1.0) -> Tensor:
+    def table(self: Categorical, params: Tensor, temperature: float = 1.0, x: Tensor | None = None) -> Tensor:
         return torch.sigmoid(self._logits(params).double() / temperature).permute(0, 3, 4, 1, 2)
 
     patch.setattr(Categorical, "table", table)
@@ -210,8 +210,8 @@ def draw_one_too_high(patch: Patch) -> None:
     """An inversion that counts the level that the noise falls into."""
     right = Categorical.draw
 
-    def draw(self: Categorical, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        return (right(self, params, noise, temperature) + 1).clamp(max=self.spec.levels - 1)
+    def draw(self: Categorical, params: Tensor, noise: Tensor, *rest: Any) -> Tensor:
+        return (right(self, params, noise, *rest) + 1).clamp(max=self.spec.levels - 1)
 
     patch.setattr(Categorical, "draw", draw)
 
@@ -219,7 +219,9 @@ def draw_one_too_high(patch: Patch) -> None:
 def temperature_ignored(patch: Patch) -> None:
     """Every draw is made at temperature 1."""
     right = Categorical.draw
-    patch.setattr(Categorical, "draw", lambda self, params, noise, temperature=1.0: right(self, params, noise))
+    patch.setattr(
+        Categorical, "draw", lambda self, params, noise, _=1.0, *known: right(self, params, noise, 1.0, *known)
+    )
 
 
 def channels_drawn_at_once(patch: Patch) -> None:

@@ -8,7 +8,8 @@ heads offer the same three things, computed in float32 or better whatever the pr
     draw(params, noise)   one level for each value from uniform noise by inversion of the distribution function
 
 ``groups`` tells the network whether the channels of a pixel are ordered (R before G before B, each seeing those before
-it) or independent given the pixels before.
+it) or independent given the pixels before. A head that orders the channels itself, by parameters that tell how one
+channel moves another, needs no groups of the network; its table then depends on the levels of the pixel too.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pixelloom.errors import UsageError
+from pixelloom.mixture import Known, Logistics
 from pixelloom.types import ImageSpec
+
+Kind = Literal["bernoulli", "categorical", "logistics"]
 
 
 class HeadConfig(BaseModel):
@@ -34,15 +38,16 @@ class HeadConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["auto", "bernoulli", "categorical"] = "auto"
+    kind: Literal["auto", "bernoulli", "categorical", "logistics"] = "auto"
     channels: Literal["ordered", "independent"] = "ordered"
+    mixtures: int = Field(10, ge=1, le=256, description="components of a mixture of logistics")
 
 
 class Head(Protocol):
     """The distribution of every value of an image, given the network's output."""
 
     @property
-    def kind(self) -> Literal["bernoulli", "categorical"]:
+    def kind(self) -> Kind:
         """Its name in a configuration."""
 
     @property
@@ -56,11 +61,17 @@ class Head(Protocol):
     def nats(self, params: Tensor, x: Tensor) -> Tensor:
         """-log p(x) of each value, float32 [B, C, H, W], from levels x uint8 [B, C, H, W]."""
 
-    def table(self, params: Tensor, temperature: float = 1.0) -> Tensor:
-        """All probabilities, float64 [B, C, L, H, W]."""
+    def table(self, params: Tensor, temperature: float = 1.0, x: Tensor | None = None) -> Tensor:
+        """All probabilities, float64 [B, C, L, H, W].
 
-    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        """Levels uint8 [B, C, H, W] from noise uniform in [0, 1), float64 [B, C, H, W]."""
+        Levels x, uint8 [B, C, H, W], are needed by a head that orders the channels itself, for those before the last.
+        """
+
+    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0, known: Known | None = None) -> Tensor:
+        """Levels uint8 [B, C, H, W] from noise uniform in [0, 1), float64 [B, C, H, W].
+
+        Known levels are kept, and channels that the head orders follow them.
+        """
 
     def of_channel(self) -> Head:
         """For ordered channels: the head of any one of them, with its contiguous C-th share of the parameters."""
@@ -74,7 +85,7 @@ class Categorical:
     channels: Literal["ordered", "independent"] = "ordered"
 
     @property
-    def kind(self) -> Literal["bernoulli", "categorical"]:
+    def kind(self) -> Kind:
         """Its name in a configuration."""
         return "categorical"
 
@@ -100,19 +111,20 @@ class Categorical:
         nats = F.cross_entropy(logits.flatten(0, 3), target.flatten(), reduction="none")
         return nats.view(target.shape).permute(0, 3, 1, 2)
 
-    def table(self, params: Tensor, temperature: float = 1.0) -> Tensor:
+    def table(self, params: Tensor, temperature: float = 1.0, x: Tensor | None = None) -> Tensor:
         """Softmax of logits / temperature, float64 [B, C, L, H, W]."""
         logits = self._logits(params).double()
         if temperature != 1:
             logits = logits / temperature
         return F.softmax(logits, dim=-1).permute(0, 3, 4, 1, 2)
 
-    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0, known: Known | None = None) -> Tensor:
         """The number of levels whose distribution function lies at or below the noise, uint8 [B, C, H, W]."""
         cdf = self.table(params, temperature).cumsum(dim=2)
         # Rounding leaves the total a little off 1: measured against it, the noise stays below the last level that has
         # a probability, so a level that cannot be is never drawn.
-        return (cdf[:, :, :-1] <= noise[:, :, None] * cdf[:, :, -1:]).sum(dim=2).to(torch.uint8)
+        drawn = (cdf[:, :, :-1] <= noise[:, :, None] * cdf[:, :, -1:]).sum(dim=2).to(torch.uint8)
+        return _kept(drawn, known)
 
     def of_channel(self) -> Categorical:
         """L parameters."""
@@ -134,7 +146,7 @@ class Bernoulli:
             )
 
     @property
-    def kind(self) -> Literal["bernoulli", "categorical"]:
+    def kind(self) -> Kind:
         """Its name in a configuration."""
         return "bernoulli"
 
@@ -152,14 +164,15 @@ class Bernoulli:
         """softplus(-logit) where x is 1, softplus(logit) where it is 0, [B, C, H, W]."""
         return F.binary_cross_entropy_with_logits(params.float(), x.float(), reduction="none")
 
-    def table(self, params: Tensor, temperature: float = 1.0) -> Tensor:
+    def table(self, params: Tensor, temperature: float = 1.0, x: Tensor | None = None) -> Tensor:
         """(sigmoid(-logit), sigmoid(logit)), float64 [B, C, 2, H, W]."""
         logit = params.double() / temperature
         return torch.stack((torch.sigmoid(-logit), torch.sigmoid(logit)), dim=2)
 
-    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+    def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0, known: Known | None = None) -> Tensor:
         """1 where the noise is at or above p(0), uint8 [B, C, H, W]."""
-        return (torch.sigmoid(-params.double() / temperature) <= noise).to(torch.uint8)
+        drawn = (torch.sigmoid(-params.double() / temperature) <= noise).to(torch.uint8)
+        return _kept(drawn, known)
 
     def of_channel(self) -> Bernoulli:
         """One logit."""
@@ -167,9 +180,24 @@ class Bernoulli:
 
 
 def make_head(config: HeadConfig, spec: ImageSpec) -> Head:
-    """The head of a configuration, fitted to the images."""
+    """The head of a configuration, fitted to the images.
+
+    Raises:
+        UsageError: for a head that these images, or the configuration's order of channels, do not allow.
+    """
+    if config.kind == "logistics":
+        if config.channels == "independent" and spec.channels > 1:
+            raise UsageError(
+                "head.channels: a mixture of logistics orders the channels of a pixel; use head.channels=ordered, or "
+                "head.kind=categorical"
+            )
+        return Logistics(spec, config.mixtures)
     binary = config.kind == "bernoulli" or (config.kind == "auto" and spec.levels == 2)
     return (Bernoulli if binary else Categorical)(spec, config.channels)
+
+
+def _kept(drawn: Tensor, known: Known | None) -> Tensor:
+    return drawn if known is None else torch.where(known[1], known[0], drawn)
 
 
 def check_temperature(temperature: float) -> None:

@@ -73,9 +73,9 @@ def sample(
             for c in passes:
                 if mask is not None and bool(mask[:, c, i, j].all()):
                     continue
-                params = predict(x)[:, :, i : i + 1, j : j + 1]
-                drawn = head.draw(params, noise[:, :, i : i + 1, j : j + 1], temperature)[:, c, 0, 0]
-                x[:, c, i, j] = drawn if mask is None else torch.where(mask[:, c, i, j], x[:, c, i, j], drawn)
+                at = (..., slice(i, i + 1), slice(j, j + 1))
+                known = None if mask is None else (x[at], mask[at])
+                x[:, c, i, j] = head.draw(predict(x)[at], noise[at], temperature, known)[:, c, 0, 0]
         if on_step is not None:
             on_step(i + 1, spec.height, x)
     return x

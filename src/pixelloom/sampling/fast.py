@@ -158,9 +158,10 @@ class _Batch:
         def draw(params: Tensor, front: Front, channels: tuple[int, ...]) -> Tensor:
             head = self.sampler.head if len(channels) == self.levels.shape[2] else self.sampler.head.of_channel()
             which = slice(channels[0], channels[-1] + 1)
-            noise = front.of(self.noise[..., which])
-            drawn = head.draw(params[:, :, None, None], noise[:, :, None, None], temperature)[:, :, 0, 0]
-            drawn = torch.where(front.of(self.kept[..., which]), front.of(self.levels[..., which]), drawn)
+            noise, levels, kept = (
+                front.of(planes[..., which])[:, :, None, None] for planes in (self.noise, self.levels, self.kept)
+            )
+            drawn = head.draw(params[:, :, None, None], noise, temperature, (levels, kept))[:, :, 0, 0]
             front.put(self.levels[..., which], drawn)
             return self.sampler.to_model(drawn).to(self.sampler.dtype)
 
