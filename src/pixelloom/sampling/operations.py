@@ -7,8 +7,9 @@ one part of its node (:mod:`pixelloom.sampling.plan`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ from pixelloom.sampling.graph import (
 )  # fmt: skip
 from pixelloom.sampling.plan import Columns, Fetch, Part, Plan, Segment, runs_of
 
+_T = TypeVar("_T")
+
 Run: TypeAlias = Callable[[Front], Tensor]
 """The value of one part at the positions of a step."""
 
@@ -46,6 +49,17 @@ class Context:
     device: torch.device
     caches: dict[int, Cache]
     values: list[Tensor | None]
+
+    tables: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    def once(self, key: tuple[Any, ...], make: Callable[[], _T]) -> _T:
+        """What is made of positions alone. On CUDA it is kept, since a captured step may not copy from the host."""
+        if self.device.type != "cuda":
+            return make()
+        if key not in self.tables:
+            self.tables[key] = make()
+        found: _T = self.tables[key]
+        return found
 
     def index(self, columns: Columns) -> Tensor:
         """Feature numbers where the weights are."""
@@ -198,7 +212,7 @@ def _shuffle(context: Context, node: Node, factor: int, part: Part) -> Run:
     first = context.index(part.columns) * factor**2
 
     def run(front: Front) -> Tensor:
-        phase = torch.tensor([y % factor * factor + x % factor for y, x in front.positions], device=context.device)
+        phase = context.once(("phase", node.name, front), partial(_phases, context, front, factor))
         found = _gathered(context, node, front)[0][:, 0]
         values = found.view(-1, context.images, found.shape[1])
         columns = (first + phase[:, None])[:, None].expand(-1, context.images, -1)
@@ -208,38 +222,48 @@ def _shuffle(context: Context, node: Node, factor: int, part: Part) -> Run:
 
 
 def _recurrence(context: Context, part: Part, operation: Recurrence, read: Run) -> Run:
-    own, runs = context.caches[part.node], runs_of(part.columns)
+    own, runs, images = context.caches[part.node], runs_of(part.columns), context.images
+    known: dict[tuple[Segment, ...], list[_Turn]] = {}
 
     def run(front: Front) -> Tensor:
-        x = read(front)
-        turns = _turns(front.positions, operation.carried)
+        if front.segments not in known:
+            known[front.segments] = _turns(front.positions, operation.carried)
+        turns = known[front.segments]
+        inputs = [read(front), *(own.read(front, runs, tap) for tap in operation.carried)]
         if len(turns) == 1:
-            return operation.step(x, *(own.read(front, runs, tap) for tap in operation.carried))
-        # Positions known together whose states are carried from one to the other: in turns, each kept for the next.
-        out = x.new_empty(front.rows, len(part.columns))
+            return operation.step(*inputs)
+        # Some of these positions carry states of others on, which are not kept yet.
+        x, *before = [rows.split(images) for rows in inputs]
+        done: dict[int, Tensor] = {}
         for turn in turns:
-            places = [place for place, _ in turn]
-            segments = tuple(Segment(y, x, 1, 0, 1) for _, (y, x) in turn)
-            some = Front(segments, front.images, front.width)
-            inputs = x.view(-1, front.images, x.shape[1])[places].flatten(0, 1)
-            value = operation.step(inputs, *(own.read(some, runs, tap) for tap in operation.carried))
-            own.write(some, runs, value)
-            out.view(-1, front.images, len(part.columns))[places] = value.view(-1, front.images, len(part.columns))
-        return out
+            states = [
+                _joined([rows[place] if source[tap] is None else done[source[tap]] for place, source in turn])
+                for tap, rows in enumerate(before)
+            ]
+            value = operation.step(_joined([x[place] for place, _ in turn]), *states)
+            done.update(zip((place for place, _ in turn), value.split(images), strict=True))
+        return torch.cat([done[place] for place in range(len(x))])
 
     return run
 
 
-def _turns(positions: list[Position], carried: tuple[Position, ...]) -> list[list[tuple[int, Position]]]:
-    """(number, position) in groups, each carrying states from groups before it only."""
-    depth: dict[Position, int] = {}
-    turns: list[list[tuple[int, Position]]] = []
-    for number, (y, x) in enumerate(positions):  # in raster order: what is carried comes first
-        before = [depth[y + dy, x + dx] for dy, dx in carried if (y + dy, x + dx) in depth]
-        depth[y, x] = max(before, default=-1) + 1
-        if depth[y, x] == len(turns):
+_Turn: TypeAlias = list[tuple[int, tuple[int | None, ...]]]
+"""(number of a position, for each step the number of the one whose state it carries on, None if that is kept)"""
+
+
+def _turns(positions: list[Position], carried: tuple[Position, ...]) -> list[_Turn]:
+    """The positions of a wavefront in groups, each carrying on states of groups before it only."""
+    number = {position: place for place, position in enumerate(positions)}
+    rightmost_first = any(dy == 0 and dx > 0 for dy, dx in carried)
+    depth: dict[int | None, int] = {None: -1}
+    turns: list[_Turn] = []
+    for y, x in sorted(positions, key=lambda p: (p[0], -p[1] if rightmost_first else p[1])):  # what is carried on first
+        source = tuple(number.get((y + dy, x + dx)) for dy, dx in carried)
+        place = number[y, x]
+        depth[place] = 1 + max((depth[one] for one in source), default=-1)
+        if depth[place] == len(turns):
             turns.append([])
-        turns[depth[y, x]].append((number, (y, x)))
+        turns[depth[place]].append((place, source))
     return turns
 
 
@@ -270,7 +294,8 @@ def _gathered(context: Context, node: Node, front: Front) -> list[Tensor]:
     inputs, present = [], torch.empty(0)
     for number, source in enumerate(node.inputs):
         reads = [edge.where for edge in node.edges if edge.input == number]
-        rows, columns, present = _reads(context, reads, front.positions, context.plan.nodes[source].size)
+        make = partial(_reads, context, reads, front.positions, context.plan.nodes[source].size)
+        rows, columns, present = context.once(("reads", node.name, number, front), make)
         inputs.append(context.caches[source].at(rows, columns, present).transpose(0, 1).flatten(0, 1))
     return [*inputs, present[:, None].expand(-1, context.images, -1).flatten(0, 1)]
 
