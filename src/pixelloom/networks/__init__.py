@@ -1,25 +1,34 @@
 """The one table of networks: name -> (configuration, module).
 
-A module is built as ``Module(config, spec, outputs=..., groups=...)`` and maps pixels in model space [B, C, H, W] to
-the parameters of a distribution [B, outputs, H, W]. A new network is one file in this folder and one line here.
+A module is built as ``Module(config, spec, outputs=..., groups=..., classes=...)`` and maps pixels in model space
+[B, C, H, W], and a label for each image if there are classes, to the parameters of a distribution [B, outputs, H, W].
+A new network is one file in this folder and one line here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from pydantic import BaseModel
 from torch import nn
 
 from pixelloom.errors import UsageError, did_you_mean
+from pixelloom.networks.gated import GatedPixelCNN, GatedPixelCNNConfig
 from pixelloom.networks.pixelcnn import PixelCNN, PixelCNNConfig
+from pixelloom.networks.pixelcnnpp import PixelCNNPlusPlus, PixelCNNPlusPlusConfig
 from pixelloom.types import ImageSpec
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
     "pixelcnn": (PixelCNNConfig, PixelCNN),
+    "gated-pixelcnn": (GatedPixelCNNConfig, GatedPixelCNN),
+    "pixelcnn-pp": (PixelCNNPlusPlusConfig, PixelCNNPlusPlus),
 }
 
 
-def build_network(name: str, config: BaseModel, spec: ImageSpec, *, outputs: int, groups: int) -> nn.Module:
-    """A freshly initialised network of that name.
+def build_network(
+    name: str, config: BaseModel, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0
+) -> nn.Module:
+    """A freshly initialised network of that name; with classes, its forward takes labels [B] as well.
 
     Raises:
         UsageError: for an unknown name, or settings that do not fit the images.
@@ -30,6 +39,6 @@ def build_network(name: str, config: BaseModel, spec: ImageSpec, *, outputs: int
     if not isinstance(config, expected):
         raise UsageError(f"network {name!r} takes a {expected.__name__}, not a {type(config).__name__}")
     try:
-        return module(config, spec, outputs=outputs, groups=groups)
+        return module(config, spec, outputs=outputs, groups=groups, classes=classes)
     except ValueError as error:
         raise UsageError(f"model: {error}") from error

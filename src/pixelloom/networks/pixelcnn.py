@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from pixelloom.errors import UsageError
 from pixelloom.layers.blocks import GatedBlock, Norm, PlainBlock, Positions, ResidualBlock, make_norm
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.types import ImageSpec
@@ -57,9 +58,10 @@ class PixelCNN(nn.Module):
         spec: the images.
         outputs: parameters a position, all image channels together; the head knows how many it needs.
         groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
+        classes: how many there are; 0 for a network that is not told any.
     """
 
-    def __init__(self, config: PixelCNNConfig, spec: ImageSpec, *, outputs: int, groups: int) -> None:
+    def __init__(self, config: PixelCNNConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0) -> None:
         super().__init__()
         c, norm, bias = config.channels, config.norm, config.bias
         self.first = MaskedConv2d(spec.channels, c, config.first_kernel, mask="A", groups=groups, bias=bias)
@@ -77,12 +79,57 @@ class PixelCNN(nn.Module):
         self.output = MaskedConv2d(c, outputs, 1, mask="B", groups=groups)
         # All parameters start at zero: the first prediction is uniform, log2(levels) bits a dimension.
         nn.init.zeros_(self.output.weight)
+        self.classes = nn.ModuleList(ClassBias(classes, c) for _ in range(1 + config.blocks if classes else 0))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, outputs, H, W]"""
-        x = self.enter(self.positions(self.first(x)))
-        out: Tensor = self.output(self.head(self.blocks(x)))
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, outputs, H, W]
+
+        Args:
+            x: pixels in model space.
+            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
+
+        Raises:
+            UsageError: for labels that are missing, or given to a network that knows no classes.
+        """
+        check_given("labels", labels, len(self.classes))
+        x = self.first(x)
+        if not self.classes:
+            x = self.blocks(self.enter(self.positions(x)))
+        else:
+            x = self.enter(self.positions(x + self.classes[0](labels)))
+            for block, bias in zip(self.blocks, self.classes[1:], strict=True):
+                x = block(x + bias(labels))
+        out: Tensor = self.output(self.head(x))
         return out
+
+
+class ClassBias(nn.Embedding):
+    """A vector for each class, and a last one for none: int64 [B] -> [B, features, 1, 1], to be added to a layer.
+
+    All are zero at first: a network starts as one that is told nothing.
+
+    Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", eq. 4.
+    """
+
+    def __init__(self, classes: int, features: int) -> None:
+        super().__init__(classes + 1, features)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """[B] -> [B, features, 1, 1]"""
+        return super().forward(labels)[:, :, None, None]
+
+
+def check_given(name: str, value: object, wanted: int) -> None:
+    """Refuse to guess a condition, and to ignore one.
+
+    Raises:
+        UsageError: if the value is missing though wanted, or there though not.
+    """
+    if wanted and value is None:
+        raise UsageError(f"{name}: this network was built with {name} and must be given them for every image")
+    if value is not None and not wanted:
+        raise UsageError(f"{name}: this network was built without {name}; leave them out")
 
 
 def _block(config: PixelCNNConfig, groups: int) -> nn.Module:
