@@ -221,27 +221,31 @@ def _shuffle(context: Context, node: Node, factor: int, part: Part) -> Run:
     return run
 
 
+def _phases(context: Context, front: Front, factor: int) -> Tensor:
+    """Which of the features that share an input position each position takes, int64 [n]."""
+    return torch.tensor([y % factor * factor + x % factor for y, x in front.positions], device=context.device)
+
+
 def _recurrence(context: Context, part: Part, operation: Recurrence, read: Run) -> Run:
     own, runs, images = context.caches[part.node], runs_of(part.columns), context.images
     known: dict[tuple[Segment, ...], list[_Turn]] = {}
 
     def run(front: Front) -> Tensor:
-        if front.segments not in known:
-            known[front.segments] = _turns(front.positions, operation.carried)
-        turns = known[front.segments]
+        turns = known.get(front.segments) or _turns(front.positions, operation.carried)
+        known[front.segments] = turns
         inputs = [read(front), *(own.read(front, runs, tap) for tap in operation.carried)]
         if len(turns) == 1:
             return operation.step(*inputs)
         # Some of these positions carry states of others on, which are not kept yet.
-        x, *before = [rows.split(images) for rows in inputs]
+        x, *before = [torch.split(rows, images) for rows in inputs]
         done: dict[int, Tensor] = {}
         for turn in turns:
             states = [
-                _joined([rows[place] if source[tap] is None else done[source[tap]] for place, source in turn])
+                _joined([rows[place] if (one := source[tap]) is None else done[one] for place, source in turn])
                 for tap, rows in enumerate(before)
             ]
             value = operation.step(_joined([x[place] for place, _ in turn]), *states)
-            done.update(zip((place for place, _ in turn), value.split(images), strict=True))
+            done.update(zip((place for place, _ in turn), torch.split(value, images), strict=True))
         return torch.cat([done[place] for place in range(len(x))])
 
     return run
