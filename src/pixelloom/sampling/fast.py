@@ -124,6 +124,8 @@ class _Batch:
         self, noise: Tensor, temperature: float, given: Tensor | None, mask: Tensor | None, on_step: OnStep | None
     ) -> Tensor:
         """Fewer images than there is room for leave the rest unused."""
+        if len(self.graphs) < self.sampler.steps:  # stopped while they were captured: rows had moved by then
+            self.graphs.clear()
         n, spec = len(noise), self.sampler.spec
         self.noise[:, :n] = _planes(noise)
         self.levels.zero_()
