@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 from unittest.mock import patch
 
 import numpy as np
@@ -23,7 +23,7 @@ from pixelloom.sampling.dataflow import NEVER
 from pixelloom.sampling.incremental import Incremental
 from pixelloom.types import ImageSpec
 from random_networks import Attention, Case, Coarse, Earlier, Mean, OwnRow, Product, Shift, Up, Window
-from settings import CONFIGS, INDEPENDENT, ORDERED, Setting, live
+from settings import BERNOULLI, CONFIGS, INDEPENDENT, ORDERED, Setting, live, tiny
 
 
 @torch.no_grad()
@@ -66,6 +66,10 @@ def double(setting: Setting, seed: int = 0) -> PixelModel:
     model = setting.model(seed)
     model.network.double()
     return telling(model)
+
+
+TALL = tiny("gated", BERNOULLI, ImageSpec(1, 40, 3, 2), first_kernel=5)
+"""Of which the fast sampler releases rows."""
 
 
 def of_size(name: str, height: int, width: int) -> Setting:
@@ -213,10 +217,13 @@ def nothing_of_the_image(s: Any, x: Tensor) -> Tensor:
     return s.output(s.a(0 * x) + s.table)
 
 
-MAKES = [value for value in list(globals().values()) if getattr(value, "__annotations__", {}).get("s") == "Any"]
+Make: TypeAlias = Callable[[Any, Tensor], Tensor]
+MAKES: list[Make] = [
+    value for value in list(globals().values()) if getattr(value, "__annotations__", {}).get("s") == "Any"
+]
 
 
-def of_make(forward: Callable[[Any, Tensor], Tensor], seed: int = 0) -> PixelModel:
+def of_make(forward: Make, seed: int = 0) -> PixelModel:
     network: nn.Module = type(forward.__name__, (Parts,), {"forward": forward})()
     description = Setting(PixelCNNConfig(), ORDERED, ImageSpec(1, 5, 6, 5)).fresh().description
     return telling(PixelModel(live(network, seed).double(), description))

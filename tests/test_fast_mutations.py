@@ -14,7 +14,7 @@ from torch import Tensor
 
 import checks
 import fast_toys
-from fast_toys import double, masks, of_make, of_size, pictures, single
+from fast_toys import TALL, double, masks, of_make, of_size, pictures, single
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.layers.reads import HERE, Kernel, Offsets, Read
 from pixelloom.sampling import fast, rewriting, tracing
@@ -22,13 +22,11 @@ from pixelloom.sampling.caches import Cache
 from pixelloom.sampling.dataflow import Schedule
 from pixelloom.sampling.incremental import Incremental
 from pixelloom.sampling.plan import CacheLayout, Columns, Plan, Segment
-from pixelloom.types import ImageSpec
-from settings import BERNOULLI, CONFIGS, tiny
+from settings import CONFIGS
 
 Patch = pytest.MonkeyPatch
 
 GREY, COLOUR, INDEPENDENT = (of_size(name, 6, 7) for name in ("mnist-gray", "gated-rgb-20", "rgb-independent"))
-TALL = tiny("gated", BERNOULLI, ImageSpec(1, 40, 3, 2), first_kernel=5)
 
 
 # What is broken

@@ -17,7 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import fast_toys
+from checks import check_fast_is_plain
 from engine_toys import At, same, weights
+from fast_toys import TALL, double, of_make
 from pixelloom.data.catalog import Split
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream, batches
@@ -31,7 +34,9 @@ from pixelloom.models import PixelDescription, PixelModel, load_model
 from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.objectives import Monitor, Objective, OptimConfig, likelihood
 from pixelloom.recipes import RECIPES
+from pixelloom.sampling import ancestral
 from pixelloom.types import ImageSpec
+from settings import CONFIGS
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("PIXELLOOM_TEST_DEVICE", "cuda")
@@ -81,6 +86,60 @@ def test_the_same_seed_gives_the_same_picture_on_both_devices_and_at_any_batch_s
     assert torch.equal(model.sample(3, seed=3), expected)
     assert torch.equal(model.sample(3, seed=3, batch=2), expected)
     assert not torch.equal(model.sample(3, seed=4), expected)
+
+
+# Sampling
+
+
+@pytest.mark.parametrize("recipe", SPECS)
+def test_the_fast_sampler_draws_the_pictures_of_the_plain_loop(recipe: str) -> None:
+    model = model_of(recipe).to(DEVICE)
+    images = check_fast_is_plain(model, seed=3)
+    check_fast_is_plain(model, seed=4, given=images, mask=torch.arange(model.spec.width) % 2 == 0)
+
+
+def check_batch_after_batch(model: PixelModel) -> None:
+    """The first batch at a temperature computes each step, the second records it, those after replay the record.
+
+    Each has noise and known values of its own, some are smaller, and one that stops while recording leaves no trace.
+    """
+    sampler, spec = model.fast_sampler(), model.spec
+    batches = [(1.0, 4, False), (1.0, 4, True), (1.0, 4, False), (1.0, 3, True), (0.7, 4, False), (0.7, 4, True)]
+
+    def stop(done: int, total: int, images: Tensor) -> None:
+        if done == total // 2:
+            raise KeyboardInterrupt
+
+    for seed, (temperature, n, partly) in enumerate([*batches, (0.7, 2, True), (0.7, 4, False), (1.0, 4, False)]):
+        noise = ancestral.image_noise(spec, seed, 0, n)
+        known = {"given": levels_of(spec, n).to(DEVICE), "mask": (noise < 0.3).to(DEVICE)} if partly else {}
+        if seed in (1, 5):
+            with pytest.raises(KeyboardInterrupt):
+                sampler.sample(noise.to(DEVICE), temperature=temperature, on_step=stop)
+        images = sampler.sample(noise.to(DEVICE), temperature=temperature, **known).cpu()
+        expected = model.sample(n, seed=seed, temperature=temperature, method="plain", **known)  # type: ignore[arg-type]
+        assert torch.equal(images, expected), f"batch {seed}"
+
+
+@pytest.mark.parametrize("name", ["mnist-gray", "gated", "gated-rgb-20", "rgb-independent"])
+def test_models_draw_batch_after_batch(name: str) -> None:
+    check_batch_after_batch(double(CONFIGS[name]).to(DEVICE))
+
+
+@pytest.mark.parametrize(
+    "make", [fast_toys.tables, fast_toys.coarser_and_back, fast_toys.the_row_so_far, fast_toys.ways_of_unlike_delay]
+)
+def test_networks_with_layers_of_their_own_draw_batch_after_batch(make: fast_toys.Make) -> None:
+    check_batch_after_batch(of_make(make).to(DEVICE))
+
+
+def test_images_whose_rows_are_released_are_drawn_batch_after_batch() -> None:
+    model = double(TALL).to(DEVICE)
+    assert any(layout.moves for layout in model.fast_sampler().plan.caches.values())
+    check_batch_after_batch(model)
+
+
+# The same on both devices
 
 
 @pytest.mark.parametrize("recipe", SPECS)

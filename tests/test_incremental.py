@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from checks import check_every_logit, check_fast_is_plain, drawn_from
-from fast_toys import MAKES, double, masks, model_of, of_make, of_size, pictures, poisoned, single
+from fast_toys import MAKES, Make, double, masks, model_of, of_make, of_size, pictures, poisoned, single
 from pixelloom.errors import ModelError
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.sampling import ancestral
@@ -175,7 +172,7 @@ def test_weights_that_have_changed_are_used(name: str) -> None:
 
 
 @pytest.mark.parametrize("forward", MAKES, ids=[make.__name__ for make in MAKES])
-def test_networks_with_a_forward_of_their_own(forward: Callable[[Any, Tensor], Tensor]) -> None:
+def test_networks_with_a_forward_of_their_own(forward: Make) -> None:
     model = of_make(forward)
     images = check_fast_is_plain(model, n=4)
     assert len(images.unique(dim=0)) == 4

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from checks import check_every_logit, check_fast_is_plain
-from fast_toys import double, of_size, poisoned
+from fast_toys import TALL, double, of_size, poisoned
 from pixelloom.models import PixelModel
 from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.sampling import fast
@@ -25,7 +25,7 @@ from pixelloom.sampling.fast import make_plan
 from pixelloom.sampling.incremental import Incremental
 from pixelloom.sampling.plan import CacheLayout, Plan, Segment, cut, runs_of, wave_of
 from pixelloom.types import ImageSpec
-from settings import BERNOULLI, CONFIGS, ORDERED, Setting, tiny
+from settings import CONFIGS, ORDERED, Setting
 
 each_config = pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
 Grid = np.ndarray[Any, Any]
@@ -254,9 +254,6 @@ def test_nothing_is_read_before_it_is_written(setting: Setting) -> None:
         assert counts["pixels"] == setting.image.dims
         check_fast_is_plain(model, given=given, mask=torch.from_numpy(top_half(setting.image).copy()))
         check_fast_is_plain(model, given=given, mask=torch.rand(3, *setting.image.shape) < 0.5)
-
-
-TALL = tiny("gated", BERNOULLI, ImageSpec(1, 40, 3, 2), first_kernel=5)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 19, 33])
