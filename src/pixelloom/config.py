@@ -38,6 +38,10 @@ class RunConfig(BaseModel):
     inputs: Literal["unit", "symmetric", "standard"] = Field(
         "symmetric", description="model space: [0, 1], [-1, 1], or the training set's mean 0 and deviation 1"
     )
+    classes: bool = Field(False, description="tell the network the class of each image, from the labels of the data")
+    label_dropout: float = Field(
+        0.1, ge=0, lt=1, description="with classes: share of the images whose class is not told, for guidance"
+    )
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     validation_images: int = Field(1000, ge=1, description="images of the validation split scored while training")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from pixelloom.data.pixels import Scaling, to_model
@@ -25,11 +25,12 @@ from pixelloom.likelihoods import Head, HeadConfig, check_temperature, make_head
 from pixelloom.networks import NETWORKS, build_network
 from pixelloom.sampling import ancestral, fast
 from pixelloom.sampling.plan import Plan
-from pixelloom.types import ImageSpec, Levels
+from pixelloom.types import ImageSpec, Labels, Levels
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+LabelsLike = Tensor | Labels | Sequence[int] | int | None
 Precision = Literal["fp32", "bf16", "fp64"]
 PLAIN_BATCH = 64  # images that the plain loop draws at a time, unless told
 LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
@@ -46,6 +47,8 @@ class PixelDescription(BaseModel):
     head: HeadConfig
     image: ImageSpec
     scaling: Scaling
+    classes: int = Field(0, ge=0, le=LARGEST_SIDE)
+    """How many the network is told of; 0 for a network that is told nothing."""
     trained: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -82,13 +85,19 @@ class PixelModel:
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
         self._plans: dict[tuple[int, bytes], Plan] = {}
+        self._told = torch.zeros(1, dtype=torch.long)  # labels of the batch that is being drawn
 
     @classmethod
     def build(cls, description: PixelDescription) -> PixelModel:
         """An untrained model."""
         head = make_head(description.head, description.image)
         network = build_network(
-            description.network, description.model, description.image, outputs=head.outputs, groups=head.groups
+            description.network,
+            description.model,
+            description.image,
+            outputs=head.outputs,
+            groups=head.groups,
+            classes=description.classes,
         )
         return cls(network.to(memory_format=torch.channels_last), description)  # type: ignore[call-overload]
 
@@ -107,38 +116,62 @@ class PixelModel:
         """Number of trained values."""
         return sum(p.numel() for p in self.network.parameters())
 
-    def predict(self, levels: Tensor) -> Tensor:
-        """Parameters of the head for every position, [B, outputs, H, W], from levels uint8 [B, C, H, W]."""
-        return self._pass(self.network, levels)
+    def predict(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Parameters of the head for every position, [B, outputs, H, W], from levels uint8 [B, C, H, W].
+
+        With classes, labels int64 [B] go with them.
+        """
+        return self._pass(self.network, levels, labels)
 
     def _to_model(self, levels: Tensor) -> Tensor:
         return to_model(levels, self.spec.levels, self.description.scaling)
 
-    def _pass(self, network: nn.Module, levels: Tensor) -> Tensor:
+    def _pass(self, network: nn.Module, levels: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self._to_model(levels).to(next(network.parameters()).dtype)
         # TensorFloat-32, torch's default for convolutions on CUDA, keeps 10 bits of a factor: too few for a likelihood
         # and for the same picture on every device.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            params: Tensor = network(self._to_model(levels).to(next(network.parameters()).dtype))
+            params: Tensor = network(x) if labels is None else network(x, labels)
         return params
 
     @torch.no_grad()
-    def log_prob(self, images: Tensor | Levels, *, batch: int = 64) -> Tensor:
+    def log_prob(self, images: Tensor | Levels, labels: LabelsLike = None, *, batch: int = 64) -> Tensor:
         """Natural log-probability of each image, float64 [N], by one parallel pass in float32.
 
         Args:
             images: levels, uint8 [N, C, H, W].
+            labels: class of each image, int64 [N], or one for all; None for the model that is told no class.
             batch: images at a time; bounds the memory and does not change the result.
 
         Raises:
-            UsageError: if shape, type or levels are not those of the model, or for batch < 1.
+            UsageError: if shape, type or levels are not those of the model, for labels that it does not know, or for
+                batch < 1.
         """
         _at_least("batch", batch, 1)
         x = check_levels(images, self.spec)
+        told = self._labels(labels, len(x))
         parts = []
-        for part in torch.split(x, batch):
-            levels = part.to(self.device)
-            parts.append(-self.head.nats(self.predict(levels), levels).double().flatten(1).sum(1).cpu())
+        for start in range(0, len(x), batch):
+            levels = x[start : start + batch].to(self.device)
+            params = self.predict(levels, None if told is None else told[start : start + batch])
+            parts.append(-self.head.nats(params, levels).double().flatten(1).sum(1).cpu())
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+    def _labels(self, labels: LabelsLike, n: int) -> Tensor | None:
+        """Labels as the network takes them, [n]; the number after the last class stands for none."""
+        classes = self.description.classes
+        if not classes:
+            if labels is not None:
+                raise UsageError("labels: this model was trained without classes (train.classes)")
+            return None
+        given = torch.as_tensor(classes if labels is None else labels, device=self.device)
+        if given.is_floating_point() or given.ndim > 1 or given.numel() not in (1, n):
+            raise UsageError(f"labels: {n} class numbers or one for all, not {list(given.shape)} of {given.dtype}")
+        if given.numel() and not 0 <= int(given.min()) <= int(given.max()) <= classes:
+            raise UsageError(
+                f"labels: classes are numbered 0 to {classes - 1}, found {int(given.min())} to {int(given.max())}"
+            )
+        return given.long().expand(n)
 
     def sample(
         self,
@@ -149,6 +182,8 @@ class PixelModel:
         temperature: float = 1.0,
         given: Tensor | Levels | None = None,
         mask: Tensor | None = None,
+        labels: LabelsLike = None,
+        guidance: float = 0.0,
         batch: int | None = None,
         method: Literal["fast", "plain"] = "fast",
         precision: Precision | None = None,
@@ -165,6 +200,8 @@ class PixelModel:
             mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known; both or neither must be set.
                 Values are drawn in raster order, each given those before it: known values that come later are kept,
                 but do not steer it.
+            labels: class of each image, int64 [n], or one for all; None for the model that is told no class.
+            guidance: w of classifier-free guidance, logits (1 + w) told - w untold; 0 is the model itself.
             batch: images drawn at a time; does not change the pictures. None for as many as fit a bounded memory.
             method: "fast" computes every feature once; "plain" is the loop of one pass a pixel. Same pictures.
             precision: "fp32", "bf16" or "fp64"; None for that of the weights. Rounding may change a pixel.
@@ -180,12 +217,18 @@ class PixelModel:
             _at_least(name, value, least)
         check_temperature(temperature)
         known, where = self._known(given, mask, n)
-        draw, fitting = self._sampler(method, precision, where)
+        told = self._labels(labels, n)
+        if not guidance >= 0 or (guidance and (told is None or self.head.kind == "logistics")):
+            raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
+        draw, fitting = self._sampler(method, precision, where, guidance)
         size = fitting(n) if batch is None else batch
         parts = []
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
             noise = ancestral.image_noise(self.spec, seed, first + start, rows.stop - start).to(self.device)
+            if told is not None:
+                untold = torch.full_like(told[rows], self.description.classes)
+                self._told = torch.cat((told[rows], untold)) if guidance else told[rows]
             drawn = draw(
                 noise,
                 temperature=temperature,
@@ -196,12 +239,15 @@ class PixelModel:
             parts.append(drawn.cpu())
         return torch.cat(parts)
 
-    def fast_sampler(self, precision: Precision | None = None, mask: Tensor | None = None) -> fast.FastSampler:
+    def fast_sampler(
+        self, precision: Precision | None = None, mask: Tensor | None = None, guidance: float = 0.0
+    ) -> fast.FastSampler:
         """What :meth:`sample` draws with by method "fast": it knows its steps, the memory of an image and its batch.
 
         Args:
             precision: as there.
             mask: bool [N, C, H, W], true where a value is known.
+            guidance: as there.
 
         Raises:
             UsageError: for an unknown precision.
@@ -210,23 +256,35 @@ class PixelModel:
         network = self._in(precision)
         known = None if mask is None else mask.all(dim=0).cpu().numpy()
         key = (id(network), b"" if known is None else known.tobytes())
-        plan = self._plans.get(key) or fast.make_plan(network, self.head, self.spec, known)
+        told = self.description.classes > 0
+        given = {"labels": lambda: self._told} if told else None
+        plan = self._plans.get(key) or fast.make_plan(network, self.head, self.spec, known, given)
         if network is self.network:
             self._plans = {key: plan}  # the last one: drawing batch after batch of the same kind is what takes time
         first = next(network.parameters())
-        return fast.FastSampler(plan, self.head, self.spec, self._to_model, first.dtype, first.device)
+        return fast.FastSampler(
+            plan, self.head, self.spec, self._to_model, first.dtype, first.device, told=told, guidance=guidance
+        )
 
     def _sampler(
-        self, method: str, precision: Precision | None, where: Tensor | None
+        self, method: str, precision: Precision | None, where: Tensor | None, guidance: float
     ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
         """What draws a batch, and how large a batch to draw of n images."""
         if method == "fast":
-            sampler = self.fast_sampler(precision, where)
+            sampler = self.fast_sampler(precision, where, guidance)
             return sampler.sample, sampler.batch
         if method != "plain":
             raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
         network = self._in(precision)
-        predict = self.predict if network is self.network else partial(self._pass, network)
+
+        def predict(levels: Tensor) -> Tensor:
+            if not self.description.classes:
+                return self.predict(levels) if network is self.network else self._pass(network, levels)
+            if not guidance:
+                return self._pass(network, levels, self._told)
+            told, untold = self._pass(network, levels.repeat(2, 1, 1, 1), self._told).chunk(2)
+            return fast.guided(told, untold, guidance)
+
         return partial(ancestral.sample, predict, self.head, self.spec), lambda n: min(n, PLAIN_BATCH)
 
     def _in(self, precision: Precision | None) -> nn.Module:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pixelloom.data.pixels import Scaling, to_model
+from pixelloom.errors import DataError
 from pixelloom.likelihoods import Head
 from pixelloom.types import Batch
 
@@ -84,12 +86,31 @@ class Objective:
 
 
 def likelihood(
-    network: nn.Module, head: Head, levels: int, scaling: Scaling, optimiser: OptimConfig, monitor: Monitor
+    network: nn.Module,
+    head: Head,
+    levels: int,
+    scaling: Scaling,
+    optimiser: OptimConfig,
+    monitor: Monitor,
+    *,
+    classes: int = 0,
+    label_dropout: float = 0.0,
 ) -> Objective:
-    """Maximum likelihood: one phase that lowers -log p(x) of the batch, in nats a dimension."""
+    """Maximum likelihood: one phase that lowers -log p(x) of the batch, in nats a dimension.
+
+    With classes the network is told each image's label, and for a share ``label_dropout`` of the images the number
+    ``classes``, which stands for none: so one network learns both (Ho and Salimans 2022).
+    """
 
     def loss(batch: Batch) -> tuple[Tensor, Stats]:
-        params = network(to_model(batch.images, levels, scaling))
+        x = to_model(batch.images, levels, scaling)
+        if not classes:
+            params = network(x)
+        else:
+            if batch.labels is None:
+                raise DataError("train.classes: the training data has no labels")
+            dropped = torch.rand(len(x), device=x.device) < label_dropout
+            params = network(x, batch.labels.masked_fill(dropped, classes))
         nats = head.nats(params, batch.images).mean()
         return nats, {"bits/dim": nats.detach() / math.log(2)}
 

@@ -34,8 +34,8 @@ from pixelloom.engine.memory import keep_freed_memory
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.engine.tensors import write_bytes
 from pixelloom.errors import DataError, ModelError, UsageError, did_you_mean
-from pixelloom.likelihoods import HeadConfig, make_head
-from pixelloom.metrics.likelihood import Likelihood, likelihood, score
+from pixelloom.likelihoods import make_head
+from pixelloom.metrics.likelihood import Likelihood, likelihood, score, score_told
 from pixelloom.models import WEIGHTS, PixelDescription, PixelModel, load_model
 from pixelloom.objectives import Monitor
 from pixelloom.objectives import likelihood as likelihood_objective
@@ -70,6 +70,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Path:
         description.scaling,
         config.optim,
         Monitor("bits/dim", partial(_measure, description, data, config.validation_images)),
+        classes=description.classes,
+        label_dropout=config.label_dropout,
     )
     if fabric.is_global_zero:
         _open_folder(out, config)
@@ -103,12 +105,15 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Path:
 def describe(config: RunConfig, data: Dataset) -> PixelDescription:
     """What the model of a run will be: the configuration fitted to the data."""
     head = make_head(config.head, data.spec)
+    if config.classes and data.train.labels is None:
+        raise UsageError(f"classes: {data.name} has no labels; leave classes out, or name data that has some")
     return PixelDescription(
         network=config.network,
         model=config.model,
-        head=HeadConfig(kind=head.kind, channels=config.head.channels),
+        head=config.head.model_copy(update={"kind": head.kind}),
         image=data.spec,
         scaling=_scaling(config, data),
+        classes=len(data.classes) if config.classes else 0,
         trained={
             "recipe": config.recipe,
             "data": config.data.model_dump(mode="json"),
@@ -146,7 +151,8 @@ def _measure(description: PixelDescription, data: Dataset, limit: int, network: 
 
 def _score(model: PixelModel, data: Dataset, split: str, limit: int | None) -> Likelihood:
     images = ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=limit)
-    return likelihood(score(model.log_prob, images), data.spec.dims)
+    told = score_told if model.description.classes else score
+    return likelihood(told(model.log_prob, images), data.spec.dims)
 
 
 def _open_folder(out: Path, config: RunConfig) -> None:

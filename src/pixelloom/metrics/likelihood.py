@@ -77,3 +77,9 @@ def score(log_prob: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Ten
     """Log-probability of every image of an ordered pass, float64 [N]."""
     parts = [log_prob(batch.images).double().cpu() for batch in batches]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+
+def score_told(log_prob: Callable[[Tensor, Tensor | None], Tensor], batches: Iterable[Batch]) -> Tensor:
+    """Log-probability of every image given its label, where there is one, float64 [N]."""
+    parts = [log_prob(batch.images, batch.labels).double().cpu() for batch in batches]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)

@@ -58,13 +58,25 @@ class FastSampler:
         to_model: levels as the network takes them.
         dtype: of the network's weights.
         device: where they are.
+        told: whether the network is told something about each image, which may be another thing in the next batch.
+        guidance: w of classifier-free guidance; each image is then run twice, as two rows of the batch that are always
+            the same picture: the first half of the rows as told, the second half told nothing.
     """
 
     def __init__(
-        self, plan: Plan, head: Head, spec: ImageSpec, to_model: ToModel, dtype: torch.dtype, device: torch.device
+        self,
+        plan: Plan,
+        head: Head,
+        spec: ImageSpec,
+        to_model: ToModel,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        told: bool = False,
+        guidance: float = 0.0,
     ) -> None:
         self.plan, self.head, self.spec, self.to_model = plan, head, spec, to_model
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device, self.told, self.guidance = dtype, device, told, guidance
         self._batch: _Batch | None = None
 
     @property
@@ -83,7 +95,7 @@ class FastSampler:
         memory, most = MEMORY, LARGEST_BATCH
         if self.device.type == "cuda":
             memory, most = torch.cuda.mem_get_info(self.device)[0] // 4, 16 * LARGEST_BATCH
-        return max(1, min(n, most, memory // self.bytes_per_image))
+        return max(1, min(n, most, memory // self.bytes_per_image // (2 if self.guidance else 1)))
 
     def sample(
         self,
@@ -101,9 +113,13 @@ class FastSampler:
             UsageError: for a temperature that is not positive.
         """
         check_temperature(temperature)
-        if self._batch is None or len(noise) > self._batch.images or len(noise) < self._batch.images // 2:
+        if self.guidance:
+            noise = noise.repeat(2, 1, 1, 1)
+            given, mask = (None if planes is None else planes.repeat(2, 1, 1, 1) for planes in (given, mask))
+        if self._batch is None or self.told or len(noise) > self._batch.images or len(noise) < self._batch.images // 2:
             self._batch = _Batch(self, len(noise))
-        return self._batch.sample(noise, temperature, given, mask, on_step)
+        drawn = self._batch.sample(noise, temperature, given, mask, on_step)
+        return drawn[: len(drawn) // 2] if self.guidance else drawn
 
 
 class _Batch:
@@ -163,11 +179,19 @@ class _Batch:
             noise, levels, kept = (
                 front.of(planes[..., which])[:, :, None, None] for planes in (self.noise, self.levels, self.kept)
             )
+            if self.sampler.guidance:
+                told, untold = params.view(-1, self.images, params.shape[1]).chunk(2, dim=1)
+                params = guided(told, untold, self.sampler.guidance).repeat(1, 2, 1).flatten(0, 1)
             drawn = head.draw(params[:, :, None, None], noise, temperature, (levels, kept))[:, :, 0, 0]
             front.put(self.levels[..., which], drawn)
             return self.sampler.to_model(drawn).to(self.sampler.dtype)
 
         self.run.step(step, draw)
+
+
+def guided(told: Tensor, untold: Tensor, weight: float) -> Tensor:
+    """Logits of classifier-free guidance: (1 + w) told - w untold (Ho and Salimans 2022, eq. 6)."""
+    return told + weight * (told - untold)
 
 
 def _planes(images: Tensor) -> Tensor:
