@@ -14,11 +14,12 @@ from checks import check_every_logit, check_fast_is_plain, drawn_from
 from fast_toys import MAKES, Make, double, masks, model_of, of_make, of_size, pictures, poisoned, single
 from pixelloom.errors import ModelError
 from pixelloom.layers.causal import MaskedConv2d
+from pixelloom.likelihoods import HeadConfig
 from pixelloom.sampling import ancestral
 from pixelloom.sampling.dataflow import NotAutoregressiveError
 from pixelloom.types import ImageSpec
 from random_networks import Case, causal
-from settings import CONFIGS, Setting
+from settings import BERNOULLI, CONFIGS, INDEPENDENT, ORDERED, Setting, tiny
 
 each_config = pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
 some_configs = pytest.mark.parametrize(
@@ -44,6 +45,27 @@ def test_images_of_any_shape(setting: Setting, shape: str) -> None:
     check_fast_is_plain(model, n=2, seed=1)
 
 
+HEADS = {
+    "Bernoulli": (BERNOULLI, 2),
+    "Bernoulli, independent": (HeadConfig(kind="bernoulli", channels="independent"), 2),
+    "two levels": (ORDERED, 2),
+    "all levels": (ORDERED, 256),
+    "all levels, independent": (INDEPENDENT, 256),
+    "logistics": (HeadConfig(kind="logistics", mixtures=3), 256),
+    "logistics of few levels": (HeadConfig(kind="logistics", mixtures=2), 5),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_of_any_kind(name: str, channels: int) -> None:
+    head, levels = HEADS[name]
+    model = double(tiny("gated", head, ImageSpec(channels, 4, 5, levels)))
+    images = check_fast_is_plain(model)
+    check_fast_is_plain(model, seed=1, given=images, mask=masks(model.spec, 3)["different in each"])
+    check_every_logit(model, tolerance=1e-13)
+
+
 @some_configs
 @pytest.mark.parametrize("temperature", [0.3, 1.9])
 def test_temperatures(name: str, temperature: float) -> None:
@@ -61,6 +83,18 @@ def test_partly_known_images(name: str, place: str) -> None:
     known = mask.expand_as(given)
     assert torch.equal(images[known], given[known])
     assert int((~known).sum()) < 10 or not torch.equal(images, given)
+
+
+def test_each_step_draws_what_its_wavefront_reaches() -> None:
+    """Pixel (y, x) of a stack of 7x7 kernels is drawn at step x + 4 y, and shown from then on."""
+    model = double(of_size("mnist-gray", 4, 9))
+    seen: list[tuple[int, int, Tensor]] = []
+    images = model.sample(3, on_step=lambda done, total, so_far: seen.append((done, total, so_far.clone())))
+    y, x = np.indices((4, 9))
+    assert [told[:2] for told in seen] == [(done, 9 + 4 * 3) for done in range(1, 9 + 4 * 3 + 1)]
+    for done, _, so_far in seen:
+        drawn = torch.from_numpy(x + 4 * y < done)
+        assert torch.equal(so_far, torch.where(drawn, images, 0))
 
 
 def test_known_values_cost_no_step() -> None:
