@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import Tensor, nn
 
 import pixelloom as pl
 from pixelloom import api, runs
 from pixelloom.data.config import DataConfig
 from pixelloom.errors import ModelError, UsageError
+from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.models import PixelModel
 from pixelloom.types import ImageSpec
 from small_models import TINY, flat, save_run
@@ -49,6 +51,33 @@ def test_every_public_name_is_there() -> None:
     assert pl.load is api.load
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         pl.lod  # noqa: B018
+
+
+class Plain(nn.Module):
+    """Two 3x3 convolutions as anybody may write them; the second reads too far if its mask has the centre's row."""
+
+    def __init__(self, rows: int = 1) -> None:
+        super().__init__()
+        self.first = MaskedConv2d(1, 3, 3, mask="A")
+        self.second = nn.Conv2d(3, 2, (rows, 3), padding=(rows // 2, 1)) if rows > 1 else nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x).relu())
+        return out
+
+
+def test_a_network_of_ones_own_is_proved_autoregressive() -> None:
+    spec = pl.ImageSpec(1, 5, 6, 2)
+    pl.assert_autoregressive(Plain(), spec)
+    with pytest.raises(pl.NotAutoregressiveError, match="second"):
+        pl.assert_autoregressive(Plain(rows=3), spec)
+    assert issubclass(pl.NotAutoregressiveError, pl.ModelError)
+
+
+def test_the_receptive_field_of_ones_own_network() -> None:
+    field = pl.receptive_field(Plain(), pl.ImageSpec(1, 5, 6, 2), (2, 3))
+    assert [(y, x) for _, y, x in np.argwhere(field)] == [(1, 2), (1, 3), (1, 4), (2, 2)]  # mask A, and a 1x1 layer
+    assert field.shape == (1, 5, 6)
 
 
 def test_the_version_is_that_of_the_distribution() -> None:

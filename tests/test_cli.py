@@ -8,6 +8,8 @@ import logging
 import math
 import os
 import re
+import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,8 +27,9 @@ from PIL import Image
 
 import pixelloom
 from pixelloom import plots, runs
-from pixelloom.cli import app, main, using
-from pixelloom.cli.options import DataOptions, Fields, TrainOptions
+from pixelloom.cli import app, drawing, main, targets, using
+from pixelloom.cli.console import memory
+from pixelloom.cli.options import DataOptions, DrawOptions, Fields, TrainOptions
 from pixelloom.config import RunConfig
 from pixelloom.data.catalog import DATASETS
 from pixelloom.data.config import DataConfig
@@ -36,6 +39,7 @@ from pixelloom.errors import ModelError
 from pixelloom.models import PixelModel
 from pixelloom.networks import NETWORKS
 from pixelloom.recipes import RECIPES, recipe
+from pixelloom.sampling import fast
 from pixelloom.types import ImageSpec
 from small_models import TINY, flat, save_run
 
@@ -75,6 +79,17 @@ def model(run: Command) -> PixelModel:
     """``runs/flat``: every one of 17 levels equally likely."""
     found = flat(DIGITS, DataConfig().model_dump(mode="json"))
     save_run(found, Path("runs/flat"))
+    return found
+
+
+@pytest.fixture
+def lively(run: Command) -> PixelModel:
+    """``runs/lively``: random weights, so that each pixel depends on those before it."""
+    found = flat(DIGITS, DataConfig().model_dump(mode="json"))
+    torch.manual_seed(0)
+    for parameter in found.network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.5)
+    save_run(found, Path("runs/lively"))
     return found
 
 
@@ -135,15 +150,32 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("evaluate flat --data nothing-of-this-name", ["nothing-of-this-name", "digits"]),
         ("sample flat -n 0", ["n: must be 1 or more, not 0"]),
         ("sample flat -n -3", ["n: must be 1 or more, not -3"]),
-        ("sample flat --batch 0", ["--batch"]),
+        ("sample flat --batch 0", ["--batch: auto, or", "1 or more", "'0'"]),
+        ("sample flat --batch foo", ["--batch: auto, or", "'foo'"]),
+        ("sample flat --batch 2.5", ["--batch: auto, or", "'2.5'"]),
+        ("sample flat --first -1", ["first"]),
         ("sample flat --columns 0", ["--columns"]),
         ("sample flat --scale 0", ["--scale"]),
         ("sample flat --seed -1", ["seed"]),
         ("sample flat --temperature 0", ["temperature"]),
         ("sample flat --temperature nan", ["temperature"]),
-        ("sample flat --method fast", ['"plain"']),
+        ("sample flat --method fats", ['Did you mean "fast"?', '"plain"']),
+        ("sample flat --precision fp8", ["--precision", '"fp32"', '"bf16"', '"fp64"']),
+        ("sample flat --npy x.png --out x.png", ["name two files"]),
+        ("sample flat -n 2000000", ["2000000 images", "too many to be opened"]),
+        ("sample flat -n 400000 --scale 2", ["too many to be opened"]),
+        ("sample flat --each runs/flat/model/config.json", ["is a file; name a folder"]),
+        ("sample flat --npy runs/flat/model/config.json/x.npy", ["config.json: cannot be made"]),
         ("sample flat --keep-rows 3", ["--given"]),
         ("sample flat --out .", ["is a folder"]),
+        ("info flat --position 1,1", ["--receptive-field"]),
+        ("info flat --receptive-field x.png --position 8,0", ["rows 0 to 7", "columns 0 to 7", "'8,0'"]),
+        ("info flat --receptive-field x.png --position -1,0", ["--position", "'-1,0'"]),
+        ("info flat --receptive-field x.png --position 3", ["ROW,COLUMN", "'3'"]),
+        ("info flat --receptive-field x.png --position a,b", ["ROW,COLUMN", "'a,b'"]),
+        ("info flat --receptive-field .", ["is a folder"]),
+        ("info flat --receptive-field runs/flat/model/config.json", ["exists already", "--force"]),
+        ("info flat --receptive-field runs/flat/model/config.json/x.png", ["config.json: cannot be made"]),
     ],
 )
 def test_wrong_usage_is_told_in_a_line_and_writes_nothing(
@@ -425,43 +457,373 @@ def test_a_picture_is_completed_below_the_rows_that_are_kept(run: Command, model
     assert run("sample", "flat", "--given", "absent.png").code == 3
 
 
-def test_small_passes_take_one_thread(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_of_drawing_gives_the_same_pictures(run: Command, lively: PixelModel) -> None:
+    truth = lively.sample(5, seed=3, method="plain").numpy()
+    assert len(np.unique(truth.reshape(5, -1), axis=0)) == 5
+    for name, options in (
+        ("auto", []),
+        ("two", ["--batch", 2]),
+        ("plain", ["--method", "plain", "--batch", 3]),
+        ("double", ["--precision", "fp64"]),
+    ):
+        assert run("sample", "lively", "-n", 5, "--seed", 3, "--npy", f"{name}.npy", *options).code == 0
+        assert np.array_equal(np.load(f"{name}.npy"), truth), name
+    half = lively.sample(5, seed=3, precision="bf16").numpy()
+    assert (half != truth).any()  # 8 bits of a factor do move a pixel
+    assert run("sample", "lively", "-n", 5, "--seed", 3, "--npy", "half.npy", "--precision", "bf16").code == 0
+    assert np.array_equal(np.load("half.npy"), half)
+
+
+def test_what_drawing_takes_is_said(run: Command, lively: PixelModel) -> None:
+    # Two 3x3 layers: a pixel waits for the one that is up and to the right, so pixel (y, x) is drawn at step x + 2 y.
+    each = memory(lively.fast_sampler().bytes_per_image)
+    assert f"22 steps for 64 pixels, {each} an image, 3 images at a time\n" in run("sample", "lively", "-n", 3).err
+    assert "an image, 2 images at a time" in run("sample", "lively", "-n", 3, "--batch", 2, "--force").err
+    run("sample", "lively", "-n", 1, "--each", "given")
+    # With the upper half given, the lower four rows take 7 + 2 * 3 steps after the first.
+    said = run("sample", "lively", "-n", 1, "--given", "given/00000.png", "--force")
+    assert "14 steps for 32 pixels" in said.err
+    said = run("sample", "lively", "-n", 1, "--given", "given/00000.png", "--keep-rows", 8, "--force")
+    assert "0 steps for 0 pixels" in said.err
+    said = run("sample", "lively", "-n", 70, "--method", "plain", "--force")
+    assert "64 passes of the network, 64 images at a time" in said.err
+
+
+def test_a_batch_is_as_large_as_the_memory_allows(
+    run: Command, lively: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = batches_of(monkeypatch)
+    monkeypatch.setattr(fast, "MEMORY", 3 * lively.fast_sampler().bytes_per_image)
+    assert "3 images at a time" in run("sample", "lively", "-n", 7, "--npy", "a.npy", "--device", "cpu").err
+    assert batches == [3, 3, 1]
+    monkeypatch.setattr(drawing, "_HELD", 4 * 64)  # bytes: one call of the sampler returns no more than four images
+    run("sample", "lively", "-n", 7, "--npy", "b.npy", "--batch", 2)
+    assert np.array_equal(np.load("a.npy"), np.load("b.npy"))
+
+
+def batches_of(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None] = lambda n: None) -> list[int]:
+    """How many images the fast sampler is asked for, batch by batch; ``before`` is called with each number."""
+    sample, asked = fast.FastSampler.sample, list[int]()
+
+    def watched(self: fast.FastSampler, noise: torch.Tensor, **settings: Any) -> torch.Tensor:
+        asked.append(len(noise))
+        before(len(noise))
+        return sample(self, noise, **settings)
+
+    monkeypatch.setattr(fast.FastSampler, "sample", watched)
+    return asked
+
+
+def test_a_batch_is_on_disk_before_the_next_begins(
+    run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(_: int) -> None:
+        (part,) = Path().glob(".all.npy.*.part")
+        seen.append((len(list(Path("singles").glob("*.png"))), part.stat().st_size - 128))
+
+    batches_of(monkeypatch, look)
+    assert run("sample", "flat", "-n", 7, "--batch", 3, "--each", "singles", "--npy", "all.npy").code == 0
+    assert seen == [(0, 0), (3, 3 * 64), (6, 6 * 64)]
+
+
+def test_an_array_is_the_file_that_numpy_writes(run: Command, model: PixelModel) -> None:
+    run("sample", "flat", "-n", 7, "--batch", 3, "--npy", "all.npy")
+    np.save("truth.npy", model.sample(7, seed=0).numpy())
+    assert Path("all.npy").read_bytes() == Path("truth.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        DrawOptions(),
+        DrawOptions(number=7, first=3, out=Path("a b.png"), force=True, keep_rows=0, batch=4, scale=2),
+        DrawOptions(npy=Path("x.npy"), method="plain", precision="bf16", temperature=0.7, given=Path("it's.png")),
+    ],
+)
+def test_options_as_they_are_written(given: DrawOptions) -> None:
+    _, bound, _ = app.parse_args(["sample", "flat", *given.words()], exit_on_error=False, print_error=False)
+    assert bound.arguments.get("options", DrawOptions()) == given
+
+
+def test_small_work_takes_one_thread(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    run("sample", "flat", "-n", 2, "--device", "cpu")
+    draw = ("sample", "flat", "--device", "cpu", "--force")
+    assert run(*draw, "-n", 2).code == 0
     assert asked == [1]
-    monkeypatch.setattr(using, "_SMALL", 2 * 64 * model.parameters)  # as much work as two images are
-    run("sample", "flat", "-n", 2, "--device", "cpu", "--force")
-    assert asked == [1]
-    run("sample", "flat", "-n", 1, "--device", "cpu", "--force")
-    assert asked == [1, 1]
+    monkeypatch.setattr(using, "_SMALL_STEP", 2 * 64 * model.parameters / 22)  # as much work as two images are a step
+    for options, ones in ((["-n", 2], 1), (["-n", 1], 2), (["-n", 1, "--batch", 2], 2), (["-n", 2, "--batch", 1], 3)):
+        assert run(*draw, *options).code == 0
+        assert asked == [1] * ones
+    monkeypatch.setattr(using, "_SMALL_PASS", 2 * 64 * model.parameters)
+    for number, ones in ((2, 3), (1, 4)):
+        assert run(*draw, "-n", number, "--method", "plain").code == 0
+        assert asked == [1] * ones
 
 
 def test_a_batch_that_does_not_fit_is_halved(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = model.sample(7, seed=0).numpy()
-    sample, asked = PixelModel.sample, []
 
-    def small(self: PixelModel, n: int, **settings: Any) -> torch.Tensor:
-        asked.append(n)
+    def small(n: int) -> None:
         if n > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return sample(self, n, **settings)
 
-    monkeypatch.setattr(PixelModel, "sample", small)
+    asked = batches_of(monkeypatch, small)
     said = run("sample", "flat", "-n", 7, "--npy", "x.npy")
     assert said.code == 0
     assert "out of memory with 7 images at a time; going on with --batch 3" in said.err
     assert asked == [7, 3, 1, 1, 1, 1, 1, 1, 1]
     assert np.array_equal(np.load("x.npy"), whole)
 
-    def none(self: PixelModel, n: int, **_: Any) -> torch.Tensor:
+    def none(n: int) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(PixelModel, "sample", none)
+    batches_of(monkeypatch, none)
     said = run("sample", "flat", "-n", 7, "--npy", "y.npy")
     assert said.code == 2
     assert "out of memory with a single image" in said.err
-    assert not Path("y.npy").exists()
+    assert not list(Path().glob("*y.npy*"))
+
+
+# ------------------------------------------------------------------------------------------- sample, interrupted
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
+    """Do something at a step of the drawing, counted over all batches."""
+    show, steps = drawing.Meter.show, iter(range(1, 10**6))
+
+    def watched(self: Any, done: float, note: str = "") -> None:
+        show(self, done, note)
+        if next(steps) == number:
+            act()
+
+    monkeypatch.setattr(drawing.Meter, "show", watched)
+
+
+def kick(number: signal.Signals) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def goes_on(err: str) -> list[str]:
+    """The command that an interrupted one says would go on."""
+    (command,) = re.findall(r"go on with: pixelloom (.*)", err)
+    return shlex.split(command)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("method", ["fast", "plain"])
+def test_an_interrupt_keeps_what_is_done_and_the_rest_can_follow(
+    number: signal.Signals, code: int, method: str, run: Command, lively: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = lively.sample(7, seed=5, first=10, temperature=0.9).numpy()
+    steps = {"fast": 22, "plain": 8}[method]  # of a batch
+    command = ["sample", "lively", "-n", 7, "--seed", 5, "--first", 10, "--temperature", 0.9, "--batch", 2]
+    command += ["--method", method, "--npy", "all.npy", "--each", "singles", "--out", "a grid.png"]
+    with monkeypatch.context() as patch:
+        at_step(patch, 2 * steps + 3, kick(number))  # in the third batch
+        said = run(*command)
+    assert (said.code, said.out) == (code, "")
+    assert said.err.splitlines()[-2].startswith("kept 4 of 7 images in all.npy, a grid.png, singles; go on with: ")
+    assert said.err.splitlines()[-1] == f"pixelloom: stopped by {number.name}"
+    assert np.array_equal(np.load("all.npy"), whole[:4])
+    assert np.array_equal(read("a grid.png"), np.asarray(plots.grid(whole[:4], 17)))
+    assert sorted(path.name for path in Path("singles").iterdir()) == [f"{10 + i:05d}.png" for i in range(4)]
+
+    with monkeypatch.context() as patch:  # and once more
+        at_step(patch, steps, kick(number))
+        said = run(*goes_on(said.err))
+    assert said.code == code
+    assert "kept 2 of 3 images in all-from-14.npy, a grid-from-14.png, singles; go on with:" in said.err
+    said = run(*goes_on(said.err))
+    assert (said.code, said.out) == (0, "a grid-from-16.png\nsingles\nall-from-16.npy\n")
+    parts = [np.load(name) for name in ("all.npy", "all-from-14.npy", "all-from-16.npy")]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert len(list(Path("singles").iterdir())) == 7
+    for i, image in enumerate(whole):
+        assert np.array_equal(quantise(read(f"singles/{10 + i:05d}.png"), 256, 17), image[0])
+    assert not list(Path().rglob("*.part"))
+
+
+def test_a_completion_can_be_interrupted_and_resumed(
+    run: Command, lively: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("sample", "lively", "-n", 1, "--seed", 9, "--each", "given")
+    command = ["sample", "lively", "-n", 5, "--batch", 2, "--given", "given/00000.png", "--keep-rows", 3]
+    assert run(*command, "--npy", "whole.npy").code == 0
+    with monkeypatch.context() as patch:
+        at_step(patch, 20, kick(signal.SIGINT))
+        said = run(*command, "--npy", "part.npy")
+    assert said.code == 130
+    assert run(*goes_on(said.err)).code == 0
+    assert np.array_equal(np.concatenate([np.load("part.npy"), np.load("part-from-2.npy")]), np.load("whole.npy"))
+
+
+def test_an_interrupt_before_anything_is_done_leaves_nothing(
+    run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 3, kick(signal.SIGINT))
+    said = run("sample", "flat", "-n", 7, "--batch", 2, "--npy", "all.npy", "--out", "grid.png", "--each", "singles")
+    assert said.code == 130
+    assert "kept" not in said.err
+    assert not [path for path in Path().rglob("*") if path.is_file() and "runs" not in path.parts]
+
+
+def test_an_interrupt_in_the_last_step_comes_too_late(
+    run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 2 * 22, kick(signal.SIGINT))
+    said = run("sample", "flat", "-n", 4, "--batch", 2, "--npy", "all.npy")
+    assert (said.code, said.out) == (0, "all.npy\n")
+    assert np.array_equal(np.load("all.npy"), model.sample(4, seed=0).numpy())
+
+
+def test_two_interrupts_keep_what_is_done_too(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        kick(signal.SIGINT)()
+        kick(signal.SIGINT)()
+
+    at_step(monkeypatch, 22 + 3, twice)
+    said = run("sample", "flat", "-n", 7, "--batch", 2, "--npy", "all.npy")
+    assert said.code == 130
+    assert said.err.splitlines()[-1] == "pixelloom: interrupted"
+    assert "kept 2 of 7 images in all.npy; go on with: pixelloom sample flat -n 5 --first 2" in said.err
+    assert np.array_equal(np.load("all.npy"), model.sample(2, seed=0).numpy())
+
+
+def test_what_was_there_is_replaced_at_the_end_only(
+    run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("all.npy").write_text("mine")
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, kick(signal.SIGINT))
+        assert run("sample", "flat", "-n", 4, "--batch", 2, "--npy", "all.npy", "--force").code == 130
+    assert Path("all.npy").read_text() == "mine"
+    run("sample", "flat", "-n", 4, "--each", "singles")
+    with monkeypatch.context() as patch:
+        at_step(patch, 22 + 3, kick(signal.SIGINT))
+        said = run("sample", "flat", "-n", 4, "--seed", 1, "--batch", 2, "--each", "singles", "--force")
+    assert "--force" in goes_on(said.err)  # the rest is there too, of another seed
+    assert run(*goes_on(said.err)).code == 0
+    for i, image in enumerate(model.sample(4, seed=1).numpy()):
+        assert np.array_equal(quantise(read(f"singles/{i:05d}.png"), 256, 17), image[0])
+
+
+def test_a_fault_in_the_middle_keeps_what_is_done(
+    run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("division by zero")
+
+    at_step(monkeypatch, 22 + 3, broken)
+    said = run("sample", "flat", "-n", 5, "--batch", 2, "--npy", "all.npy")
+    assert said.code == 1
+    assert "kept 2 of 5 images in all.npy; go on with:" in said.err
+    assert "ZeroDivisionError" in said.err.splitlines()[-1]
+    assert np.load("all.npy").shape == (2, 1, 8, 8)
+
+
+def test_a_picture_that_does_not_fit_the_disk_costs_none_before_it(
+    run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, whole = Path.write_bytes, model.sample(7, seed=0).numpy()
+
+    def full(self: Path, content: bytes) -> int:
+        if "00003" in self.name:
+            self.write_text("half")
+            raise OSError(28, "No space left on device", str(self))
+        return write(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        said = run("sample", "flat", "-n", 7, "--batch", 2, "--npy", "all.npy", "--each", "singles", "--out", "a.png")
+    assert said.code == 2
+    assert said.err.splitlines()[-1] == (
+        "pixelloom: singles/00003.png: cannot be written: No space left on device; make room or go elsewhere"
+    )
+    assert "kept 3 of 7 images in all.npy, a.png, singles; go on with:" in said.err
+    assert sorted(path.name for path in Path("singles").iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    assert np.array_equal(np.load("all.npy"), whole[:3])
+    assert run(*goes_on(said.err)).code == 0
+    assert np.array_equal(np.concatenate([np.load("all.npy"), np.load("all-from-3.npy")]), whole)
+    assert len(list(Path("singles").iterdir())) == 7
+
+
+@pytest.mark.slow
+def test_an_array_that_does_not_fit_the_disk_keeps_what_does(model: PixelModel) -> None:
+    room = 128 + 5 * 64  # bytes: two batches and half of the third
+    done = subprocess.run(
+        [sys.executable, "-m", "pixelloom", "sample", "flat", "-n", "8", "--batch", "2", "--npy", "all.npy"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "kept 4 of 8 images in all.npy; go on with: pixelloom sample flat -n 4 --first 4" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("pixelloom: all.npy: cannot be written: ")
+    assert np.array_equal(np.load("all.npy"), model.sample(4, seed=0).numpy())
+    assert not list(Path().glob(".*.part"))
+
+
+def test_a_grid_that_cannot_be_written_costs_nothing_else(
+    run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(image: Image.Image, path: Path) -> None:
+        raise ModelError(f"{path}: cannot write 9 bytes: No space left on device.")
+
+    monkeypatch.setattr(plots, "save_png", full)
+    said = run("sample", "flat", "-n", 3, "--npy", "all.npy", "--out", "grid.png")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.splitlines()[-2:] == [
+        "kept 3 of 3 images in all.npy",
+        "pixelloom: grid.png: cannot write 9 bytes: No space left on device.",
+    ]
+    assert np.array_equal(np.load("all.npy"), model.sample(3, seed=0).numpy())
+
+
+@pytest.mark.parametrize("target", ["--out", "--npy", "--each"])
+def test_a_folder_that_cannot_be_written_is_told_before_drawing(
+    target: str, run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(targets.tempfile, "TemporaryFile", refused)
+    asked = batches_of(monkeypatch)
+    said = run("sample", "flat", target, "there/x")
+    assert said.code == 2
+    assert re.search(r"pixelloom: there(/x)?: cannot be written: Permission denied; choose another folder\n$", said.err)
+    assert asked == []
+    said = run("info", "flat", "--receptive-field", "elsewhere/x.png")
+    assert said.code == 2
+    assert "elsewhere: cannot be written: Permission denied" in said.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_process_keeps_what_is_done(
+    number: signal.Signals, code: int, lively: PixelModel, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "pixelloom", "sample", "lively", "-n", "1000000", "--batch", "5", "--npy", "a.npy"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    deadline = time.monotonic() + 120
+    while not any(part.stat().st_size > 128 for part in tmp_path.glob(".a.npy.*.part")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.splitlines()[-1] == f"pixelloom: stopped by {number.name}"
+    images = np.load("a.npy")
+    assert f"kept {len(images)} of 1000000 images in a.npy; go on with: " in err
+    assert f"-n {1000000 - len(images)} --first {len(images)} " in err
+    assert len(images) % 5 == 0
+    assert np.array_equal(images, lively.sample(len(images), batch=5).numpy())
+    assert not list(tmp_path.glob(".*.part"))
 
 
 @pytest.mark.parametrize(
@@ -555,6 +917,30 @@ def test_info_tells_what_a_model_is(run: Command, model: PixelModel) -> None:
     assert text.endswith("# # #\n# . .\n. . .\n")  # mask A of a 3x3 kernel
 
 
+def test_info_draws_what_a_pixel_sees(run: Command, lively: PixelModel) -> None:
+    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    truth = {}  # by differentiating the network
+    for y, column in ((4, 4), (6, 2)):
+        (gradient,) = torch.autograd.grad(lively.network(x)[0, :, y, column].sum(), x)
+        truth[y, column] = int((gradient != 0).sum())
+    said = run("info", "lively", "--receptive-field", "field.png")
+    assert said.code == 0
+    assert f"sees        {truth[4, 4]} of the 36 pixels before row 4, column 4" in said.out
+    assert "sampling    22 steps for 64 pixels" in said.out
+    with Image.open("field.png") as picture:
+        assert picture.format == "PNG"
+    assert run("info", "lively", "--receptive-field", "field.png").code == 2
+    before = Path("field.png").read_bytes()
+    said = run("info", "lively", "--receptive-field", "field.png", "--position", "6, 2", "--force", "--json")
+    seen = json.loads(said.out)["receptive_field"]
+    assert Path("field.png").read_bytes() != before
+    assert (seen["position"], seen["before"], seen["seen"]) == ([6, 2], 50, truth[6, 2])
+    assert seen["seen"] + seen["blind_spot"] + seen["out_of_reach"] == 50
+    assert (seen["steps"], seen["pixels"], seen["picture"]) == (22, 64, "field.png")
+    said = run("info", "lively", "--receptive-field", "corner.png", "--position", "0,0")
+    assert "sees        0 of the 0 pixels before row 0, column 0; 0 in the blind spot" in said.out
+
+
 def test_json_has_no_figures_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     from pixelloom.cli.console import say_json
 
@@ -569,6 +955,14 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(monkeypatch: pytes
     monkeypatch.setattr(console.time, "monotonic", lambda: float(next(now)))
     monkeypatch.setattr(sys, "stderr", stream)
     with console.logs(), console.Meter("drawing", 8) as meter:
-        for _ in range(8):
-            meter.advance(1)
-    assert stream.getvalue().splitlines() == ["drawing: 38 %", "drawing: 75 %"]
+        for i in range(8):
+            meter.show(i + 1, f"step {i + 1}" if i > 4 else "")
+    assert stream.getvalue().splitlines() == ["drawing: 38 %", "drawing: 75 %, step 6"]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (62_701, "62.7 kB"), (1_155_000, "1.16 MB"), (2.5e9, "2.5 GB")],
+)
+def test_memory_in_the_unit_that_suits_it(size: float, text: str) -> None:
+    assert memory(size) == text

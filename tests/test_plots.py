@@ -1,4 +1,4 @@
-"""Grids pixel by pixel, and curves that draw the figures of the run and no others."""
+"""Grids pixel by pixel, curves that draw the figures of the run and no others, and what a pixel sees."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from pixelloom import plots
@@ -173,3 +174,96 @@ def test_nothing_to_draw_draws_nothing(tmp_path: Path) -> None:
 def test_figures_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"m\.jsonl: cannot be read"):
         plots.curves(tmp_path / "m.jsonl", tmp_path / "curves.png")
+
+
+# ------------------------------------------------------------------------------------------------ large grids, sight
+
+
+def test_a_sheet_is_the_size_of_its_grid() -> None:
+    for n, shape, wish in (
+        (5, (1, 3, 4), {}),
+        (7, (2, 8, 6), {"columns": 3}),
+        (3, (3, 5, 5), {"scale": 2, "margin": 0}),
+    ):
+        layout = plots.sheet(n, shape, **wish)
+        image = plots.grid(np.zeros((n, *shape), np.uint8), 2, **wish)
+        assert layout.size == (image.height, image.width)
+
+
+def test_a_grid_that_nobody_could_open_is_refused() -> None:
+    side = math.isqrt(plots.LARGEST_SHEET)
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert plots.LARGEST_SHEET <= Image.MAX_IMAGE_PIXELS
+    assert math.prod(plots.sheet(1, (1, side, side), scale=1, margin=0).size) <= plots.LARGEST_SHEET
+    for n, shape, scale in ((1, (1, side + 1, side + 1), 1), (10, (3, 1000, 1000), 3), (10**7, (1, 8, 8), None)):
+        with pytest.raises(UsageError, match=rf"a grid of {n} images .* too many to be opened"):
+            plots.sheet(n, shape, scale=scale, margin=0)
+
+
+FIELD = """
+.....
+.##..
+.###.
+##P..
+.....
+"""
+
+
+def picture_of(text: str, marks: str) -> np.ndarray:
+    return np.isin(np.array([list(line) for line in text.split()]), list(marks))
+
+
+def test_what_each_pixel_is_to_another() -> None:
+    field = np.stack([picture_of(FIELD, "#"), picture_of(FIELD, "#P")])  # of two channels, one sees its own pixel
+    kinds = plots.sight(field, (3, 2))
+    # The rectangle of the seen pixels: rows 1 to 3, columns 0 to 3.
+    assert kinds.tolist() == [[3, 3, 3, 3, 3], [2, 1, 1, 2, 3], [2, 1, 1, 1, 3], [1, 1, 0, 4, 4], [4, 4, 4, 4, 4]]
+    assert plots.sight(np.zeros((1, 2, 2), bool), (0, 1)).tolist() == [[3, 0], [4, 4]]
+    leak = np.zeros((1, 2, 2), bool)
+    leak[0, 1, 1] = True
+    assert plots.sight(leak, (0, 1))[1, 1] == list(plots.SIGHT).index("later, and yet seen")
+    for position in ((-1, 0), (0, -1), (2, 0), (0, 2)):
+        with pytest.raises(UsageError, match="rows 0 to 1 and columns 0 to 1"):
+            plots.sight(leak, position)
+
+
+@pytest.mark.parametrize("size", [(5, 5), (3, 40), (40, 3), (1, 1), (100, 100)])
+def test_the_figure_shows_each_pixel_in_its_colour_and_counts_them(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    position = (size[0] // 2, size[1] // 2)
+    kinds = plots.sight(rng.random((1, *size)) < 0.5, position)
+    figure = plots.sight_figure(kinds)
+    (axes,) = figure.axes
+    (mesh,) = axes.collections
+    figure.draw_without_rendering()
+    colours = [to_rgb(plots.SIGHT[name]) for name in plots.SIGHT]
+    assert np.allclose(mesh.to_rgba(kinds.ravel())[:, :3], [colours[kind] for kind in kinds.ravel()])
+    assert np.array_equal(np.asarray(mesh.get_array()).reshape(size), kinds)
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # row 0 on top
+    legend = axes.get_legend()
+    assert legend is not None
+    told = [text.get_text() for text in legend.get_texts()]
+    assert told[0] == f"row {position[0]}, column {position[1]}"
+    truth = {name: int((kinds == kind).sum()) for kind, name in enumerate(plots.SIGHT)}
+    assert told[1:5] == [f"{truth[name]:,} {name}" for name in list(plots.SIGHT)[1:5]]
+    assert len(told) == (6 if truth["later, and yet seen"] else 5)
+    # Nothing is cut off.
+    width, height = figure.get_size_inches() * figure.dpi
+    for box in (legend.get_window_extent(), axes.get_tightbbox()):
+        assert box is not None
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+
+
+def test_a_receptive_field_is_drawn_into_a_file(tmp_path: Path) -> None:
+    plots.receptive_field(picture_of(FIELD, "#")[None], (3, 2), tmp_path / "field.png")
+    with Image.open(tmp_path / "field.png") as drawn:
+        colours = {colour for _, colour in drawn.convert("RGB").getcolors(1 << 24) or []}
+    names = list(plots.SIGHT)
+    for name in names[:5]:
+        assert tuple(round(255 * part) for part in to_rgb(plots.SIGHT[name])) in colours
+    assert tuple(round(255 * part) for part in to_rgb(plots.SIGHT[names[5]])) not in colours
+    with pytest.raises(ModelError, match=r"absent/x\.png"):
+        plots.receptive_field(picture_of(FIELD, "#")[None], (3, 2), tmp_path / "absent" / "x.png")

@@ -7,6 +7,12 @@
     nats = -model.log_prob(images)             # the exact cost of each image
     pl.evaluate(model).bits_per_dim
 
+A network of your own, as a torch module that maps images [B, C, H, W] to parameters [B, outputs, H, W]:
+
+    spec = pl.ImageSpec(1, 28, 28, 256)
+    pl.assert_autoregressive(network, spec)            # or NotAutoregressiveError, naming the layer at fault
+    pl.receptive_field(network, spec, (14, 14))        # bool [1, 28, 28]: what the prediction there depends on
+
 Names are imported when they are first used: ``import pixelloom`` and ``pixelloom --help`` do not wait for torch.
 """
 
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from pixelloom.models import PixelModel
     from pixelloom.plots import grid
     from pixelloom.recipes import recipe
+    from pixelloom.sampling.dataflow import NotAutoregressiveError, assert_autoregressive, receptive_field
     from pixelloom.types import ImageSpec
 
 __version__ = "0.1.0"
@@ -34,14 +41,17 @@ __all__ = [
     "ImageSpec",
     "Likelihood",
     "ModelError",
+    "NotAutoregressiveError",
     "PixelModel",
     "PixelloomError",
     "RunConfig",
     "UsageError",
     "__version__",
+    "assert_autoregressive",
     "evaluate",
     "grid",
     "load",
+    "receptive_field",
     "recipe",
     "train",
 ]
@@ -52,13 +62,16 @@ _HOMES = {
     "ImageSpec": "types",
     "Likelihood": "metrics.likelihood",
     "ModelError": "errors",
+    "NotAutoregressiveError": "sampling.dataflow",
     "PixelModel": "models",
     "PixelloomError": "errors",
     "RunConfig": "config",
     "UsageError": "errors",
+    "assert_autoregressive": "sampling.dataflow",
     "evaluate": "api",
     "grid": "plots",
     "load": "api",
+    "receptive_field": "sampling.dataflow",
     "recipe": "recipes",
     "train": "api",
 }

@@ -1,4 +1,4 @@
-"""Pictures of pictures: a grid of samples, and the curves of a run.
+"""Pictures of pictures: a grid of samples, the curves of a run, and what a pixel sees.
 
 matplotlib is imported where curves are drawn, and only its object interface is used: no global state, no display.
 """
@@ -19,6 +19,7 @@ from PIL import Image
 from pixelloom.data.pixels import to_bytes
 from pixelloom.engine.tensors import write_bytes
 from pixelloom.errors import UsageError
+from pixelloom.layers.reads import Marks
 from pixelloom.types import Levels
 
 if TYPE_CHECKING:
@@ -31,6 +32,18 @@ Series = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 _TILE = 96  # pixels: a side at which a person sees what an 8x8 digit is
 _WIDEST = 2400  # pixels: wider grids are enlarged less
 _GROUND = 128  # the grey between tiles, told apart from black and white pictures alike
+LARGEST_SHEET = 89_000_000  # pixels; Pillow takes a larger picture for an attack
+_COLOURS = (1, 3)  # channels of a picture: grey, RGB
+_BLUE, _ORANGE = "#3b6ea5", "#d9822b"
+SIGHT = {
+    "the pixel": "#1c1c1c",
+    "seen": _BLUE,
+    "hidden: blind spot": _ORANGE,
+    "out of reach": "#f6dcbf",
+    "later": "#e6e6e6",
+    "later, and yet seen": "#c1121f",
+}
+"""What a pixel can be to the prediction of another, and its colour."""
 _BITS, _NATS = "bits/dim", "nats/dim"
 
 
@@ -48,27 +61,71 @@ def grid(
         margin: pixels between tiles and around; by default a little more the larger the tiles.
 
     Raises:
-        UsageError: without images, or for columns, scale or margin that are too small.
+        UsageError: without images, or for a layout that :func:`sheet` refuses.
     """
     if images.ndim != 4 or not len(images):
         raise UsageError(f"images: a grid needs one image or more, [N, C, H, W], not {list(images.shape)}")
+    layout = sheet(len(images), images.shape[1:], columns, scale, margin)
+    tiles = _display(images, levels)
+    paper = np.full((*layout.size, tiles.shape[-1]), _GROUND, np.uint8)
+    for i, tile in enumerate(tiles):
+        large = tile.repeat(layout.scale, axis=0).repeat(layout.scale, axis=1)
+        y, x = layout.corner(i)
+        paper[y : y + large.shape[0], x : x + large.shape[1]] = large
+    return Image.fromarray(paper[:, :, 0] if tiles.shape[-1] == 1 else paper)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Where the tiles of a grid lie, and how large it is, in pixels."""
+
+    columns: int
+    rows: int
+    scale: int
+    margin: int
+    tile: tuple[int, int]
+    """Height and width of an enlarged image."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        high, wide = self.corner(self.rows * self.columns)[0], self.corner(self.columns - 1)[1]
+        return high, wide + self.tile[1] + self.margin
+
+    def corner(self, i: int) -> tuple[int, int]:
+        """Row and column at which tile i begins."""
+        y, x = divmod(i, self.columns)
+        return self.margin + y * (self.tile[0] + self.margin), self.margin + x * (self.tile[1] + self.margin)
+
+
+def sheet(
+    n: int,
+    shape: tuple[int, ...],
+    columns: int | None = None,
+    scale: int | None = None,
+    margin: int | None = None,
+) -> Sheet:
+    """How :func:`grid` lays out n images of a shape (C, H, W).
+
+    Raises:
+        UsageError: for columns, scale or margin that are too small, or more pixels than programs open without alarm.
+    """
     for name, value, least in (("columns", columns, 1), ("scale", scale, 1), ("margin", margin, 0)):
         if value is not None and value < least:
             raise UsageError(f"{name}: must be {least} or more, not {value}")
-    tiles = _display(images, levels)
-    n, height, width, channels = tiles.shape
+    channels, height, width = shape
+    width *= 1 if channels in _COLOURS else channels
     columns = min(columns or math.ceil(math.sqrt(n)), n)
-    rows = math.ceil(n / columns)
     if scale is None:
         scale = max(1, min(round(_TILE / max(height, width)), _WIDEST // (columns * width)))
-    if margin is None:
-        margin = 1 + scale // 4
-    high, wide = height * scale + margin, width * scale + margin
-    sheet = np.full((rows * high + margin, columns * wide + margin, channels), _GROUND, np.uint8)
-    for i, tile in enumerate(tiles.repeat(scale, axis=1).repeat(scale, axis=2)):
-        y, x = margin + i // columns * high, margin + i % columns * wide
-        sheet[y : y + height * scale, x : x + width * scale] = tile
-    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+    margin = 1 + scale // 4 if margin is None else margin
+    found = Sheet(columns, math.ceil(n / columns), scale, margin, (height * scale, width * scale))
+    if math.prod(found.size) > LARGEST_SHEET:
+        raise UsageError(
+            f"a grid of {n} images would have {found.size[0]} x {found.size[1]} pixels, too many to be opened; "
+            "draw fewer or smaller ones, or save them singly or as an array"
+        )
+    return found
 
 
 def picture(image: Levels, levels: int) -> Image.Image:
@@ -81,7 +138,7 @@ def _display(images: Levels, levels: int) -> Levels:
     """Display bytes [N, H, W, 1 or 3]; unusual channels side by side."""
     shown = to_bytes(images, levels).transpose(0, 2, 3, 1)
     n, height, width, channels = shown.shape
-    if channels in (1, 3):
+    if channels in _COLOURS:
         return shown
     return shown.transpose(0, 1, 3, 2).reshape(n, height, channels * width, 1)
 
@@ -192,18 +249,17 @@ def _to_bits(nats: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _draw(axes: Axes, history: History) -> None:
-    blue, orange = "#3b6ea5", "#d9822b"
     images, bits = history.train
     if len(bits):
-        axes.plot(images, bits, color=blue, alpha=0.25, linewidth=0.8)
-        axes.plot(images, smooth(bits, max(2, len(bits) / 50)), color=blue, linewidth=1.6, label="training (smoothed)")
+        axes.plot(images, bits, color=_BLUE, alpha=0.25, linewidth=0.8)
+        axes.plot(images, smooth(bits, max(2, len(bits) / 50)), color=_BLUE, linewidth=1.6, label="training (smoothed)")
     images, bits = history.validation
-    axes.plot(images, bits, color=orange, linewidth=1.2, marker="o", markersize=4, label="validation")
+    axes.plot(images, bits, color=_ORANGE, linewidth=1.2, marker="o", markersize=4, label="validation")
     if history.best is not None:
         at, best = history.best
-        axes.plot([at], [best], marker="o", markersize=10, color="none", markeredgecolor=orange, markeredgewidth=1.5)
-        axes.axhline(best, color=orange, linewidth=0.8, linestyle=(0, (4, 4)), alpha=0.7)
-        axes.plot([], [], color="none", marker="o", markeredgecolor=orange, label=f"best validation: {best:.3f}")
+        axes.plot([at], [best], marker="o", markersize=10, color="none", markeredgecolor=_ORANGE, markeredgewidth=1.5)
+        axes.axhline(best, color=_ORANGE, linewidth=0.8, linestyle=(0, (4, 4)), alpha=0.7)
+        axes.plot([], [], color="none", marker="o", markeredgecolor=_ORANGE, label=f"best validation: {best:.3f}")
 
 
 def _limits(history: History) -> tuple[float, float]:
@@ -214,3 +270,80 @@ def _limits(history: History) -> tuple[float, float]:
     high = max([*validation[len(validation) // 20 :], *(np.quantile(tail, [0.98]) if len(tail) else [])])
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     return float(low - room), float(high + room)
+
+
+def sight(field: Marks, position: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """What each pixel is to the prediction at a position, as a number of :data:`SIGHT`, [H, W].
+
+    An earlier pixel that is not seen belongs to the blind spot if it lies in the rectangle that those seen span: near
+    enough, but hidden by the masks. Otherwise it is out of reach.
+
+    Args:
+        field: bool [C, H, W], see :func:`pixelloom.sampling.dataflow.receptive_field`.
+        position: (row, column).
+
+    Raises:
+        UsageError: if the position lies outside the image.
+    """
+    _, height, width = field.shape
+    y, x = position
+    if not (0 <= y < height and 0 <= x < width):
+        raise UsageError(f"position: rows 0 to {height - 1} and columns 0 to {width - 1}, not {y},{x}")
+    seen: Marks = np.asarray(field.any(axis=0))
+    later = np.arange(height * width).reshape(height, width) > y * width + x
+    rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
+    near = np.zeros_like(seen)
+    if len(rows):
+        near[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    kinds = np.where(later, np.where(seen, 5, 4), np.where(seen, 1, np.where(near, 2, 3)))
+    kinds[y, x] = 0
+    return kinds
+
+
+def receptive_field(field: Marks, position: tuple[int, int], out: Path) -> None:
+    """Draw :func:`sight`: what the prediction at a position sees, and what it does not.
+
+    Raises:
+        UsageError: if the position lies outside the image.
+        ModelError: if ``out`` cannot be written.
+    """
+    buffer = io.BytesIO()
+    sight_figure(sight(field, position)).savefig(buffer, format="png")
+    write_bytes(out, buffer.getvalue())
+
+
+def sight_figure(kinds: npt.NDArray[np.int64]) -> Figure:
+    """The drawing of :func:`receptive_field`: one cell a pixel, and a legend that counts them."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
+
+    height, width = kinds.shape
+    cell = 4.6 / max(height, width)  # all lengths in inches
+    high, wide = height * cell, width * cell
+    whole = max(high + 0.7, 2.2), wide + 3.3
+    figure = Figure(figsize=(whole[1], whole[0]), dpi=150)
+    axes = figure.add_axes((0.65 / whole[1], 1 - (0.15 + high) / whole[0], wide / whole[1], high / whole[0]))
+    edges = np.arange(width + 1) - 0.5, np.arange(height + 1) - 0.5
+    gaps = {"edgecolors": "white", "linewidth": min(8 * cell, 3)} if cell > 0.06 else {}
+    colours = list(SIGHT.values())
+    axes.pcolormesh(*edges, kinds, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(colours) - 0.5, **gaps)
+    axes.invert_yaxis()
+    axes.set(xlabel="column", ylabel="row")
+    for axis, length in ((axes.xaxis, wide), (axes.yaxis, high)):
+        axis.set_major_locator(MaxNLocator(max(1, round(1.3 * length)), integer=True))
+    axes.tick_params(length=0, colors="0.35")
+    axes.spines[:].set_visible(False)
+    counts = np.bincount(kinds.ravel(), minlength=len(SIGHT)).tolist()
+    y, x = np.argwhere(kinds == 0)[0].tolist()
+    names = [f"{n:,} {name}" for n, name in zip(counts, SIGHT, strict=True)]
+    names[0] = f"row {y}, column {x}"
+    shown = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
+    if not counts[-1]:
+        shown.pop()  # it stands for a fault
+    legend = axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1 + 0.1 / wide, 1.02), frameon=False)
+    legend.set_title("What its prediction sees")
+    legend.get_title().set_fontweight("bold")
+    legend.set_alignment("left")
+    return figure

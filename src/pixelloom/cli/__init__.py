@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import pixelloom
-from pixelloom.cli import showing, training, using
+from pixelloom.cli import drawing, showing, training, using
 from pixelloom.cli.console import logs
 from pixelloom.errors import PixelloomError
 
@@ -36,9 +36,9 @@ app = App(
     suppress_keyboard_interrupt=False,  # it would end the process from within
 )
 app.command(training.train, usage="Usage: pixelloom train RECIPE|NETWORK [OPTIONS]", sort_key=1)
-app.command(using.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
+app.command(drawing.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
 app.command(using.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=3)
-app.command(showing.info, usage="Usage: pixelloom info MODEL [--json]", sort_key=4)
+app.command(showing.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=4)
 app.command(showing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets] [--json]", sort_key=5)
 app.command(showing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=6)
 

@@ -83,7 +83,7 @@ class Meter:
     """Progress of something slow: a bar on a terminal, a line every ten seconds elsewhere, nothing if it is quick."""
 
     def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.done = what, total, 0
+        self.what, self.total = what, total
         self._bar: Progress | None = None
 
     def __enter__(self) -> Meter:
@@ -93,9 +93,12 @@ class Meter:
         self._shown = time.monotonic()
         console = Console(stderr=True)
         if console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(24), TimeRemainingColumn()
+            columns = (
+                *(TextColumn("{task.description}"), BarColumn(24)),
+                *(TextColumn("{task.fields[note]}"), TimeRemainingColumn()),
+            )
             self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task(self.what, total=self.total)
+            self._task = self._bar.add_task(self.what, total=self.total, note="")
             self._bar.start()
         return self
 
@@ -103,11 +106,19 @@ class Meter:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, steps: int) -> None:
-        """So many steps of the total are done."""
-        self.done += steps
+    def show(self, done: float, note: str = "") -> None:
+        """So much of the total is done; ``note`` says it in the units of the work."""
         if self._bar:
-            self._bar.update(self._task, completed=self.done)
+            self._bar.update(self._task, completed=done, note=note)
         elif time.monotonic() - self._shown > _LINES:
             self._shown = time.monotonic()
-            _log.info("%s: %.0f %%", self.what, 100 * self.done / self.total)
+            _log.info("%s: %.0f %%%s", self.what, 100 * done / self.total, note and f", {note}")
+
+
+def memory(size: float) -> str:
+    """Bytes in the unit that suits them, as in ``1.2 MB``."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
+
+from pixelloom.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
+Batch = Literal["auto"] | int
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 _DATA = Group("Data", sort_key=1)
@@ -103,10 +108,69 @@ class Fields:
         return flat
 
 
+def _batch(_: object, tokens: Sequence[Token]) -> Batch:
+    """The converter of --batch: by default "2.5" would be cut to 2."""
+    word = tokens[0].value
+    if word == "auto":
+        return "auto"
+    if not word.isdecimal() or int(word) < 1:
+        raise UsageError(f"--batch: auto, or how many images at a time, 1 or more; not {word!r}")
+    return int(word)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DrawOptions:
+    """What `sample` draws, how, and where it goes."""
+
+    number: Annotated[int, Parameter(name=("--number", "-n"))] = 25
+    """How many."""
+    seed: int = 0
+    """Chooses the noise of every image, together with its number."""
+    first: int = 0
+    """Number of the first image, to go on where an earlier call stopped."""
+    out: Path | None = None
+    """A PNG with all of them; samples.png unless --each or --npy is given."""
+    each: Path | None = None
+    """A folder for one PNG an image, pixel for pixel."""
+    npy: Path | None = None
+    """A file for the levels, uint8 [N, C, H, W]."""
+    force: Flag = False
+    """Replace files that are there."""
+    temperature: float = 1.0
+    """Below 1 likelier images, above 1 more varied ones."""
+    given: Path | None = None
+    """A picture whose upper rows are kept; the rest is drawn."""
+    keep_rows: int | None = None
+    """How many rows of it; by default half."""
+    method: Literal["fast", "plain"] = "fast"
+    """fast computes every feature once; plain is the loop of one pass a pixel."""
+    batch: Annotated[Batch, Parameter(converter=_batch)] = "auto"
+    """Images drawn at a time; auto as many as a bounded memory holds. Halved when memory runs out."""
+    precision: Literal["fp32", "bf16", "fp64"] | None = None
+    """Of the network's arithmetic; by default that of its weights."""
+    device: Device = "auto"
+    """auto is CUDA where there is one."""
+    columns: int | None = None
+    """Tiles a row of --out."""
+    scale: int | None = None
+    """Pixels of --out a pixel of the image."""
+
+    def words(self) -> list[str]:
+        """These options as a command line has them, without those left at their default."""
+        words: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                name = "-n" if field.name == "number" else f"--{field.name.replace('_', '-')}"
+                words += [name] if value is True else [name, str(value)]
+        return words
+
+
 def set_fields(options: DataOptions | TrainOptions | Fields) -> dict[str, object]:
     """The options that were given."""
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     return {name: value for name, value in values.items() if value is not None}
 
 
-NO_DATA, NO_TRAINING, NO_FIELDS = DataOptions(), TrainOptions(), Fields()
+NO_DATA, NO_TRAINING, NO_FIELDS, NO_DRAWING = DataOptions(), TrainOptions(), Fields(), DrawOptions()

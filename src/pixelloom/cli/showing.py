@@ -3,44 +3,114 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
+
+from pixelloom.cli import targets
 from pixelloom.cli.console import say, say_json, say_table
 from pixelloom.cli.options import Flag
+from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
     from pixelloom.config import RunConfig
     from pixelloom.models import PixelModel
+    from pixelloom.types import ImageSpec
 
 
-def info(model: str, /, *, json: Flag = False) -> None:
+def info(
+    model: str,
+    /,
+    *,
+    json: Flag = False,
+    receptive_field: Path | None = None,
+    position: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    force: Flag = False,
+) -> None:
     """Describe a model: network, images, head, training, figures, checksum, and the mask of its first layer.
 
     Args:
         model: A run folder, a model folder, or the name of a run under runs/.
         json: One JSON object.
+        receptive_field: A PNG of the pixels that the prediction at a position can see.
+        position: ROW,COLUMN of it, counted from 0; by default the centre.
+        force: Replace the PNG if it is there.
     """
     from safetensors import safe_open
 
     from pixelloom import runs
     from pixelloom.models import WEIGHTS, load_model
 
+    if receptive_field is None and position is not None:
+        raise UsageError("--position: of what? name a picture with --receptive-field")
+    if receptive_field is not None:
+        targets.check_file(receptive_field, force)
     folder = runs.find(model)
     found = load_model(folder)
     with safe_open(str(folder / WEIGHTS), "pt") as file:
         sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
     about = found.description.model_dump(mode="json")
+    seen = _draw_field(found, _position(position, found.spec), receptive_field) if receptive_field else {}
     if json:
-        say_json({"folder": str(folder), "parameters": found.parameters, "sha256": sha256, **about})
+        more = {"receptive_field": seen} if seen else {}
+        say_json({"folder": str(folder), "parameters": found.parameters, "sha256": sha256, **about, **more})
         return
     for name, value in _facts(found, about["trained"]).items():
         if value:
             say(f"{name:11} {value}")
     say(f"{'sha256':11} {sha256}")
     say(f"{'folder':11} {folder}")
+    if seen:
+        _say_field(seen)
     mask = _first_mask(found)
     if mask:
         say(f"\nFirst layer, what one pixel (the centre) reads of the pixels around it:\n\n{mask}")
+
+
+def _position(text: str | None, spec: ImageSpec) -> tuple[int, int]:
+    if text is None:
+        return spec.height // 2, spec.width // 2
+    words = [word.strip() for word in text.split(",")]
+    if len(words) == 2 and all(word.isdecimal() for word in words):
+        y, x = map(int, words)
+        if y < spec.height and x < spec.width:
+            return y, x
+    rows, columns = f"0 to {spec.height - 1}", f"0 to {spec.width - 1}"
+    raise UsageError(f"--position: ROW,COLUMN with rows {rows} and columns {columns}, not {text!r}")
+
+
+def _draw_field(model: PixelModel, position: tuple[int, int], path: Path) -> dict[str, Any]:
+    """Draw what the prediction at a position sees; returns it in figures."""
+    from pixelloom import plots
+    from pixelloom.sampling.dataflow import receptive_field
+
+    spec = model.spec
+    field = receptive_field(model.network, spec, position, model.head.groups)
+    targets.probe(path.parent)
+    with targets.writing(path):
+        plots.receptive_field(field, position, path)
+    kinds = plots.sight(field, position)
+    _, seen, blind, far, *_ = (int((kinds == number).sum()) for number in range(len(plots.SIGHT)))
+    return {
+        "picture": str(path),
+        "position": list(position),
+        "before": seen + blind + far,
+        "seen": seen,
+        "blind_spot": blind,
+        "out_of_reach": far,
+        "pixels": spec.height * spec.width,
+        "steps": model.fast_sampler().steps,
+    }
+
+
+def _say_field(seen: dict[str, Any]) -> None:
+    share = f" ({100 * seen['seen'] / seen['before']:.0f} %)" if seen["before"] else ""
+    missed = f"{seen['blind_spot']:,} in the blind spot, {seen['out_of_reach']:,} out of reach"
+    y, x = seen["position"]
+    say(f"{'sees':11} {seen['seen']:,} of the {seen['before']:,} pixels before row {y}, column {x}{share}; {missed}")
+    say(f"{'sampling':11} {seen['steps']:,} steps for {seen['pixels']:,} pixels")
+    say(f"{'picture':11} {seen['picture']}")
 
 
 def _facts(model: PixelModel, trained: dict[str, Any]) -> dict[str, str]:
