@@ -127,28 +127,48 @@ class Offsets:
 
 @dataclass(frozen=True)
 class Earlier:
-    """Every position before this one in raster order; with ``own`` this one too."""
+    """Every position before this one in raster order; with ``own`` this one too.
+
+    ``above`` limits them to so many rows above and the own one, as local attention does; None is no limit.
+    """
 
     own: bool = False
+    above: int | None = None
+
+    def span(self, position: Position, size: Size) -> tuple[int, int]:
+        """What is read is one range in raster order: its first position, and the one after its last."""
+        y, x = position
+        first = 0 if self.above is None else max(0, y - self.above)
+        return first * size[1], y * size[1] + x + self.own
 
     def latest(self, values: Values, size: Size, nothing: int) -> Values:
-        """A running maximum over all positions."""
+        """A running maximum over all positions; with a limit, along the row and over the rows above."""
+        if self.above is not None:
+            whole = np.broadcast_to(values.max(-1, keepdims=True), values.shape)
+            here = _running_maximum(values, self.own, nothing)
+            return np.maximum(here, self._rows_above.latest(whole, size, nothing))
         line = values.reshape(*values.shape[:-2], -1)
         return _running_maximum(line, self.own, nothing).reshape(values.shape)
 
     def back(self, marked: Marks, size: Size) -> Marks:
-        """All positions before the last marked one."""
+        """All positions before the last marked one; with a limit, those of its row, and the rows above each mark."""
+        if self.above is not None:
+            whole = np.broadcast_to(marked.any(-1, keepdims=True), marked.shape)
+            return _up_to_last(marked, self.own) | self._rows_above.back(whole, size)
         line = marked.reshape(*marked.shape[:-2], -1)
         return _up_to_last(line, self.own).reshape(marked.shape)
 
     def of(self, position: Position, size: Size) -> list[Position]:
-        """All earlier positions in raster order."""
-        end = position[0] * size[1] + position[1] + self.own
-        return [divmod(i, size[1]) for i in range(end)]
+        """In raster order."""
+        return [divmod(i, size[1]) for i in range(*self.span(position, size))]
 
     def rows(self, row: int) -> tuple[int, int]:
-        """From the top to here."""
-        return 0, row
+        """From the top, or the highest row within the limit, to here."""
+        return (0 if self.above is None else max(0, row - self.above)), row
+
+    @property
+    def _rows_above(self) -> Offsets:
+        return Offsets(tuple((-dy, 0) for dy in range(1, (self.above or 0) + 1)))
 
 
 @dataclass(frozen=True)
@@ -179,37 +199,40 @@ class Closure:
     """This position, and what is reached from it by any number of steps: what a recurrence knows.
 
     A state that is carried from the positions at ``steps`` depends on the input at all positions of the closure. Steps
-    lead up, or to the left in the same row.
+    lead up, or aside in the same row: to the left, or instead to the right, as in a recurrence over the mirrored image.
     """
 
     steps: tuple[Position, ...]
 
     def __post_init__(self) -> None:
-        if any(step >= (0, 0) for step in self.steps):
-            raise ValueError(f"a recurrence carries what comes before in raster order, not {self.steps}")
+        mirrored = any(dy == 0 and dx > 0 for dy, dx in self.steps)
+        if any((dy, -dx if mirrored else dx) >= (0, 0) for dy, dx in self.steps):
+            raise ValueError(
+                "a recurrence carries what comes before in raster order, or in that of the mirrored image, not "
+                f"{self.steps}"
+            )
 
     def latest(self, values: Values, size: Size, nothing: int) -> Values:
-        """Position after position in raster order, each from its own value and those it is carried from."""
+        """Position after position in the order of the recurrence: its own value, and those it is carried from."""
         out = np.maximum(values, nothing)
-        beside = [-dx for dy, dx in self.steps if dy == 0]
-        above = Offsets(tuple(step for step in self.steps if step[0] < 0))
         for y in range(size[0]):
-            if above.taps:
-                out[..., y, :] = np.maximum(out[..., y, :], above.latest(out, size, nothing)[..., y, :])
-            for x in range(size[1]) if beside else ():
-                for dx in beside:
-                    if x >= dx:
-                        out[..., y, x] = np.maximum(out[..., y, x], out[..., y, x - dx])
+            for dy, here, there in self._above(size[1]):
+                if y + dy >= 0:
+                    out[..., y, here] = np.maximum(out[..., y, here], out[..., y + dy, there])
+            for x, other in self._beside(size[1]):
+                out[..., y, x] = np.maximum(out[..., y, x], out[..., y, other])
         return out
 
     def back(self, marked: Marks, size: Size) -> Marks:
-        """Spread until nothing new is marked."""
-        spread, steps = marked.copy(), Offsets(self.steps)
-        while True:
-            wider = spread | steps.back(spread, size)
-            if (wider == spread).all():
-                return wider
-            spread = wider
+        """The same order from its end, each mark handed on to the positions it is carried from."""
+        out = marked.copy()
+        for y in reversed(range(size[0])):
+            for x, other in reversed(self._beside(size[1])):
+                out[..., y, other] |= out[..., y, x]
+            for dy, here, there in self._above(size[1]):
+                if y + dy >= 0:
+                    out[..., y + dy, there] |= out[..., y, here]
+        return out
 
     def of(self, position: Position, size: Size) -> list[Position]:
         """The closure inside the image, in raster order."""
@@ -220,6 +243,20 @@ class Closure:
     def rows(self, row: int) -> tuple[int, int]:
         """From the top to here, if a step leads up."""
         return (0 if any(dy < 0 for dy, _ in self.steps) else row), row
+
+    def _above(self, width: int) -> list[tuple[int, slice, slice]]:
+        """For each step up: by how many rows, and the columns of a row with those that they are carried from."""
+        return [
+            (dy, slice(max(0, -dx), max(0, width - max(0, dx))), slice(max(0, dx), max(0, width + min(0, dx))))
+            for dy, dx in self.steps
+            if dy < 0
+        ]
+
+    def _beside(self, width: int) -> list[tuple[int, int]]:
+        """For each step aside, the columns of a row with those that they are carried from, the first ones first."""
+        aside = [dx for dy, dx in self.steps if dy == 0]
+        order = reversed(range(width)) if any(dx > 0 for dx in aside) else range(width)
+        return [(x, x + dx) for x in order for dx in aside if 0 <= x + dx < width]
 
 
 def _running_maximum(lines: Values, own: bool, nothing: int) -> Values:

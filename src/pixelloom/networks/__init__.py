@@ -14,13 +14,20 @@ from torch import nn
 
 from pixelloom.errors import UsageError, did_you_mean
 from pixelloom.networks.gated import GatedPixelCNN, GatedPixelCNNConfig
+from pixelloom.networks.made import MADE, MADEConfig
+from pixelloom.networks.nade import NADE, NADEConfig
 from pixelloom.networks.pixelcnn import PixelCNN, PixelCNNConfig
+from pixelloom.networks.pixelrnn import DiagonalBiLSTMConfig, PixelRNN, RowLSTMConfig
 from pixelloom.networks.pixelcnnpp import PixelCNNPlusPlus, PixelCNNPlusPlusConfig
 from pixelloom.types import ImageSpec
 
 NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
     "pixelcnn": (PixelCNNConfig, PixelCNN),
     "gated-pixelcnn": (GatedPixelCNNConfig, GatedPixelCNN),
+    "row-lstm": (RowLSTMConfig, PixelRNN),
+    "diagonal-bilstm": (DiagonalBiLSTMConfig, PixelRNN),
+    "nade": (NADEConfig, NADE),
+    "made": (MADEConfig, MADE),
     "pixelcnn-pp": (PixelCNNPlusPlusConfig, PixelCNNPlusPlus),
 }
 

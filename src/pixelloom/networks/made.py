@@ -1,0 +1,155 @@
+"""MADE: an autoencoder whose weights are masked so that each output reads the values before it only.
+
+    h   = relu(b_1 + (W_1 * M_1) x)
+    h'  = relu(b_2 + (W_2 * M_2) h)
+    out = c + (V * M_V) h'  [+ (A * M_A) x]
+
+A unit of degree d knows the first d values; the paper gives the units of a layer degrees at random or in turn. Here
+each pixel has the same number of units, those that know the pixels before it, so that hidden layers are features at
+positions like those of any other network: the first layer reads the pixels before (mask A), the others the units of the
+pixels before and of the same one (mask B).
+
+The values come in raster order. Where the channels of a pixel are ordered, they are joined in the output
+(:class:`pixelloom.layers.output.Output`). The paper also averages over orders and masks that change while training
+(its best figure has 32 of them); this is the network of one order.
+
+Source: Germain, Gregor, Murray, Larochelle 2015, "MADE: Masked Autoencoder for Distribution Estimation", equations 9
+to 14.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pixelloom.layers.causal import Mask
+from pixelloom.layers.output import Output
+from pixelloom.layers.reads import HERE, Earlier, Read
+from pixelloom.networks.pixelcnn import ClassBias, check_given
+from pixelloom.types import ImageSpec
+
+
+class MADEConfig(BaseModel):
+    """Of a MADE. Weights grow with the square of the number of pixels: 2.5 million a layer for 2 units, 28x28."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden: int = Field(2, ge=1, le=256, description="units of each hidden layer for each pixel")
+    layers: int = Field(2, ge=1, le=16, description="hidden layers")
+    direct: bool = Field(False, description="connect the pixels to the output as well")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the hidden units")
+
+
+class MADE(nn.Module):
+    """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
+
+    Args:
+        config: the layers.
+        spec: the images; their size is fixed, each value has weights of its own.
+        outputs: parameters a position, all image channels together; the head knows how many it needs.
+        groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
+        classes: how many there are; 0 for a network that is not told any. A label moves the hidden units.
+    """
+
+    def __init__(self, config: MADEConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0) -> None:
+        super().__init__()
+        channels, height, width = spec.shape
+        hidden, positions, self.ordered = config.hidden, height * width, groups > 1
+        last = max(outputs, hidden) if self.ordered else outputs
+        sizes = [channels] + [hidden] * config.layers
+        self.layers = nn.ModuleList(
+            MaskedLinear(size, hidden, positions, mask="B" if number else "A") for number, size in enumerate(sizes[:-1])
+        )
+        self.last = MaskedLinear(hidden, last, positions, mask="B")
+        self.direct = MaskedLinear(channels, last, positions, mask="A") if config.direct else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.classes = nn.ModuleList(ClassBias(classes, hidden) for _ in range(config.layers if classes else 0))
+        self.output = Output(last, channels, outputs, groups) if self.ordered else nn.Identity()
+        if not self.ordered:  # the first prediction is uniform
+            for layer in (self.last, self.direct):
+                if layer is not None:
+                    nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, outputs, H, W]
+
+        Args:
+            x: pixels in model space.
+            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
+
+        Raises:
+            UsageError: for labels that are missing, or given to a network that knows no classes.
+        """
+        check_given("labels", labels, len(self.classes))
+        h = x
+        for number, layer in enumerate(self.layers):
+            h = layer(h, h, h)
+            if self.classes:
+                h = h + self.classes[number](labels)
+            h = self.dropout(F.relu(h))
+        out: Tensor = self.last(h, h, h)
+        if self.direct is not None:
+            out = out + self.direct(x, x, x)
+        if self.ordered:
+            out = self.output(out, x)
+        return out
+
+
+class MaskedLinear(nn.Module):
+    """out[p] = bias[p] + sum of weight[p, q] x[q] over all positions q before p; with mask B over p itself too.
+
+    Every pair of positions has weights of its own. It is an attention whose weights were learned for each place instead
+    of being asked for, and is called and run like one: query and keys are not read.
+
+    Args:
+        in_features: features of the input.
+        out_features: features of the output.
+        positions: of the image, H * W.
+        mask: "A" for the layer that reads the image, "B" for all others.
+    """
+
+    mask: Tensor
+
+    def __init__(self, in_features: int, out_features: int, positions: int, *, mask: Mask) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.own = in_features, out_features, mask == "B"
+        seen = torch.ones(positions, positions, dtype=torch.bool).tril(0 if self.own else -1)
+        self.register_buffer("mask", seen[:, None, :, None], persistent=False)
+        # As many inputs as are read, position by position (He et al. 2015).
+        inputs = (seen.sum(1) * in_features).clamp(min=1).repeat_interleave(out_features)
+        weight = torch.randn(positions * out_features, positions * in_features)
+        self.weight = nn.Parameter(weight * (2 / inputs)[:, None].sqrt())
+        self.bias = nn.Parameter(torch.zeros(positions * out_features))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Three times [B, in, H, W], of which the third is read -> [B, out, H, W]"""
+        images, _, height, width = value.shape
+        weight = (self._weight * self.mask).flatten(2).flatten(0, 1)
+        out = F.linear(value.permute(0, 2, 3, 1).flatten(1), weight, self.bias)
+        return out.view(images, height, width, self.out_features).permute(0, 3, 1, 2)
+
+    @property
+    def _weight(self) -> Tensor:
+        """[positions, out, positions, in]"""
+        return self.weight.view(len(self.mask), self.out_features, len(self.mask), self.in_features)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        """([B, n, in], [B, N, in], [B, N, in], [n, N] or None) -> [B, n, out]"""
+        end = v.shape[1]
+        bias = self.bias.view(-1, self.out_features)
+        if allowed is None:  # all N are read: there is only one such position
+            return F.linear(v.flatten(1), self._weight[end - self.own, :, :end].flatten(1), bias[end - self.own])[
+                :, None
+            ]
+        places = allowed.sum(1) - int(self.own)
+        weight = self._weight[places, :, :end] * allowed[:, None, :, None]
+        read = v.masked_fill(~allowed.any(0)[:, None], 0).flatten(1)
+        out = F.linear(read, weight.flatten(2).flatten(0, 1), bias[places].flatten())
+        return out.view(len(v), len(places), self.out_features)
+
+    def reads(self) -> tuple[Read, ...]:
+        """All features of all positions before, nothing of the query or the keys."""
+        nothing = torch.zeros(self.out_features, self.in_features, dtype=torch.bool)
+        return Read(HERE, nothing), Read(Earlier(self.own), nothing, input=1), Read(Earlier(self.own), input=2)
