@@ -46,8 +46,10 @@ def evaluate(nodes: Sequence[Node], x: Tensor) -> Tensor:
     values: list[Tensor] = []
     for node in nodes:
         inputs = [values[i] for i in node.inputs]
+        before = [value.clone() for value in inputs]
         value = x if isinstance(node.operation, Image) else computed(node, inputs)
         assert value.shape[1:] == (node.features, *node.size), node.name
+        assert all(map(torch.equal, inputs, before)), f"{node.name} writes over what it reads"
         values.append(value)
     return values[-1]
 
@@ -76,7 +78,7 @@ def computed(node: Node, inputs: list[Tensor]) -> Tensor:
         case Shuffle(factor):
             return F.pixel_shuffle(inputs[0], factor)
         case Recurrence(step, carried):
-            return carried_on(inputs[0], step, carried)
+            return carried_on(node, inputs[0], step, carried)
         case Attention(attend, itself):
             q, k, v = (x.flatten(2).mT for x in inputs)
             rows = [attend(q[:, i : i + 1], k[:, : i + itself], v[:, : i + itself], None) for i in range(q.shape[1])]
@@ -84,12 +86,12 @@ def computed(node: Node, inputs: list[Tensor]) -> Tensor:
     raise AssertionError(node.operation)
 
 
-def carried_on(x: Tensor, step: Callable[..., Tensor], carried: Sequence[Position]) -> Tensor:
+def carried_on(node: Node, x: Tensor, step: Callable[..., Tensor], carried: Sequence[Position]) -> Tensor:
     states: dict[Position, Tensor] = {}
-    for y, u in np.ndindex(*x.shape[2:]):
-        nothing = torch.zeros_like(step(x[:, :, y, u], *(x.new_zeros(()) for _ in carried)))
+    nothing = x.new_zeros(len(x), node.features)
+    for y, u in np.ndindex(*node.size):
         states[y, u] = step(x[:, :, y, u], *(states.get((y + dy, u + dx), nothing) for dy, dx in carried))
-    return torch.stack([*states.values()], dim=2).view(len(x), -1, *x.shape[2:])
+    return torch.stack([*states.values()], dim=2).view(len(x), -1, *node.size)
 
 
 def convolved(node: Node, kernel: Any, x: Tensor) -> Tensor:
@@ -276,7 +278,8 @@ UNDERSTOOD: dict[str, tuple[Callable[[Any, Any], Any], dict[str, Any]]] = {
         "gain": weights(6), "table": torch.linspace(0, 1, 20).view(1, 4, 5)}),
     "part of a constant": (lambda n, h: h[:, :3] * n.gain.chunk(2)[1][:, None, None], {"gain": weights(6)}),
     "a layer of a constant": (lambda n, h: h + n.conv(n.table), {"conv": one(3), "table": weights(1, 6, 4, 5)}),
-    "pixel shuffle": (lambda n, h: n.shuffle(n.conv(h)), {"conv": nn.Conv2d(6, 8, 1), "shuffle": nn.PixelShuffle(2)}),
+    "pixel shuffle": (lambda n, h: n.shuffle(torch.cat((n.conv(h)[:, :4], h[:, :4]), 1)), {
+        "conv": one(3), "shuffle": nn.PixelShuffle(2)}),
     "more features than before": (lambda n, h: h[:, :1] * n.gain, {"gain": weights(4, 1, 1)}),
 }  # fmt: skip
 
