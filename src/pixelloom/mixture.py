@@ -160,15 +160,18 @@ class _Mixture:
     def after(self, x: Tensor) -> tuple[Tensor, _Mixture]:
         """log P(x) of the next channel, [B, 1, H, W], and what remains when it is known; x [B, 1, 1, H, W]."""
         joint = self.log_weights + self._log_bins(x)
-        log_p = torch.logsumexp(joint, dim=1, keepdim=True)
+        log_p = torch.logsumexp(joint, dim=1)
         y = x / self.half - 1
         means = (mean + own[0] * y for mean, own in zip(self.means[1:], self.coefficients[1:], strict=True))
-        return log_p[:, 0], _Mixture(
-            self.levels,
-            joint - log_p,
-            tuple(means),
-            self.log_scales[1:],
-            tuple(own[1:] for own in self.coefficients[1:]),
+        return (
+            log_p,
+            _Mixture(
+                self.levels,
+                F.log_softmax(joint, dim=1),  # by differences: where all are far below 0, what log_p rounds off counts
+                tuple(means),
+                self.log_scales[1:],
+                tuple(own[1:] for own in self.coefficients[1:]),
+            ),
         )
 
     def table(self, temperature: float) -> Tensor:
