@@ -1,7 +1,7 @@
 """What a layer reads: the vocabulary in which every layer that mixes positions declares its inputs.
 
 A layer has a method ``reads()`` that returns a tuple of :class:`Read`, each saying: output feature o at position p
-reads reads these features of this input at these positions. Four kinds of positions cover the field:
+reads these features of this input at these positions. Four kinds of positions cover the field:
 
     Offsets    a finite window such as the taps of a convolution, with ``stride`` for down- and ``up`` for upsampling
     OwnRow     the positions of the same row up to here, as a recurrence along the row does
