@@ -318,6 +318,8 @@ def receptive_field(network: nn.Module, spec: ImageSpec, position: tuple[int, in
         ModelError: if a layer does not say what it reads.
         IndexError: if the position lies outside the image.
     """
+    if not all(0 <= place < side for place, side in zip(position, spec.shape[1:], strict=True)):
+        raise IndexError(f"position {position} lies outside an image of {spec.height}x{spec.width}")
     flow = Dataflow(network, spec.shape, groups)
     outputs = np.zeros((len(flow.sources[-1]), *spec.shape[1:]), bool)
     outputs[(flow.predicting()[-1], *([p] * len(flow.predicting()[-1]) for p in position))] = True
