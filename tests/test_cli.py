@@ -660,6 +660,27 @@ def test_a_completion_can_be_interrupted_and_resumed(
     assert np.array_equal(np.concatenate([np.load("part.npy"), np.load("part-from-2.npy")]), np.load("whole.npy"))
 
 
+def test_the_rest_is_drawn_with_the_batch_that_fitted(
+    run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast, "MEMORY", 3 * model.fast_sampler().bytes_per_image)
+    with monkeypatch.context() as patch:
+        at_step(patch, 22 + 3, kick(signal.SIGINT))
+        said = run("sample", "flat", "-n", 10, "--npy", "all.npy", "--device", "cpu")
+    assert "kept 3 of 10 images" in said.err
+    assert "--batch 3 " in said.err.splitlines()[-2]
+
+    def small(n: int) -> None:
+        if n > 1:
+            raise MemoryError
+
+    batches_of(monkeypatch, small)
+    at_step(monkeypatch, 22 + 3, kick(signal.SIGINT))
+    said = run(*goes_on(said.err))
+    assert "kept 1 of 7 images" in said.err
+    assert goes_on(said.err)[goes_on(said.err).index("--batch") + 1] == "1"
+
+
 def test_an_interrupt_before_anything_is_done_leaves_nothing(
     run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -745,6 +766,7 @@ def test_a_picture_that_does_not_fit_the_disk_costs_none_before_it(
     assert "kept 3 of 7 images in all.npy, a.png, singles; go on with:" in said.err
     assert sorted(path.name for path in Path("singles").iterdir()) == ["00000.png", "00001.png", "00002.png"]
     assert np.array_equal(np.load("all.npy"), whole[:3])
+    assert Path("all.npy").stat().st_size == 128 + 3 * 64  # nothing behind them: it held four
     assert run(*goes_on(said.err)).code == 0
     assert np.array_equal(np.concatenate([np.load("all.npy"), np.load("all-from-3.npy")]), whole)
     assert len(list(Path("singles").iterdir())) == 7
@@ -937,8 +959,22 @@ def test_info_draws_what_a_pixel_sees(run: Command, lively: PixelModel) -> None:
     assert (seen["position"], seen["before"], seen["seen"]) == ([6, 2], 50, truth[6, 2])
     assert seen["seen"] + seen["blind_spot"] + seen["out_of_reach"] == 50
     assert (seen["steps"], seen["pixels"], seen["picture"]) == (22, 64, "field.png")
+    told = PixelModel.build(lively.description.model_copy(update={"classes": 10}))  # of a network that takes labels
+    save_run(told, Path("runs/told"))
+    said = run("info", "told", "--receptive-field", "told.png")
+    assert f"sees        {truth[4, 4]} of the 36 pixels" in said.out
     said = run("info", "lively", "--receptive-field", "corner.png", "--position", "0,0")
     assert "sees        0 of the 0 pixels before row 0, column 0; 0 in the blind spot" in said.out
+
+
+def test_the_last_of_ordered_channels_sees_the_others(run: Command) -> None:
+    save_run(flat(ImageSpec(3, 6, 5, 4)), Path("runs/rgb"))
+    said = run("info", "rgb", "--receptive-field", "field.png", "--position", "0,1", "--json")
+    seen = json.loads(said.out)["receptive_field"]
+    # Pixels, not values; and the pixel itself, of which blue sees red and green, is not among those before it.
+    assert (seen["before"], seen["seen"], seen["pixels"]) == (1, 1, 30)
+    steps = pixelloom.load("rgb").fast_sampler().steps
+    assert seen["steps"] == steps > 3 * 5
 
 
 def test_json_has_no_figures_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:

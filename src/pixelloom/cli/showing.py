@@ -82,11 +82,15 @@ def _position(text: str | None, spec: ImageSpec) -> tuple[int, int]:
 
 def _draw_field(model: PixelModel, position: tuple[int, int], path: Path) -> dict[str, Any]:
     """Draw what the prediction at a position sees; returns it in figures."""
-    from pixelloom import plots
-    from pixelloom.sampling.dataflow import receptive_field
+    import numpy as np
 
-    spec = model.spec
-    field = receptive_field(model.network, spec, position, model.head.groups)
+    from pixelloom import plots
+
+    spec, schedule = model.spec, model.fast_sampler().plan.schedule
+    flow = schedule.flow  # pixelloom.receptive_field has a network without labels only
+    asked = np.zeros((len(flow.sources[-1]), spec.height, spec.width), bool)
+    asked[(flow.predicting()[-1], *position)] = True
+    field = flow.backward(asked)[0]
     targets.probe(path.parent)
     with targets.writing(path):
         plots.receptive_field(field, position, path)
@@ -100,7 +104,7 @@ def _draw_field(model: PixelModel, position: tuple[int, int], path: Path) -> dic
         "blind_spot": blind,
         "out_of_reach": far,
         "pixels": spec.height * spec.width,
-        "steps": model.fast_sampler().steps,
+        "steps": schedule.steps,
     }
 
 
