@@ -11,6 +11,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.errors import UsageError, did_you_mean
 from pixelloom.likelihoods import HeadConfig
 from pixelloom.networks import NETWORKS
+from pixelloom.networks.gated import GatedPixelCNNConfig
 from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.objectives import OptimConfig
 
@@ -78,6 +79,14 @@ RECIPES = {
         data=DataConfig(source="binarized-mnist"),
         model=PixelCNNConfig(block="gated", channels=64, hidden=32, blocks=8, kernel=5, positions=True),
         optim=_MODERN,
+        train=TrainConfig(batch=16, epochs=20, ema=0.1),
+    ),
+    # The two stacks of the paper, small; gates of tanh and sigmoid bear, and want, a higher rate.
+    "gated-pixelcnn": RunConfig(
+        network="gated-pixelcnn",
+        data=DataConfig(source="binarized-mnist"),
+        model=GatedPixelCNNConfig(channels=32, layers=9, kernel=5, positions=True),
+        optim=_MODERN.model_copy(update={"lr": 8e-3}),
         train=TrainConfig(batch=16, epochs=20, ema=0.1),
     ),
 }

@@ -46,7 +46,7 @@ class GatedPixelCNNConfig(BaseModel):
     channels: int = Field(64, ge=1, le=4096, description="features of each stack")
     layers: int = Field(8, ge=1, le=256, description="gated layers, the first included")
     first_kernel: Window = Field(7, description="side of the first layer's kernels, odd")
-    kernel: Window = Field(3, description="side of the other layers' kernels, odd")
+    kernel: Window = Field(5, description="side of the other layers' kernels, odd")
     hidden: int | None = Field(None, ge=1, le=4096, description="features of the head; as many as channels if unset")
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
     dropout: float = Field(0.0, ge=0, lt=1, description="behind the gates of the horizontal stack")
