@@ -273,6 +273,21 @@ def test_colours_release_rows_too() -> None:
     assert counts["moves"] > 0
 
 
+@pytest.mark.parametrize("setting", [*CONFIGS.values(), TALL], ids=[*CONFIGS, "tall"])
+def test_margins_stay_zero(setting: Setting) -> None:
+    plan = plan_of(setting.model())
+    run = Incremental(plan, 2, torch.float32, torch.device("cpu"))
+    run.begin(torch.rand(setting.image.height * setting.image.width, 2, setting.image.channels))
+    with torch.no_grad():
+        for step in range(plan.schedule.steps):
+            run.step(step, lambda params, front, channels: torch.rand(front.rows, len(channels)))
+    for cache in run.caches.values():
+        assert cache.flat.any()
+        for y in range(max(cache.first, 0), cache.first + cache.layout.rows - cache.layout.bottom):
+            cache.line(y).zero_()
+        assert not cache.flat.any()
+
+
 # Memory
 
 
