@@ -6,13 +6,17 @@
     Diagonal BiLSTM    x + up(left(gates) + down(right(other gates)))      gates of both directions: 1x1
 
 The features between layers are 2h for h features a gate (section 3.3). The right direction of the Diagonal BiLSTM looks
-at the row to the right of a pixel, which comes after it; moved down by one row all of that is past (section 3.2). Both
-together see every pixel before, in a single layer. The Row LSTM sees a triangle, and of the rest of the image what
-the layers below let through.
+at the row to the right of a pixel, which comes after it; moved down by one row all of that is past (section 3.2). The
+Row LSTM sees a triangle above the pixel, widened by the kernels of all layers, and little of its own row.
 
-Faithful but for one thing: the paper splits all features into groups for R, G and B, here the trunk knows nothing of
-the pixel itself, and ordered channels are joined to it in the output (:class:`pixelloom.layers.output.Output`). So the
-first layer sees the pixels before alone, and no layer after it needs a mask at its centre.
+Both directions of a single diagonal layer see every pixel before, as the paper says, but for one: a feature knows the
+pixels before its own, so the features of a whole row do not know its last pixel, and below it only those near enough
+for the first kernel do. With ``wrap`` the first layer reads the pixel before in raster order as well, which for the
+first pixel of a row is the last one of the row above, and the left direction hands it on.
+
+Otherwise this differs in one thing: the paper splits all features into groups for R, G and B; here the trunk knows
+nothing of the pixel itself, and ordered channels are joined to it in the output
+(:class:`pixelloom.layers.output.Output`). So no layer after the first needs a mask.
 
 Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Networks", sections 3.1 to 3.3, table 1.
 """
@@ -23,6 +27,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from pixelloom.layers.attention import PixelBefore
 from pixelloom.layers.blocks import Norm, Positions, make_norm
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.layers.output import Output
@@ -32,8 +37,8 @@ from pixelloom.networks.pixelcnn import ClassBias, Side, check_given
 from pixelloom.types import ImageSpec
 
 
-class DiagonalBiLSTMConfig(BaseModel):
-    """Of a Diagonal BiLSTM; the defaults are the paper's for MNIST."""
+class PixelRNNConfig(BaseModel):
+    """What both have; the defaults are the paper's for MNIST."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,8 +51,14 @@ class DiagonalBiLSTMConfig(BaseModel):
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
 
 
-class RowLSTMConfig(DiagonalBiLSTMConfig):
-    """Of a Row LSTM."""
+class DiagonalBiLSTMConfig(PixelRNNConfig):
+    """What a Diagonal BiLSTM looks like."""
+
+    wrap: bool = Field(True, description="let no pixel go unseen: the first of a row reads the last of the row above")
+
+
+class RowLSTMConfig(PixelRNNConfig):
+    """What a Row LSTM looks like."""
 
     kernel: Side = Field(3, description="columns that input-to-state and state-to-state reach over, odd")
 
@@ -56,25 +67,19 @@ class PixelRNN(nn.Module):
     """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
 
     Args:
-        config: the layers, :class:`RowLSTMConfig` for a Row LSTM.
+        config: the layers, and by its class which kind.
         spec: the images.
         outputs: parameters a position, all image channels together; the head knows how many it needs.
         groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
         classes: how many there are; 0 for a network that is not told any.
     """
 
-    def __init__(
-        self,
-        config: DiagonalBiLSTMConfig | RowLSTMConfig,
-        spec: ImageSpec,
-        *,
-        outputs: int,
-        groups: int,
-        classes: int = 0,
-    ) -> None:
+    def __init__(self, config: PixelRNNConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0) -> None:
         super().__init__()
         features, self.classes = 2 * config.hidden, classes
         self.first = MaskedConv2d(spec.channels, features, config.first_kernel, mask="A")
+        wrap = isinstance(config, DiagonalBiLSTMConfig) and config.wrap
+        self.before = PixelBefore(spec.channels, features, spec.width) if wrap else None
         self.positions = Positions(features, spec.height, spec.width) if config.positions else nn.Identity()
         self.layers = nn.ModuleList(
             RowLayer(config, classes) if isinstance(config, RowLSTMConfig) else DiagonalLayer(config, classes)
@@ -98,7 +103,10 @@ class PixelRNN(nn.Module):
             UsageError: for labels that are missing, or given to a network that knows no classes.
         """
         check_given("labels", labels, self.classes)
-        h = self.positions(self.first(x))
+        h = self.first(x)
+        if self.before is not None:
+            h = h + self.before(x)
+        h = self.positions(h)
         for layer in self.layers:
             h = layer(h, labels)
         out: Tensor = self.output(self.head(h), x)
@@ -130,7 +138,7 @@ class RowLayer(nn.Module):
 class DiagonalLayer(nn.Module):
     """x + up(left(x) + right(x) moved down by one row); a label moves the gates."""
 
-    def __init__(self, config: DiagonalBiLSTMConfig, classes: int) -> None:
+    def __init__(self, config: PixelRNNConfig, classes: int) -> None:
         super().__init__()
         h = config.hidden
         self.norm = make_norm(config.norm, 2 * h, 1)
