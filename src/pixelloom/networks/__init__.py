@@ -17,8 +17,10 @@ from pixelloom.networks.gated import GatedPixelCNN, GatedPixelCNNConfig
 from pixelloom.networks.made import MADE, MADEConfig
 from pixelloom.networks.nade import NADE, NADEConfig
 from pixelloom.networks.pixelcnn import PixelCNN, PixelCNNConfig
-from pixelloom.networks.pixelrnn import DiagonalBiLSTMConfig, PixelRNN, RowLSTMConfig
 from pixelloom.networks.pixelcnnpp import PixelCNNPlusPlus, PixelCNNPlusPlusConfig
+from pixelloom.networks.pixelrnn import DiagonalBiLSTMConfig, PixelRNN, RowLSTMConfig
+from pixelloom.networks.pixelsnail import PixelSNAIL, PixelSNAILConfig
+from pixelloom.networks.transformer import PixelTransformer, PixelTransformerConfig
 from pixelloom.types import ImageSpec
 
 NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
@@ -29,6 +31,8 @@ NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
     "nade": (NADEConfig, NADE),
     "made": (MADEConfig, MADE),
     "pixelcnn-pp": (PixelCNNPlusPlusConfig, PixelCNNPlusPlus),
+    "pixelsnail": (PixelSNAILConfig, PixelSNAIL),
+    "pixel-transformer": (PixelTransformerConfig, PixelTransformer),
 }
 
 
