@@ -212,6 +212,7 @@ def by_the_paper(
         above = summed(v, p[layer + "vertical.weight"], p[layer + "vertical.bias"], -r - first, -r)
         above += p[layer + "above.classes.weight"][label][:, None, None]
         above += summed(s, p[layer + "above.spatial.weight"], 0.0, 0, 0)
+        assert p[layer + "horizontal.row.weight"].shape[3] == r + (groups == 1 and not first)
         beside = summed(h, p[layer + "horizontal.row.weight"], p[layer + "horizontal.row.bias"], 0, -r)
         if groups > 1:
             beside += summed(h, within(p[layer + "horizontal.pixel.weight"], groups, first, copies=2), 0.0, 0, 0)
