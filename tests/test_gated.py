@@ -339,6 +339,15 @@ def test_fast_pictures_after_one_thing_alone(name: str, classes: int, condition:
         drawn(network, head, spec, {"labels": torch.tensor([1, 4])} if classes else {"condition": one_for_all}, 2, seed)
 
 
+@pytest.mark.parametrize(("classes", "condition"), [(4, 0), (0, 2)], ids=["class", "picture"])
+def test_fast_pictures_need_something_for_each_image(classes: int, condition: int) -> None:
+    spec = WORLDS["Bernoulli"][2]
+    network, head = conditional(WORLDS["Bernoulli"], classes, condition)
+    given = {"labels": torch.tensor([1, 4])} if classes else {"condition": picture(spec, 2)}
+    with pytest.raises(UsageError, match="what is given is for 2 images, a batch has 4"):
+        drawn(network, head, spec, given, 4)
+
+
 # What it is told
 
 

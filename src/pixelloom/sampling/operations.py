@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixelloom.errors import UsageError
 from pixelloom.layers.reads import Earlier, Kernel, Offsets, Position, Positions
 from pixelloom.sampling.caches import Cache, Front
 from pixelloom.sampling.graph import (
@@ -141,6 +142,9 @@ def _constant(context: Context, value: Any, part: Part) -> Run:
         return lambda front: value
     value = value.detach().to(context.device, context.dtype if value.is_floating_point() else None)
     value = value.reshape(*[1] * (4 - value.ndim), *value.shape)
+    if len(value) not in (1, context.images):  # which would be spread over the batch in silence, or fail later
+        name = context.plan.nodes[part.node].name
+        raise UsageError(f"{name}: what is given is for {len(value)} images, a batch has {context.images}")
     if value.shape[1] > 1:
         value = value[:, context.index(part.columns)]
     if value.shape[2:] == (1, 1):
@@ -212,7 +216,7 @@ def _shuffle(context: Context, node: Node, factor: int, part: Part) -> Run:
     first = context.index(part.columns) * factor**2
 
     def run(front: Front) -> Tensor:
-        phase = context.once(("phase", node.name, front), partial(_phases, context, front, factor))
+        phase = context.once(("phase", node.inputs, factor, front), partial(_phases, context, front, factor))
         found = _gathered(context, node, front)[0][:, 0]
         values = found.view(-1, context.images, found.shape[1])
         columns = (first + phase[:, None])[:, None].expand(-1, context.images, -1)
@@ -310,7 +314,7 @@ def _gathered(context: Context, node: Node, front: Front) -> list[Tensor]:
     for number, source in enumerate(node.inputs):
         reads = [edge.where for edge in node.edges if edge.input == number]
         make = partial(_reads, context, reads, front.positions, context.plan.nodes[source].size)
-        rows, columns, present = context.once(("reads", node.name, number, front), make)
+        rows, columns, present = context.once(("reads", tuple(reads), source, front), make)
         inputs.append(context.caches[source].at(rows, columns, present).transpose(0, 1).flatten(0, 1))
     return [*inputs, present[:, None].expand(-1, context.images, -1).flatten(0, 1)]
 
