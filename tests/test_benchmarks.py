@@ -209,7 +209,7 @@ def test_figures_of_the_smallest_recipe(measure: ModuleType) -> None:
     assert {part: [task.labels["batch"] for task in todo] for part, todo in plan.items()} == {
         "forward": [1, 2],
         "training": [4],
-        "sampling": [2],
+        "sampling": [2, 2],
     }
     one, two = (task.measure(0.1) for task in plan["forward"])
     assert one["images_per_s"] == pytest.approx(1e3 / one["ms"], rel=0.01)
@@ -218,7 +218,9 @@ def test_figures_of_the_smallest_recipe(measure: ModuleType) -> None:
     assert training["images_per_s"] > 0
     assert training["rounds"] >= 3
     assert training["parameters"] == measure.model_of("digits", "cpu").parameters
-    sampling = plan["sampling"][0].measure(0.3)
+    fast, sampling = (task.measure(0.3) for task in plan["sampling"])
+    assert not fast["extrapolated"]
+    assert fast["steps"] == fast["steps_measured"] == 8 + 7 * 3  # x + 3 y: the first kernel is 5x5
     assert sampling["steps"] == 64
     assert sampling["steps_measured"] % 8 == 0
     assert sampling["extrapolated"] == (sampling["steps_measured"] < 64)

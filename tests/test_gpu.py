@@ -21,6 +21,7 @@ import fast_toys
 from checks import check_fast_is_plain
 from engine_toys import At, same, weights
 from fast_toys import TALL, double, of_make
+from pixelloom.config import RunConfig
 from pixelloom.data.catalog import Split
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream, batches
@@ -41,15 +42,22 @@ from settings import CONFIGS
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("PIXELLOOM_TEST_DEVICE", "cuda")
 
-SPECS = {  # small, and neither square nor even
-    "mnist-gray": ImageSpec(1, 9, 7, 256),
-    "mnist-binary": ImageSpec(1, 9, 7, 2),
-    "mnist-binary-7x7": ImageSpec(1, 9, 7, 2),
-    "colored-mnist": ImageSpec(3, 7, 5, 4),
-    "rgb": ImageSpec(3, 7, 5, 256),
-    "digits": ImageSpec(1, 9, 7, 17),
-    "binarized-mnist": ImageSpec(1, 9, 7, 2),
+SMALL = {  # neither square nor even
+    "mnist": (1, 9, 7),
+    "binarized-mnist": (1, 9, 7),
+    "colored-mnist": (3, 7, 5),
+    "cifar10": (3, 7, 5),
+    "digits": (1, 9, 7),
 }
+LEVELS = {"mnist": 256, "binarized-mnist": 2, "colored-mnist": 4, "cifar10": 256, "digits": 17}
+
+
+def _small(config: RunConfig) -> ImageSpec:
+    levels = LEVELS[config.data.source] if config.data.binarize == "none" else 2
+    return ImageSpec(*SMALL[config.data.source], levels)
+
+
+SPECS = {name: _small(config) for name, config in RECIPES.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +77,13 @@ def model_of(recipe: str) -> PixelModel:
         )
     )
     with torch.no_grad():
-        weight: Tensor = model.network.get_parameter("output.weight").normal_()
-        weight *= 1.5 / model.predict(levels_of(spec, 16)).std()
+        for weight in model.network.parameters():
+            if weight.ndim > 1 and not weight.any():  # layers that start at zero, so that a network begins as nothing
+                weight.normal_(std=weight[0].numel() ** -0.5)
+        *_, last = (
+            p for name, p in model.network.named_parameters() if p.ndim > 1 and p.shape[0] == model.head.outputs
+        )
+        last *= 1.5 / model.predict(levels_of(spec, 16)).std()
     return model
 
 

@@ -244,3 +244,11 @@ def test_a_layer_that_does_not_say_what_it_reads_is_named() -> None:
     model.network.set_submodule("blocks.1.norm", nn.GroupNorm(2, 8))
     with pytest.raises(ModelError, match=r"blocks\.1\.norm \(GroupNorm\): does not say which positions it reads"):
         model.sample(1, on_step=lambda *told: pytest.fail("a step was made"))
+
+
+def test_layers_that_are_put_in_place_of_others_are_used() -> None:
+    model, other = (double(CONFIGS["gated-head"], seed) for seed in (0, 4))
+    before = model.sample(3)
+    model.network.output = other.network.output
+    check_fast_is_plain(model)
+    assert not torch.equal(model.sample(3), before)

