@@ -80,9 +80,7 @@ def model_of(recipe: str) -> PixelModel:
         for weight in model.network.parameters():
             if weight.ndim > 1 and not weight.any():  # layers that start at zero, so that a network begins as nothing
                 weight.normal_(std=weight[0].numel() ** -0.5)
-        *_, last = (
-            p for name, p in model.network.named_parameters() if p.ndim > 1 and p.shape[0] == model.head.outputs
-        )
+        *_, last = (parameter for parameter in model.network.parameters() if parameter.ndim > 1)
         last *= 1.5 / model.predict(levels_of(spec, 16)).std()
     return model
 
