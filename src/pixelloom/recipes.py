@@ -12,7 +12,11 @@ from pixelloom.errors import UsageError, did_you_mean
 from pixelloom.likelihoods import HeadConfig
 from pixelloom.networks import NETWORKS
 from pixelloom.networks.gated import GatedPixelCNNConfig
+from pixelloom.networks.made import MADEConfig
+from pixelloom.networks.nade import NADEConfig
 from pixelloom.networks.pixelcnn import PixelCNNConfig
+from pixelloom.networks.pixelcnnpp import PixelCNNPlusPlusConfig
+from pixelloom.networks.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfig
 from pixelloom.objectives import OptimConfig
 
 _BERKELEY = OptimConfig(lr=1e-3, clip=1.0)
@@ -88,6 +92,55 @@ RECIPES = {
         model=GatedPixelCNNConfig(channels=32, layers=9, kernel=5, positions=True),
         optim=_MODERN.model_copy(update={"lr": 8e-3}),
         train=TrainConfig(batch=16, epochs=20, ema=0.1),
+    ),
+    # Ours: the LSTMs of PixelRNN with fewer layers than the paper's seven, the two neural density estimators that came
+    # before them with the paper's 500 hidden units, and 2 for each pixel.
+    "row-lstm": RunConfig(
+        network="row-lstm",
+        data=DataConfig(source="binarized-mnist"),
+        model=RowLSTMConfig(hidden=24, layers=4, positions=True),
+        optim=_MODERN,
+        train=TrainConfig(batch=16, epochs=10, ema=0.1),
+    ),
+    "diagonal-bilstm": RunConfig(
+        network="diagonal-bilstm",
+        data=DataConfig(source="binarized-mnist"),
+        model=DiagonalBiLSTMConfig(hidden=24, layers=3, positions=True),
+        optim=_MODERN,
+        train=TrainConfig(batch=16, epochs=10, ema=0.1),
+    ),
+    "nade": RunConfig(
+        network="nade",
+        data=DataConfig(source="binarized-mnist"),
+        model=NADEConfig(),
+        inputs="unit",
+        optim=_MODERN,
+        train=TrainConfig(batch=16, epochs=20, ema=0.1),
+    ),
+    "made": RunConfig(
+        network="made",
+        data=DataConfig(source="binarized-mnist"),
+        model=MADEConfig(),
+        inputs="unit",
+        optim=_MODERN,
+        train=TrainConfig(batch=64, epochs=50, ema=0.1),
+    ),
+    # PixelCNN++ with a fifth of the paper's features and blocks.
+    "pixelcnn-pp": RunConfig(
+        network="pixelcnn-pp",
+        data=DataConfig(source="binarized-mnist"),
+        model=PixelCNNPlusPlusConfig(channels=32, blocks=1, dropout=0.0, weight_norm=False),
+        optim=_MODERN,
+        train=TrainConfig(batch=16, epochs=10, ema=0.1),
+    ),
+    # The paper's own, for CIFAR-10: 54 million parameters, days on several GPUs.
+    "pixelcnn-pp-cifar10": RunConfig(
+        network="pixelcnn-pp",
+        data=DataConfig(source="cifar10"),
+        model=PixelCNNPlusPlusConfig(),
+        head=HeadConfig(kind="logistics", mixtures=10),
+        optim=OptimConfig(lr=1e-3, betas=(0.95, 0.9995)),
+        train=TrainConfig(batch=128, epochs=500, ema=0.05),
     ),
 }
 

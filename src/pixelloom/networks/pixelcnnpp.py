@@ -64,20 +64,18 @@ class PixelCNNPlusPlus(nn.Module):
         self.above = BoxConv2d(spec.channels + 1, c, top=-2, bottom=-1, left=-1, right=1)
         self.row_above = BoxConv2d(spec.channels + 1, c, top=-1, bottom=-1, left=-1, right=1)
         self.beside = BoxConv2d(spec.channels + 1, c, top=-1, bottom=0, left=-1, right=-1)
-        down: list[nn.Module] = [Block(c, False, config.dropout, classes) for _ in range(n)]
-        up: list[nn.Module] = []
-        height, width = spec.height, spec.width
+
+        def blocks(number: int, *, back: bool) -> list[nn.Module]:
+            return [Block(c, back, config.dropout, classes) for _ in range(number)]
+
+        sizes, down = [(spec.height, spec.width)], blocks(n, back=False)
         for _ in range(config.scales - 1):
-            up = [
-                Both(Double(c, 1, height, width), Double(c, 0, height, width)),
-                *(Block(c, True, config.dropout, classes) for _ in range(n + 1)),
-                *up,
-            ]
-            down.append(Both(over_above(c, c, stride=2), over_before(c, c, stride=2)))
-            down += [Block(c, False, config.dropout, classes) for _ in range(n)]
-            height, width = -(-height // 2), -(-width // 2)
-        self.down = nn.ModuleList(down)
-        self.up = nn.ModuleList([*(Block(c, True, config.dropout, classes) for _ in range(n)), *up])
+            sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+            down += [Both(over_above(c, c, stride=2), over_before(c, c, stride=2)), *blocks(n, back=False)]
+        up = blocks(n, back=True)
+        for height, width in reversed(sizes[:-1]):
+            up += [Both(Double(c, 1, height, width), Double(c, 0, height, width)), *blocks(n + 1, back=True)]
+        self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
         self.output = Output(c, spec.channels, outputs, groups)
         if config.weight_norm:
             for layer in [layer for layer in self.modules() if isinstance(layer, BoxConv2d)]:
