@@ -85,11 +85,11 @@ class CausalAttention(nn.Module):
     def _heads(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None, causal: bool = False) -> Tensor:
         h = self.heads
         q, k, v = (x.view(*x.shape[:2], h, x.shape[2] // h).transpose(1, 2) for x in (q, k, v))  # [B, heads, n, d]
-        if allowed is not None and _slow_to_differentiate(q):
+        d, e, n = q.shape[3], v.shape[3], q.shape[2]
+        if (d != e and n == 1) or (_slow_to_differentiate(q) and not causal):
             return _explicit(q, k, v, allowed).transpose(1, 2).flatten(2)
-        d, e = q.shape[-1], v.shape[-1]
-        if d != e and q.shape[2] > 1:  # fused kernels know one width only; without them all weights would be stored
-            q, k, v = (F.pad(x, (0, max(d, e) - x.shape[-1])) for x in (q, k, v))
+        if d != e:  # fused kernels know one width only, and without them all weights would be stored
+            q, k, v = (F.pad(x, (0, max(d, e) - x.shape[3])) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, allowed, is_causal=causal, scale=d**-0.5)
         return out[..., :e].transpose(1, 2).flatten(2)
 
@@ -99,10 +99,12 @@ def _slow_to_differentiate(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.requires_grad
 
 
-def _explicit(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+def _explicit(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
     """The same by the equation, [B, heads, n, d] over [B, heads, N, ...]."""
-    masked = torch.zeros(allowed.shape, dtype=q.dtype).masked_fill(~allowed, torch.finfo(q.dtype).min)
-    scores = torch.baddbmm(masked, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[-1] ** -0.5)
+    masked = q.new_zeros(1)
+    if allowed is not None:
+        masked = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, torch.finfo(q.dtype).min)
+    scores = torch.baddbmm(masked, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[3] ** -0.5)
     return (scores.softmax(-1) @ v.flatten(0, 1)).view(*q.shape[:3], v.shape[3])
 
 

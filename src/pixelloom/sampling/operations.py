@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pixelloom.errors import UsageError
 from pixelloom.layers.reads import Earlier, Kernel, Offsets, Position, Positions
+from pixelloom.sampling.attention import attention
 from pixelloom.sampling.caches import Cache, Front
 from pixelloom.sampling.graph import (
     Attention,
@@ -279,33 +280,7 @@ def _attention(context: Context, node: Node, operation: Attention, query: Run) -
     keys, values = (context.caches[source] for source in node.inputs[1:])
     where = next(edge.where for edge in node.edges if edge.input)
     assert isinstance(where, Earlier)
-    masks: dict[tuple[Segment, ...], Tensor] = {}
-
-    def run(front: Front) -> Tensor:
-        spans = [where.span(position, node.size) for position in front.positions]
-        # At the first position there may be nothing to attend to: the answer is zero, whatever is attended to instead.
-        first, end = min(start for start, _ in spans), max(max(span) for span in spans)
-        end = max(end, first + 1)
-        if front.segments not in masks and any(span != (first, end) for span in spans):
-            begin, stop = torch.tensor(spans, device=context.device).T[..., None]
-            places = torch.arange(first, end, device=context.device)
-            masks[front.segments] = (begin <= places) & (places < stop)
-        q = query(front)
-        q = q.view(-1, context.images, q.shape[1]).transpose(0, 1)
-        k, v = (_tokens(cache, first, end) for cache in (keys, values))
-        out: Tensor = operation.attend(q, k, v, masks.get(front.segments))
-        return out.transpose(0, 1).flatten(0, 1)
-
-    return run
-
-
-def _tokens(cache: Cache, first: int, end: int) -> Tensor:
-    """The positions of a range in raster order, [images, N, features]; a copy, unless each image lies in one piece."""
-    if cache.layout.tokens:
-        return cache.tokens()[:, first:end]
-    places = torch.arange(first, end, device=cache.flat.device)
-    width = cache.layout.width
-    return cache.at(places // width, places % width, torch.ones_like(places, dtype=torch.bool))
+    return attention(operation.attend, where, node.size, query, keys, values)
 
 
 def _gathered(context: Context, node: Node, front: Front) -> list[Tensor]:
