@@ -32,7 +32,7 @@ from settings import BERNOULLI, BINARY_WORLD, COLOUR_WORLD, INDEPENDENT, ORDERED
 Array = npt.NDArray[np.float64]
 World = tuple[BaseModel, HeadConfig, ImageSpec]
 
-_NADE, _MADE = NADEConfig(hidden=6), MADEConfig(hidden=3)
+_NADE, _MADE = NADEConfig(hidden=6), MADEConfig(hidden=3, layers=2)
 _DEEP = MADEConfig(hidden=2, layers=3, direct=True, dropout=0.3)
 WORLDS: dict[str, World] = {
     "nade": (_NADE, BERNOULLI, ImageSpec(1, 4, 5, 2)),

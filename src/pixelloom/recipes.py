@@ -93,37 +93,37 @@ RECIPES = {
         optim=_MODERN.model_copy(update={"lr": 8e-3}),
         train=TrainConfig(batch=16, epochs=20, ema=0.1),
     ),
-    # Ours: the LSTMs of PixelRNN with fewer layers than the paper's seven, the two neural density estimators that came
-    # before them with the paper's 500 hidden units, and 2 for each pixel.
+    # Ours: the LSTMs of PixelRNN with fewer layers than the paper's seven, and the neural density estimators that came
+    # before them, NADE with the paper's hidden units and MADE with one for each pixel.
     "row-lstm": RunConfig(
         network="row-lstm",
         data=DataConfig(source="binarized-mnist"),
         model=RowLSTMConfig(hidden=24, layers=4, positions=True),
-        optim=_MODERN,
+        optim=_MODERN.model_copy(update={"lr": 8e-3}),
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
     "diagonal-bilstm": RunConfig(
         network="diagonal-bilstm",
         data=DataConfig(source="binarized-mnist"),
         model=DiagonalBiLSTMConfig(hidden=24, layers=3, positions=True),
-        optim=_MODERN,
+        optim=_MODERN.model_copy(update={"lr": 8e-3}),
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
     "nade": RunConfig(
         network="nade",
         data=DataConfig(source="binarized-mnist"),
-        model=NADEConfig(),
+        model=NADEConfig(hidden=500),
         inputs="unit",
-        optim=_MODERN,
-        train=TrainConfig(batch=16, epochs=20, ema=0.1),
+        optim=_MODERN.model_copy(update={"lr": 3e-2}),
+        train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
     "made": RunConfig(
         network="made",
         data=DataConfig(source="binarized-mnist"),
-        model=MADEConfig(),
+        model=MADEConfig(hidden=1, layers=1, direct=True),
         inputs="unit",
-        optim=_MODERN,
-        train=TrainConfig(batch=64, epochs=50, ema=0.1),
+        optim=_MODERN.model_copy(update={"lr": 5e-3}),
+        train=TrainConfig(batch=64, epochs=10, ema=0.1),
     ),
     # PixelCNN++ with a fifth of the paper's features and blocks.
     "pixelcnn-pp": RunConfig(

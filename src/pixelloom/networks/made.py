@@ -13,8 +13,7 @@ The values come in raster order. Where the channels of a pixel are ordered, they
 (:class:`pixelloom.layers.output.Output`). The paper also averages over orders and masks that change while training
 (its best figure has 32 of them); this is the network of one order.
 
-Source: Germain, Gregor, Murray, Larochelle 2015, "MADE: Masked Autoencoder for Distribution Estimation", equations 9
-to 14.
+Source: Germain, Gregor, Murray, Larochelle 2015, "MADE: Masked Autoencoder for Distribution Estimation", section 4.
 """
 
 from __future__ import annotations
@@ -32,12 +31,14 @@ from pixelloom.types import ImageSpec
 
 
 class MADEConfig(BaseModel):
-    """Of a MADE. Weights grow with the square of the number of pixels: 2.5 million a layer for 2 units, 28x28."""
+    """What a MADE looks like. Weights grow with the square of the number of pixels: at 28x28 a hidden layer of one unit
+    for each pixel has 784 * 784 of them, and its output as many for each parameter of a pixel.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: int = Field(2, ge=1, le=256, description="units of each hidden layer for each pixel")
-    layers: int = Field(2, ge=1, le=16, description="hidden layers")
+    hidden: int = Field(1, ge=1, le=256, description="units of each hidden layer for each pixel")
+    layers: int = Field(1, ge=1, le=16, description="hidden layers")
     direct: bool = Field(False, description="connect the pixels to the output as well")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the hidden units")
 

@@ -10,7 +10,7 @@ all channels of a pixel are predicted from the same h. All a_i of an image are o
 pass, and each a_i costs the sampler one addition. The paper has binary x and one logit; here V_i h_i + b_i are the
 parameters of any head, and x_i is the value in model space, whatever its levels.
 
-Source: Larochelle, Murray 2011, "The Neural Autoregressive Distribution Estimator", equations 8 to 10.
+Source: Larochelle, Murray 2011, "The Neural Autoregressive Distribution Estimator".
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pixelloom.types import ImageSpec
 
 
 class NADEConfig(BaseModel):
-    """Of a NADE; the default is the paper's for binarized MNIST."""
+    """What a NADE looks like; the default is the paper's for binarized MNIST."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
