@@ -213,7 +213,12 @@ class PixelModel:
                 not fit.
             ModelError: with "fast", if the network is not autoregressive or a layer does not say what it reads.
         """
-        for name, value, least in (("n", n, 1), ("batch", n if batch is None else batch, 1), ("seed", seed, 0), ("first", first, 0)):
+        for name, value, least in (
+            ("n", n, 1),
+            ("batch", n if batch is None else batch, 1),
+            ("seed", seed, 0),
+            ("first", first, 0),
+        ):
             _at_least(name, value, least)
         check_temperature(temperature)
         known, where = self._known(given, mask, n)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from pixelloom.layers.attention import CausalAttention
@@ -50,6 +50,18 @@ class PixelSNAILConfig(BaseModel):
     )
     window: int | None = Field(None, ge=0, description="rows above its own that a position attends to; all if unset")
     dropout: float = Field(0.0, ge=0, lt=1, description="within residual layers")
+
+    @property
+    def width(self) -> int:
+        """Features of values."""
+        return self.values or max(1, self.channels // 2)
+
+    @model_validator(mode="after")
+    def _heads_divide_keys_and_values(self) -> PixelSNAILConfig:
+        for name, features in (("keys", self.keys), ("values", self.width)):
+            if features % self.heads:
+                raise ValueError(f"{name}={features} cannot be shared evenly by heads={self.heads}")
+        return self
 
 
 class PixelSNAIL(nn.Module):
@@ -103,15 +115,14 @@ class Block(nn.Module):
 
     def __init__(self, config: PixelSNAILConfig, image: int, classes: int) -> None:
         super().__init__()
-        c, dropout, self.keys = config.channels, config.dropout, config.keys
-        values = config.values or max(1, c // 2)
+        c, dropout, values = config.channels, config.dropout, config.width
         self.near = nn.ModuleList(
             GatedResidual(c, near=True, classes=classes, dropout=dropout) for _ in range(config.layers)
         )
         known, before = image + c + 2, c + 2
         self.content = GatedResidual(known, near=False, classes=0, dropout=dropout)
         self.question = GatedResidual(before, near=False, classes=0, dropout=dropout)
-        self.key = _here(known, config.keys)
+        self.key = MaskedConv2d(known, config.keys, 1, mask="B", bias=False)  # one would move all scores alike
         self.value = _here(known, values)
         self.query = _here(before, config.keys)
         self.attention = CausalAttention(config.heads, own=False, above=config.window)

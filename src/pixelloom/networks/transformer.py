@@ -157,13 +157,13 @@ class Rotary(nn.Module):
         self.parts = 2 * heads
         pairs = features // heads // 2
         # From half a turn a position down to one over the whole image.
-        rates = torch.pi * max(spec.height, spec.width) ** -torch.linspace(0, 1, pairs // 2)
+        rates = torch.pi * max(spec.height, spec.width) ** -torch.linspace(0, 1, pairs // 2, dtype=torch.float64)
         rows, columns = (rates[:, None] * torch.arange(side) for side in (spec.height, spec.width))
         angles = torch.cat(
             (rows[:, :, None].expand(-1, -1, spec.width), columns[:, None, :].expand(-1, spec.height, -1))
         )
-        self.register_buffer("cos", angles.cos().repeat(heads, 1, 1), persistent=False)
-        self.register_buffer("sin", angles.sin().repeat(heads, 1, 1), persistent=False)
+        self.register_buffer("cos", angles.cos().float().repeat(heads, 1, 1), persistent=False)
+        self.register_buffer("sin", angles.sin().float().repeat(heads, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> same; the first half of each head is paired with the second."""
