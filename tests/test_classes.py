@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pixelloom import api
+from pixelloom.cli import main
 from pixelloom.data import catalog
 from pixelloom.data.config import DataConfig
 from pixelloom.errors import DataError, UsageError
@@ -72,6 +74,10 @@ def test_guidance_is_the_formula_and_zero_is_the_model(model: PixelModel) -> Non
     assert torch.equal(model.sample(4, labels=labels, guidance=0.0), model.sample(4, labels=labels))
     # Where told and untold agree there is nothing to push: label "none" is itself.
     assert torch.equal(model.sample(4, labels=NONE, guidance=weight), model.sample(4))
+
+    shown: list[Tensor] = []
+    model.sample(4, labels=labels, guidance=weight, on_step=lambda step, steps, images: shown.append(images.clone()))
+    assert torch.equal(shown[-1], fast)
 
     # Drawn by hand, value after value, from (1 + w) told - w untold.
     spec, noise = model.spec, image_noise(model.spec, 0, 0, 4)
@@ -165,3 +171,16 @@ def test_the_head_of_one_channel_keeps_its_kind() -> None:
         assert alone.outputs * 3 == head.outputs
         assert dataclasses.replace(alone.spec, channels=3) == head.spec
     assert HeadConfig().channels == "ordered"
+
+
+def test_the_command_line_trains_and_draws_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, picture = tmp_path / "run", tmp_path / "sevens.npy"
+    small = ["--images", "64", "--samples", "0", "--model.channels", "8", "--train.threads", "1"]
+    assert main(["train", "digits", "--classes", "--label-dropout", "0.2", "--out", str(run), *small]) == 0
+    assert main(["sample", str(run), "--class", "7", "--guidance", "1.5", "-n", "3", "--npy", str(picture)]) == 0
+    trained = load_model(run / "model")
+    assert trained.description.classes == 10
+    assert np.array_equal(np.load(picture), trained.sample(3, labels=7, guidance=1.5).numpy())
+    assert main(["sample", str(run), "--class", "10", "--npy", str(tmp_path / "none.npy"), "-n", "1"]) == 0  # no class
+    assert main(["sample", str(run), "--class", "11", "--npy", str(tmp_path / "more.npy"), "-n", "1"]) == 2
+    assert "classes are numbered 0 to 9" in capsys.readouterr().err

@@ -57,6 +57,8 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
             temperature=options.temperature,
             given=known,
             mask=mask,
+            labels=options.class_,
+            guidance=options.guidance,
             method=options.method,
             precision=options.precision,
         ),
@@ -105,7 +107,7 @@ def _planned(model: PixelModel, options: DrawOptions, mask: Tensor | None) -> in
         passes = spec.height * spec.width * model.head.groups
         _log.info("%d passes of the network, %s at a time", passes, _images(batch))
         return batch
-    sampler = model.fast_sampler(options.precision, mask)
+    sampler = model.fast_sampler(options.precision, mask, options.guidance)
     batch = asked or sampler.batch(options.number)
     settle_threads(model, batch, sampler.steps)
     pixels = spec.height * spec.width if mask is None else int((~mask[0]).any(0).sum())

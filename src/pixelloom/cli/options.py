@@ -92,6 +92,10 @@ class Fields:
     """As in --train.batch 64"""
     inputs: Literal["unit", "symmetric", "standard"] | None = None
     """Model space: [0, 1], [-1, 1], or mean 0 and deviation 1."""
+    classes: Annotated[bool | None, Parameter(negative=())] = None
+    """Tell the network the class of each image, from the labels of the data."""
+    label_dropout: float | None = None
+    """Share of the images whose class is not told in training."""
     validation_images: int | None = None
     """Images of the validation split that are scored while training."""
     samples: int | None = None
@@ -139,6 +143,10 @@ class DrawOptions:
     """Replace files that are there."""
     temperature: float = 1.0
     """Below 1 likelier images, above 1 more varied ones."""
+    class_: Annotated[int | None, Parameter(name="--class")] = None
+    """Draw images of this class, 0 or more, from a model that was trained with --classes."""
+    guidance: float = 0.0
+    """With --class: how much to insist on it; logits (1 + w) told - w untold."""
     given: Path | None = None
     """A picture whose upper rows are kept; the rest is drawn."""
     keep_rows: int | None = None
@@ -162,7 +170,7 @@ class DrawOptions:
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                name = "-n" if field.name == "number" else f"--{field.name.replace('_', '-')}"
+                name = "-n" if field.name == "number" else f"--{field.name.rstrip('_').replace('_', '-')}"
                 words += [name] if value is True else [name, str(value)]
         return words
 

@@ -118,8 +118,13 @@ class FastSampler:
             given, mask = (None if planes is None else planes.repeat(2, 1, 1, 1) for planes in (given, mask))
         if self._batch is None or self.told or len(noise) > self._batch.images or len(noise) < self._batch.images // 2:
             self._batch = _Batch(self, len(noise))
-        drawn = self._batch.sample(noise, temperature, given, mask, on_step)
-        return drawn[: len(drawn) // 2] if self.guidance else drawn
+        shown = len(noise) // 2 if self.guidance else len(noise)
+
+        def told(step: int, steps: int, images: Tensor) -> None:
+            if on_step is not None:
+                on_step(step, steps, images[:shown])
+
+        return self._batch.sample(noise, temperature, given, mask, told)[:shown]
 
 
 class _Batch:
