@@ -148,7 +148,7 @@ class RasterSum(nn.Module):
         self.carried: tuple[Position, ...] = ((0, -1), (-1, width - 1))
 
     def step(self, x: Tensor, beside: Tensor, above: Tensor) -> Tensor:
-        """One of the two states is zero: three times [M, features] -> [M, features]"""
+        """Three times [M, features] -> [M, features]; of the two states one is zero."""
         return x + beside + above
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class RasterSum(nn.Module):
         return x.flatten(2).cumsum(-1).view(x.shape)
 
     def reads(self) -> tuple[Read, ...]:
-        """Up to here. The sums themselves keep features apart; all of them are known at once anyway."""
+        """All positions up to here, and this one."""
         return (Read(Closure(self.carried)),)
 
 
