@@ -17,6 +17,8 @@ from pixelloom.networks.nade import NADEConfig
 from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.networks.pixelcnnpp import PixelCNNPlusPlusConfig
 from pixelloom.networks.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfig
+from pixelloom.networks.pixelsnail import PixelSNAILConfig
+from pixelloom.networks.transformer import PixelTransformerConfig
 from pixelloom.objectives import OptimConfig
 
 _BERKELEY = OptimConfig(lr=1e-3, clip=1.0)
@@ -130,6 +132,23 @@ RECIPES = {
         network="pixelcnn-pp",
         data=DataConfig(source="binarized-mnist"),
         model=PixelCNNPlusPlusConfig(channels=32, blocks=1, dropout=0.0, weight_norm=False),
+        optim=_MODERN,
+        train=TrainConfig(batch=16, epochs=10, ema=0.1),
+    ),
+    # A sixth of the paper's blocks with an eighth of its features.
+    "pixelsnail": RunConfig(
+        network="pixelsnail",
+        data=DataConfig(source="binarized-mnist"),
+        model=PixelSNAILConfig(channels=32, blocks=2, layers=4),
+        optim=_MODERN,
+        train=TrainConfig(batch=16, epochs=10, ema=0.1),
+    ),
+    # A transformer learns what is near from scratch, which takes more images than ten minutes show on a CPU: so masked
+    # kernels tell it, in front and within each layer, and attention looks back over the last rows only.
+    "pixel-transformer": RunConfig(
+        network="pixel-transformer",
+        data=DataConfig(source="binarized-mnist"),
+        model=PixelTransformerConfig(channels=64, layers=3, heads=4, hidden=128, first_kernel=7, kernel=3, window=3),
         optim=_MODERN,
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
