@@ -327,7 +327,7 @@ def one_gpu_test(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_gpu_test")
 def test_gpu_tests_can_run_and_are_counted(measure: ModuleType) -> None:
-    assert measure.gpu_tests("cpu", 100) == {"passed": 3, "failed": 0}
+    assert measure.gpu_tests("cpu", 100) == {"passed": 4, "failed": 0}
     assert measure.gpu_tests("cpu", 0.1) == {"error": "not done after 0 s"}
 
 
@@ -336,7 +336,7 @@ def test_gpu_tests_can_run_and_are_counted(measure: ModuleType) -> None:
 @pytest.mark.usefixtures("one_gpu_test")
 def test_gpu_tests_fail_clearly_without_the_device(measure: ModuleType) -> None:
     row = measure.gpu_tests("cuda", 100)
-    assert (row["passed"], row["failed"]) == (0, 3)
+    assert (row["passed"], row["failed"]) == (0, 4)
     assert "need a CUDA device" in row["error"]
 
 
