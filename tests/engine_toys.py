@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def two_phases(optim: OptimConfig = ADAM, every: int = 1) -> Objective:
     return Objective(phases, {"G": g, "D": d}, "G", Monitor("gap", measure))
 
 
-OBJECTIVES = {"one": one_phase, "two": two_phases}
+MUON = ADAM.model_copy(update={"kind": "muon", "betas": (0.95, 0.99), "weight_decay": 0.01})
+OBJECTIVES = {"one": one_phase, "two": two_phases, "muon": partial(two_phases, MUON)}
 
 
 def config(**given: object) -> TrainConfig:

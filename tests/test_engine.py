@@ -42,7 +42,7 @@ Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 # Resumption
 
 
-@pytest.mark.parametrize("family", ["one", "two"])
+@pytest.mark.parametrize("family", OBJECTIVES)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("cut", [5, 8])  # inside the first epoch, and at its very end (32 images, batch 4)
 def test_resumed_run_ends_with_the_same_bits(tmp_path: Path, family: str, workers: int, cut: int) -> None:

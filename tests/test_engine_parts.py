@@ -30,6 +30,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import choose_precision, describe, make_fabric
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
 from pixelloom.engine.loop import fit
+from pixelloom.engine.muon import orthogonal
 from pixelloom.engine.optim import WeightAverage, build_optimiser, power_exponent, rate
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.errors import UsageError
@@ -94,6 +95,53 @@ def test_optimiser_steps_as_in_its_paper(kind: str) -> None:
             m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
             w = w - 0.1 * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)).sqrt() + 1e-8)
         torch.testing.assert_close(weight.detach().double(), w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (3, 8), (8, 3), (5, 5)])
+def test_orthogonal_keeps_the_singular_vectors_and_levels_the_singular_values(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.stack([torch.randn(shape).flatten(1), 1e3 * torch.randn(shape).flatten(1)])
+    for matrix, found in zip(matrices, orthogonal(matrices), strict=True):
+        u, _, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+        inner = u.T @ found.double() @ v.T
+        assert torch.allclose(inner, inner.diagonal().diag(), atol=1e-4)
+        assert 0.65 < inner.diagonal().min() <= inner.diagonal().max() < 1.25
+
+
+def test_muon_steps_as_in_its_paper() -> None:
+    """Matrices, convolutions among them, by the polynomial of the momentum; all others as AdamW moves them."""
+    torch.manual_seed(0)
+    shapes = [(4, 3, 2, 2), (6, 5), (4, 3, 2, 2), (4, 1, 1), (6,), (1, 5)]
+    weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    weights[0].data = weights[0].data.contiguous(memory_format=torch.channels_last)
+    twins = [nn.Parameter(w.detach().clone()) for w in weights[3:]]
+    conf = OptimConfig(kind="muon", lr=0.1, betas=(0.95, 0.99), weight_decay=0.01)
+    optimiser = build_optimiser(weights, conf)
+    reference = build_optimiser(twins, conf.model_copy(update={"kind": "adamw"}))
+    expected = [w.detach().double().clone() for w in weights[:3]]
+    momenta = [torch.zeros_like(w) for w in expected]
+    for _ in range(3):
+        for i, weight in enumerate(weights):
+            weight.grad = torch.randn(shapes[i])
+            if i >= 3:
+                twins[i - 3].grad = weight.grad.clone()
+                continue
+            gradient = weight.grad.double()
+            momenta[i] = 0.95 * momenta[i] + 0.05 * gradient
+            x = (0.05 * gradient + 0.95 * momenta[i]).flatten(1)
+            x = x / x.norm()
+            for _ in range(5):
+                gram = x @ x.T
+                x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+            size = 0.2 * math.sqrt(max(x.shape))
+            expected[i] = (1 - 0.1 * 0.01) * expected[i] - 0.1 * size * x.view(shapes[i])
+        optimiser.step()
+        reference.step()
+        optimiser.zero_grad()
+    for weight, value in zip(weights[:3], expected, strict=True):
+        torch.testing.assert_close(weight.detach().double(), value, rtol=1e-4, atol=1e-4)
+    for weight, twin in zip(weights[3:], twins, strict=True):
+        assert torch.equal(weight, twin)
 
 
 @pytest.mark.parametrize(("width", "gamma"), [(0.05, 16.97), (0.10, 6.94)])  # the two pairs printed in the paper

@@ -32,7 +32,7 @@ class OptimConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["adam", "adamw", "sgd"] = "adam"
+    kind: Literal["adam", "adamw", "muon", "sgd"] = "adam"
     lr: float = Field(1e-3, gt=0, le=10)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0, le=1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from pixelloom.engine.muon import Muon
 from pixelloom.objectives import OptimConfig
 
 
@@ -29,6 +30,8 @@ def build_optimiser(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
             weight_decay=config.weight_decay,
             fused=True,
         )
+    if config.kind == "muon":
+        return Muon(parameters, config.lr, config.betas, config.eps, config.weight_decay)
     kind = Adam if config.kind == "adam" else AdamW
     return kind(parameters, config.lr, config.betas, config.eps, config.weight_decay, fused=True)
 
