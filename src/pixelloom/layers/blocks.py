@@ -71,7 +71,8 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> same"""
-        return x + self.rows + self.columns
+        where = self.rows + self.columns
+        return x + where.type_as(x)  # a sum of bf16 and fp32 would be fp32, and everything after it slower
 
 
 class PlainBlock(nn.Sequential):

@@ -26,7 +26,7 @@ ELEMENTWISE = frozenset(
 INPLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
 # Nothing at all, in evaluation mode.
 NOTHING_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-NOTHING = frozenset({"dropout", "dropout2d", "contiguous", "detach"})
+NOTHING = frozenset({"dropout", "dropout2d", "contiguous", "detach", "type_as"})  # a plan has one precision
 
 
 def operation_of(module: Any, reads: tuple[Read, ...]) -> Operation | None:
