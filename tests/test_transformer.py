@@ -16,10 +16,11 @@ from checks import check_every_logit, check_fast_is_plain, check_world_sums_to_o
 from fast_toys import masks, pictures, poisoned
 from pixelloom.data.pixels import Scaling
 from pixelloom.errors import UsageError
+from pixelloom.layers.attention import Rotary
 from pixelloom.layers.shifted import BoxConv2d
 from pixelloom.likelihoods import HeadConfig
 from pixelloom.models import PixelDescription, PixelModel, load_model
-from pixelloom.networks.transformer import PixelTransformer, PixelTransformerConfig, Rotary
+from pixelloom.networks.transformer import PixelTransformer, PixelTransformerConfig
 from pixelloom.recipes import RECIPES
 from pixelloom.sampling.dataflow import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
 from pixelloom.types import ImageSpec

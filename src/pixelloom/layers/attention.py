@@ -5,7 +5,7 @@
 A position may or may not attend to itself. It must not where keys and values know the pixel that it predicts; there
 the first position has nothing to attend to, and its answer is zero.
 
-Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
+Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Su et al. 2021, "RoFormer" (rotary positions).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelloom.layers.reads import HERE, Earlier, Kernel, Offsets, Read
+from pixelloom.types import ImageSpec
 
 BLOCK = 128  # queries at a time: fewer would be too small products, more would multiply what a mask throws away
 
@@ -143,3 +144,37 @@ class PixelBefore(nn.Module):
     def extra_repr(self) -> str:
         """Shown by print(network)."""
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+class Rotary(nn.Module):
+    """Turns pairs of features by angles that grow with the row (half of the pairs) or the column.
+
+    The product of a query and a key then depends on the offset between their positions: (R_p q) . (R_s k) =
+    q . R_{s-p} k.
+
+    Source: Su et al. 2021, "RoFormer", eq. 34, for two axes.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, features: int, heads: int, spec: ImageSpec) -> None:
+        super().__init__()
+        self.parts = 2 * heads
+        pairs = features // heads // 2
+        # From half a turn a position down to one over the whole image.
+        rates = torch.pi * max(spec.height, spec.width) ** -torch.linspace(0, 1, pairs // 2, dtype=torch.float64)
+        rows, columns = (rates[:, None] * torch.arange(side) for side in (spec.height, spec.width))
+        angles = torch.cat(
+            (rows[:, :, None].expand(-1, -1, spec.width), columns[:, None, :].expand(-1, spec.height, -1))
+        )
+        self.register_buffer("cos", angles.cos().float().repeat(heads, 1, 1), persistent=False)
+        self.register_buffer("sin", angles.sin().float().repeat(heads, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same; the first half of each head is paired with the second."""
+        parts = x.chunk(self.parts, dim=1)
+        a, b = torch.cat(parts[::2], dim=1), torch.cat(parts[1::2], dim=1)
+        a, b = a * self.cos - b * self.sin, a * self.sin + b * self.cos
+        heads = self.parts // 2
+        return torch.cat([half for pair in zip(a.chunk(heads, 1), b.chunk(heads, 1), strict=True) for half in pair], 1)

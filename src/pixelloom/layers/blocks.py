@@ -16,6 +16,7 @@ from pixelloom.layers.causal import MaskedConv2d, group_sizes
 from pixelloom.layers.reads import HERE, Read
 
 Norm = Literal["none", "batch", "channel"]
+Activation = Literal["relu", "silu"]
 
 
 class Normalise(nn.Module):
@@ -61,6 +62,11 @@ def make_norm(kind: Norm, features: int, groups: int) -> nn.Module:
     return ChannelNorm(features, groups) if kind == "channel" else nn.Identity()
 
 
+def make_activation(kind: Activation, *, inplace: bool = False) -> nn.Module:
+    """max(x, 0), or the smooth x sigmoid(x) (Hendrycks and Gimpel 2016, section 4)."""
+    return nn.SiLU(inplace=inplace) if kind == "silu" else nn.ReLU(inplace=inplace)
+
+
 class Positions(nn.Module):
     """Adds a learned vector for each row and one for each column, so that a layer knows where in the image it is."""
 
@@ -76,13 +82,15 @@ class Positions(nn.Module):
 
 
 class PlainBlock(nn.Sequential):
-    """conv kxk, norm, ReLU: the stack of the first tutorials, without short-cuts."""
+    """conv kxk, norm, ReLU (or another function): the stack of the first tutorials, without short-cuts."""
 
-    def __init__(self, features: int, kernel: int, *, norm: Norm, bias: bool, groups: int) -> None:
+    def __init__(
+        self, features: int, kernel: int, *, norm: Norm, bias: bool, groups: int, function: Activation = "relu"
+    ) -> None:
         super().__init__(
             MaskedConv2d(features, features, kernel, mask="B", groups=groups, bias=bias),
             make_norm(norm, features, groups),
-            nn.ReLU(inplace=True),
+            make_activation(function, inplace=True),
         )
 
 
@@ -90,7 +98,8 @@ class ResidualBlock(nn.Module):
     """x + (1x1 down, kxk, 1x1 up), the bottleneck of van den Oord et al. 2016, figure 5.
 
     ``activation`` says where the ReLUs stand: "after" each convolution (the last one too, so the sum only grows, as the
-    Keras tutorial has it), or "before" each (as in the Berkeley course), which leaves the short-cut untouched.
+    Keras tutorial has it), or "before" each (as in the Berkeley course), which leaves the short-cut untouched;
+    ``function`` what stands in their place.
     """
 
     def __init__(
@@ -103,16 +112,18 @@ class ResidualBlock(nn.Module):
         norm: Norm,
         bias: bool,
         groups: int,
+        function: Activation = "relu",
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for width_in, width_out, side in ((features, hidden, 1), (hidden, hidden, kernel), (hidden, features, 1)):
             conv = MaskedConv2d(width_in, width_out, side, mask="B", groups=groups, bias=bias)
             if activation == "after":
-                layers += [conv, make_norm(norm, width_out, groups), nn.ReLU(inplace=True)]
+                layers += [conv, make_norm(norm, width_out, groups), make_activation(function, inplace=True)]
             else:
                 # The first must leave its input alone: the short-cut still needs it.
-                layers += [make_norm(norm, width_in, groups), nn.ReLU(inplace=bool(layers)), conv]
+                first = make_activation(function, inplace=bool(layers))
+                layers += [make_norm(norm, width_in, groups), first, conv]
         self.branch = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN De
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pixelloom.layers.blocks import Positions
+from pixelloom.layers.blocks import Activation, Positions, make_activation, make_norm
 from pixelloom.layers.causal import Mask, MaskedConv2d
 from pixelloom.layers.shifted import BoxConv2d
 from pixelloom.networks.pixelcnn import ClassBias, Side, check_given
@@ -48,6 +48,8 @@ class GatedPixelCNNConfig(BaseModel):
     first_kernel: Window = Field(7, description="side of the first layer's kernels, odd")
     kernel: Window = Field(5, description="side of the other layers' kernels, odd")
     hidden: int | None = Field(None, ge=1, le=4096, description="features of the head; as many as channels if unset")
+    norm: Literal["none", "channel"] = Field("none", description="of what each layer but the first reads")
+    activation: Activation = Field("relu", description="of the head")
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
     dropout: float = Field(0.0, ge=0, lt=1, description="behind the gates of the horizontal stack")
     condition: int = Field(0, ge=0, le=4096, description="channels of a picture that the image is conditioned on")
@@ -93,6 +95,7 @@ class GatedPixelCNN(nn.Module):
                 dropout=config.dropout,
                 classes=classes,
                 spatial=width,
+                norm=config.norm,
             )
             for number in range(config.layers)
         )
@@ -100,7 +103,9 @@ class GatedPixelCNN(nn.Module):
         self.above, self.beside = positions
         hidden = config.hidden or c
         self.head = nn.Sequential(
-            nn.ReLU(inplace=True), MaskedConv2d(c, hidden, 1, mask="B", groups=groups), nn.ReLU(inplace=True)
+            make_activation(config.activation, inplace=True),
+            MaskedConv2d(c, hidden, 1, mask="B", groups=groups),
+            make_activation(config.activation, inplace=True),
         )
         self.output = MaskedConv2d(hidden, outputs, 1, mask="B", groups=groups)
         # All parameters start at zero: the first prediction is uniform, log2(levels) bits a dimension.
@@ -141,6 +146,7 @@ class GatedLayer(nn.Module):
         dropout: share of the gated features dropped while training.
         classes: how many there are; 0 for none.
         spatial: features of s; 0 for none.
+        norm: of v and h on their way into the convolutions; the first layer has none.
     """
 
     def __init__(
@@ -154,10 +160,13 @@ class GatedLayer(nn.Module):
         dropout: float,
         classes: int,
         spatial: int,
+        norm: Literal["none", "channel"] = "none",
     ) -> None:
         super().__init__()
         r, gate = kernel // 2, 2 * features
         self.shortcut = not first
+        # The vertical stack knows nothing of a pixel's own channels, so its features are normed together.
+        self.norm_above, self.norm_beside = (make_norm("none" if first else norm, inputs, n) for n in (1, groups))
         self.vertical = BoxConv2d(inputs, gate, top=-r - first, bottom=-int(first), left=-r, right=r)
         self.horizontal = RowConv2d(inputs, gate, kernel, first=first, groups=groups)
         self.link = nn.Conv2d(gate, gate, 1)
@@ -167,8 +176,8 @@ class GatedLayer(nn.Module):
 
     def forward(self, v: Tensor, h: Tensor, labels: Tensor | None, s: Tensor | None) -> tuple[Tensor, Tensor]:
         """Labels int64 [B] and s [B, spatial, H, W] where the layer was built for them."""
-        above = self.above(self.vertical(v), labels, s)
-        beside = self.beside(self.horizontal(h) + self.link(above), labels, s)
+        above = self.above(self.vertical(self.norm_above(v)), labels, s)
+        beside = self.beside(self.horizontal(self.norm_beside(h)) + self.link(above), labels, s)
         branch = self.up(self.dropout(_gate(beside)))
         return _gate(above), h + branch if self.shortcut else branch
 

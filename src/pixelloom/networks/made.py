@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from pixelloom.layers.blocks import Activation, make_activation
 from pixelloom.layers.causal import Mask
 from pixelloom.layers.output import Output
 from pixelloom.layers.reads import HERE, Earlier, Read
@@ -39,6 +40,7 @@ class MADEConfig(BaseModel):
 
     hidden: int = Field(1, ge=1, le=256, description="units of each hidden layer for each pixel")
     layers: int = Field(1, ge=1, le=16, description="hidden layers")
+    activation: Activation = Field("relu", description="of the hidden units")
     direct: bool = Field(False, description="connect the pixels to the output as well")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the hidden units")
 
@@ -65,7 +67,7 @@ class MADE(nn.Module):
         )
         self.last = MaskedLinear(hidden, last, positions, mask="B")
         self.direct = MaskedLinear(channels, last, positions, mask="A") if config.direct else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.activate, self.dropout = make_activation(config.activation), nn.Dropout(config.dropout)
         self.classes = nn.ModuleList(ClassBias(classes, hidden) for _ in range(config.layers if classes else 0))
         self.output = Output(last, channels, outputs, groups) if self.ordered else nn.Identity()
         if not self.ordered:  # the first prediction is uniform
@@ -89,7 +91,7 @@ class MADE(nn.Module):
             h = layer(h, h, h)
             if self.classes:
                 h = h + self.classes[number](labels)
-            h = self.dropout(F.relu(h))
+            h = self.dropout(self.activate(h))
         out: Tensor = self.last(h, h, h)
         if self.direct is not None:
             out = out + self.direct(x, x, x)

@@ -16,6 +16,7 @@ Source: Larochelle, Murray 2011, "The Neural Autoregressive Distribution Estimat
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ class NADEConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hidden: int = Field(500, ge=1, le=16_384, description="features of the hidden layer")
+    activation: Literal["sigmoid", "relu", "silu"] = Field("sigmoid", description="of the hidden layer")
 
 
 class NADE(nn.Module):
@@ -66,6 +68,7 @@ class NADE(nn.Module):
         # The pixel before in raster order: to the left, or for the first one of a row the last one of the row above.
         self.left, self.above = Shift(right=1), Shift(down=1, right=1 - width)
         self.sum, self.total = RasterSum(width), Total()
+        self.activate = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "silu": nn.SiLU}[config.activation]()
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, outputs, H, W]
@@ -89,7 +92,7 @@ class NADE(nn.Module):
             a = a + self.classes(labels)
         params, share = [], self.outputs // self.groups
         for group in range(self.groups):
-            h = torch.sigmoid(a)
+            h = self.activate(a)
             params += [self.total(h * self.leave[one]) for one in range(group * share, (group + 1) * share)]
             if group < self.groups - 1:
                 a = a + x[:, group : group + 1] * self.enter[group]

@@ -10,13 +10,23 @@ Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Ne
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pixelloom.errors import UsageError
-from pixelloom.layers.blocks import GatedBlock, Norm, PlainBlock, Positions, ResidualBlock, make_norm
+from pixelloom.layers.blocks import (
+    Activation,
+    GatedBlock,
+    Norm,
+    PlainBlock,
+    Positions,
+    ResidualBlock,
+    make_activation,
+    make_norm,
+)
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.types import ImageSpec
 
@@ -44,6 +54,7 @@ class PixelCNNConfig(BaseModel):
         None, ge=1, le=4096, description="features inside a bottleneck; half of channels if unset"
     )
     norm: Norm = "none"
+    activation: Activation = Field("relu", description="of all layers but those inside gated blocks")
     bias: bool = True
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
     dropout: float = Field(0.0, ge=0, lt=1, description="within gated blocks")
@@ -70,11 +81,12 @@ class PixelCNN(nn.Module):
         # "plain" and "residual" activate after each convolution, the others before: so the first layer is activated
         # here for the former and the head starts with an activation for the latter.
         after = config.block in ("plain", "residual")
-        self.enter = nn.Sequential(make_norm(norm, c, groups), nn.ReLU(inplace=True)) if after else nn.Identity()
+        activate = partial(make_activation, config.activation, inplace=True)
+        self.enter = nn.Sequential(make_norm(norm, c, groups), activate()) if after else nn.Identity()
         self.blocks = nn.Sequential(*(_block(config, groups) for _ in range(config.blocks)))
-        head: list[nn.Module] = [] if after else [nn.ReLU(inplace=True)]
+        head: list[nn.Module] = [] if after else [activate()]
         for side in config.head_kernels:
-            head += [MaskedConv2d(c, c, side, mask="B", groups=groups), nn.ReLU(inplace=True)]
+            head += [MaskedConv2d(c, c, side, mask="B", groups=groups), activate()]
         self.head = nn.Sequential(*head)
         self.output = MaskedConv2d(c, outputs, 1, mask="B", groups=groups)
         # All parameters start at zero: the first prediction is uniform, log2(levels) bits a dimension.
@@ -136,8 +148,10 @@ def _block(config: PixelCNNConfig, groups: int) -> nn.Module:
     c, k, norm, bias = config.channels, config.kernel, config.norm, config.bias
     hidden = config.hidden or max(1, c // 2)
     if config.block == "plain":
-        return PlainBlock(c, k, norm=norm, bias=bias, groups=groups)
+        return PlainBlock(c, k, norm=norm, bias=bias, groups=groups, function=config.activation)
     if config.block == "gated":
         return GatedBlock(c, hidden, k, norm=norm, bias=bias, groups=groups, dropout=config.dropout)
-    activation: Literal["before", "after"] = "after" if config.block == "residual" else "before"
-    return ResidualBlock(c, hidden, k, activation=activation, norm=norm, bias=bias, groups=groups)
+    where: Literal["before", "after"] = "after" if config.block == "residual" else "before"
+    return ResidualBlock(
+        c, hidden, k, activation=where, norm=norm, bias=bias, groups=groups, function=config.activation
+    )

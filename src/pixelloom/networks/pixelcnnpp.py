@@ -19,12 +19,15 @@ Source: Salimans et al. 2017, "PixelCNN++", sections 2.3 to 2.5 and figure 2, an
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from pixelloom.layers.blocks import Positions, make_norm
 from pixelloom.layers.output import Output
 from pixelloom.layers.reads import HERE, Read
 from pixelloom.layers.shifted import BoxConv2d
@@ -42,6 +45,9 @@ class PixelCNNPlusPlusConfig(BaseModel):
     scales: int = Field(3, ge=1, le=8, description="grids, the sides of each half as long as those of the one before")
     dropout: float = Field(0.5, ge=0, lt=1, description="within blocks")
     weight_norm: bool = Field(True, description="learn length and direction of each feature's weights apart")
+    norm: Literal["none", "channel"] = Field("none", description="of what each block reads")
+    activation: Literal["concat-elu", "silu"] = Field("concat-elu", description="elu of both signs, or x sigmoid(x)")
+    positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
 
 
 class PixelCNNPlusPlus(nn.Module):
@@ -66,7 +72,10 @@ class PixelCNNPlusPlus(nn.Module):
         self.beside = BoxConv2d(spec.channels + 1, c, top=-1, bottom=0, left=-1, right=-1)
 
         def blocks(number: int, *, back: bool) -> list[nn.Module]:
-            return [Block(c, back, config.dropout, classes) for _ in range(number)]
+            return [Block(config, back, classes) for _ in range(number)]
+
+        where = [Positions(c, spec.height, spec.width) if config.positions else nn.Identity() for _ in range(2)]
+        self.where_u, self.where_ul = where
 
         sizes, down = [(spec.height, spec.width)], blocks(n, back=False)
         for _ in range(config.scales - 1):
@@ -93,7 +102,7 @@ class PixelCNNPlusPlus(nn.Module):
         """
         check_given("labels", labels, self.classes)
         image = self.inside(x)
-        u, ul = self.above(image), self.row_above(image) + self.beside(image)
+        u, ul = self.where_u(self.above(image)), self.where_ul(self.row_above(image) + self.beside(image))
         made = [(u, ul)]
         for layer in self.down:
             made.append(layer(*made[-1], labels) if isinstance(layer, Block) else layer(*made[-1]))
@@ -120,17 +129,17 @@ class Block(nn.Module):
     """One residual block of each stream: (u, ul) -> (u', ul'), by the equations at the head of this file.
 
     Args:
-        features: of each stream.
+        config: features of each stream, norm, activation and dropout.
         back: on the way up, where the counterpart's streams are read too.
-        dropout: share of the features dropped while training.
         classes: how many there are; 0 for none.
     """
 
-    def __init__(self, features: int, back: bool, dropout: float, classes: int) -> None:
+    def __init__(self, config: PixelCNNPlusPlusConfig, back: bool, classes: int) -> None:
         super().__init__()
-        c = features
-        self.u = Residual(over_above(2 * c, c), c if back else 0, over_above(2 * c, 2 * c), dropout, classes)
-        self.ul = Residual(over_before(2 * c, c), 2 * c if back else c, over_before(2 * c, 2 * c), dropout, classes)
+        c = config.channels
+        f = c if config.activation == "silu" else 2 * c
+        self.u = Residual(config, over_above(f, c), c if back else 0, over_above(f, 2 * c), classes)
+        self.ul = Residual(config, over_before(f, c), 2 * c if back else c, over_before(f, 2 * c), classes)
 
     def forward(
         self, u: Tensor, ul: Tensor, labels: Tensor | None, u_down: Tensor | None = None, ul_down: Tensor | None = None
@@ -141,22 +150,30 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + gate(last * D(f(first * f(x) + A f(a)))), and a bias for each class before the gate."""
+    """x + gate(last * D(f(first * f(norm(x)) + A f(a)))), and a bias for each class before the gate.
 
-    def __init__(self, first: BoxConv2d, beside: int, last: BoxConv2d, dropout: float, classes: int) -> None:
+    f and the norm, which there is none of by default, are the configuration's.
+    """
+
+    def __init__(
+        self, config: PixelCNNPlusPlusConfig, first: BoxConv2d, beside: int, last: BoxConv2d, classes: int
+    ) -> None:
         super().__init__()
-        self.activate, self.gate = ConcatELU(), Gate()
+        smooth = config.activation == "silu"
+        self.activate, self.gate = nn.SiLU() if smooth else ConcatELU(), Gate()
         self.first, self.last = first, last
         features = first.weight.shape[0]
-        self.join = BoxConv2d(2 * beside, features, top=0, bottom=0, left=0, right=0, bias=False) if beside else None
-        self.dropout = nn.Dropout(dropout)
+        self.norm = make_norm(config.norm, features, 1)
+        beside = beside if smooth else 2 * beside
+        self.join = BoxConv2d(beside, features, top=0, bottom=0, left=0, right=0, bias=False) if beside else None
+        self.dropout = nn.Dropout(config.dropout)
         self.label = ClassBias(classes, 2 * features) if classes else None
         with torch.no_grad():
             last.weight.mul_(0.1)  # so that a deep stack starts near the identity
 
     def forward(self, x: Tensor, a: Tensor | None, labels: Tensor | None) -> Tensor:
         """x [B, features, H, W], a [B, beside, H, W] -> [B, features, H, W]"""
-        h = self.first(self.activate(x))
+        h = self.first(self.activate(self.norm(x)))
         if self.join is not None:
             h = h + self.join(self.activate(a))
         h = self.last(self.dropout(self.activate(h)))

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pixelloom.layers.attention import PixelBefore
-from pixelloom.layers.blocks import Norm, Positions, make_norm
+from pixelloom.layers.blocks import Activation, Norm, Positions, make_activation, make_norm
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.layers.output import Output
 from pixelloom.layers.recurrent import DiagonalLSTM, RowLSTM
@@ -48,6 +48,7 @@ class PixelRNNConfig(BaseModel):
     head: int = Field(32, ge=1, le=4096, description="features of the 1x1 layers before the output")
     head_layers: int = Field(2, ge=0, le=8, description="number of 1x1 layers before the output")
     norm: Norm = Field("none", description="before each LSTM layer")
+    activation: Activation = Field("relu", description="of the 1x1 layers before the output")
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
 
 
@@ -87,7 +88,7 @@ class PixelRNN(nn.Module):
         )
         head: list[nn.Module] = []
         for _ in range(config.head_layers):
-            head += [nn.ReLU(), MaskedConv2d(features, config.head, 1, mask="B")]
+            head += [make_activation(config.activation), MaskedConv2d(features, config.head, 1, mask="B")]
             features = config.head
         self.head = nn.Sequential(*head)
         self.output = Output(features, spec.channels, outputs, groups)

@@ -20,12 +20,15 @@ Salimans et al. 2017, "PixelCNN++", for the layers.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from pixelloom.layers.attention import CausalAttention
+from pixelloom.layers.attention import CausalAttention, Rotary
+from pixelloom.layers.blocks import make_norm
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.layers.output import Output
 from pixelloom.layers.shifted import BoxConv2d
@@ -49,6 +52,9 @@ class PixelSNAILConfig(BaseModel):
         None, ge=1, le=4096, description="features of values; a multiple of heads; half of channels if unset"
     )
     window: int | None = Field(None, ge=0, description="rows above its own that a position attends to; all if unset")
+    rotary: bool = Field(False, description="turn queries and keys by angles that grow with the row and the column")
+    norm: Literal["none", "channel"] = Field("none", description="of what each residual layer reads")
+    activation: Literal["concat-elu", "silu"] = Field("concat-elu", description="elu of both signs, or x sigmoid(x)")
     dropout: float = Field(0.0, ge=0, lt=1, description="within residual layers")
 
     @property
@@ -61,6 +67,8 @@ class PixelSNAILConfig(BaseModel):
         for name, features in (("keys", self.keys), ("values", self.width)):
             if features % self.heads:
                 raise ValueError(f"{name}={features} cannot be shared evenly by heads={self.heads}")
+        if self.rotary and self.keys % (4 * self.heads):
+            raise ValueError(f"rotary: keys={self.keys} must be a multiple of {4 * self.heads}, four times heads")
         return self
 
 
@@ -84,7 +92,7 @@ class PixelSNAIL(nn.Module):
         c, self.classes = config.channels, classes
         self.above = BoxConv2d(spec.channels + 1, c, top=-1, bottom=-1, left=-1, right=1)
         self.beside = BoxConv2d(spec.channels + 1, c, top=-1, bottom=0, left=-1, right=-1)
-        self.blocks = nn.ModuleList(Block(config, spec.channels, classes) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(Block(config, spec, classes) for _ in range(config.blocks))
         self.output = Output(c, spec.channels, outputs, groups)
         rows, columns = (torch.arange(side) / side - 0.5 for side in (spec.height, spec.width))
         where = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
@@ -113,20 +121,19 @@ class PixelSNAIL(nn.Module):
 class Block(nn.Module):
     """Residual layers, then attention: ([B, channels, H, W], image, where, labels) -> [B, channels, H, W]."""
 
-    def __init__(self, config: PixelSNAILConfig, image: int, classes: int) -> None:
+    def __init__(self, config: PixelSNAILConfig, spec: ImageSpec, classes: int) -> None:
         super().__init__()
-        c, dropout, values = config.channels, config.dropout, config.width
-        self.near = nn.ModuleList(
-            GatedResidual(c, near=True, classes=classes, dropout=dropout) for _ in range(config.layers)
-        )
-        known, before = image + c + 2, c + 2
-        self.content = GatedResidual(known, near=False, classes=0, dropout=dropout)
-        self.question = GatedResidual(before, near=False, classes=0, dropout=dropout)
+        c, values = config.channels, config.width
+        self.near = nn.ModuleList(GatedResidual(config, c, near=True, classes=classes) for _ in range(config.layers))
+        known, before = spec.channels + c + 2, c + 2
+        self.content = GatedResidual(config, known, near=False)
+        self.question = GatedResidual(config, before, near=False)
         self.key = MaskedConv2d(known, config.keys, 1, mask="B", bias=False)  # one would move all scores alike
         self.value = _here(known, values)
         self.query = _here(before, config.keys)
+        self.rotary = Rotary(config.keys, config.heads, spec) if config.rotary else nn.Identity()
         self.attention = CausalAttention(config.heads, own=False, above=config.window)
-        self.mix = GatedResidual(c, near=False, extra=values, classes=classes, dropout=dropout)
+        self.mix = GatedResidual(config, c, near=False, extra=values, classes=classes)
 
     def forward(self, h: Tensor, x: Tensor, where: Tensor, labels: Tensor | None) -> Tensor:
         """[B, channels, H, W] -> same"""
@@ -134,7 +141,7 @@ class Block(nn.Module):
             h = layer(h, labels)
         content = self.content(torch.cat((x, h, where), dim=1), labels)
         query = self.query(self.question(torch.cat((h, where), dim=1), labels))
-        found = self.attention(query, self.key(content), self.value(content))
+        found = self.attention(self.rotary(query), self.rotary(self.key(content)), self.value(content))
         out: Tensor = self.mix(h, labels, found)
         return out
 
@@ -143,29 +150,34 @@ class GatedResidual(nn.Module):
     """The residual layer at the head of this file: x and y [B, features or extra, H, W] -> [B, features, H, W].
 
     Args:
+        config: norm, activation and dropout.
         features: of x.
         near: 2x2 convolutions, else 1x1.
         extra: features of y; 0 for none.
         classes: how many there are; 0 for none. A class adds a vector of its own to p and q.
-        dropout: share of the features before the second convolution dropped while training.
     """
 
-    def __init__(self, features: int, *, near: bool, extra: int = 0, classes: int, dropout: float) -> None:
+    def __init__(
+        self, config: PixelSNAILConfig, features: int, *, near: bool, extra: int = 0, classes: int = 0
+    ) -> None:
         super().__init__()
         conv = _near if near else _here
-        self.enter, self.gate = conv(2 * features, features), conv(2 * features, 2 * features)
-        self.extra = nn.ModuleList([_here(2 * extra, features)] if extra else [])
+        self.activate = F.silu if config.activation == "silu" else _concat_elu
+        both = 1 if config.activation == "silu" else 2
+        self.norm = make_norm(config.norm, features, 1)
+        self.enter, self.gate = conv(both * features, features), conv(both * features, 2 * features)
+        self.extra = nn.ModuleList([_here(both * extra, features)] if extra else [])
         self.classes = nn.ModuleList([ClassBias(classes, 2 * features)] if classes else [])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
         with torch.no_grad():  # layers change little at first, so that many can be stacked
             self.gate.weight.mul_(0.1)
 
     def forward(self, x: Tensor, labels: Tensor | None, y: Tensor | None = None) -> Tensor:
         """-> [B, features, H, W]"""
-        h = self.enter(_concat_elu(x))
+        h = self.enter(self.activate(self.norm(x)))
         if y is not None:
-            h = h + self.extra[0](_concat_elu(y))
-        h = self.gate(self.dropout(_concat_elu(h)))
+            h = h + self.extra[0](self.activate(y))
+        h = self.gate(self.dropout(self.activate(h)))
         for bias in self.classes:
             h = h + bias(labels)
         p, q = h.chunk(2, dim=1)

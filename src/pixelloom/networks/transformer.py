@@ -18,12 +18,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from pixelloom.layers.attention import CausalAttention, PixelBefore
+from pixelloom.layers.attention import CausalAttention, PixelBefore, Rotary
 from pixelloom.layers.blocks import ChannelNorm, Positions
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.layers.output import Output
@@ -51,6 +49,7 @@ class PixelTransformerConfig(BaseModel):
     every: int = Field(
         0, ge=0, description="every so many-th layer attends to all rows whatever the window; 0 for none"
     )
+    activation: Literal["gelu", "silu"] = Field("gelu", description="of the hidden features of a layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of each branch's features dropped while training")
 
     @model_validator(mode="after")
@@ -124,6 +123,7 @@ class Layer(nn.Module):
         self.attention = CausalAttention(config.heads, own=True, above=None if everything else config.window)
         self.outputs = nn.Conv2d(c, c, 1)
         self.up = MaskedConv2d(c, hidden, config.kernel, mask="B")
+        self.activate = nn.SiLU() if config.activation == "silu" else nn.GELU()
         self.down = nn.Conv2d(hidden, c, 1)
         self.dropout = nn.Dropout(config.dropout)
         # Both branches start at zero, so that a deep stack starts as the identity.
@@ -136,39 +136,5 @@ class Layer(nn.Module):
             h = h + bias(labels)
         q, k, v = self.inputs(self.norm(h)).chunk(3, dim=1)
         h = h + self.dropout(self.outputs(self.attention(self.rotary(q), self.rotary(k), v)))
-        out: Tensor = h + self.dropout(self.down(F.gelu(self.up(self.inner_norm(h)))))
+        out: Tensor = h + self.dropout(self.down(self.activate(self.up(self.inner_norm(h)))))
         return out
-
-
-class Rotary(nn.Module):
-    """Turns pairs of features by angles that grow with the row (half of the pairs) or the column.
-
-    The product of a query and a key then depends on the offset between their positions: (R_p q) . (R_s k) =
-    q . R_{s-p} k.
-
-    Source: Su et al. 2021, "RoFormer", eq. 34, for two axes.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-    def __init__(self, features: int, heads: int, spec: ImageSpec) -> None:
-        super().__init__()
-        self.parts = 2 * heads
-        pairs = features // heads // 2
-        # From half a turn a position down to one over the whole image.
-        rates = torch.pi * max(spec.height, spec.width) ** -torch.linspace(0, 1, pairs // 2, dtype=torch.float64)
-        rows, columns = (rates[:, None] * torch.arange(side) for side in (spec.height, spec.width))
-        angles = torch.cat(
-            (rows[:, :, None].expand(-1, -1, spec.width), columns[:, None, :].expand(-1, spec.height, -1))
-        )
-        self.register_buffer("cos", angles.cos().float().repeat(heads, 1, 1), persistent=False)
-        self.register_buffer("sin", angles.sin().float().repeat(heads, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, features, H, W] -> same; the first half of each head is paired with the second."""
-        parts = x.chunk(self.parts, dim=1)
-        a, b = torch.cat(parts[::2], dim=1), torch.cat(parts[1::2], dim=1)
-        a, b = a * self.cos - b * self.sin, a * self.sin + b * self.cos
-        heads = self.parts // 2
-        return torch.cat([half for pair in zip(a.chunk(heads, 1), b.chunk(heads, 1), strict=True) for half in pair], 1)
