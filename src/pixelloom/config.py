@@ -35,9 +35,11 @@ class RunConfig(BaseModel):
         description="settings of the network; see `pixelloom config NETWORK`",
     )
     head: HeadConfig = HeadConfig()
-    inputs: Literal["unit", "symmetric", "standard"] = Field(
-        "symmetric", description="model space: [0, 1], [-1, 1], or the training set's mean 0 and deviation 1"
+    inputs: Literal["unit", "symmetric", "standard", "embedding"] = Field(
+        "symmetric",
+        description="model space: [0, 1], [-1, 1], the training set's mean 0 and deviation 1, or learned vectors",
     )
+    embedding: int = Field(8, ge=1, le=256, description="with inputs=embedding: features of the vector of each level")
     classes: bool = Field(False, description="tell the network the class of each image, from the labels of the data")
     label_dropout: float = Field(
         0.1, ge=0, lt=1, description="with classes: share of the images whose class is not told, for guidance"

@@ -49,6 +49,8 @@ class PixelDescription(BaseModel):
     scaling: Scaling
     classes: int = Field(0, ge=0, le=LARGEST_SIDE)
     """How many the network is told of; 0 for a network that is told nothing."""
+    embedding: int = Field(0, ge=0, le=256)
+    """Features of the vector that the network learns for each level; 0 for one that takes scaled numbers."""
     trained: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -68,6 +70,13 @@ class PixelDescription(BaseModel):
         if max(image.shape) > LARGEST_SIDE:
             raise ValueError(f"no side may exceed {LARGEST_SIDE}, this is {image}")
         return image
+
+    @model_validator(mode="after")
+    def _vectors_of_level_numbers(self) -> PixelDescription:
+        numbers = Scaling.numbers(self.image.levels)
+        if self.embedding and self.scaling != numbers:
+            raise ValueError(f"embedding={self.embedding} takes numbers of levels, {numbers}, not {self.scaling}")
+        return self
 
 
 @final
@@ -98,6 +107,7 @@ class PixelModel:
             outputs=head.outputs,
             groups=head.groups,
             classes=description.classes,
+            embedding=description.embedding,
         )
         return cls(network.to(memory_format=torch.channels_last), description)  # type: ignore[call-overload]
 

@@ -114,6 +114,7 @@ def describe(config: RunConfig, data: Dataset) -> PixelDescription:
         image=data.spec,
         scaling=_scaling(config, data),
         classes=len(data.classes) if config.classes else 0,
+        embedding=config.embedding if config.inputs == "embedding" else 0,
         trained={
             "recipe": config.recipe,
             "data": config.data.model_dump(mode="json"),
@@ -138,6 +139,8 @@ def _scaling(config: RunConfig, data: Dataset) -> Scaling:
         return Scaling.unit()
     if config.inputs == "symmetric":
         return Scaling.symmetric()
+    if config.inputs == "embedding":
+        return Scaling.numbers(data.spec.levels)
     # Drawn through the stream, so that dynamic binarisation counts as the network will see it.
     seen = Stream(data.train, data.spec, min(len(data.train), 10_000), dynamic=data.dynamic).batch_at(0)
     return Scaling.standard(seen.images.numpy(), data.spec.levels)

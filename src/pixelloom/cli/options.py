@@ -90,8 +90,10 @@ class Fields:
     """As in --optim.lr 1e-3"""
     train: Annotated[dict[str, str] | None, Parameter(name="--train")] = None
     """As in --train.batch 64"""
-    inputs: Literal["unit", "symmetric", "standard"] | None = None
-    """Model space: [0, 1], [-1, 1], or mean 0 and deviation 1."""
+    inputs: Literal["unit", "symmetric", "standard", "embedding"] | None = None
+    """Model space: [0, 1], [-1, 1], mean 0 and deviation 1, or a learned vector for each level."""
+    embedding: int | None = None
+    """With --inputs embedding: features of each vector."""
     classes: Annotated[bool | None, Parameter(negative=())] = None
     """Tell the network the class of each image, from the labels of the data."""
     label_dropout: float | None = None

@@ -128,7 +128,9 @@ def _facts(model: PixelModel, trained: dict[str, Any]) -> dict[str, str]:
         "parameters": f"{model.parameters:,}",
         "images": str(model.spec),
         "head": f"{about.head.kind}, channels {about.head.channels}",
-        "inputs": f"(level / {model.spec.levels - 1} - {about.scaling.shift:.4g}) / {about.scaling.scale:.4g}",
+        "inputs": f"a learned vector of {about.embedding} features for each level"
+        if about.embedding
+        else f"(level / {model.spec.levels - 1} - {about.scaling.shift:.4g}) / {about.scaling.scale:.4g}",
         "recipe": str(trained.get("recipe", "")),
         "data": f"{data.get('source', 'unknown')}{f' ({form})' if form else ''}",
         "splits": ", ".join(f"{name} {n:,}" for name, n in counts.items()),

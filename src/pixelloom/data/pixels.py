@@ -91,6 +91,11 @@ class Scaling:
         return cls(0.5, 0.5)
 
     @classmethod
+    def numbers(cls, levels: int) -> Scaling:
+        """To the number of the level, 0 to levels - 1."""
+        return cls(0.0, 1 / (levels - 1))
+
+    @classmethod
     def standard(cls, images: Levels, levels: int) -> Scaling:
         """To mean 0 and deviation 1 over all values of the (training) images; constant images are only centred.
 

@@ -8,11 +8,13 @@ A new network is one file in this folder and one line here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pydantic import BaseModel
 from torch import nn
 
 from pixelloom.errors import UsageError, did_you_mean
+from pixelloom.layers.embedding import Embedded
 from pixelloom.networks.gated import GatedPixelCNN, GatedPixelCNNConfig
 from pixelloom.networks.made import MADE, MADEConfig
 from pixelloom.networks.nade import NADE, NADEConfig
@@ -37,9 +39,11 @@ NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
 
 
 def build_network(
-    name: str, config: BaseModel, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0
+    name: str, config: BaseModel, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0, embedding: int = 0
 ) -> nn.Module:
     """A freshly initialised network of that name; with classes, its forward takes labels [B] as well.
+
+    With an embedding it takes numbers of levels, and makes a vector of so many features of each.
 
     Raises:
         UsageError: for an unknown name, or settings that do not fit the images.
@@ -49,7 +53,9 @@ def build_network(
     expected, module = NETWORKS[name]
     if not isinstance(config, expected):
         raise UsageError(f"network {name!r} takes a {expected.__name__}, not a {type(config).__name__}")
+    seen = replace(spec, channels=spec.channels * embedding) if embedding else spec
     try:
-        return module(config, spec, outputs=outputs, groups=groups, classes=classes)
+        network = module(config, seen, outputs=outputs, groups=groups, classes=classes)
+        return Embedded(network, spec, embedding) if embedding else network
     except ValueError as error:
         raise UsageError(f"model: {error}") from error

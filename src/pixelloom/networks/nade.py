@@ -90,12 +90,13 @@ class NADE(nn.Module):
         a = self.sum(a) + self.hidden_bias
         if self.classes is not None:
             a = a + self.classes(labels)
-        params, share = [], self.outputs // self.groups
+        params, share, planes = [], self.outputs // self.groups, self.channels // self.groups
         for group in range(self.groups):
             h = self.activate(a)
             params += [self.total(h * self.leave[one]) for one in range(group * share, (group + 1) * share)]
             if group < self.groups - 1:
-                a = a + x[:, group : group + 1] * self.enter[group]
+                for plane in range(group * planes, (group + 1) * planes):
+                    a = a + x[:, plane : plane + 1] * self.enter[plane]
         return torch.cat(params, dim=1) + self.bias
 
 
