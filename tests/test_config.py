@@ -104,7 +104,7 @@ def test_strings_are_read_as_yaml(given: dict[str, object], field: str, value: o
         ("train: {batch: 30, accumulate: 7}", ["train", "batch=30", "accumulate=7"]),
         ("train: 5", ["train", "(given: 5)"]),
         ("samples: 1.5", ["samples", "(given: 1.5)"]),
-        ("inputs: symetric", ["inputs", "'unit', 'symmetric' or 'standard'"]),
+        ("inputs: symetric", ["inputs", "'unit', 'symmetric', 'standard' or 'embedding'"]),
         ("network: pixelcn", ["network", "Did you mean 'pixelcnn'?"]),
         ("model: {kernel: 4}", ["kernel", "odd side such as 5"]),
         ("model: {channels: 0}", ["channels", "(given: 0)"]),
