@@ -25,6 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"networks"}),
     frozenset({"likelihoods", "mixture", "adversarial", "augment", "objectives"}),
     frozenset({"engine", "sampling", "metrics"}),
+    frozenset({"ensembles"}),
     frozenset({"models"}),
     frozenset({"applications"}),
     frozenset({"config", "recipes", "card", "plots", "runs", "api"}),

@@ -7,7 +7,6 @@ description, for people and other programs to read). Loading never runs code fro
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
+from pixelloom import ensembles
 from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.engine.tensors import check_keys, load_tensors, save_tensors, write_bytes
+from pixelloom.engine.tensors import check_keys, load_tensors, save_described
 from pixelloom.errors import ModelError, UsageError, did_you_mean, explain
 from pixelloom.likelihoods import Head, HeadConfig, check_temperature, make_head
 from pixelloom.networks import NETWORKS, build_network
@@ -94,6 +94,8 @@ class PixelModel:
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
         self._plans: dict[tuple[object, ...], Plan] = {}
+        self.noise: ensembles.Noise = ancestral.image_noise
+        self._orders = ensembles.Drawers(lambda network: PixelModel(network, description))
         self._told = torch.zeros(1, dtype=torch.long)  # labels of the batch that is being drawn
 
     @classmethod
@@ -129,8 +131,9 @@ class PixelModel:
     def predict(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
         """Parameters of the head for every position, [B, outputs, H, W], from levels uint8 [B, C, H, W].
 
-        With classes, labels int64 [B] go with them.
+        With classes, labels int64 [B] go with them. A model of several orders has none, and refuses.
         """
+        ensembles.refuse(self.network, "predict")
         return self._pass(self.network, levels, labels)
 
     def _to_model(self, levels: Tensor) -> Tensor:
@@ -160,11 +163,12 @@ class PixelModel:
         _at_least("batch", batch, 1)
         x = check_levels(images, self.spec)
         told = self._labels(labels, len(x))
-        parts = []
+        networks, parts = ensembles.members(self.network), []
         for start in range(0, len(x), batch):
             levels = x[start : start + batch].to(self.device)
-            params = self.predict(levels, None if told is None else told[start : start + batch])
-            parts.append(-self.head.nats(params, levels).double().flatten(1).sum(1).cpu())
+            known = None if told is None else told[start : start + batch]
+            each = (self.head.nats(self._pass(network, levels, known), levels) for network in networks)
+            parts.append(ensembles.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu())
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
     def _labels(self, labels: LabelsLike, n: int) -> Tensor | None:
@@ -209,7 +213,7 @@ class PixelModel:
             given: partly known images, levels uint8 [n or 1, C, H, W].
             mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known; both or neither must be set.
                 Values are drawn in raster order, each given those before it: known values that come later are kept,
-                but do not steer it.
+                but do not steer it. Not for a model of several orders.
             labels: class of each image, int64 [n], or one for all; None for the model that is told no class.
             guidance: w of classifier-free guidance, logits (1 + w) told - w untold; 0 is the model itself.
             batch: images drawn at a time; does not change the pictures. None for as many as fit a bounded memory.
@@ -235,12 +239,17 @@ class PixelModel:
         told = self._labels(labels, n)
         if not guidance >= 0 or (guidance and (told is None or self.head.kind == "logistics")):
             raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
+        if ensembles.orders(self.network) > 1:
+            return self._orders.sample(
+                self.network, n, seed=seed, first=first, mask=mask, labels=told, on_step=on_step, batch=batch,
+                temperature=temperature, guidance=guidance, method=method, precision=precision,
+            )  # fmt: skip
         draw, fitting = self._sampler(method, precision, where, guidance)
         size = fitting(n) if batch is None else batch
         parts = []
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
-            noise = ancestral.image_noise(self.spec, seed, first + start, rows.stop - start).to(self.device)
+            noise = self.noise(self.spec, seed, first + start, rows.stop - start).to(self.device)
             if told is not None:
                 untold = torch.full_like(told[rows], self.description.classes)
                 self._told = torch.cat((told[rows], untold)) if guidance else told[rows]
@@ -333,14 +342,8 @@ class PixelModel:
         Raises:
             ModelError: if the folder cannot be written; what was there before stays whole.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ModelError(f"{folder}: cannot be made: {error.strerror}") from error
         config = self.description.model_dump(mode="json")
-        sha256 = save_tensors(folder / WEIGHTS, self.network.state_dict(), config)
-        write_bytes(folder / CONFIG, (json.dumps(config | {"sha256": sha256}, indent=2) + "\n").encode())
-        return sha256
+        return save_described(folder / WEIGHTS, folder / CONFIG, self.network.state_dict(), config)
 
 
 def load_model(folder: Path) -> PixelModel:

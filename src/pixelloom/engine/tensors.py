@@ -40,6 +40,20 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     return sha256
 
 
+def save_described(path: Path, readable: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """The same, and ``meta`` with the digest once more in a JSON file beside it, for people and programs to read.
+
+    Raises ModelError if the folder cannot be made or written; what was there before stays whole.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(f"{path.parent}: cannot be made: {error.strerror}") from error
+    sha256 = save_tensors(path, tensors, meta)
+    write_bytes(readable, (json.dumps(dict(meta) | {"sha256": sha256}, indent=2) + "\n").encode())
+    return sha256
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors (on the CPU) and metadata of a file written by :func:`save_tensors`.
 
