@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -333,15 +334,34 @@ def test_draws_follow_the_probabilities() -> None:
     check_draws(model.sample(4000, seed=1), probabilities, TINY)
 
 
+@pytest.mark.parametrize("method", ["fast", "plain"])
+def test_those_who_watch_see_whole_batches_one_after_the_other(method: Any) -> None:
+    """As with any model: at the last step of a batch its images are there, under their numbers."""
+    model = model_of(*WORLDS["binary"])
+    seen: list[tuple[int, int, Tensor]] = []
+    images = model.sample(
+        7,
+        seed=3,
+        batch=4,
+        method=method,
+        on_step=lambda step, steps, images: seen.append((step, steps, images.clone())),
+    )
+    done = [batch for step, steps, batch in seen if step == steps]
+    assert [len(batch) for batch in done] == [4, 3]
+    assert torch.equal(torch.cat(done), images)
+    starts = [number for number, (step, _, _) in enumerate(seen) if step == 1]
+    for start, end in itertools.pairwise([*starts, len(seen)]):
+        assert [step for step, _, _ in seen[start:end]] == list(range(1, end - start + 1))
+
+
 def test_those_who_watch_see_the_pixels_where_they_stand() -> None:
     model = model_of(*WORLDS["binary"])
     seen: list[Tensor] = []
-    model.sample(1, seed=0, on_step=lambda step, steps, images: seen.append(images.clone()))
-    order = int(choose(3, 0, 0, 1)[0])
-    places = sequence(model, order)
-    for step, images in enumerate(seen[:-1]):
-        assert not images.flatten()[places[step + 1 :]].any()
-    assert torch.equal(seen[-1], model.sample(1, seed=0))
+    whole = model.sample(1, seed=0, on_step=lambda step, steps, images: seen.append(images.clone()))
+    places = sequence(model, int(choose(3, 0, 0, 1)[0]))
+    for step, images in enumerate(seen, 1):
+        assert not images.flatten()[places[step:]].any()
+        assert torch.equal(images.flatten()[places[:step]], whole.flatten()[places[:step]])
 
 
 def test_what_has_no_meaning_in_several_orders_is_refused() -> None:

@@ -144,6 +144,7 @@ class Drawers:
         *,
         seed: int,
         first: int,
+        batch: int,
         mask: Tensor | None,
         labels: Tensor | None,
         on_step: OnStep | None,
@@ -156,9 +157,10 @@ class Drawers:
             n: how many.
             seed: chooses noise and orders.
             first: number of the first image.
+            batch: images drawn at a time.
             mask: must be None.
             labels: of each image, int64 [n], or None.
-            on_step: told of each step of each order, with its images.
+            on_step: told of each step of each order in a batch, with the images of the batch.
             options: those of a model of one order.
 
         Raises:
@@ -167,21 +169,46 @@ class Drawers:
         """
         if mask is not None:
             refuse(network, "given")
-        chosen = torch.from_numpy(choose(orders(network), seed, first, n))
-        images: dict[int, Tensor] = {}
-        for order in sorted(set(chosen.tolist())):
+        parts = []
+        for start in range(0, n, batch):
+            rows = slice(start, min(start + batch, n))
+            told = None if labels is None else labels[rows]
+            numbers = range(first + rows.start, first + rows.stop)
+            parts.append(self._batch(network, seed, numbers, told, on_step, options))
+        return torch.cat(parts)
+
+    def _batch(
+        self,
+        network: nn.Module,
+        seed: int,
+        numbers: range,
+        labels: Tensor | None,
+        on_step: OnStep | None,
+        options: dict[str, Any],
+    ) -> Tensor:
+        """The images of some numbers, order after order."""
+        chosen = torch.from_numpy(choose(orders(network), seed, numbers.start, len(numbers)))
+        present = sorted(set(chosen.tolist()))
+        images = torch.empty(0, dtype=torch.uint8)
+        for turn, order in enumerate(present):
             way, model = self._of(network, order)
             rows = (chosen == order).nonzero()[:, 0]
-            model.noise = partial(_noise, way, (rows + first).tolist())
-            drawn = model.sample(
-                len(rows),
-                seed=seed,
-                labels=None if labels is None else labels[rows.to(labels.device)],
-                on_step=None if on_step is None else partial(_told, on_step, way),
-                **options,
-            )
-            images.update(zip(rows.tolist(), way.put_back(drawn), strict=True))
-        return torch.stack([images[row] for row in range(n)])
+
+            def put(found: Tensor, way: InSequence = way, rows: Tensor = rows) -> Tensor:
+                nonlocal images
+                if not len(images):
+                    images = torch.zeros(len(numbers), *found.shape[1:], dtype=torch.uint8)
+                images[rows] = way.put_back(found).cpu()
+                return images
+
+            def told(step: int, steps: int, found: Tensor, turn: int = turn, put: Callable[..., Tensor] = put) -> None:
+                if on_step is not None:
+                    on_step(turn * steps + step, len(present) * steps, put(found))
+
+            model.noise = partial(_noise, way, [numbers[row] for row in rows.tolist()])
+            of_rows = None if labels is None else labels[rows.to(labels.device)]
+            put(model.sample(len(rows), seed=seed, labels=of_rows, on_step=told, batch=len(rows), **options))
+        return images
 
     def _of(self, network: nn.Module, order: int) -> tuple[InSequence, Any]:
         """With the weights that the network has now."""
@@ -196,10 +223,6 @@ class Drawers:
 def _noise(way: InSequence, numbers: list[int], spec: ImageSpec, seed: int, first: int, n: int) -> Tensor:
     """Of the images of some numbers; each pixel has its own, wherever it comes in the sequence."""
     return way.taken(torch.cat([image_noise(spec, seed, number, 1) for number in numbers[first : first + n]]))
-
-
-def _told(on_step: OnStep, way: InSequence, step: int, steps: int, images: Tensor) -> None:
-    on_step(step, steps, way.put_back(images))
 
 
 def _ordered(network: nn.Module) -> Iterator[Ordered]:

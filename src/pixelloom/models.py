@@ -239,13 +239,13 @@ class PixelModel:
         told = self._labels(labels, n)
         if not guidance >= 0 or (guidance and (told is None or self.head.kind == "logistics")):
             raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
-        if ensembles.orders(self.network) > 1:
-            return self._orders.sample(
-                self.network, n, seed=seed, first=first, mask=mask, labels=told, on_step=on_step, batch=batch,
-                temperature=temperature, guidance=guidance, method=method, precision=precision,
-            )  # fmt: skip
         draw, fitting = self._sampler(method, precision, where, guidance)
         size = fitting(n) if batch is None else batch
+        if ensembles.orders(self.network) > 1:
+            return self._orders.sample(
+                self.network, n, seed=seed, first=first, mask=mask, labels=told, on_step=on_step, batch=size,
+                temperature=temperature, guidance=guidance, method=method, precision=precision,
+            )  # fmt: skip
         parts = []
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
