@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"likelihoods", "mixture", "adversarial", "augment", "objectives"}),
     frozenset({"engine", "sampling", "metrics"}),
     frozenset({"ensembles"}),
-    frozenset({"models"}),
+    frozenset({"arguments", "models"}),
     frozenset({"applications"}),
     frozenset({"config", "recipes", "card", "plots", "runs", "api"}),
     frozenset({"cli", "studio"}),

@@ -23,6 +23,7 @@ def model_card(model: PixelModel, sha256: str) -> str:
         f"| network | {about.network}, {model.parameters:,} parameters |",
         f"| images | {model.spec} |",
         f"| head | {about.head.kind}, channels {about.head.channels} |",
+        *([f"| condition | {model.condition}; all figures are given it |"] if model.condition else []),
         f"| data | {data.get('source')} ({form or 'as published'}) |",
         f"| split | {', '.join(f'{name} {n:,}' for name, n in counts.items())} |",
         f"| training | {trained.get('images', 0):,} images seen, {trained.get('epochs')} epochs, "

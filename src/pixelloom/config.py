@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pixelloom.data.catalog import DataConfig
+from pixelloom.data.conditions import RULES, check_rule
 from pixelloom.engine.config import TrainConfig
 from pixelloom.errors import UsageError, did_you_mean, explain
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.networks import NETWORKS
+from pixelloom.networks import NETWORKS, no_condition, takes_condition
 from pixelloom.objectives import OptimConfig
 
 
@@ -44,6 +45,7 @@ class RunConfig(BaseModel):
     label_dropout: float = Field(
         0.1, ge=0, lt=1, description="with classes: share of the images whose class is not told, for guidance"
     )
+    condition: str = Field("none", description="picture that the network goes by: " + RULES)
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     validation_images: int = Field(1000, ge=1, description="images of the validation split scored while training")
@@ -55,6 +57,19 @@ class RunConfig(BaseModel):
         if name not in NETWORKS:
             raise ValueError(f"none is called {name!r}.{did_you_mean(name, NETWORKS)} Known: {', '.join(NETWORKS)}")
         return name
+
+    @field_validator("condition")
+    @classmethod
+    def _known_rule(cls, rule: str) -> str:
+        return check_rule(rule)
+
+    @model_validator(mode="after")
+    def _a_network_that_goes_by_pictures(self) -> RunConfig:
+        if self.condition != "none" and not takes_condition(self.network):
+            raise ValueError(f"condition={self.condition}: {no_condition(self.network)}")
+        if getattr(self.model, "condition", 0):
+            raise ValueError("model.condition: leave it at 0; `condition` says which picture the network goes by")
+        return self
 
     @field_validator("model", mode="before")
     @classmethod

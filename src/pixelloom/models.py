@@ -7,17 +7,27 @@ description, for people and other programs to read). Loading never runs code fro
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from pixelloom import ensembles
+from pixelloom.arguments import (
+    LabelsLike,
+    at_least,
+    check_condition,
+    check_known,
+    check_labels,
+    check_levels,
+    of_batch,
+    without_class,
+)
+from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.engine.tensors import check_keys, load_tensors, save_described
 from pixelloom.errors import ModelError, UsageError, did_you_mean, explain
@@ -25,12 +35,10 @@ from pixelloom.likelihoods import Head, HeadConfig, check_temperature, make_head
 from pixelloom.networks import NETWORKS, build_network
 from pixelloom.sampling import ancestral, fast
 from pixelloom.sampling.plan import Plan
-from pixelloom.types import ImageSpec, Labels, Levels
+from pixelloom.types import ImageSpec, Levels
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
-LabelsLike = Tensor | Labels | Sequence[int] | int | None
 Precision = Literal["fp32", "bf16", "fp64"]
 PLAIN_BATCH = 64  # images that the plain loop draws at a time, unless told
 LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
@@ -51,6 +59,8 @@ class PixelDescription(BaseModel):
     """How many the network is told of; 0 for a network that is told nothing."""
     embedding: int = Field(0, ge=0, le=256)
     """Features of the vector that the network learns for each level; 0 for one that takes scaled numbers."""
+    condition: str = "none"
+    """Rule of the picture that the network goes by, derived from the image; see :mod:`pixelloom.data.conditions`."""
     trained: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -72,11 +82,16 @@ class PixelDescription(BaseModel):
         return image
 
     @model_validator(mode="after")
-    def _vectors_of_level_numbers(self) -> PixelDescription:
+    def _what_fits_the_images(self) -> PixelDescription:
         numbers = Scaling.numbers(self.image.levels)
         if self.embedding and self.scaling != numbers:
             raise ValueError(f"embedding={self.embedding} takes numbers of levels, {numbers}, not {self.scaling}")
+        self.told_picture()
         return self
+
+    def told_picture(self) -> Condition | None:
+        """What the network goes by, beside labels."""
+        return None if self.condition == "none" else Condition(self.condition, self.image)
 
 
 @final
@@ -96,12 +111,14 @@ class PixelModel:
         self._plans: dict[tuple[object, ...], Plan] = {}
         self.noise: ensembles.Noise = ancestral.image_noise
         self._orders = ensembles.Drawers(lambda network: PixelModel(network, description))
-        self._told = torch.zeros(1, dtype=torch.long)  # labels of the batch that is being drawn
+        self.condition: Condition | None = description.told_picture()
+        """What picture the model goes by; it makes them of images, and tells their shape."""
+        self._told: dict[str, Tensor] = {}  # what the network is told about the batch that is being drawn
 
     @classmethod
     def build(cls, description: PixelDescription) -> PixelModel:
         """An untrained model."""
-        head = make_head(description.head, description.image)
+        head, condition = make_head(description.head, description.image), description.told_picture()
         network = build_network(
             description.network,
             description.model,
@@ -110,6 +127,7 @@ class PixelModel:
             groups=head.groups,
             classes=description.classes,
             embedding=description.embedding,
+            condition=0 if condition is None else condition.spec.channels,
         )
         return cls(network.to(memory_format=torch.channels_last), description)  # type: ignore[call-overload]
 
@@ -128,64 +146,74 @@ class PixelModel:
         """Number of trained values."""
         return sum(p.numel() for p in self.network.parameters())
 
-    def predict(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
+    def predict(self, levels: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """Parameters of the head for every position, [B, outputs, H, W], from levels uint8 [B, C, H, W].
 
-        With classes, labels int64 [B] go with them. A model of several orders has none, and refuses.
+        With classes, labels int64 [B] go with them; with a condition its levels, uint8 [B, c, h, w]. A model of several
+        orders has none, and refuses.
         """
         ensembles.refuse(self.network, "predict")
-        return self._pass(self.network, levels, labels)
+        return self._pass(self.network, levels, self._tell(labels, condition))
+
+    def _tell(self, labels: Tensor | None, condition: Tensor | None) -> dict[str, Tensor]:
+        """Further arguments of the network, on its device."""
+        told = {} if labels is None else {"labels": labels.to(self.device)}
+        if self.condition is not None and condition is not None:
+            told["condition"] = self.condition.planes(condition.to(self.device))
+        return told
 
     def _to_model(self, levels: Tensor) -> Tensor:
         return to_model(levels, self.spec.levels, self.description.scaling)
 
-    def _pass(self, network: nn.Module, levels: Tensor, labels: Tensor | None = None) -> Tensor:
+    def _pass(self, network: nn.Module, levels: Tensor, told: Mapping[str, Tensor]) -> Tensor:
         x = self._to_model(levels).to(next(network.parameters()).dtype)
+        told = {name: value.to(x.dtype) if value.is_floating_point() else value for name, value in told.items()}
         # TensorFloat-32, torch's default for convolutions on CUDA, keeps 10 bits of a factor: too few for a likelihood
         # and for the same picture on every device.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            params: Tensor = network(x) if labels is None else network(x, labels)
+            params: Tensor = network(x, **told)
         return params
 
     @torch.no_grad()
-    def log_prob(self, images: Tensor | Levels, labels: LabelsLike = None, *, batch: int = 64) -> Tensor:
+    def log_prob(
+        self,
+        images: Tensor | Levels,
+        labels: LabelsLike = None,
+        condition: Tensor | Levels | None = None,
+        *,
+        batch: int = 64,
+    ) -> Tensor:
         """Natural log-probability of each image, float64 [N], by one parallel pass in float32.
+
+        Under a model that goes by a picture it is that of the image given its condition, log p(x | c).
 
         Args:
             images: levels, uint8 [N, C, H, W].
             labels: class of each image, int64 [N], or one for all; None for the model that is told no class.
+            condition: picture to go by of each image, levels uint8 [N, c, h, w], or one for all; None for each image's
+                own.
             batch: images at a time; bounds the memory and does not change the result.
 
         Raises:
-            UsageError: if shape, type or levels are not those of the model, for labels that it does not know, or for
-                batch < 1.
+            UsageError: if shape, type or levels are not those of the model, for labels or pictures to go by that it
+                does not know, or for batch < 1.
         """
-        _at_least("batch", batch, 1)
+        at_least("batch", batch, 1)
         x = check_levels(images, self.spec)
-        told = self._labels(labels, len(x))
+        told = check_labels(labels, self.description.classes, len(x), self.device)
+        if condition is None and self.condition is not None:
+            condition = self.condition.of(x)
+        seen = check_condition(condition, self.condition, len(x))
         networks, parts = ensembles.members(self.network), []
         for start in range(0, len(x), batch):
-            levels = x[start : start + batch].to(self.device)
-            known = None if told is None else told[start : start + batch]
+            rows = slice(start, start + batch)
+            levels, known = (
+                x[rows].to(self.device),
+                self._tell(None if told is None else told[rows], of_batch(seen, rows)),
+            )
             each = (self.head.nats(self._pass(network, levels, known), levels) for network in networks)
             parts.append(ensembles.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu())
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
-
-    def _labels(self, labels: LabelsLike, n: int) -> Tensor | None:
-        """Labels as the network takes them, [n]; the number after the last class stands for none."""
-        classes = self.description.classes
-        if not classes:
-            if labels is not None:
-                raise UsageError("labels: this model was trained without classes (train.classes)")
-            return None
-        given = torch.as_tensor(classes if labels is None else labels, device=self.device)
-        if given.is_floating_point() or given.ndim > 1 or given.numel() not in (1, n):
-            raise UsageError(f"labels: {n} class numbers or one for all, not {list(given.shape)} of {given.dtype}")
-        if given.numel() and not 0 <= int(given.min()) <= int(given.max()) <= classes:
-            raise UsageError(
-                f"labels: classes are numbered 0 to {classes - 1}, found {int(given.min())} to {int(given.max())}"
-            )
-        return given.long().expand(n)
 
     def sample(
         self,
@@ -198,6 +226,7 @@ class PixelModel:
         mask: Tensor | None = None,
         labels: LabelsLike = None,
         guidance: float = 0.0,
+        condition: Tensor | Levels | None = None,
         batch: int | None = None,
         method: Literal["fast", "plain"] = "fast",
         precision: Precision | None = None,
@@ -216,6 +245,8 @@ class PixelModel:
                 but do not steer it. Not for a model of several orders.
             labels: class of each image, int64 [n], or one for all; None for the model that is told no class.
             guidance: w of classifier-free guidance, logits (1 + w) told - w untold; 0 is the model itself.
+            condition: picture to go by of each image, levels uint8 [n, c, h, w], or one for all; ``model.condition.of``
+                makes them of images.
             batch: images drawn at a time; does not change the pictures. None for as many as fit a bounded memory.
             method: "fast" computes every feature once; "plain" is the loop of one pass a pixel. Same pictures.
             precision: "fp32", "bf16" or "fp64"; None for that of the weights. Rounding may change a pixel.
@@ -233,10 +264,13 @@ class PixelModel:
             ("seed", seed, 0),
             ("first", first, 0),
         ):
-            _at_least(name, value, least)
+            at_least(name, value, least)
         check_temperature(temperature)
-        known, where = self._known(given, mask, n)
-        told = self._labels(labels, n)
+        known, where = (
+            planes if planes is None else planes.to(self.device) for planes in check_known(given, mask, self.spec, n)
+        )
+        told = check_labels(labels, self.description.classes, n, self.device)
+        seen = check_condition(condition, self.condition, n)
         if not guidance >= 0 or (guidance and (told is None or self.head.kind == "logistics")):
             raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
         draw, fitting = self._sampler(method, precision, where, guidance)
@@ -250,9 +284,9 @@ class PixelModel:
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
             noise = self.noise(self.spec, seed, first + start, rows.stop - start).to(self.device)
-            if told is not None:
-                untold = torch.full_like(told[rows], self.description.classes)
-                self._told = torch.cat((told[rows], untold)) if guidance else told[rows]
+            self._told = self._tell(None if told is None else told[rows], of_batch(seen, rows))
+            if guidance:
+                self._told = without_class(self._told, self.description.classes)
             drawn = draw(
                 noise,
                 temperature=temperature,
@@ -281,14 +315,14 @@ class PixelModel:
         known = None if mask is None else mask.all(dim=0).cpu().numpy()
         # Layers may have been put in place of others since the last plan was made.
         key = (*map(id, network.modules()), b"" if known is None else known.tobytes())
-        told = self.description.classes > 0
-        given = {"labels": lambda: self._told} if told else None
+        self._told = self._placeholders()
+        given = {name: partial(self._given, network, name) for name in self._told}
         plan = self._plans.get(key) or fast.make_plan(network, self.head, self.spec, known, given)
         if network is self.network:
             self._plans = {key: plan}  # the last one: drawing batch after batch of the same kind is what takes time
         first = next(network.parameters())
         return fast.FastSampler(
-            plan, self.head, self.spec, self._to_model, first.dtype, first.device, told=told, guidance=guidance
+            plan, self.head, self.spec, self._to_model, first.dtype, first.device, told=bool(given), guidance=guidance
         )
 
     def _sampler(
@@ -303,14 +337,23 @@ class PixelModel:
         network = self._in(precision)
 
         def predict(levels: Tensor) -> Tensor:
-            if not self.description.classes:
-                return self.predict(levels) if network is self.network else self._pass(network, levels)
             if not guidance:
                 return self._pass(network, levels, self._told)
             told, untold = self._pass(network, levels.repeat(2, 1, 1, 1), self._told).chunk(2)
             return fast.guided(told, untold, guidance)
 
         return partial(ancestral.sample, predict, self.head, self.spec), lambda n: min(n, PLAIN_BATCH)
+
+    def _placeholders(self) -> dict[str, Tensor]:
+        """What the network is told, for one image: a plan needs its shapes."""
+        labels = torch.zeros(1, dtype=torch.long) if self.description.classes else None
+        shape = None if self.condition is None else self.condition.spec.shape
+        return self._tell(labels, None if shape is None else torch.zeros(1, *shape, dtype=torch.uint8))
+
+    def _given(self, network: nn.Module, name: str) -> Tensor:
+        """What a network is told about the batch that is being drawn."""
+        value = self._told[name]
+        return value.to(next(network.parameters()).dtype) if value.is_floating_point() else value
 
     def _in(self, precision: Precision | None) -> nn.Module:
         """The network with weights of a precision."""
@@ -319,22 +362,6 @@ class PixelModel:
         if precision is None or next(self.network.parameters()).dtype == PRECISIONS[precision]:
             return self.network
         return copy.deepcopy(self.network).to(PRECISIONS[precision])
-
-    def _known(self, given: Tensor | Levels | None, mask: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
-        if (given is None) != (mask is None):
-            raise UsageError("given, mask: a partly known image needs both, the image and the mask of what is known")
-        if given is None or mask is None:
-            return None, None
-        known = check_levels(given, self.spec)
-        try:
-            known = known.expand(n, *self.spec.shape)
-            where = torch.as_tensor(mask).bool().expand(n, *self.spec.shape)
-        except RuntimeError:
-            raise UsageError(
-                f"given, mask: shapes {tuple(known.shape)} and {tuple(mask.shape)} do not fit {n} images of "
-                f"{self.spec.shape}"
-            ) from None
-        return known.to(self.device), where.to(self.device)
 
     def save(self, folder: Path) -> str:
         """Write the model folder; returns the SHA-256 of its contents.
@@ -368,25 +395,3 @@ def load_model(folder: Path) -> PixelModel:
     model = PixelModel.build(description)
     model.network.load_state_dict(tensors)
     return model
-
-
-def check_levels(images: Tensor | Levels, spec: ImageSpec) -> Tensor:
-    """Images as the model takes them, uint8 [N, C, H, W].
-
-    Raises:
-        UsageError: for floats, another shape, or values at or above the model's levels.
-    """
-    if str(images.dtype).removeprefix("torch.") not in _INTEGERS:
-        raise UsageError(f"images: levels are integers 0..{spec.levels - 1}, not {images.dtype}; quantise them first")
-    # A read-only array (a memory map of a data set, say) is copied, since torch has no read-only tensors.
-    x = torch.from_numpy(np.require(images, requirements=["C", "W"])) if isinstance(images, np.ndarray) else images
-    if x.ndim != 4 or tuple(x.shape[1:]) != spec.shape:
-        raise UsageError(f"images: the model takes [N, {', '.join(map(str, spec.shape))}], not {list(x.shape)}")
-    if x.numel() and (int(x.min()) < 0 or int(x.max()) >= spec.levels):
-        raise UsageError(f"images: levels go from 0 to {spec.levels - 1}, found {int(x.min())} to {int(x.max())}")
-    return x.to(torch.uint8)
-
-
-def _at_least(name: str, given: int, least: int) -> None:
-    if given < least:
-        raise UsageError(f"{name}: must be {least} or more, not {given}")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pixelloom.data.pixels import to_bytes
 from pixelloom.engine.tensors import write_bytes
@@ -31,6 +32,7 @@ Series = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 _TILE = 96  # pixels: a side at which a person sees what an 8x8 digit is
 _WIDEST = 2400  # pixels: wider grids are enlarged less
+_LETTER = 18  # pixels: size of a name
 _GROUND = 128  # the grey between tiles, told apart from black and white pictures alike
 LARGEST_SHEET = 89_000_000  # pixels; Pillow takes a larger picture for an attack
 _COLOURS = (1, 3)  # channels of a picture: grey, RGB
@@ -126,6 +128,55 @@ def sheet(
             "draw fewer or smaller ones, or save them singly or as an array"
         )
     return found
+
+
+def table(
+    images: Levels,
+    levels: int,
+    rows: int,
+    *,
+    left: Levels | None = None,
+    right: Levels | None = None,
+    names: Sequence[str] = (),
+    scale: int | None = None,
+) -> Image.Image:
+    """A grid of which each row is drawn by something of its own; as :func:`grid`, but for
+
+    Args:
+        images: uint8 [N, C, H, W]; image i belongs to row i % rows, N is a multiple of it.
+        levels: as there.
+        rows: their number.
+        left: what each row was drawn by, as images [rows, C, H, W], at its beginning.
+        right: the truth of each row, at its end.
+        names: of the rows, written before them.
+        scale: as there.
+    """
+    drawn = images.reshape(-1, rows, *images.shape[1:])
+    columns = [*([left] if left is not None else []), *drawn, *([right] if right is not None else [])]
+    tiles = np.stack(columns, axis=1).reshape(-1, *images.shape[1:])
+    heads = [""] * len(columns)
+    if left is not None:
+        heads[:2] = ["given", "drawn"]
+    if right is not None:
+        heads[-1] = "truth"
+    layout = sheet(len(tiles), images.shape[1:], len(columns), scale)
+    return _lettered(grid(tiles, levels, len(columns), scale), layout, names, heads if any(heads) else ())
+
+
+def _lettered(paper: Image.Image, layout: Sheet, names: Sequence[str], heads: Sequence[str]) -> Image.Image:
+    """Names before the rows, and above the columns."""
+    font = ImageFont.load_default(_LETTER)
+    width = max((math.ceil(font.getlength(name)) for name in names), default=-_LETTER) + _LETTER
+    height = 2 * _LETTER if heads else 0
+    whole = Image.new(paper.mode, (paper.width + width, paper.height + height), "white")
+    whole.paste(paper, (width, height))
+    pen = ImageDraw.Draw(whole)
+    for row, name in enumerate(names):
+        middle = height + layout.corner(row * layout.columns)[0] + layout.tile[0] / 2
+        pen.text((width - _LETTER / 2, middle), name, "black", font, anchor="rm")
+    for column, name in enumerate(heads):
+        pen.text((width + layout.corner(column)[1] + layout.tile[1] / 2, _LETTER), name, "black", font, anchor="mm")
+    return whole
 
 
 def picture(image: Levels, levels: int) -> Image.Image:

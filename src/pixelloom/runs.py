@@ -7,6 +7,7 @@ A run folder holds ``config.yaml`` (complete: ``train --config`` repeats the run
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import sys
 import time
@@ -16,13 +17,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from PIL.Image import Image
+from torch import Tensor, nn
 
 import pixelloom
 from pixelloom import plots
 from pixelloom.card import model_card
 from pixelloom.config import RunConfig, dump_yaml
 from pixelloom.data.catalog import DataConfig, Dataset, load
+from pixelloom.data.conditions import Condition
 from pixelloom.data.download import progress_bar
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream, batches, ordered
@@ -39,6 +42,7 @@ from pixelloom.metrics.likelihood import Likelihood, likelihood, score, score_to
 from pixelloom.models import WEIGHTS, PixelDescription, PixelModel, load_model
 from pixelloom.objectives import Monitor
 from pixelloom.objectives import likelihood as likelihood_objective
+from pixelloom.types import ImageSpec
 
 RUNS = Path("runs")
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
@@ -72,6 +76,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Path:
         Monitor("bits/dim", partial(_measure, description, data, config.validation_images)),
         classes=description.classes,
         label_dropout=config.label_dropout,
+        condition=model.condition,
     )
     if fabric.is_global_zero:
         _open_folder(out, config)
@@ -97,7 +102,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Path:
         resume=resume,
     )
     if fabric.is_global_zero:
-        _finish(config, out, state)
+        _finish(config, data, out, state)
     fabric.barrier()
     return out / "model"
 
@@ -107,6 +112,10 @@ def describe(config: RunConfig, data: Dataset) -> PixelDescription:
     head = make_head(config.head, data.spec)
     if config.classes and data.train.labels is None:
         raise UsageError(f"classes: {data.name} has no labels; leave classes out, or name data that has some")
+    try:
+        config.condition == "none" or Condition(config.condition, data.spec)
+    except ValueError as error:
+        raise UsageError(f"condition: {error}") from error
     return PixelDescription(
         network=config.network,
         model=config.model,
@@ -115,6 +124,7 @@ def describe(config: RunConfig, data: Dataset) -> PixelDescription:
         scaling=_scaling(config, data),
         classes=len(data.classes) if config.classes else 0,
         embedding=config.embedding if config.inputs == "embedding" else 0,
+        condition=config.condition,
         trained={
             "recipe": config.recipe,
             "data": config.data.model_dump(mode="json"),
@@ -183,7 +193,7 @@ def _hooks(config: RunConfig, description: PixelDescription, data: Dataset, out:
         Progress(),
         MetricsWriter(out / METRICS),
         Validate(keep),
-        EverySamples(_Sketches(description, config.train.seed, out / "samples")),
+        EverySamples(_Sketches(description, data, config.train.seed, out / "samples")),
         _Curves(out),
     ]
     if TensorBoard.installed():
@@ -194,8 +204,8 @@ def _hooks(config: RunConfig, description: PixelDescription, data: Dataset, out:
 class _Sketches:
     """Draws a few pictures along the way, as long as that takes a twentieth of the time at most."""
 
-    def __init__(self, description: PixelDescription, seed: int, folder: Path, n: int = 9) -> None:
-        self.description, self.seed, self.folder, self.n = description, seed, folder, n
+    def __init__(self, description: PixelDescription, data: Dataset, seed: int, folder: Path, n: int = 9) -> None:
+        self.description, self.data, self.seed, self.folder, self.n = description, data, seed, folder, n
         self.model: PixelModel | None = None
         self.spent, self.cost = 0.0, 0.0  # seconds: in all, and of the last drawing
 
@@ -205,10 +215,28 @@ class _Sketches:
         begun = time.monotonic()
         if self.model is None or self.model.network is not network:
             self.model = PixelModel(network, self.description)
-        images = self.model.sample(self.n, seed=self.seed)
-        plots.save_png(plots.grid(images.numpy(), self.model.spec.levels), self.folder / f"{state.images:09d}.png")
+        plots.save_png(_drawn(self.model, self.data, self.n, self.seed), self.folder / f"{state.images:09d}.png")
         self.cost = time.monotonic() - begun
         self.spent += self.cost
+
+
+def _drawn(model: PixelModel, data: Dataset, n: int, seed: int) -> Image:
+    """A grid of n samples. Where they go by pictures, these are of the validation images: about as many as draws of
+    each, in a row each with the truth.
+    """
+    if model.condition is None:
+        return plots.grid(model.sample(n, seed=seed).numpy(), model.spec.levels)
+    truth = _some(data, "val", math.ceil(math.sqrt(n)))
+    seen, rows = model.condition.of(truth), len(truth)
+    row = torch.arange(max(1, n // rows) * rows) % rows
+    images = model.sample(len(row), seed=seed, condition=seen[row])
+    left, right = model.condition.shown(seen).numpy(), truth.numpy()
+    return plots.table(images.numpy(), model.spec.levels, rows, left=left, right=right)
+
+
+def _some(data: Dataset, split: str, n: int) -> Tensor:
+    """So many images, evenly spaced over a split, or all of them."""
+    return torch.cat([b.images for b in ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=n)])
 
 
 class _Curves(Hook):
@@ -221,7 +249,7 @@ class _Curves(Hook):
         plots.curves(self.out / METRICS, self.out / "curves.png")
 
 
-def _finish(config: RunConfig, out: Path, state: State) -> None:
+def _finish(config: RunConfig, data: Dataset, out: Path, state: State) -> None:
     """Last pictures, drawn by the model that was kept."""
     if state.best is None:
         raise ModelError(f"{out}: no validation gave a finite figure, so no model was kept; lower the rate")
@@ -229,8 +257,7 @@ def _finish(config: RunConfig, out: Path, state: State) -> None:
     if config.samples:
         model = load_model(out / "model").to(choose_device(config.train))
         _log.info("drawing %d samples", config.samples)
-        images = model.sample(config.samples, seed=config.train.seed)
-        plots.save_png(plots.grid(images.numpy(), model.spec.levels), out / "samples" / "final.png")
+        plots.save_png(_drawn(model, data, config.samples, config.train.seed), out / "samples" / "final.png")
 
 
 def find(name: str | Path) -> Path:
@@ -251,6 +278,28 @@ def find(name: str | Path) -> Path:
     raise ModelError(f"no model is called {str(name)!r}.{did_you_mean(str(name), known)}{have}")
 
 
+def pictures(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Tensor:
+    """So many images of a split, evenly spaced, levels uint8 [n, C, H, W]; all of them if there are fewer.
+
+    Raises:
+        DataError: if the pictures are not of that shape and levels.
+        UsageError: for an unknown split.
+    """
+    return _some(_load(spec, data), split, n)
+
+
+def _load(spec: ImageSpec, data: DataConfig) -> Dataset:
+    """Data for a model of images of a shape."""
+    with progress_bar() as shown:
+        dataset = load(data, shown)
+    if dataset.spec != spec:
+        raise DataError(
+            f"{data.source}: pictures are {dataset.spec}, the model was trained on {spec}; "
+            "convert them with --size, --grey, --levels or --binarize"
+        )
+    return dataset
+
+
 def evaluate(
     model: PixelModel, data: DataConfig, split: str = "test", *, limit: int | None = None
 ) -> tuple[Likelihood, Dataset]:
@@ -261,11 +310,5 @@ def evaluate(
         UsageError: for an unknown split.
     """
     keep_freed_memory()
-    with progress_bar() as shown:
-        dataset = load(data, shown)
-    if dataset.spec != model.spec:
-        raise DataError(
-            f"{data.source}: pictures are {dataset.spec}, the model was trained on {model.spec}; "
-            "convert them with --size, --grey, --levels or --binarize"
-        )
+    dataset = _load(model.spec, data)
     return _score(model, dataset, split, limit), dataset

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pixelloom.cli import targets
 from pixelloom.cli.console import Meter, memory, say
 from pixelloom.cli.options import NO_DRAWING, DrawOptions
+from pixelloom.cli.rows import Rows, check, rows_of
 from pixelloom.cli.using import loaded, settle_threads
 from pixelloom.errors import DataError, UsageError
 
@@ -39,16 +40,16 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
         model: A run folder, a model folder, or the name of a run under runs/.
         options: How many, how, and where to.
     """
-    from pixelloom import plots
     from pixelloom.engine.signals import Signals
 
     if options.out is None and options.each is None and options.npy is None:
         options = replace(options, out=Path("samples.png"))
     _check(options)
     found = loaded(model, options.device)
+    rows = rows_of(options, found)
+    options = replace(options, number=options.images * rows.count)
+    targets.check(options, rows.folders)
     known, mask = _known(options.given, options.keep_rows, found.spec) if options.given else (None, None)
-    if options.out:
-        plots.sheet(options.number, found.spec.shape, options.columns, options.scale)
     batch = _planned(found, options, mask)
     drawing = _Drawing(
         partial(
@@ -57,14 +58,14 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
             temperature=options.temperature,
             given=known,
             mask=mask,
-            labels=options.class_,
             guidance=options.guidance,
             method=options.method,
             precision=options.precision,
         ),
         replace(options, batch=batch),
-        targets.Targets(options, found.spec),
-        max(1, _HELD // found.spec.dims),
+        targets.Targets(options, found.spec, rows),
+        rows,
+        max(rows.count, _HELD // found.spec.dims),
     )
     with Signals() as signals:
         try:
@@ -73,7 +74,8 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
         except BaseException:  # a signal, a full disk, no memory, a fault of ours: what is done is done
             drawing.rescue(model)
             raise
-    for target in filter(None, (options.out, options.each, options.npy)):
+    labels = targets.labels_beside(options.npy) if options.npy and rows.folders else None
+    for target in filter(None, (options.out, options.each, options.npy, labels)):
         say(str(target))
 
 
@@ -87,12 +89,14 @@ def _check(options: DrawOptions) -> None:
         ("--first", options.first, 0),
         ("--columns", options.columns, 1),
         ("--scale", options.scale, 1),
+        ("--rows", options.rows, 1),
     ):
         if value is not None and value < least:
             raise UsageError(f"{option}: must be {least} or more, not {value}")
     check_temperature(options.temperature)
     if options.given is None and options.keep_rows is not None:
         raise UsageError("--keep-rows: of which picture? name it with --given")
+    check(options)
     targets.check(options)
 
 
@@ -102,13 +106,13 @@ def _planned(model: PixelModel, options: DrawOptions, mask: Tensor | None) -> in
 
     spec, asked = model.spec, None if options.batch == "auto" else options.batch
     if options.method == "plain":
-        batch = asked or min(options.number, PLAIN_BATCH)
+        batch = asked or min(options.images, PLAIN_BATCH)
         settle_threads(model, batch)
         passes = spec.height * spec.width * model.head.groups
         _log.info("%d passes of the network, %s at a time", passes, _images(batch))
         return batch
     sampler = model.fast_sampler(options.precision, mask, options.guidance)
-    batch = asked or sampler.batch(options.number)
+    batch = asked or sampler.batch(options.images)
     settle_threads(model, batch, sampler.steps)
     pixels = spec.height * spec.width if mask is None else int((~mask[0]).any(0).sum())
     each = memory(sampler.bytes_per_image)
@@ -152,12 +156,14 @@ class _Drawing:
         draw: (n, first, batch, on_step) -> images
         options: with the number of images at a time; the last that fitted the memory, if one did not.
         targets: where the images go.
+        rows: what they are drawn by.
         held: how many images one call of ``draw`` may return.
     """
 
     draw: Callable[..., Tensor]
     options: DrawOptions
     targets: targets.Targets
+    rows: Rows
     held: int
 
     def run(self, batch: int, signals: Signals) -> None:
@@ -169,7 +175,7 @@ class _Drawing:
         """
         from pixelloom.engine.memory import out_of_memory
 
-        number = self.options.number
+        number = self.options.images
         with Meter(f"drawing {_images(number)}", number) as meter:
             while self.targets.done < number:
                 rest = number - self.targets.done
@@ -189,19 +195,23 @@ class _Drawing:
         """The next images, in whole batches: each goes to the targets after its last step."""
         from pixelloom.engine.signals import Interrupted
 
+        drawn = False
+
         def on_step(step: int, steps: int, images: Tensor) -> None:
-            done = self.targets.done
+            nonlocal drawn
+            done, drawn = self.targets.taken, True
             meter.show(
                 done + len(images) * step / steps, f"{done} done, step {step} of {steps} of the next {len(images)}"
             )
             if step == steps:
                 self.targets.put(images.cpu().numpy())
-            if signals.received and self.targets.done < self.options.number:
+            if signals.received and self.targets.done < self.options.images:
                 raise Interrupted(f"stopped by {signal.Signals(signals.received).name}", 128 + signals.received)
 
-        before = self.targets.done
-        images = self.draw(count, first=self.options.first + before, batch=batch, on_step=on_step)
-        if self.targets.done == before:  # everything was given: not a step to take
+        self.targets.begin()
+        first = self.options.first + self.targets.done
+        images = self.draw(count, first=first, batch=batch, on_step=on_step, **self.rows.told(first, count))
+        if not drawn:  # everything was given: not a step to take
             self.targets.put(images.numpy())
 
     def rescue(self, model: str) -> None:
@@ -216,14 +226,14 @@ class _Drawing:
             return
         rest = replace(
             options,
-            number=options.number - done,
+            number=(options.images - done) // self.rows.count,
             first=options.first + done,
             out=_beside(options.out, options.first + done),
             npy=_beside(options.npy, options.first + done),
         )
         command = shlex.join(["pixelloom", "sample", model, *rest.words()])
         more = f"; go on with: {command}" if rest.number else ""
-        _log.info("kept %d of %d images in %s%s", done, options.number, kept, more)
+        _log.info("kept %d of %d images in %s%s", done, options.images, kept, more)
 
 
 def _beside(path: Path | None, first: int) -> Path | None:

@@ -98,6 +98,8 @@ class Fields:
     """Tell the network the class of each image, from the labels of the data."""
     label_dropout: float | None = None
     """Share of the images whose class is not told in training."""
+    condition: str | None = None
+    """Picture that the network goes by, made of the image itself: smaller@2, smaller@4, ..., or edges."""
     validation_images: int | None = None
     """Images of the validation split that are scored while training."""
     samples: int | None = None
@@ -129,8 +131,8 @@ def _batch(_: object, tokens: Sequence[Token]) -> Batch:
 class DrawOptions:
     """What `sample` draws, how, and where it goes."""
 
-    number: Annotated[int, Parameter(name=("--number", "-n"))] = 25
-    """How many."""
+    number: Annotated[int | None, Parameter(name=("--number", "-n"))] = None
+    """How many, 25; with --each-class and --condition-from how many a row, 8."""
     seed: int = 0
     """Chooses the noise of every image, together with its number."""
     first: int = 0
@@ -147,8 +149,16 @@ class DrawOptions:
     """Below 1 likelier images, above 1 more varied ones."""
     class_: Annotated[int | None, Parameter(name="--class")] = None
     """Draw images of this class, 0 or more, from a model that was trained with --classes."""
+    each_class: Flag = False
+    """Draw -n images of every class, a row each."""
     guidance: float = 0.0
-    """With --class: how much to insist on it; logits (1 + w) told - w untold."""
+    """With --class or --each-class: how much to insist on it; logits (1 + w) told - w untold."""
+    condition: Path | None = None
+    """A picture to go by, for a model that was trained with --condition; `pixelloom info` tells its size."""
+    condition_from: Literal["train", "val", "test"] | None = None
+    """Go by pictures of this split of the training's data: a row each, with what was gone by and the truth."""
+    rows: int | None = None
+    """With --condition-from: how many pictures, 6, evenly spaced over the split."""
     given: Path | None = None
     """A picture whose upper rows are kept; the rest is drawn."""
     keep_rows: int | None = None
@@ -165,6 +175,11 @@ class DrawOptions:
     """Tiles a row of --out."""
     scale: int | None = None
     """Pixels of --out a pixel of the image."""
+
+    @property
+    def images(self) -> int:
+        """How many, or how many a row."""
+        return self.number or (8 if self.each_class or self.condition_from else 25)
 
     def words(self) -> list[str]:
         """These options as a command line has them, without those left at their default."""

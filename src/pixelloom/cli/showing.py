@@ -131,6 +131,8 @@ def _facts(model: PixelModel, trained: dict[str, Any]) -> dict[str, str]:
         "inputs": f"a learned vector of {about.embedding} features for each level"
         if about.embedding
         else f"(level / {model.spec.levels - 1} - {about.scaling.shift:.4g}) / {about.scaling.scale:.4g}",
+        "classes": str(about.classes or ""),
+        "condition": str(model.condition or ""),
         "recipe": str(trained.get("recipe", "")),
         "data": f"{data.get('source', 'unknown')}{f' ({form})' if form else ''}",
         "splits": ", ".join(f"{name} {n:,}" for name, n in counts.items()),

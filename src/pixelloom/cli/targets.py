@@ -6,14 +6,17 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pixelloom.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from pixelloom.cli.options import DrawOptions
+    from pixelloom.cli.rows import Rows
     from pixelloom.types import ImageSpec, Levels
 
 
@@ -36,23 +39,36 @@ class Target(Protocol):
 class Targets:
     """All that was asked for. ``done`` counts the images that every one of them holds."""
 
-    def __init__(self, options: DrawOptions, spec: ImageSpec) -> None:
+    def __init__(self, options: DrawOptions, spec: ImageSpec, rows: Rows) -> None:
+        grid = _Grid(options, spec, rows) if options.out else None  # which refuses what would be too large
         files = [path for path in (options.out, options.npy) if path is not None]
         for folder in {path.parent for path in files} | ({options.each} if options.each else set()):
             probe(folder)
         self._all: list[Target] = []
         if options.npy:
-            self._all.append(_Array(options.npy, options.number, spec))
-        if options.out:
-            self._all.append(_Grid(options, spec))
+            self._all.append(_Array(options.npy, options.images, spec))
+            if rows.folders:
+                self._all.append(_Classes(labels_beside(options.npy), options.first, rows))
+        if grid:
+            self._all.append(grid)
         if options.each:  # last: it holds no more than the others, which are cut to what all hold
-            self._all.append(_Singles(options.each, options.first, spec))
-        self._open = self._all
+            self._all.append(_Singles(options.each, options.first, spec, rows))
+        self._open, self._round = self._all, rows.count
+        self._held: list[Levels] = []  # images of a round that is not complete
 
     @property
     def done(self) -> int:
         """Images that need not be drawn again."""
-        return min(target.count for target in self._all)
+        return min(target.count for target in self._all) // self._round * self._round
+
+    @property
+    def taken(self) -> int:
+        """Images that were put, those of a round that is not complete included."""
+        return self.done + sum(map(len, self._held))
+
+    def begin(self) -> None:
+        """The next images will be those after ``done``."""
+        self._held = []
 
     @property
     def kept(self) -> list[Path]:
@@ -60,14 +76,21 @@ class Targets:
         return [target.path for target in self._all if target.kept]
 
     def put(self, images: Levels) -> None:
-        """The next images.
+        """The next images. Where there are rows, they are kept in whole rounds, an image of each: so what is kept of an
+        interrupted call can be gone on from.
 
         Raises:
             UsageError: if they cannot be written.
         """
-        at = self.done
-        for target in self._all:
-            target.put(images, at)
+        import numpy as np
+
+        at, whole = self.done, self.taken + len(images)
+        whole -= at + whole % self._round if self._round > 1 else at
+        found = images if not self._held else np.concatenate((*self._held, images))
+        if whole:
+            for target in self._all:
+                target.put(found[:whole], at)
+        self._held = [found[whole:].copy()] if len(found) > whole else []
 
     def close(self) -> None:
         """Keep what is done, once. Each target has its turn, also if one before it fails.
@@ -125,13 +148,25 @@ class _Array:
 class _Grid:
     """One PNG of all images, which wait for it as levels, a byte a value; plots.grid bounds how many these may be."""
 
-    def __init__(self, options: DrawOptions, spec: ImageSpec) -> None:
+    def __init__(self, options: DrawOptions, spec: ImageSpec, rows: Rows) -> None:
         import numpy as np
 
+        from pixelloom import plots
+
         assert options.out is not None
-        self.path, self.count, self.kept = options.out, 0, False
-        self._levels, self._columns, self._scale = spec.levels, options.columns, options.scale
-        self._images: Levels = np.empty((options.number, *spec.shape), np.uint8)
+        self.path, self.count, self.kept, self._rows = options.out, 0, False, rows
+        self._levels, self._columns, self._scale, self._first = (
+            spec.levels,
+            options.columns,
+            options.scale,
+            options.first,
+        )
+        if rows.count > 1 or rows.left is not None:
+            columns = options.images // rows.count + (rows.left is not None) + (rows.right is not None)
+            plots.sheet(columns * rows.count, spec.shape, columns, self._scale)
+        else:
+            plots.sheet(options.images, spec.shape, self._columns, self._scale)
+        self._images: Levels = np.empty((options.images, *spec.shape), np.uint8)
 
     def put(self, images: Levels, at: int) -> None:
         self._images[at : at + len(images)] = images
@@ -142,7 +177,42 @@ class _Grid:
 
         if count:
             with writing(self.path):
-                plots.save_png(plots.grid(self._images[:count], self._levels, self._columns, self._scale), self.path)
+                plots.save_png(self._picture(count), self.path)
+                self.kept = True
+
+    def _picture(self, count: int) -> Image:
+        import numpy as np
+
+        from pixelloom import plots
+
+        rows, images = self._rows, self._images[:count]
+        if rows.count == 1 and rows.left is None:
+            return plots.grid(images, self._levels, self._columns, self._scale)
+        images = np.roll(images.reshape(-1, rows.count, *images.shape[1:]), self._first, axis=1).reshape(images.shape)
+        return plots.table(
+            images, self._levels, rows.count, left=rows.left, right=rows.right, names=rows.names, scale=self._scale
+        )
+
+
+class _Classes:
+    """The class of each image of an array, int64 [N], in a file beside it."""
+
+    def __init__(self, path: Path, first: int, rows: Rows) -> None:
+        self.path, self.count, self.kept, self._first, self._rows = path, 0, False, first, rows
+
+    def put(self, images: Levels, at: int) -> None:
+        self.count = at + len(images)
+
+    def close(self, count: int) -> None:
+        import numpy as np
+
+        from pixelloom.engine.tensors import write_bytes
+
+        if count:
+            buffer = io.BytesIO()
+            np.save(buffer, self._rows.classes(self._first, count))
+            with writing(self.path):
+                write_bytes(self.path, buffer.getvalue())
                 self.kept = True
 
 
@@ -151,14 +221,17 @@ class _Singles:
     but a power failure may.
     """
 
-    def __init__(self, folder: Path, first: int, spec: ImageSpec) -> None:
+    def __init__(self, folder: Path, first: int, spec: ImageSpec, rows: Rows) -> None:
         self.path, self.count, self.kept, self._first, self._levels = folder, 0, False, first, spec.levels
+        self._folders = [folder / name for name in rows.folders] or [folder]
+        for path in self._folders:
+            probe(path)
 
     def put(self, images: Levels, at: int) -> None:
         from pixelloom import plots
 
         for number, image in enumerate(images, at):
-            path = self.path / _name(self._first + number)
+            path = self._folders[(self._first + number) % len(self._folders)] / _name(self._first + number)
             part = path.with_name(f".{path.name}.{os.getpid()}.part")
             buffer = io.BytesIO()
             plots.picture(image, self._levels).save(buffer, "PNG")
@@ -174,24 +247,27 @@ class _Singles:
         self.kept = count > 0
 
 
-def check(options: DrawOptions) -> None:
+def check(options: DrawOptions, folders: Sequence[str] = ()) -> None:
     """Before the slow part: may all of these be written?
 
     Raises:
         UsageError: for a file that is there already, a folder in its place, or the picture that was given.
     """
     files = [path for path in (options.out, options.npy) if path is not None]
+    if options.npy is not None and options.each_class:
+        files.append(labels_beside(options.npy))
     if options.out is not None and options.out == options.npy:
         raise UsageError(f"--out, --npy: both are {options.out}; name two files")
     if options.each is not None and options.each.exists() and not options.each.is_dir():
         raise UsageError(f"--each {options.each}: is a file; name a folder")
-    if options.each is not None and options.each.is_dir():
-        numbers = range(options.first, options.first + options.number)
-        there = ((path, path.stem) for path in sorted(options.each.iterdir()))
+    for folder in [options.each / name for name in folders or ("",)] if options.each else []:
+        numbers = range(options.first, options.first + options.images)
+        there = ((path, path.stem) for path in sorted(folder.iterdir() if folder.is_dir() else ()))
         files += [p for p, stem in there if stem.isdecimal() and int(stem) in numbers and p.name == _name(int(stem))]
     for path in files:
-        if options.given is not None and path.resolve() == options.given.resolve():
-            raise UsageError(f"{path}: is the picture that was given; write to another file")
+        for given in filter(None, (options.given, options.condition)):
+            if path.resolve() == given.resolve():
+                raise UsageError(f"{path}: is the picture that was given; write to another file")
         check_file(path, options.force)
 
 
@@ -205,6 +281,11 @@ def check_file(path: Path, force: bool) -> None:
         raise UsageError(f"{path}: is a folder; name a file")
     if path.exists() and not force:
         raise UsageError(f"{path}: exists already; choose another name, or replace it by --force")
+
+
+def labels_beside(path: Path) -> Path:
+    """Where the classes of an array's images stand."""
+    return path.with_stem(f"{path.stem}-labels")
 
 
 def _name(number: int) -> str:

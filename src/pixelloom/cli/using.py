@@ -92,6 +92,7 @@ def evaluate(
         "of": len(dataset.split(split)),
         "levels": dataset.spec.levels,
         "binarize": config.binarize,
+        "condition": found.description.condition,
         "note": dataset.note,
         "date": date.today().isoformat(),
     }
@@ -112,5 +113,7 @@ def _say_figures(facts: dict[str, object], figures: Likelihood) -> None:
     ):
         shown = f"  (95 % interval {interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else ""
         say(f"  {name:10} {value:9.{digits}f}{shown}")
+    if facts["condition"] != "none":
+        say(f"  of each image given the picture that the model goes by, {facts['condition']}: conditional figures")
     if facts["note"]:
         say(f"  {facts['note']}")

@@ -6,11 +6,13 @@ node can be computed where, and :mod:`pixelloom.sampling.incremental` computes i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pixelloom.layers.reads import Kernel, Offsets, Position, Positions
 
@@ -30,9 +32,21 @@ class Edge:
 
 @dataclass(frozen=True)
 class Constant:
-    """A value that no pixel changes. Parameters may be trained on or moved, so it is read anew whenever it is used."""
+    """A value that no pixel changes. Parameters may be trained on or moved, so it is read anew whenever it is used.
+
+    ``told`` says whether it depends on what the network is told about each image.
+    """
 
     value: Callable[[], Any]
+    told: bool = False
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Constant:
+        """What a function gives of constants and other values."""
+        parts: list[Any] = []
+        fx.node.map_aggregate((args, kwargs or {}), parts.append)
+        told = any(isinstance(part, Constant) and part.told for part in parts)
+        return cls(lambda: function(*now(args), **now(kwargs or {})), told)
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,34 @@ class Gathered:
 @dataclass(frozen=True)
 class Image:
     """The pixels themselves, in model space."""
+
+
+_SHARED: ContextVar[dict[int, Any] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Within, a constant that others are made of is worked out once for all of them: a picture's features, say."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def now(value: Any) -> Any:
+    """Constants replaced by what they are now, inside any nesting."""
+    return fx.node.map_aggregate(value, lambda v: _part(v) if isinstance(v, Constant) else v)
+
+
+def _part(constant: Constant) -> Any:
+    """The value of a constant that another one is made of."""
+    known = _SHARED.get()
+    if known is None:
+        return constant.value()
+    if id(constant) not in known:
+        known[id(constant)] = constant.value()
+    return known[id(constant)]
 
 
 Operation: TypeAlias = Image | Each | Join | Linear | Local | Moved | Shuffle | Recurrence | Attention | Gathered

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pixelloom.sampling.caches import Cache, Front
+from pixelloom.sampling.graph import shared
 from pixelloom.sampling.operations import Context, Run, fetching, run_of
 from pixelloom.sampling.plan import Part, Plan, Runs, runs_of
 
@@ -47,7 +48,8 @@ class Incremental:
             {step: Front(segments, images, wave.ready.shape[1]) for step, segments in wave.segments.items()}
             for wave in plan.waves
         ]
-        self._tasks = [self._task(part) for parts in plan.parts[1:] for part in parts]
+        with torch.no_grad(), shared():
+            self._tasks = [self._task(part) for parts in plan.parts[1:] for part in parts]
         self._drawn = [
             (self.fronts[wave], channels, runs_of(np.array(channels)), fetching(self.context, fetch))
             for (wave, channels, _), fetch in zip(plan.pixels, plan.drawn, strict=True)

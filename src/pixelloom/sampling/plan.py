@@ -19,6 +19,7 @@ the live ones move to its top.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,10 +28,11 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pixelloom.layers.reads import HERE, Earlier, Offsets, Positions, Values
 from pixelloom.sampling.dataflow import NEVER, Schedule
-from pixelloom.sampling.graph import Attention, Each, Join, Linear, Local, Recurrence
+from pixelloom.sampling.graph import Attention, Constant, Each, Join, Linear, Local, Recurrence, shared
 
 Columns: TypeAlias = npt.NDArray[np.int64]
 """Numbers of features, ascending."""
@@ -176,6 +178,7 @@ class Plan:
         self.drawn = [self.fetch(len(self.nodes) - 1, columns, wave) for wave, _, columns in self.pixels]
         for node, layout in self.caches.items():
             self._lay_out(node, layout)
+        self._told = self._told_per_image()
 
     # Parts and waves
 
@@ -321,8 +324,23 @@ class Plan:
                 first = int(lowest[step])
 
     def values_per_image(self) -> int:
-        """Numbers that all caches hold for one image."""
-        return sum(layout.rows * layout.pitch * layout.features for layout in self.caches.values())
+        """Numbers that are held for one image: by all caches, and of what the network is told about it."""
+        caches = sum(layout.rows * layout.pitch * layout.features for layout in self.caches.values())
+        return caches + self._told
+
+    @torch.no_grad()
+    def _told_per_image(self) -> int:
+        """Numbers of what is told, as operations take it: planes as large as the node, or one for each feature."""
+        held = 0
+        with shared():
+            for node in self.nodes:
+                given = (
+                    (*node.operation.args, *node.operation.kwargs.values()) if isinstance(node.operation, Each) else ()
+                )
+                for value in (c.value() for c in given if isinstance(c, Constant) and c.told):
+                    features, size = value.shape[-3], tuple(value.shape[-2:])
+                    held += features * (1 if size == (1, 1) else math.prod(node.size))
+        return held
 
     def values_at_once(self) -> int:
         """Numbers that the parts hold for one image at the busiest step."""

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from pixelloom.errors import ModelError
 from pixelloom.layers.reads import HERE, Read
-from pixelloom.sampling.graph import Constant, Each, Edge, Image, Join, Linear, Node, Operation, Shuffle, Slot
+from pixelloom.sampling.graph import Constant, Each, Edge, Image, Join, Linear, Node, Operation, Shuffle, Slot, now
 from pixelloom.sampling.known import (
     ELEMENTWISE,
     ELEMENTWISE_MODULES,
@@ -172,7 +172,7 @@ class _Follower:
     def _argument(self, target: str) -> Constant:
         """What ``forward`` takes beside the image. Where it takes a default, torch.fx adds a number to its name."""
         if target in self.given:
-            return Constant(self.given[target])
+            return Constant(self.given[target], told=True)
         defaults = _defaults(self.network, self.given) or {}
         name = target if target in defaults else target.removesuffix("_1")
         if name in defaults:
@@ -183,7 +183,7 @@ class _Follower:
 
     def _module(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> _Ref | Constant:
         if not _refs(args):  # an embedding of a label, say: known from the start
-            return Constant(lambda: module(*_now(args)))
+            return Constant.of(module, args)
         if not all(isinstance(arg, _Ref) for arg in args):
             raise ModelError(f"{name}: a layer's inputs must be tensors that depend on the image")
         kind = type(module)
@@ -235,7 +235,7 @@ class _Follower:
         if name == "getitem" and isinstance(args[0], tuple):
             return args[0][args[1]]
         if not _refs((args, kwargs)):
-            return Constant(lambda: _function_of(call)(*_now(args), **_now(kwargs)))
+            return Constant.of(_function_of(call), args, kwargs)
         if name in NOTHING:
             if "dropout" in name and _argument(args, kwargs, 2, "training", kwargs.get("train", True)):
                 raise ModelError(f"{label}: drops features in evaluation mode too; give it training=self.training")
@@ -380,11 +380,6 @@ def _refs(value: Any) -> list[_Ref]:
     return found
 
 
-def _now(value: Any) -> Any:
-    """Constants replaced by what they are now, inside any nesting."""
-    return fx.node.map_aggregate(value, lambda v: v.value() if isinstance(v, Constant) else v)
-
-
 def _examples(value: Any) -> Any:
     """Tensors of no images; of what is given for each image, that of the first, so that shapes fit."""
 
@@ -393,7 +388,7 @@ def _examples(value: Any) -> Any:
             return v.example
         return v[:1] if isinstance(v, Tensor) and v.ndim == 4 else v
 
-    return fx.node.map_aggregate(_now(value), example)
+    return fx.node.map_aggregate(now(value), example)
 
 
 def _shape(example: Tensor) -> str:
