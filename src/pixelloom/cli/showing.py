@@ -185,6 +185,7 @@ def _summary(run: RunConfig) -> dict[str, str]:
     return {
         "network": " ".join(
             [run.network, *(f"{k}={v}" for k, v in run.model.model_dump(exclude_defaults=True).items())]
+            + ([f"condition={run.condition}"] if run.condition != "none" else [])
         ),
         "data": f"{data.source} {form}".rstrip(),
         "batch": str(train.batch),
