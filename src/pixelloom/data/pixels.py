@@ -111,8 +111,13 @@ class Scaling:
 
 
 def to_model(x: torch.Tensor, levels: int, scaling: Scaling) -> torch.Tensor:
-    """Levels (uint8, any shape) to model space, float32 on the same device."""
-    return (x.to(torch.float32) / (levels - 1) - scaling.shift) / scaling.scale
+    """Levels (uint8, any shape) to model space, float32 on the same device.
+
+    Images [B, C, H, W] come out in channels_last memory. With one channel that is a matter of strides alone, but the
+    first convolution goes by them, and what follows would otherwise mix two layouts, at a third of the speed.
+    """
+    y = (x.to(torch.float32) / (levels - 1) - scaling.shift) / scaling.scale
+    return y.to(memory_format=torch.channels_last) if y.ndim == 4 else y
 
 
 def from_model(y: torch.Tensor, levels: int, scaling: Scaling) -> torch.Tensor:
