@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,9 +22,11 @@ import torch
 from PIL import Image
 
 import test_gpu
+from pixelloom import api
 from pixelloom.engine.tensors import load_tensors
 from pixelloom.errors import ModelError
 from pixelloom.layers.causal import MaskedConv2d
+from pixelloom.networks import NETWORKS
 from pixelloom.recipes import RECIPES, recipe
 from scripts import BENCHMARKS, script
 
@@ -124,6 +127,84 @@ def test_the_tutorials_network_has_the_same_weights_as_ours(name: str) -> None:
         return total
 
     assert used(theirs) == used(ours)
+
+
+# benchmarks/quality.py
+
+
+@pytest.fixture(scope="module")
+def quality() -> ModuleType:
+    return script("quality")
+
+
+def test_every_network_is_trained_by_a_recipe_of_its_own(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(RECIPES, "best", raising=False)
+    found = quality.recipes()
+    assert list(found) == list(NETWORKS)
+    assert found["pixelcnn"] == "binarized-mnist"
+    for network, name in found.items():
+        assert (RECIPES[name].network, RECIPES[name].data.source) == (network, "binarized-mnist")
+        assert name == network or network == "pixelcnn"
+    monkeypatch.setitem(RECIPES, "best", RECIPES["made"])
+    assert quality.recipes() == found | {"best": "best"}
+    assert set(quality.PUBLISHED) <= set(NETWORKS)
+
+
+def test_a_network_is_trained_chosen_and_scored(
+    quality: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data=digits", "--images=300", f"--out={tmp_path / 'q'}", "--network=made"]
+    assert quality.main([*options, "--json"]) == 0
+    (row,) = lines(capsys.readouterr().out)
+    assert (row["images"], row["batch"], row["threads"]) == (320, 64, 1)  # whole batches
+    run = tmp_path / "run"
+    trained = api.train("made", data="digits", images=300, out=run, overrides={"train.threads": 1, "samples": 0})
+    validations = [line for line in lines((run / "metrics.jsonl").read_text()) if line["split"] == "val"]
+    assert row["chosen_at_image"] == min(validations, key=lambda line: line["bits/dim"])["images"]
+    for name, split, n in (("test", "test", 269), ("validation", "val", 151)):
+        expected = api.evaluate(trained, split=split)
+        assert row[name]["nats"] == pytest.approx(expected.nats_per_image, abs=6e-4)
+        assert row[name]["95%"] == pytest.approx(expected.nats_per_image_95, abs=6e-4)
+        assert row[name]["n"] == n
+    assert row["published"] is None, "figures of binarized MNIST are not those of other data"
+
+    assert quality.main(options) == 0
+    again = capsys.readouterr()
+    assert not again.out
+    assert "already" in again.err
+    assert quality.main([*options, "--images=64"]) == 0, "another budget is another result"
+    assert "269 test images after 64 images" in capsys.readouterr().out
+    assert quality.main(["--table", f"--out={tmp_path / 'q'}"]) == 0
+    head, _, first, second = capsys.readouterr().out.splitlines()
+    assert head.startswith("| network | parameters")
+    assert f"| {row['images']} |" in first, "the best comes first"
+    assert "| 64 |" in second
+
+
+def test_minutes_of_cpu_time_become_images(
+    quality: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A clock that moves a second each time it is looked at: twice for a validation, once at the end of a round."""
+    ticks = itertools.count()
+    monkeypatch.setattr(quality, "time", SimpleNamespace(process_time=lambda: float(next(ticks))))
+    options = quality.parse(["--data=digits", "--minutes=0.1", f"--out={tmp_path}"])
+    assert quality.measure("made", options).items() >= {
+        "step_cpu_s": 1.0, "images": 6 * 64, "minutes": 0.1, "train_cpu_min": round(6 * 2 / 60, 3)
+    }.items()  # fmt: skip
+
+
+def test_published_figures_stand_beside_ours(quality: ModuleType) -> None:
+    """Those of static bits and those of dynamic ones in columns of their own."""
+    one = {"parameters": 1000, "images": 50, "train_cpu_min": 10.04, "validation": {"nats": 1.0}}
+    rows = [
+        one
+        | {"recipe": name, "test": {"nats": nats, "95%": [nats - 1, nats + 1]}, "published": quality.PUBLISHED[name]}
+        for name, nats in (("pixelsnail", 80.0), ("nade", 79.0))
+    ]
+    assert quality.table(rows).splitlines()[2:] == [
+        "| `nade` | 1,000 | 50 | 10.0 | **79.00** (78.00 to 80.00) | 1.00 | 88.33 |  |",
+        "| `pixelsnail` | 1,000 | 50 | 10.0 | **80.00** (79.00 to 81.00) | 1.00 |  | 78.61 |",
+    ]
 
 
 # benchmarks/gpu/measure.py
