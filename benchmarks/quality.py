@@ -71,7 +71,7 @@ def recipes() -> dict[str, str]:
         network: next(
             name
             for name, run in sorted(RECIPES.items(), key=lambda item: item[0] != network)
-            if run.network == network and run.data.source == DATA
+            if run.network == network and run.data.source == DATA and name != "best"
         )
         for network in NETWORKS
     }

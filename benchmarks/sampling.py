@@ -2,7 +2,8 @@
 
     python benchmarks/sampling.py --json [--network mnist-gray] [--batch 25] [--size 28] [--rounds 5] [--figure FILE]
 
-Options may be given several times: every combination is measured, one JSON object a line.
+Options may be given several times: every combination is measured, one JSON object a line. A network is that of a
+recipe, with the channels and levels of its data.
 
     plain_s           seconds of the plain loop, one pass a pixel (and ordered channel); some of its passes are measured
                       (plain_passes_measured of plain_passes) and the rest is extrapolated, since all cost the same
@@ -11,10 +12,15 @@ Options may be given several times: every combination is measured, one JSON obje
     speedup           plain_s / fast_s
     passes            fast_s / pass_s
     steps             of the fast sampler
-    peak_mb           what the process grew by while it sampled; stated_mb is what the sampler says beforehand
+    peak_mb           what the process grew by while it sampled; stated_mb is what the sampler says beforehand, and
+                      mb_per_image the same for one image
     tutorial_pass_s   seconds of one pass with whole kernels in default memory layout, as the tutorials compute it
     tutorial_passes   fast_s / tutorial_pass_s
     tutorial_speedup  pixels * tutorial_pass_s / fast_s: the tutorials' loop is one pass a pixel
+    clock             "wall", or "cpu" with --cpu-time: the seconds are then those that the process was given, which on
+                      a machine that others use, and with one thread, is the fairer comparison
+
+The tutorial's figures are null for all networks but PixelCNN.
 
 Each combination lives in a process of its own. Its variants take turns, and the median of each counts, so that a busy
 machine slows all alike. Weights are random: they change no time.
@@ -28,34 +34,28 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from machine import facts
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.recipes import recipe
+from pixelloom.recipes import RECIPES, recipe
 from pixelloom.sampling.ancestral import image_noise
 from pixelloom.sampling.fast import FastSampler, make_plan
 from pixelloom.types import ImageSpec
 
-CHANNELS_AND_LEVELS = {
-    "mnist-gray": (1, 256),
-    "mnist-binary": (1, 2),
-    "mnist-binary-7x7": (1, 2),
-    "colored-mnist": (3, 4),
-    "rgb": (3, 256),
-    "binarized-mnist": (1, 2),
-}
+CHANNELS_AND_LEVELS = {"mnist": (1, 256), "digits": (1, 17), "colored-mnist": (3, 4), "cifar10": (3, 256)}
+SIZES = {"pixelcnn-pp-cifar10": 32}  # where it is not 28
+LARGE = ("pixelcnn-pp-cifar10",)  # takes minutes: only if asked for
 SECONDS = 20.0  # a round is not begun when those before took longer
 PLAIN_PASSES = 2  # of the plain loop, measured in each round
 
@@ -72,11 +72,41 @@ def tutorial(network: nn.Module) -> nn.Module:
     return whole.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
 
-def seconds_of(function: Callable[[], object]) -> float:
+def spec_of(name: str, size: int) -> ImageSpec:
+    """Images of a recipe's channels and levels."""
+    data = recipe(name).data
+    binary = data.binarize != "none" or data.source == "binarized-mnist"
+    channels, levels = (1, 2) if binary else CHANNELS_AND_LEVELS[data.source]
+    return ImageSpec(channels, size, size, data.levels or levels)
+
+
+def model_of(name: str, size: int) -> PixelModel:
+    """The recipe's model with random weights, and no picture to go by.
+
+    Layers that start at zero get random weights too, or all pixels would be alike.
+    """
+    torch.manual_seed(0)
+    config = recipe(name)
+    description = PixelDescription(
+        network=config.network,
+        model=config.model,
+        head=config.head,
+        image=spec_of(name, size),
+        scaling=Scaling.unit(),
+    )
+    model = PixelModel.build(description)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return model
+
+
+def seconds_of(function: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """One call."""
-    start = time.perf_counter()
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def resident_mb(peak: bool) -> float:
@@ -88,28 +118,23 @@ def resident_mb(peak: bool) -> float:
 
 
 @torch.no_grad()
-def measure(name: str, batch: int, size: int, rounds: int) -> dict[str, object]:
+def measure(name: str, batch: int, size: int, rounds: int, cpu_time: bool = False) -> dict[str, object]:
     """All figures of one combination."""
-    torch.manual_seed(0)
-    config = recipe(name)
-    channels, levels = CHANNELS_AND_LEVELS[name]
-    spec = ImageSpec(channels, size, size, levels)
-    scaling = Scaling.unit()
-    model = PixelModel.build(
-        PixelDescription(network=config.network, model=config.model, head=config.head, image=spec, scaling=scaling)
-    )
-    plan_s = seconds_of(lambda: make_plan(model.network, model.head, spec))
+    model = model_of(name, size)
+    spec, scaling = model.spec, model.description.scaling
+    clock = time.process_time if cpu_time else time.perf_counter
+    plan_s = seconds_of(lambda: make_plan(model.network, model.head, spec), clock)
     plan = make_plan(model.network, model.head, spec)
     sampler = FastSampler(
-        plan, model.head, spec, lambda x: to_model(x, levels, scaling), torch.float32, torch.device("cpu")
+        plan, model.head, spec, lambda x: to_model(x, spec.levels, scaling), torch.float32, torch.device("cpu")
     )
     before = resident_mb(peak=False)
     model.sample(batch, batch=batch)
     peak = resident_mb(peak=True) - before
 
     images = model.sample(batch, batch=batch, seed=1)
-    whole = tutorial(model.network)
-    x = to_model(images, levels, scaling)
+    whole = tutorial(model.network) if model.description.network == "pixelcnn" else None
+    x = to_model(images, spec.levels, scaling)
     noise = image_noise(spec, 0, 0, batch)
 
     def plain() -> None:
@@ -120,16 +145,15 @@ def measure(name: str, batch: int, size: int, rounds: int) -> dict[str, object]:
     variants: dict[str, Callable[[], object]] = {
         "fast": lambda: model.sample(batch, batch=batch),
         "pass": lambda: model.predict(images),
-        "tutorial": lambda: whole(x),
         "plain": plain,
-    }
-    taken: dict[str, list[float]] = {variant: [seconds_of(run)] for variant, run in variants.items()}
+    } | ({"tutorial": lambda: whole(x)} if whole else {})
+    taken: dict[str, list[float]] = {variant: [seconds_of(run, clock)] for variant, run in variants.items()}
     begun = time.perf_counter()
     for _ in range(rounds):
         if time.perf_counter() - begun > SECONDS and len(taken["fast"]) > 1:
             break
         for variant, run in variants.items():
-            taken[variant].append(seconds_of(run))
+            taken[variant].append(seconds_of(run, clock))
     median = {variant: statistics.median(times[1:]) for variant, times in taken.items()}  # the first one warms up
     pixels = size * size
     passes = pixels * model.head.groups
@@ -149,24 +173,22 @@ def measure(name: str, batch: int, size: int, rounds: int) -> dict[str, object]:
         "plan_s": round(plan_s, 4),
         "peak_mb": round(peak, 1),
         "stated_mb": round(batch * sampler.bytes_per_image / 1e6, 1),
-        "tutorial_pass_s": round(median["tutorial"], 4),
-        "tutorial_passes": round(median["fast"] / median["tutorial"], 3),
-        "tutorial_speedup": round(pixels * median["tutorial"] / median["fast"], 1),
+        "mb_per_image": round(sampler.bytes_per_image / 1e6, 3),
+        "parameters": model.parameters,
+        "tutorial_pass_s": whole and round(median["tutorial"], 4),
+        "tutorial_passes": whole and round(median["fast"] / median["tutorial"], 3),
+        "tutorial_speedup": whole and round(pixels * median["tutorial"] / median["fast"], 1),
         "rounds": len(taken["fast"]) - 1,
+        "clock": "cpu" if cpu_time else "wall",
         "precision": "fp32",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.processor())),
-        "date": date.today().isoformat(),
-    }
+    } | facts()
 
 
-def in_a_process(name: str, batch: int, size: int, rounds: int) -> dict[str, object]:
+def in_a_process(name: str, batch: int, size: int, rounds: int, cpu_time: bool) -> dict[str, object]:
     """So that peak memory is that of one combination."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, name, batch, size, rounds), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, name, batch, size, rounds, cpu_time), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -210,23 +232,23 @@ def figure(rows: list[dict[str, object]], path: Path) -> None:
 def main() -> None:
     """Print one line a combination."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=sorted(CHANNELS_AND_LEVELS), action="append")
+    parser.add_argument("--network", choices=list(RECIPES), action="append", help="a recipe's; default: all")
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--size", type=int, action="append", help="pixels a side")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU time, for a machine that others use")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--figure", type=Path, help="draw seconds over image size to this PNG")
     args = parser.parse_args()
     rows = []
-    for name, size, batch in itertools.product(
-        args.network or CHANNELS_AND_LEVELS, args.size or [28], args.batch or [25]
-    ):
-        rows.append(in_a_process(name, batch, size, args.rounds))
+    names = args.network or [name for name in RECIPES if name not in LARGE]
+    for name, size, batch in itertools.product(names, args.size or [0], args.batch or [25]):
+        rows.append(in_a_process(name, batch, size or SIZES.get(name, 28), args.rounds, args.cpu_time))
         row = rows[-1]
+        theirs = row["tutorial_speedup"] and f"{row['tutorial_speedup']}x the tutorial's, "
         line = (
-            f"{name:16} {batch:4} images of {size}x{size}: {row['fast_s']} s in {row['steps']} steps, {row['passes']} "
-            f"passes ({row['tutorial_passes']} of the tutorial's), {row['speedup']}x the plain loop, "
-            f"{row['tutorial_speedup']}x the tutorial's, {row['peak_mb']} MB"
+            f"{name:19} {batch:4} images of {row['size']}x{row['size']}: {row['fast_s']} s in {row['steps']} steps, "
+            f"{row['passes']} passes, {row['speedup']}x the plain loop, {theirs or ''}{row['peak_mb']} MB"
         )
         print(json.dumps(row) if args.json else line, flush=True)
     if args.figure:

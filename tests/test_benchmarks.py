@@ -28,6 +28,7 @@ from pixelloom.errors import ModelError
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.networks import NETWORKS
 from pixelloom.recipes import RECIPES, recipe
+from pixelloom.types import ImageSpec
 from scripts import BENCHMARKS, script
 
 ROOT = BENCHMARKS.parent
@@ -89,6 +90,59 @@ def test_the_tutorials_network_has_whole_kernels_and_nothing_masked() -> None:
         reached = (whole(x) - whole(torch.zeros_like(x))).abs().sum((0, 1)) > 0
     assert reached.sum() == 25  # all of the 5x5 window, the future included
     assert reached[2:7, 2:7].all()
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_the_sampling_benchmark_knows_the_images_of_every_recipe(name: str) -> None:
+    sampling, source = script("sampling"), recipe(name).data.source
+    levels = {
+        "mnist-gray": 256,
+        "mnist-superres": 16,
+        "digits": 17,
+        "colored-mnist": 4,
+        "rgb": 256,
+        "pixelcnn-pp-cifar10": 256,
+    }.get(name, 2)
+    colour = source in ("colored-mnist", "cifar10")
+    assert sampling.spec_of(name, 6) == ImageSpec(3 if colour else 1, 6, 6, levels)
+
+
+@pytest.mark.parametrize("name", ["nade", "gated-pixelcnn", "row-lstm"])
+def test_a_network_without_masked_kernels_is_compared_with_its_own_loop(name: str) -> None:
+    sampling = script("sampling")
+    images = sampling.model_of(name, 6).sample(8)
+    assert len(images.unique(dim=0)) == 8
+    assert not torch.equal(sampling.model_of(name, 6).predict(images).std(0), torch.zeros(1, 6, 6)), "weights are zero"
+    row = sampling.measure(name, 2, 6, 1, cpu_time=True)
+    assert row["speedup"] == pytest.approx(row["plain_s"] / row["fast_s"], rel=0.1)
+    assert (row["plain_passes"], row["clock"], row["tutorial_speedup"]) == (36, "cpu", None)
+    assert row["mb_per_image"] > 0
+
+
+# benchmarks/cifar10.py
+
+
+def test_every_network_is_made_small_for_colour() -> None:
+    cifar10 = script("cifar10")
+    assert list(cifar10.SMALL) == list(NETWORKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["made", "row-lstm"])
+def test_networks_learn_colour(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On drawn shapes of a few pixels; mixtures and 256 levels."""
+    small = ["--data=shapes", "--size=6", "--limit=30", f"--out={tmp_path}", "--json", f"--network={name}"]
+    bits = []
+    for steps in (1, 40):
+        assert script("cifar10").main([*small, f"--steps={steps}"]) == 0
+        (row,) = lines(capsys.readouterr().out)
+        assert (row["image"], row["n"], row["sampled"]) == ([3, 6, 6], 30, 4)
+        assert row["levels"] > 30
+        low, high = row["95%"]
+        assert low < row["bits/dim"] < high
+        bits.append(row["bits/dim"])
+    assert bits[1] < bits[0]
+    assert (tmp_path / name / "samples" / "final.png").exists()
 
 
 # benchmarks/training.py

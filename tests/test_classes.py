@@ -10,10 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pixelloom import api
 from pixelloom.cli import main
-from pixelloom.data import catalog
-from pixelloom.data.config import DataConfig
 from pixelloom.errors import DataError, UsageError
 from pixelloom.likelihoods import Categorical, HeadConfig
 from pixelloom.models import PixelModel, load_model
@@ -151,18 +148,6 @@ def test_what_the_model_knows_of_classes_is_kept(tmp_path: Path) -> None:
     again = load_model(tmp_path / "model")
     assert again.description.classes == CLASSES
     assert torch.equal(again.sample(3, labels=[0, 1, 2]), single.sample(3, labels=[0, 1, 2]))
-
-
-@pytest.mark.slow
-def test_a_short_training_makes_the_right_label_the_likeliest(tmp_path: Path) -> None:
-    changes = {"classes": True, "train.threads": 1, "samples": 0, "model.channels": 32, "model.dropout": 0.0}
-    trained = api.train("digits", images=9000, out=tmp_path / "run", overrides=changes)
-    images, labels = catalog.load(DataConfig(source="digits")).test.all()
-    by_label = torch.stack([trained.log_prob(images, label) for label in range(10)])
-    right = by_label.argmax(0).numpy() == labels
-    assert right.mean() > 0.75, f"the right label is the likeliest for {right.mean():.0%} only"
-    likelihood_told = api.evaluate(trained).nats_per_image  # of the test split, each image given its own label
-    assert likelihood_told == pytest.approx(float(-trained.log_prob(images, labels).mean()), rel=1e-6)
 
 
 def test_the_head_of_one_channel_keeps_its_kind() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.errors import UsageError
 from pixelloom.layers.shifted import BoxConv2d
 from pixelloom.likelihoods import Head, HeadConfig, make_head
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel
 from pixelloom.networks import build_network
 from pixelloom.networks.gated import GatedPixelCNN, GatedPixelCNNConfig
 from pixelloom.networks.pixelcnn import PixelCNN, PixelCNNConfig
@@ -432,17 +431,6 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model.predict(images), model.predict(images))
     model.network.train()
     assert not torch.equal(model.predict(images), model.predict(images))
-
-
-@pytest.mark.parametrize("name", ["categorical", "ordered"])
-def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
-    model = model_of(WORLDS[name])
-    model.network.float()
-    model.save(tmp_path)
-    loaded = load_model(tmp_path)
-    images = pictures(model.spec, 4)
-    assert loaded.description == model.description
-    assert torch.equal(loaded.log_prob(images), model.log_prob(images))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from pixelloom.data.pixels import Scaling
 from pixelloom.errors import UsageError
 from pixelloom.layers.shifted import BoxConv2d
 from pixelloom.likelihoods import HeadConfig, make_head
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel
 from pixelloom.networks.pixelcnnpp import (
     Block,
     Both,
@@ -454,15 +453,6 @@ def test_dropout_acts_in_blocks_and_in_training_only() -> None:
     assert not torch.equal(model.predict(images), model.predict(images))
     drops = [layer.p for layer in model.network.modules() if isinstance(layer, nn.Dropout)]
     assert drops == [0.5] * 2 * (3 * 1 + 1 + 2 + 2)
-
-
-def test_saved_and_loaded(tmp_path: Path) -> None:
-    model = model_of(WORLDS["logistics, grey, odd"], classes=2)
-    model.network.float()
-    model.save(tmp_path)
-    found = load_model(tmp_path)
-    assert found.description == model.description
-    assert torch.equal(found.sample(2), model.sample(2))
 
 
 # Configuration

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.errors import UsageError
 from pixelloom.layers.recurrent import DiagonalLSTM, RowLSTM
 from pixelloom.likelihoods import HeadConfig, make_head
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel
 from pixelloom.networks import build_network
 from pixelloom.networks.pixelrnn import DiagonalBiLSTMConfig, PixelRNN, PixelRNNConfig, RowLSTMConfig
 from pixelloom.recipes import recipe
@@ -360,17 +359,6 @@ def test_layers_and_parameters_by_hand() -> None:
     assert sum(p.numel() for p in diagonal.parameters()) == first + 7 * one + head
     assert [type(m) for m in row.modules() if isinstance(m, RowLSTM | DiagonalLSTM)] == [RowLSTM] * 7
     assert [m.mirrored for m in diagonal.modules() if isinstance(m, DiagonalLSTM)] == [False, True] * 7
-
-
-@pytest.mark.parametrize("name", ["row, ordered", "diagonal"])
-def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
-    model = fresh(WORLDS[name])
-    live(model.network, 3)
-    model.save(tmp_path)
-    loaded = load_model(tmp_path)
-    assert loaded.description == model.description
-    images = pictures(model.spec, 5)
-    assert torch.equal(loaded.log_prob(images), model.log_prob(images))
 
 
 @pytest.mark.parametrize("name", ["row-lstm", "diagonal-bilstm"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from pixelloom.data.pixels import Scaling
 from pixelloom.errors import UsageError
 from pixelloom.layers.attention import CausalAttention
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel
 from pixelloom.networks.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from pixelloom.recipes import RECIPES
 from pixelloom.sampling.dataflow import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
@@ -71,7 +70,7 @@ def test_is_autoregressive(world: World) -> None:
     assert_autoregressive(model.network, model.spec, groups=model.head.groups)
 
 
-@pytest.mark.parametrize("name", ["Bernoulli", "categorical", "ordered", "independent", "a row"])
+@pytest.mark.parametrize("name", ["categorical", "independent", "a row"])
 def test_no_blind_spot(name: str) -> None:
     """Every value sees all before it, and nothing else: by what layers say, and by the gradient."""
     model = model_of(WORLDS[name])
@@ -268,17 +267,6 @@ def test_pictures_of_classes(name: str) -> None:
     assert not torch.equal(check_fast_is_plain(model, n=4, labels=labels.flip(0)), images)
     with pytest.raises(UsageError, match="labels"):
         model.network(torch.zeros(1, *model.spec.shape).double())
-
-
-def test_saved_and_loaded_it_draws_the_same(tmp_path: Path) -> None:
-    model = fresh(WORLDS["ordered"])
-    live(model.network)
-    model.save(tmp_path)
-    again = load_model(tmp_path)
-    assert again.description == model.description
-    images = model.sample(3, seed=2)
-    assert torch.equal(again.sample(3, seed=2), images)
-    assert torch.equal(again.log_prob(images), model.log_prob(images))
 
 
 def test_the_recipe_is_causal() -> None:

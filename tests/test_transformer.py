@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from pixelloom.errors import UsageError
 from pixelloom.layers.attention import Rotary
 from pixelloom.layers.shifted import BoxConv2d
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel
 from pixelloom.networks.transformer import PixelTransformer, PixelTransformerConfig
 from pixelloom.recipes import RECIPES
 from pixelloom.sampling.dataflow import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
@@ -80,7 +79,7 @@ def test_is_autoregressive(world: World) -> None:
     assert_autoregressive(model.network, model.spec, groups=model.head.groups)
 
 
-@pytest.mark.parametrize("name", ["Bernoulli", "categorical", "local", "ordered", "independent", "a row"])
+@pytest.mark.parametrize("name", ["categorical", "local", "independent", "a row"])
 def test_no_blind_spot(name: str) -> None:
     """Every value sees all before it, and nothing else: by what layers say, and by the gradient."""
     model = model_of(WORLDS[name])
@@ -295,17 +294,6 @@ def test_pictures_of_classes(name: str) -> None:
 
 def test_one_pixel_a_step() -> None:
     assert model_of(WORLDS["Bernoulli"]).fast_sampler().steps == 30
-
-
-def test_saved_and_loaded_it_draws_the_same(tmp_path: Path) -> None:
-    model = fresh(WORLDS["categorical"])
-    live(model.network)
-    model.save(tmp_path)
-    again = load_model(tmp_path)
-    assert again.description == model.description
-    images = model.sample(3, seed=2)
-    assert torch.equal(again.sample(3, seed=2), images)
-    assert torch.equal(again.log_prob(images), model.log_prob(images))
 
 
 def test_the_recipe_is_causal() -> None:
