@@ -281,7 +281,9 @@ def test_training_goes_by_the_picture_of_each_image() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if not takes_condition(name)])
 def test_networks_that_take_no_picture_refuse_it(name: str) -> None:
-    with pytest.raises(UsageError, match=f"condition=edges: the network '{name}' takes no picture to go by.*gated-"):
+    with pytest.raises(
+        UsageError, match=f"^configuration: condition: the network '{name}' takes no picture to go by.*gated-"
+    ):
         api.planned(name, overrides={"condition": "edges"})
     config, _ = NETWORKS[name]
     with pytest.raises(UsageError, match=f"^condition: the network '{name}' takes no picture"):
@@ -294,7 +296,7 @@ def test_a_condition_is_checked_before_training(tmp_path: Path) -> None:
             {"condition": "smaller@x"},
             "condition: choose none, smaller@K with K of 2 or more, or edges, not 'smaller@x'",
         ),
-        ({"condition": "edges", "model.condition": 1}, "model.condition: leave it at 0"),
+        ({"condition": "edges", "model.condition": 1}, "condition: leave model.condition at 0"),
     ):
         with pytest.raises(UsageError, match=said):
             api.planned("gated-pixelcnn", overrides=overrides)

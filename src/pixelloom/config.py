@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pixelloom.data.catalog import DataConfig
 from pixelloom.data.conditions import RULES, check_rule
@@ -60,16 +60,13 @@ class RunConfig(BaseModel):
 
     @field_validator("condition")
     @classmethod
-    def _known_rule(cls, rule: str) -> str:
-        return check_rule(rule)
-
-    @model_validator(mode="after")
-    def _a_network_that_goes_by_pictures(self) -> RunConfig:
-        if self.condition != "none" and not takes_condition(self.network):
-            raise ValueError(f"condition={self.condition}: {no_condition(self.network)}")
-        if getattr(self.model, "condition", 0):
-            raise ValueError("model.condition: leave it at 0; `condition` says which picture the network goes by")
-        return self
+    def _a_rule_for_a_network_that_goes_by_pictures(cls, rule: str, info: ValidationInfo) -> str:
+        name = info.data.get("network")
+        if check_rule(rule) != "none" and name in NETWORKS and not takes_condition(name):
+            raise ValueError(no_condition(name))
+        if getattr(info.data.get("model"), "condition", 0):
+            raise ValueError("leave model.condition at 0; this field says which picture the network goes by")
+        return rule
 
     @field_validator("model", mode="before")
     @classmethod
