@@ -79,9 +79,9 @@ def noise_like(config: RunConfig, n: int) -> Dataset:
 
 
 def model_of(name: str, device: str) -> PixelModel:
-    """A recipe's model, untrained."""
+    """A recipe's model, untrained, with no picture to go by."""
     torch.manual_seed(0)
-    config = recipe(name)
+    config = compose(recipe(name), overrides={"condition": "none"})
     return PixelModel.build(describe(config, noise_like(config, 64))).to(device)
 
 
@@ -115,7 +115,7 @@ def forward(name: str, batch: int, device: str, seconds: float) -> Row:
 def training(name: str, batch: int, precision: str, device: str, seconds: float) -> Row:
     """Rounds of the engine itself, data stream, optimiser and weight average included."""
     budget = {"train.epochs": None, "train.minutes": None, "train.threads": None, "train.accumulate": 1}
-    run = {"train.batch": batch, "train.precision": precision, "train.device": device}
+    run = {"train.batch": batch, "train.precision": precision, "train.device": device, "condition": "none"}
     config = compose(recipe(name), overrides=budget | run)
     data = noise_like(config, max(batch, 2048))
     description = describe(config, data)
