@@ -166,6 +166,10 @@ def test_the_command_line_trains_and_draws_classes(tmp_path: Path, capsys: pytes
     trained = load_model(run / "model")
     assert trained.description.classes == 10
     assert np.array_equal(np.load(picture), trained.sample(3, labels=7, guidance=1.5).numpy())
-    assert main(["sample", str(run), "--class", "10", "--npy", str(tmp_path / "none.npy"), "-n", "1"]) == 0  # no class
-    assert main(["sample", str(run), "--class", "11", "--npy", str(tmp_path / "more.npy"), "-n", "1"]) == 2
-    assert "classes are numbered 0 to 9" in capsys.readouterr().err
+    for options, said in (
+        (["--class", "10"], "--class 10: this model knows classes 0 to 9"),
+        (["--class", "-1"], "--class -1: this model knows classes 0 to 9"),
+        (["--guidance", "1"], "--guidance: towards which class?"),
+    ):
+        assert main(["sample", str(run), *options]) == 2
+        assert said in capsys.readouterr().err

@@ -449,6 +449,7 @@ def test_a_model_that_goes_by_nothing_says_so(at: Path, capsys: pytest.CaptureFi
         (["--condition", "small.png"], "--condition: this model goes by no picture"),
         (ALL, "--condition-from: this model goes by no picture"),
         (["--each-class"], "--each-class: this model was trained without classes"),
+        (["--class", "0"], "--class 0: this model was trained without classes"),
     ):
         assert main(["sample", "plain", *options]) == 2
         assert said in capsys.readouterr().err

@@ -61,6 +61,8 @@ def check(options: DrawOptions) -> None:
     for one, other in (("condition", "condition_from"), ("class_", "each_class"), ("condition_from", "each_class")):
         if getattr(options, one) not in (None, False) and getattr(options, other) not in (None, False):
             raise UsageError(f"{_option(one)}, {_option(other)}: choose one of them")
+    if options.guidance and options.class_ is None and not options.each_class:
+        raise UsageError("--guidance: towards which class? name it with --class, or draw --each-class")
     if options.rows is not None and options.condition_from is None:
         raise UsageError("--rows: of which pictures? name a split with --condition-from")
     if options.columns is not None and (options.each_class or options.condition_from):
@@ -80,7 +82,10 @@ def rows_of(options: DrawOptions, model: PixelModel) -> Rows:
     """
     import torch
 
-    condition, one = model.condition, options.class_
+    condition, one, classes = model.condition, options.class_, model.description.classes
+    if one is not None and not 0 <= one < classes:
+        known = f"knows classes 0 to {classes - 1}" if classes else "was trained without classes (train --classes)"
+        raise UsageError(f"--class {one}: this model {known}")
     labels = None if one is None else torch.tensor([one])
     if condition is None and (options.condition or options.condition_from):
         raise UsageError(
