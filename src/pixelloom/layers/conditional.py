@@ -1,0 +1,48 @@
+"""Telling a network that makes or judges images the class of each: by a norm's gains and biases, or by a projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassBatchNorm2d(nn.BatchNorm2d):
+    """gain_y (x - mean) / sqrt(variance + eps) + bias_y with a gain and a bias for each class y.
+
+    Without classes it is batch normalisation as ever. Mean and variance are of the batch in training mode, and the
+    running ones in eval mode: there, an image does not depend on the rest of its batch.
+
+    Source: Dumoulin et al. 2017, "A Learned Representation for Artistic Style", section 2.2.
+
+    Args:
+        features: of x.
+        classes: how many there are, or 0.
+        deviation: gains start from N(1, deviation), biases from 0.
+    """
+
+    def __init__(self, features: int, classes: int = 0, deviation: float = 0.0) -> None:
+        super().__init__(features, affine=not classes)
+        self.gains: nn.Embedding | None = None
+        if classes:
+            self.gains, self.biases = nn.Embedding(classes, features), nn.Embedding(classes, features)
+            nn.init.zeros_(self.biases.weight)
+        nn.init.normal_(self.weight if self.gains is None else self.gains.weight, 1.0, deviation)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """[B, features, H, W], and labels int64 [B] if there are classes -> [B, features, H, W]"""
+        normed = super().forward(x)
+        if self.gains is None:
+            return normed
+        gain, bias = (table(labels)[:, :, None, None].to(normed.dtype) for table in (self.gains, self.biases))
+        return torch.addcmul(bias, normed, gain)
+
+
+class Projection(nn.Embedding):
+    """What a class adds to the logit of an image with features h: <e_y, h>, a learned vector for each class y.
+
+    Source: Miyato and Koyama 2018, "cGANs with Projection Discriminator", eq. 3.
+    """
+
+    def forward(self, h: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+        """[B, features], int64 [B] -> [B]"""
+        return (super().forward(labels) * h).sum(dim=1)
