@@ -1,0 +1,179 @@
+"""Distances between two sets of features, float64 [N, d]: how far what was drawn is from what is real.
+
+Frechet and kernel distance are computed by torchmetrics; precision and recall (Kynkaanniemi et al. 2019), density and
+coverage (Naeem et al. 2020) here. All run in chunks, so 10,000 against 10,000 needs some tens of megabytes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pixelloom.errors import DataError
+
+LEAST = 20
+"""The smallest set, on either side, that a distance is worked out for."""
+_CHUNK = 1024
+_SLACK = 1 + 1e-9  # equal distances that were rounded differently count as equal
+
+
+class _Given(nn.Module):
+    """Passes features on as they are: what torchmetrics takes for an extractor."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def frechet(real: Tensor, fake: Tensor) -> float:
+    """|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of the Gaussians with the sets' means and covariances (Heusel 2017).
+
+    Biased: two sets of one distribution are not at 0, but, where that is the standard normal one and N is much larger
+    than d, near (1/N + 1/N') (d + d (d + 1) / 4).
+
+    Raises:
+        DataError: where a side has no more images than there are features; its covariance would be singular.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance  # here, since torchmetrics is slow to import
+
+    checked(real, fake, least_frechet(real.shape[1]), "fd")
+    # One process measures, whatever others do: a sync would wait for them.
+    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), sync_on_compute=False)
+    middle = real.mean(0)  # moves both alike, and spares the covariances a difference of large numbers
+    metric.update(real - middle, real=True)
+    metric.update(fake - middle, real=False)
+    return max(float(metric.compute()), 0.0)
+
+
+def least_frechet(d: int) -> int:
+    """The smallest set for a Frechet distance in d dimensions."""
+    return max(LEAST, d + 1)
+
+
+def kernel(real: Tensor, fake: Tensor, *, subset: int = 1000, subsets: int = 100, seed: int = 0) -> tuple[float, float]:
+    """Squared maximum mean discrepancy, unbiased, kernel (x.y / d + 1)^3, in units of 1 (Binkowski et al. 2018).
+
+    Returns the mean and the standard deviation over random subsets of ``subset_size(...)`` images of each side. The
+    mean is 0 in expectation where both sets are of one distribution, at any N, so it may come out below 0.
+
+    Raises:
+        DataError: with fewer than LEAST images on a side.
+    """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    checked(real, fake, LEAST, "kid")
+    size = subset_size(len(real), len(fake), subset)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save", UserWarning)
+        metric = KernelInceptionDistance(
+            feature=_Given(real.shape[1]), subsets=subsets, subset_size=size, sync_on_compute=False
+        )
+        torch.manual_seed(seed)  # torchmetrics draws its subsets from the global generator
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+        mean, deviation = metric.compute()
+    return float(mean), float(deviation)
+
+
+def subset_size(n: int, m: int, subset: int = 1000) -> int:
+    """Images of a subset: half of the smaller side at most, since subsets that are the whole set have no spread."""
+    return min(subset, n // 2, m // 2)
+
+
+class Neighbourhoods(NamedTuple):
+    """Shares of one set in neighbourhoods of the other, each of which ends at the k-th nearest image of its own set.
+
+    precision  generated images inside a real one's neighbourhood: is what is drawn like the data?
+    recall     real images inside a generated one's neighbourhood: can all of the data be drawn?
+    density    real neighbourhoods around a generated image, over k: like precision, but an outlier weighs little, and 1
+               in expectation for equal distributions
+    coverage   real images with a generated one in their neighbourhood
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def neighbourhoods(real: Tensor, fake: Tensor, *, k: int = 3, k_density: int = 5) -> Neighbourhoods:
+    """The four shares, with k for precision and recall and ``k_density`` for density and coverage, as in the papers.
+
+    For real [N, d] and fake [M, d] of one continuous distribution the expected density is 1, and the expected coverage
+    1 - prod_{j < k} (N - 1 - j) / (N - 1 + M - j), whatever d is.
+
+    Raises:
+        DataError: with fewer than LEAST images, or than 2 k, on a side.
+    """
+    checked(real, fake, max(LEAST, 2 * k, 2 * k_density), "precision, recall, density, coverage")
+    real, fake = _centred(real, fake)
+    # Column k is the k-th nearest other image: column 0 is the image itself, or one that equals it.
+    reach = nearest(real, real, max(k, k_density) + 1)[0].square() * _SLACK
+    reach_fake = nearest(fake, fake, k + 1)[0][:, k].square() * _SLACK
+    precise = torch.zeros(len(fake), dtype=torch.bool)
+    recalled, covered, inside = [], [], 0
+    for rows, radii in zip(torch.split(real, _CHUNK), torch.split(reach, _CHUNK), strict=True):
+        distances = squared_distances(rows, fake)
+        precise |= (distances <= radii[:, k, None]).any(0)
+        recalled.append((distances <= reach_fake).any(1))
+        within = distances <= radii[:, k_density, None]
+        covered.append(within.any(1))
+        inside += int(within.sum())
+    return Neighbourhoods(
+        precision=float(precise.double().mean()),
+        recall=float(torch.cat(recalled).double().mean()),
+        density=inside / (k_density * len(fake)),
+        coverage=float(torch.cat(covered).double().mean()),
+    )
+
+
+def nearest(queries: Tensor, others: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """The k nearest of ``others`` [M, d] to each query [N, d]: distances, ascending, and indices, both [N, k].
+
+    Rows of any type; integers (levels, for instance) become float64 a chunk at a time.
+    """
+    found, places = [], []
+    for rows in torch.split(queries, _CHUNK):
+        best = torch.empty(len(rows), 0, dtype=torch.float64)
+        at = torch.empty(len(rows), 0, dtype=torch.long)
+        for start in range(0, len(others), 4 * _CHUNK):
+            part = others[start : start + 4 * _CHUNK]
+            near = squared_distances(rows, part).topk(min(k, len(part)), largest=False)
+            best, at = torch.cat([best, near.values], 1), torch.cat([at, near.indices + start], 1)
+            best, order = best.sort(stable=True)
+            best, at = best[:, :k], at.gather(1, order)[:, :k]
+        found.append(best.sqrt())
+        places.append(at)
+    return torch.cat(found), torch.cat(places)
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """|x_i - y_j|^2, float64 [N, M], by one matrix product; exact for integers, and exactly 0 for equal rows."""
+    x, y = x.double(), y.double()
+    norms = x.square().sum(1)[:, None] + y.square().sum(1)
+    squares = torch.addmm(norms, x, y.T, alpha=-2)
+    # |x|^2 + |y|^2 - 2 x.y leaves rounding of the norms' size where the two are equal
+    return squares.masked_fill_(squares < 1e-12 * norms, 0)
+
+
+def _centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    middle = real.double().mean(0)
+    return real.double() - middle, fake.double() - middle
+
+
+def checked(real: Tensor, fake: Tensor, least: int, name: str) -> None:
+    """Raises DataError for sets that are too small for a figure, or for features that are no numbers."""
+    for what, x in (("real", real), ("generated", fake)):
+        if len(x) < least:
+            raise DataError(
+                f"{name}: {len(x)} {what} pictures are too few with {x.shape[1]} features; it takes {least} at "
+                f"least, and thousands for a figure that others can repeat"
+            )
+        if not bool(x.isfinite().all()):
+            raise DataError(f"{name}: features of {what} pictures are not finite")

@@ -1,0 +1,183 @@
+"""One door to the figures of samples: :func:`measure`, for models of any family. No files, no printing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelloom.data.pixels import bit_source
+from pixelloom.errors import DataError, UsageError, did_you_mean
+from pixelloom.metrics.distances import LEAST, frechet, kernel, least_frechet, neighbourhoods, subset_size
+from pixelloom.metrics.features import EXTRACTORS, Images, as_levels, choose, features
+from pixelloom.metrics.memorisation import feature_neighbours, memorisation, pixel_neighbours
+
+SHARES = ("precision", "recall", "density", "coverage")
+METRICS = ("kid", "fd", *SHARES, "nearest")
+"""All that :func:`measure` measures; ``nearest`` needs training images and gives several figures."""
+
+_CUT, _HELD = 301, 302  # streams of randomness: how held-out images are cut, and which of them have neighbours sought
+_K, _K_DENSITY, _Q, _SUBSETS = 3, 5, 5, 100
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number with what it takes to trust it.
+
+    ``n`` generated against ``reference`` real images gave ``value``; ``floor`` is what real images in the place of the
+    generated ones get, ``floor_n`` on either side. None where there are too few. ``spread`` is kid's standard deviation
+    over subsets.
+    """
+
+    name: str
+    value: float
+    n: int
+    reference: int
+    floor: float | None = None
+    floor_n: tuple[int, int] | None = None
+    spread: float | None = None
+    note: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        """All fields, ready for JSON."""
+        return asdict(self)
+
+
+class Reference(NamedTuple):
+    """Real images: held-out ones to measure against, and the training images where copies are sought."""
+
+    held_out: Images
+    training: Images | None = None
+
+
+def measure(
+    samples: Images,
+    reference: Reference,
+    levels: int,
+    *,
+    metrics: Sequence[str] = METRICS,
+    extractor: str = "auto",
+    source: str = "",
+    seed: int = 0,
+) -> list[Figure]:
+    """Figures of samples (uint8 [N, C, H, W] of so many levels) beside those that real images get, in METRICS' order.
+
+    Samples are measured against all held-out images. The floor measures held-out images against others of them: two
+    disjoint parts, cut by ``seed``, one as large as the samples but at most half. So a model as good as the data is at
+    the floor, in figures that depend on N too. ``source`` names the data set for the extractor ``auto``.
+
+    Raises:
+        UsageError: for an unknown metric or extractor, or for ``nearest`` without training images.
+        DataError: for images of another shape or of higher levels, or for too few of them.
+    """
+    for name in metrics:
+        if name not in METRICS:
+            raise UsageError(
+                f"metrics: there is no {name!r}.{did_you_mean(name, METRICS)} There are {', '.join(METRICS)}"
+            )
+    sets = _Sets.of(samples, reference, levels)
+    if "nearest" in metrics and (sets.training is None or not len(sets.training)):
+        raise UsageError("metrics: 'nearest' compares with training images, and there are none: leave it out")
+    chosen = choose(extractor, sets.samples.shape[1], source)
+    space = EXTRACTORS[chosen](sets.samples.shape[1])
+    fake, real = features(sets.samples, levels, space), features(sets.held_out, levels, space)
+    found = _distances(real, fake, chosen, [name for name in METRICS if name in metrics and name != "nearest"], seed)
+    if "nearest" in metrics and sets.training is not None:
+        held = _held(len(real), len(fake), seed)
+        if chosen != "pixels":
+            near = features(sets.training, levels, space)
+            ours, others = feature_neighbours(fake, near), feature_neighbours(real[held], near)
+            found += _copies(ours.distances, others.distances, chosen, len(sets.training))
+        ours, others = (pixel_neighbours(x, sets.training, levels) for x in (sets.samples, sets.held_out[held]))
+        found += _copies(ours.distances, others.distances, "pixels", len(sets.training))
+    return found
+
+
+@dataclass(frozen=True)
+class _Sets:
+    samples: Tensor
+    held_out: Tensor
+    training: Tensor | None
+    levels: int
+
+    @classmethod
+    def of(cls, samples: Images, reference: Reference, levels: int) -> _Sets:
+        x = as_levels(samples, levels, "samples")
+        held_out = as_levels(reference.held_out, levels, "held-out images")
+        training = None if reference.training is None else as_levels(reference.training, levels, "training images")
+        for what, y in (("held-out images", held_out), ("training images", training)):
+            if y is not None and y.shape[1:] != x.shape[1:]:
+                raise DataError(f"{what}: {list(y.shape[1:])} a picture, but samples have {list(x.shape[1:])}")
+        return cls(x, held_out, training, levels)
+
+
+def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str], seed: int) -> list[Figure]:
+    values = _values(real, fake, metrics, seed)
+    # The sizes of the parts give the floor the figure's bias, which goes with 1/N + 1/N', as far as the images reach.
+    order = _shuffled(len(real), _CUT, seed)
+    part = min(len(fake), len(real) // 2)
+    least = {name: least_frechet(real.shape[1]) if name == "fd" else LEAST for name in metrics}
+    floors = _values(real[order[part:]], real[order[:part]], [name for name in metrics if least[name] <= part], seed)
+    return [
+        Figure(
+            name=f"{name}-{extractor}",
+            value=values[name][0],
+            n=len(fake),
+            reference=len(real),
+            floor=floors[name][0] if name in floors else None,
+            floor_n=(part, len(real) - part) if name in floors else None,
+            spread=values[name][1],
+            note=_note(name, len(real), len(fake))
+            + ("" if name in floors else "; too few held-out images for a floor"),
+        )
+        for name in metrics
+    ]
+
+
+def _values(real: Tensor, fake: Tensor, metrics: Sequence[str], seed: int) -> dict[str, tuple[float, float | None]]:
+    """Name -> value and spread."""
+    values: dict[str, tuple[float, float | None]] = {}
+    if "kid" in metrics:
+        values["kid"] = kernel(real, fake, subsets=_SUBSETS, seed=seed)
+    if "fd" in metrics:
+        values["fd"] = frechet(real, fake), None
+    if set(metrics) & set(SHARES):
+        shares = neighbourhoods(real, fake, k=_K, k_density=_K_DENSITY)
+        values |= {name: (value, None) for name, value in shares._asdict().items()}
+    return values
+
+
+def _note(name: str, real: int, fake: int) -> str:
+    if name == "kid":
+        return f"mean over {_SUBSETS} subsets of {subset_size(real, fake)} images"
+    if name == "fd":
+        return "grows with 1/N: compare at equal N, and with the floor"
+    return f"k = {_K if name in ('precision', 'recall') else _K_DENSITY}"
+
+
+def _copies(generated: Tensor, held_out: Tensor, space: str, training: int) -> list[Figure]:
+    """Figures from distances to the nearest training image, of samples and of held-out images."""
+    found = memorisation(generated, held_out, q=_Q)
+    unit = "root mean square of values in [0, 1]" if space == "pixels" else "Euclidean distance of features"
+    rows = (
+        ("nearest", found.nearest, found.nearest_held, f"mean over samples; {unit}"),
+        ("gap", found.gap, 0.0, "nearest over its floor, less 1: about 0 is honest, -1 copies"),
+        ("copied", found.copied, found.copied_held, f"share as near as the nearest {_Q} % of held-out images"),
+    )
+    return [
+        Figure(f"{name}-{space}", value, len(generated), training, floor, (len(held_out), training), None, note)
+        for name, value, floor, note in rows
+    ]
+
+
+def _held(real: int, fake: int, seed: int) -> Tensor:
+    """Held-out images whose neighbours are sought: as many as there are samples, but enough for a small share."""
+    return _shuffled(real, _HELD, seed)[: max(fake, 1000)]
+
+
+def _shuffled(n: int, stream: int, seed: int) -> Tensor:
+    return torch.from_numpy(np.argsort(bit_source(seed, stream).random_raw(n), kind="stable"))
