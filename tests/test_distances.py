@@ -239,7 +239,7 @@ def test_features_that_are_no_numbers_are_refused(distance: object) -> None:
 # nearest
 
 
-@pytest.mark.parametrize("chunk", [3, 1024])
+@pytest.mark.parametrize("chunk", [3, 256])
 def test_nearest_by_sorting(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(distances, "_CHUNK", chunk)
     x, y = normal(10, 3, 0), normal(41, 3, 1)
@@ -259,3 +259,13 @@ def test_distances_of_integers_are_exact() -> None:
     assert squared_distances(x, y)[2, 4] == 1
     found, places = nearest(x, y)
     assert (found[2, 0], places[2, 0]) == (1, 4)
+
+
+def test_equal_rows_are_at_distance_zero() -> None:
+    """Not at the rounding of their norms, 3e-7 here: a copy is told from what is merely near."""
+    x = 10 * normal(200, 64, 0)
+    squares = squared_distances(x, torch.cat([x[:9], x[:9] + 1e-3]))
+    assert torch.equal(squares[:9, :9].diagonal(), torch.zeros(9, dtype=torch.float64))
+    torch.testing.assert_close(
+        squares[:9, 9:].diagonal(), torch.full((9,), 64e-6, dtype=torch.float64), rtol=1e-5, atol=0
+    )

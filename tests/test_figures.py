@@ -1,4 +1,4 @@
-"""Figures of samples, from pictures to numbers: each that of its part, with its floor, for a good model and a copier."""
+"""Figures of samples, from pictures to numbers with their floors: of a good model, of a copier, of noise."""
 
 from __future__ import annotations
 
