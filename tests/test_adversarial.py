@@ -288,7 +288,7 @@ def test_labels_reach_the_discriminator() -> None:
 
 class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        h = x.flatten(2).transpose(1, 2)
+        h = x.flatten(2).transpose(1, 2)[:, None]  # with a dimension of heads, or no fused kernel is chosen
         return F.scaled_dot_product_attention(h, h, h)
 
 
