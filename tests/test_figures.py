@@ -44,11 +44,20 @@ def test_figures_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None
     ]
     assert (found["kid-pixels"].value, found["kid-pixels"].spread) == kernel(real, fake, subsets=5, seed=3)
     assert found["fd-pixels"].value == frechet(real, fake)
-    assert [found[f"{name}-pixels"].value for name in METRICS[2:6]] == list(neighbourhoods(real, fake))
+    order = figures._shuffled(150, figures._CUT, 3)
+    shares = neighbourhoods(real[order[75:]], fake[:75])  # the sizes of their floor
+    assert [found[f"{name}-pixels"].value for name in METRICS[2:6]] == list(shares)
+    assert [found[f"{name}-pixels"].floor for name in METRICS[2:6]] == list(
+        neighbourhoods(real[order[75:]], real[order[:75]])
+    )
     ours, others = (pixel_neighbours(x, training, 16).distances for x in (samples, held_out))
     assert found["nearest-pixels"].value == pytest.approx(float(ours.mean()))
     assert found["nearest-pixels"].floor == pytest.approx(float(others.mean()))
-    assert {(f.n, f.reference, f.floor_n) for f in found.values()} == {(90, 150, (75, 75)), (90, 120, (150, 120))}
+    assert {(f.n, f.reference, f.floor_n) for f in found.values()} == {
+        (90, 150, (75, 75)),
+        (75, 75, (75, 75)),
+        (90, 120, (150, 120)),
+    }
     assert found["kid-pixels"].note == "mean over 5 subsets of 45 images"
     text = json.dumps([figure.as_dict() for figure in found.values()], allow_nan=False)
     assert json.loads(text)[0]["name"] == "kid-pixels"
@@ -68,12 +77,12 @@ def test_floors_are_of_two_disjoint_parts_of_held_out_images(monkeypatch: pytest
     held_out[:, 0, 0, 1] = torch.arange(400) // 16 % 16
     held_out[:, 0, 0, 2] = torch.arange(400) // 256
     (figure,) = measure(samples, Reference(held_out), 16, metrics=("fd",), extractor="pixels")
-    (_, _), (rest, part) = seen
+    (rest, part), (_, _) = seen
     assert (len(part), len(rest)) == (90, 310) == figure.floor_n
     both = torch.cat([part, rest])
     assert len(both.unique(dim=0)) == 400
     measure(samples, Reference(held_out), 16, metrics=("fd",), extractor="pixels", seed=1)
-    assert not torch.equal(seen[3][1], part)
+    assert not torch.equal(seen[2][1], part)
 
 
 def test_a_perfect_model_is_at_the_floor_of_each_figure() -> None:
@@ -87,6 +96,9 @@ def test_a_perfect_model_is_at_the_floor_of_each_figure() -> None:
     assert abs(kid.value) < kid.spread
     for name in ("precision", "recall", "density", "coverage"):
         assert found[f"{name}-random"].value == pytest.approx(found[f"{name}-random"].floor, abs=0.12)
+    reals = found["coverage-random"].reference
+    assert (found["coverage-random"].n, reals) == found["coverage-random"].floor_n == (250, 550)
+    assert found["coverage-random"].value == pytest.approx(1 - (550 / 800) ** 5, abs=0.08)
     for space in ("random", "pixels"):
         assert abs(found[f"gap-{space}"].value) < 0.05
         assert found[f"copied-{space}"].value < 0.12

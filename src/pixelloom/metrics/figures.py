@@ -66,9 +66,10 @@ def measure(
 ) -> list[Figure]:
     """Figures of samples (uint8 [N, C, H, W] of so many levels) beside those that real images get, in METRICS' order.
 
-    Samples are measured against all held-out images. The floor measures held-out images against others of them: two
-    disjoint parts, cut by ``seed``, one as large as the samples but at most half. So a model as good as the data is at
-    the floor, in figures that depend on N too. ``source`` names the data set for the extractor ``auto``.
+    For kid and fd, samples are measured against all held-out images. The floor measures held-out images against
+    others of them: two disjoint parts, cut by ``seed``, one as large as the samples but at most half. The shares
+    (precision and so on) depend on both sizes, so they compare as many samples with the same part. A model as good as
+    the data is thus at the floor. ``source`` names the data set for the extractor ``auto``.
 
     Raises:
         UsageError: for an unknown metric or extractor, or for ``nearest`` without training images.
@@ -116,20 +117,24 @@ class _Sets:
 
 
 def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str], seed: int) -> list[Figure]:
-    values = _values(real, fake, metrics, seed)
     # The sizes of the parts give the floor the figure's bias, which goes with 1/N + 1/N', as far as the images reach.
     order = _shuffled(len(real), _CUT, seed)
     part = min(len(fake), len(real) // 2)
+    rest, stand_in = real[order[part:]], real[order[:part]]
     least = {name: least_frechet(real.shape[1]) if name == "fd" else LEAST for name in metrics}
-    floors = _values(real[order[part:]], real[order[:part]], [name for name in metrics if least[name] <= part], seed)
+    floors = _values(rest, stand_in, [name for name in metrics if least[name] <= part], seed)
+    # Shares go with N / N' (coverage most of all), so where they have a floor they are measured at its sizes.
+    equal = [name for name in metrics if name in floors and name in SHARES]
+    values = _values(real, fake, [name for name in metrics if name not in equal], seed)
+    values |= _values(rest, fake[:part], equal, seed)
     return [
         Figure(
             name=f"{name}-{extractor}",
             value=values[name][0],
-            n=len(fake),
-            reference=len(real),
+            n=part if name in equal else len(fake),
+            reference=len(rest) if name in equal else len(real),
             floor=floors[name][0] if name in floors else None,
-            floor_n=(part, len(real) - part) if name in floors else None,
+            floor_n=(part, len(rest)) if name in floors else None,
             spread=values[name][1],
             note=_note(name, len(real), len(fake))
             + ("" if name in floors else "; too few held-out images for a floor"),
