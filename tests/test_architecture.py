@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"likelihoods", "mixture", "adversarial", "augment", "objectives"}),
     frozenset({"engine", "sampling", "metrics"}),
     frozenset({"ensembles"}),
-    frozenset({"arguments", "models"}),
+    frozenset({"arguments", "latent", "models"}),
     frozenset({"applications"}),
     frozenset({"config", "recipes", "card", "plots", "runs", "api"}),
     frozenset({"cli", "studio"}),

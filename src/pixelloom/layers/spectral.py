@@ -13,7 +13,8 @@ Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial N
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,7 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Any shape of at least two axes -> same; in training mode after one step of the power iteration."""
-        with torch.autocast(weight.device.type, enabled=False):
+        with _unrounded(weight):
             matrix = self._matrix(weight)
             if self.training:
                 with torch.no_grad():
@@ -60,7 +61,7 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def refresh(self, weight: Tensor, steps: int) -> None:
         """Steps of the power iteration at once, on W W' or W' W, whichever is the smaller."""
-        with torch.autocast(weight.device.type, enabled=False):
+        with _unrounded(weight):
             matrix, near, far = self._matrix(weight), self.u, self.v
             if len(near) > len(far):
                 matrix, near, far = matrix.T, far, near
@@ -79,6 +80,12 @@ class SpectralNorm(nn.Module):
 
     def _matrix(self, weight: Tensor) -> Tensor:
         return weight.movedim(self.axis, 0).flatten(1)
+
+
+def _unrounded(weight: Tensor) -> AbstractContextManager[Any]:
+    """No autocast; a device that has none, such as meta, needs nothing."""
+    device = weight.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def spectral(layer: Layer) -> Layer:

@@ -1,0 +1,258 @@
+"""A latent model as users hold it: draws an image in one step from a noise vector, joins images by paths, and shows
+what its attention looks at. It knows no likelihood.
+
+A model folder holds ``model.safetensors`` and ``config.json``, the generator and its description, and
+``discriminator.safetensors``, which only maps of attention need. Loading never runs code from any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from torch import Tensor, nn
+
+from pixelloom.arguments import LabelsLike, at_least, check_labels, check_levels
+from pixelloom.data.pixels import Scaling, from_model, to_model
+from pixelloom.engine.tensors import check_keys, load_tensors, save_described, save_tensors
+from pixelloom.errors import ModelError, UsageError, did_you_mean, explain
+from pixelloom.layers.self_attention import attention_maps
+from pixelloom.models import CONFIG, LARGEST_SIDE, WEIGHTS
+from pixelloom.networks.latent import LATENT, build_pair
+from pixelloom.sampling.latent import labels_of, latents, path
+from pixelloom.types import ImageSpec, Levels
+
+DISCRIMINATOR = "discriminator.safetensors"
+BATCH = 64  # images at a time, unless told
+Maps = list[tuple[str, Tensor]]
+"""(layer, weights [B, H, W, h, w]): where each position of each image looks; every map [b, y, x] sums to 1."""
+
+
+class LatentDescription(BaseModel):
+    """Everything needed to rebuild a latent model around its weights, and what it was trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: Literal["latent"] = "latent"
+    network: str
+    model: Any
+    image: ImageSpec
+    classes: int = Field(0, ge=0, le=LARGEST_SIDE)
+    """How many the networks are told of; 0 for networks that are told nothing."""
+    trained: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_network(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("model"), Mapping):
+            name = str(data.get("network"))
+            if name not in LATENT:
+                raise ValueError(f"no network is called {name!r}.{did_you_mean(name, LATENT)}")
+            return data | {"model": LATENT[name][0].model_validate(data["model"])}
+        return data
+
+    @field_validator("image")
+    @classmethod
+    def _an_image_of_this_world(cls, image: ImageSpec) -> ImageSpec:
+        if max(image.shape) > LARGEST_SIDE:
+            raise ValueError(f"no side may exceed {LARGEST_SIDE}, this is {image}")
+        return image
+
+
+@final
+class LatentModel:
+    """A latent model: noise vector in, image out.
+
+    Args:
+        network: the generator, [B, latent] -> images in model space [B, C, H, W].
+        description: what it is, for which images.
+        discriminator: that of its training; None where it was not kept.
+    """
+
+    def __init__(
+        self, network: nn.Module, description: LatentDescription, discriminator: nn.Module | None = None
+    ) -> None:
+        self.network = network.eval()
+        self.discriminator = None if discriminator is None else discriminator.eval()
+        self.description = description
+        self.spec: ImageSpec = description.image
+
+    @classmethod
+    def build(cls, description: LatentDescription) -> LatentModel:
+        """An untrained model with its discriminator."""
+        generator, discriminator = build_pair(
+            description.network, description.model, description.image, classes=description.classes
+        )
+        return cls(generator, description, discriminator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: str | torch.device) -> LatentModel:
+        """Move the weights, in place."""
+        self.network.to(device)
+        if self.discriminator is not None:
+            self.discriminator.to(device)
+        return self
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained values of the generator."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def latent(self) -> int:
+        """Numbers in the noise vector of an image."""
+        return int(self.network.latent)  # type: ignore[arg-type]
+
+    def latents(self, n: int, *, seed: int = 0, first: int = 0, truncation: float | None = None) -> Tensor:
+        """The noise vectors of images first .. first + n - 1, float32 [n, latent]."""
+        for name, value, least in (("n", n, 1), ("seed", seed, 0), ("first", first, 0)):
+            at_least(name, value, least)
+        return latents(self.latent, seed, first, n, truncation=truncation)
+
+    @torch.no_grad()
+    def render(self, z: Tensor, labels: LabelsLike = None, *, batch: int = BATCH) -> Tensor:
+        """The images of noise vectors [n, latent], levels uint8 [n, C, H, W], on the CPU.
+
+        Args:
+            z: float [n, latent].
+            labels: class of each image, int64 [n], or one for all; for a model with classes.
+            batch: images at a time; does not change them.
+
+        Raises:
+            UsageError: for vectors of another length, or labels that are missing or that the model does not know.
+        """
+        at_least("batch", batch, 1)
+        if z.ndim != 2 or z.shape[1] != self.latent:
+            raise UsageError(f"z: the model takes [n, {self.latent}], not {list(z.shape)}")
+        told = self._labels(labels, len(z))
+        parts = []
+        for start in range(0, len(z), batch):
+            rows = slice(start, start + batch)
+            images = self._pass(z[rows], None if told is None else told[rows])
+            parts.append(from_model(images, self.spec.levels, Scaling.symmetric()).cpu())
+        return torch.cat(parts) if parts else torch.empty(0, *self.spec.shape, dtype=torch.uint8)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        truncation: float | None = None,
+        labels: LabelsLike = None,
+        batch: int = BATCH,
+    ) -> Tensor:
+        """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
+
+        Args:
+            n: how many.
+            seed: chooses the noise.
+            first: number of the first image, to go on where an earlier call stopped.
+            truncation: the largest absolute value in a noise vector; None for no limit.
+            labels: class of each image, int64 [n], or one for all; None for classes drawn at random.
+            batch: images at a time; does not change them.
+
+        Raises:
+            UsageError: for n < 1, batch < 1, seed < 0, first < 0, a truncation that is not positive, or labels that the
+                model does not know.
+        """
+        z = self.latents(n, seed=seed, first=first, truncation=truncation)
+        if labels is None and self.description.classes:
+            labels = labels_of(self.description.classes, seed, first, n)
+        return self.render(z, labels, batch=batch)
+
+    def interpolate(
+        self, stops: int = 5, steps: int = 8, *, seed: int = 0, first: int = 0, labels: LabelsLike = None
+    ) -> Tensor:
+        """From image to image on great circles: uint8 [(stops - 1) * steps + 1, C, H, W].
+
+        Images first, first + 1, ... of the seed stand at every ``steps``-th place; one class holds for all.
+        """
+        z = path(self.latents(stops, seed=seed, first=first), steps)
+        if labels is None and self.description.classes:
+            labels = labels_of(self.description.classes, seed, first, 1)
+        return self.render(z, labels)
+
+    @torch.no_grad()
+    def attend(self, z: Tensor, labels: LabelsLike = None) -> tuple[Tensor, Maps]:
+        """The images of noise vectors, uint8 [n, C, H, W], and the generator's maps of attention while it made them."""
+        with attention_maps(self.network) as maps:
+            images = self.render(z, labels, batch=max(1, len(z)))
+        return images, maps
+
+    @torch.no_grad()
+    def attend_to(self, images: Tensor | Levels, labels: LabelsLike = None) -> tuple[Tensor, Maps]:
+        """The discriminator's logits of images, uint8 [n, C, H, W] -> [n], and its maps of attention.
+
+        Raises:
+            UsageError: if the discriminator was not kept, or for images or labels that the model does not know.
+        """
+        if self.discriminator is None:
+            raise UsageError(f"this model was kept without its discriminator ({DISCRIMINATOR})")
+        x = to_model(check_levels(images, self.spec).to(self.device), self.spec.levels, Scaling.symmetric())
+        told = self._labels(labels, len(x))
+        with attention_maps(self.discriminator) as maps:
+            logits: Tensor = self.discriminator(x) if told is None else self.discriminator(x, told)
+        return logits, maps
+
+    def _pass(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        z = z.to(self.device, next(self.network.parameters()).dtype)
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            images: Tensor = self.network(z) if labels is None else self.network(z, labels)
+        return images
+
+    def _labels(self, labels: LabelsLike, n: int) -> Tensor | None:
+        """As the networks take them; unlike a pixel model they know no "no class"."""
+        classes = self.description.classes
+        told = check_labels(labels, classes, n, self.device)
+        if told is not None and (labels is None or (len(told) and int(told.max()) >= classes)):
+            raise UsageError(f"labels: a class for each image, numbered 0 to {classes - 1}, is needed")
+        return told
+
+    def save(self, folder: Path) -> str:
+        """Write the model folder; returns the SHA-256 of the generator's file.
+
+        Raises:
+            ModelError: if the folder cannot be written; what was there before stays whole.
+        """
+        config = self.description.model_dump(mode="json")
+        sha256 = save_described(folder / WEIGHTS, folder / CONFIG, self.network.state_dict(), config)
+        if self.discriminator is not None:
+            save_tensors(folder / DISCRIMINATOR, self.discriminator.state_dict(), config)
+        return sha256
+
+
+def load_latent(folder: Path) -> LatentModel:
+    """The model of a folder written by :meth:`LatentModel.save`, on the CPU; the discriminator only if it is there.
+
+    Raises:
+        ModelError: if weights are missing, damaged, of a newer format, or do not fit their own description.
+    """
+    path = folder / WEIGHTS
+    tensors, meta = load_tensors(path)
+    try:
+        description = LatentDescription.model_validate(meta)
+        with torch.device("meta"):  # nothing is allocated: a hostile description cannot claim more than the file holds
+            expected = LatentModel.build(description)
+    except ValidationError as error:
+        raise ModelError(f"{path}: its description is not one of a latent model ({explain(error)})") from error
+    except UsageError as error:
+        raise ModelError(f"{path}: its description is not one of a latent model ({error})") from error
+    check_keys(path, expected.network.state_dict(), tensors)
+    model = LatentModel.build(description)
+    model.network.load_state_dict(tensors)
+    assert model.discriminator is not None
+    beside = folder / DISCRIMINATOR
+    if not beside.is_file():
+        return LatentModel(model.network, description)
+    kept, _ = load_tensors(beside)
+    check_keys(beside, model.discriminator.state_dict(), kept)
+    model.discriminator.load_state_dict(kept)
+    return model
