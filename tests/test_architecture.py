@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"engine", "sampling", "metrics"}),
     frozenset({"ensembles"}),
     frozenset({"arguments", "latent", "models"}),
-    frozenset({"applications"}),
+    frozenset({"applications", "pretrained"}),
     frozenset({"config", "recipes", "card", "plots", "runs", "api"}),
     frozenset({"cli", "studio"}),
     frozenset({"__init__", "__main__"}),

@@ -38,6 +38,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.errors import ModelError
 from pixelloom.models import PixelModel
 from pixelloom.networks import NETWORKS
+from pixelloom.pretrained import PRETRAINED
 from pixelloom.recipes import RECIPES, recipe
 from pixelloom.sampling import fast
 from pixelloom.types import ImageSpec
@@ -290,7 +291,12 @@ def test_a_closed_pipe_ends_quietly(buffered: bool) -> None:
 
 
 def test_the_lists_hold_the_tables(run: Command) -> None:
-    tables = {"recipes": ("recipe", RECIPES), "networks": ("network", NETWORKS), "datasets": ("dataset", DATASETS)}
+    tables = {
+        "recipes": ("recipe", RECIPES),
+        "networks": ("network", NETWORKS),
+        "datasets": ("dataset", DATASETS),
+        "models": ("model", PRETRAINED),
+    }
     for kind, (key, table) in tables.items():
         assert [row[key] for row in json.loads(run("list", kind, "--json").out)] == list(table)
         assert [line.split()[0] for line in run("list", kind).out.splitlines()] == [key, *table]

@@ -41,7 +41,8 @@ _OWN = (runs.METRICS, "curves.png", "samples", "checkpoints", "model", "tensorbo
 
 
 def load(model: str | Path) -> PixelModel:
-    """The model of a run folder, a model folder, or the name of a run under ``runs/``; on the CPU.
+    """The model of a run folder, a model folder, the name of a run under ``runs/``, or of a model that comes with the
+    package (``pixelloom list models``); on the CPU.
 
     Raises:
         ModelError: if there is none, or its file is damaged or of another kind.

@@ -21,7 +21,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 import pixelloom
-from pixelloom import plots
+from pixelloom import plots, pretrained
 from pixelloom.card import model_card
 from pixelloom.config import RunConfig, dump_yaml
 from pixelloom.data.catalog import DataConfig, Dataset, load
@@ -261,7 +261,8 @@ def _finish(config: RunConfig, data: Dataset, out: Path, state: State) -> None:
 
 
 def find(name: str | Path) -> Path:
-    """The model folder that MODEL means: a run folder, a model folder, or the name of a run under ``runs/``.
+    """The model folder that MODEL means: a run folder, a model folder, the name of a run under ``runs/``, or that of a
+    model that comes with the package, in this order.
 
     Raises:
         ModelError: if there is none, with the nearest name.
@@ -269,13 +270,17 @@ def find(name: str | Path) -> Path:
     for folder in (Path(name), Path(name) / "model", RUNS / name / "model"):
         if (folder / WEIGHTS).is_file():
             return folder
+    if str(name) in pretrained.PRETRAINED:
+        return pretrained.folder(str(name))
     if Path(name).exists():
         raise ModelError(
             f"{name}: holds no model; expected {WEIGHTS} in it or in its folder 'model' (has its training validated?)"
         )
     known = sorted(path.parent.parent.name for path in RUNS.glob(f"*/model/{WEIGHTS}"))
     have = f" Runs here: {', '.join(known)}." if known else " Train one with: pixelloom train digits --minutes 1"
-    raise ModelError(f"no model is called {str(name)!r}.{did_you_mean(str(name), known)}{have}")
+    come = f" With the package: {', '.join(pretrained.PRETRAINED)}" if pretrained.PRETRAINED else ""
+    near = did_you_mean(str(name), [*known, *pretrained.PRETRAINED])
+    raise ModelError(f"no model is called {str(name)!r}.{near}{have}{come}")
 
 
 def pictures(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Tensor:

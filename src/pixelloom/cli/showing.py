@@ -154,19 +154,19 @@ def _first_mask(model: PixelModel) -> str:
     return draw_mask(first.mask.bool()) if first is not None else ""
 
 
-def list_(kind: Literal["recipes", "networks", "datasets"] | None = None, /, *, json: Flag = False) -> None:
-    """List recipes, networks or data sets; all three if none is named.
+def list_(kind: Literal["recipes", "networks", "datasets", "models"] | None = None, /, *, json: Flag = False) -> None:
+    """List recipes, networks, data sets, or the models that come with the package; all four if none is named.
 
     Args:
         kind: What to list.
-        json: A list of objects, or an object of three lists.
+        json: A list of objects, or an object of four lists.
     """
-    makers = {"recipes": _recipes, "networks": _networks, "datasets": _datasets}
+    makers = {"recipes": _recipes, "networks": _networks, "datasets": _datasets, "models": _models}
     tables = {name: make() for name, make in makers.items() if kind in (None, name)}
     if json:
         say_json(tables[kind] if kind else tables)
         return
-    for i, rows in enumerate(tables.values()):
+    for i, rows in enumerate(filter(None, tables.values())):
         if i:
             say("")
         say_table(list(rows[0]), [list(row.values()) for row in rows])
@@ -210,6 +210,22 @@ def _datasets() -> list[dict[str, str]]:
     from pixelloom.data.catalog import DATASETS
 
     return [{"dataset": name, "about": entry.about} for name, entry in DATASETS.items()]
+
+
+def _models() -> list[dict[str, str]]:
+    import json
+
+    from pixelloom import pretrained
+    from pixelloom.models import CONFIG
+
+    rows = []
+    for name in pretrained.PRETRAINED:
+        folder = pretrained.folder(name)
+        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = about["trained"]["validation"]
+        figure = f"{found['nats/image']:.2f} nats/image, {found['bits/dim']:.4f} bits/dim (N={found['n']})"
+        rows.append({"model": name, "network": about["network"], "validation": figure, "folder": str(folder)})
+    return rows
 
 
 def config(recipe: str, /, *, json: Flag = False) -> None:

@@ -1,0 +1,67 @@
+"""Models that come with the package: whole, as their card says, and good at what they were trained for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+import pixelloom as pl
+from pixelloom import pretrained, runs
+from pixelloom.errors import ModelError
+from pixelloom.models import WEIGHTS
+
+each_model = pytest.mark.parametrize("name", pretrained.PRETRAINED)
+
+
+@each_model
+def test_weights_are_those_of_the_table_and_of_the_card(name: str) -> None:
+    folder = pretrained.folder(name)
+    with safe_open(str(folder / WEIGHTS), "pt") as file:
+        assert file.metadata()["sha256"] == pretrained.PRETRAINED[name]
+    assert pretrained.PRETRAINED[name] in (folder / "README.md").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 4_000_000
+    pl.load(name)  # which compares the contents with their digest
+
+
+@each_model
+def test_the_card_says_how_the_model_was_made(name: str) -> None:
+    trained = pl.load(name).description.trained
+    assert trained["command"].startswith("pixelloom train ")
+    assert trained["data"]["root"] is None
+    assert trained["validation"]["n"] >= 1000
+
+
+def test_folders_are_the_table() -> None:
+    here = Path(pretrained.__file__).parent
+    assert {path.name for path in here.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(
+        pretrained.PRETRAINED
+    )
+
+
+def test_binarized_mnist_draws_what_it_finds_likely() -> None:
+    """The mean of -log p over a model's own draws is its entropy, which for a good one is near its test figure."""
+    model = pl.load("binarized-mnist")
+    images = model.sample(48, seed=0)
+    nats = -model.log_prob(images)
+    assert 72 < nats.mean() < 92
+    assert 0.11 < images.float().mean() < 0.155  # ink in the test images: 0.1325
+    assert (-model.log_prob(images.flip(-1)) > nats).float().mean() > 0.8  # mirrored digits are no digits
+    assert (-model.log_prob(1 - images) > 3 * nats).all()
+
+
+def test_a_run_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert runs.find("binarized-mnist") == pretrained.folder("binarized-mnist")
+    mine = tmp_path / "runs/binarized-mnist/model"
+    mine.parent.mkdir(parents=True)
+    shutil.copytree(pretrained.folder("binarized-mnist"), mine)
+    assert (tmp_path / runs.find("binarized-mnist")).samefile(mine)
+
+
+def test_an_unknown_name_is_answered_with_those_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"Did you mean 'binarized-mnist'\?.*With the package: binarized-mnist"):
+        pl.load("binarised-mnist")
