@@ -89,7 +89,7 @@ RECIPES = {
         optim=_MODERN,
         train=TrainConfig(batch=16, epochs=20, ema=0.1),
     ),
-    # Ours, the most likelihood for the time on two CPU cores that was found.
+    # Ours, by Muon: the run that the package's model comes from.
     "best": RunConfig(
         data=DataConfig(source="binarized-mnist"),
         model=PixelCNNConfig(block="gated", channels=64, hidden=32, blocks=8, kernel=5, positions=True),
