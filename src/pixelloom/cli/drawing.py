@@ -15,8 +15,8 @@ from pixelloom.cli import targets
 from pixelloom.cli.console import Meter, memory, say
 from pixelloom.cli.options import NO_DRAWING, DrawOptions
 from pixelloom.cli.rows import Rows, check, rows_of
-from pixelloom.cli.using import loaded, settle_threads
-from pixelloom.errors import DataError, UsageError
+from pixelloom.cli.using import loaded, picture, settle_threads
+from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,21 +128,10 @@ def _known(path: Path, rows: int | None, spec: ImageSpec) -> tuple[Tensor, Tenso
     """A picture as the model's levels, uint8 [1, C, H, W], and where it counts, bool of the same shape."""
     import torch
 
-    from pixelloom.data.decode import Reading, decode
-    from pixelloom.data.pixels import quantise
-
     rows = spec.height // 2 if rows is None else rows
     if not 0 <= rows <= spec.height:
         raise UsageError(f"--keep-rows: 0 to {spec.height} rows, not {rows}")
-    if spec.channels not in (1, 3):
-        raise UsageError(f"--given: a picture has 1 or 3 channels, the model's images {spec.channels}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    reading = Reading((spec.height, spec.width), grey=spec.channels == 1)
-    pixels = decode(content, str(path), reading).frames[0].transpose(2, 0, 1)[None]
-    levels = torch.from_numpy(quantise(pixels, 256, spec.levels)).expand(1, *spec.shape)
+    levels = picture("--given", path, spec, fitted=True)
     mask = torch.zeros(1, *spec.shape, dtype=torch.bool)
     mask[:, :, :rows] = True
     return levels, mask

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelloom.errors import DataError, UsageError
+from pixelloom.cli.using import picture
+from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,22 +135,11 @@ def read(path: Path, condition: Condition) -> Tensor:
         UsageError: if it has another size.
         DataError: if it cannot be read.
     """
-    import torch
-
-    from pixelloom.data.decode import Reading, decode
-    from pixelloom.data.pixels import quantise
-
     spec = condition.spec
-    if spec.channels not in (1, 3):
-        raise UsageError(f"--condition: a picture has 1 or 3 channels, this model's have {spec.channels}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    pixels = decode(content, str(path), Reading(grey=spec.channels == 1)).frames[0].transpose(2, 0, 1)[None]
-    if pixels.shape[2:] != (spec.height, spec.width):
-        size = "x".join(map(str, pixels.shape[2:]))
+    levels = picture("--condition", path, spec)
+    if levels.shape[2:] != (spec.height, spec.width):
+        size = "x".join(map(str, levels.shape[2:]))
         raise UsageError(
             f"--condition {path}: is {size} pixels, the model takes {spec.height}x{spec.width} ({condition})"
         )
-    return torch.from_numpy(quantise(pixels, 256, spec.levels)).expand(1, *spec.shape)
+    return levels

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pixelloom.cli.console import say, say_json
 from pixelloom.cli.options import NO_DATA, DataOptions, Device, Flag
-from pixelloom.errors import UsageError
+from pixelloom.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pixelloom.metrics.likelihood import Likelihood
     from pixelloom.models import PixelModel
+    from pixelloom.types import ImageSpec
 
 # Multiply-adds below which a second thread gains little and loses much on a busy machine: of a pass ...
 _SMALL_PASS = 500_000_000
@@ -45,6 +49,29 @@ def settle_threads(model: PixelModel, batch: int, steps: int | None = None) -> N
     small = _SMALL_PASS if steps is None else _SMALL_STEP * steps
     if model.device.type == "cpu" and work < small:
         torch.set_num_threads(1)
+
+
+def picture(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) -> Tensor:
+    """A picture in a model's channels and levels, uint8 [1, C, H, W]; of its own size unless ``fitted`` to the model's.
+
+    Raises:
+        UsageError: if no picture has such channels.
+        DataError: if it cannot be read.
+    """
+    import torch
+
+    from pixelloom.data.decode import Reading, decode
+    from pixelloom.data.pixels import quantise
+
+    if spec.channels not in (1, 3):
+        raise UsageError(f"{option}: a picture has 1 or 3 channels, the model's images {spec.channels}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    reading = Reading((spec.height, spec.width) if fitted else None, grey=spec.channels == 1)
+    pixels = decode(content, str(path), reading).frames[0].transpose(2, 0, 1)[None]
+    return torch.from_numpy(quantise(pixels, 256, spec.levels)).expand(1, spec.channels, -1, -1)
 
 
 def evaluate(
