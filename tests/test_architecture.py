@@ -25,7 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"networks"}),
     frozenset({"likelihoods", "mixture", "adversarial", "augment", "objectives"}),
     frozenset({"engine", "sampling", "metrics"}),
-    frozenset({"ensembles"}),
+    frozenset({"description", "ensembles"}),
     frozenset({"arguments", "latent", "models"}),
     frozenset({"applications", "pretrained"}),
     frozenset({"config", "recipes", "card", "plots", "runs", "api"}),

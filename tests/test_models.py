@@ -17,10 +17,11 @@ from torch import Tensor
 from checks import check_batch_free
 from pixelloom.arguments import check_levels
 from pixelloom.data.pixels import Scaling
+from pixelloom.description import CONFIG, WEIGHTS
 from pixelloom.engine.tensors import load_tensors, save_tensors
 from pixelloom.errors import ModelError, UsageError
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import CONFIG, WEIGHTS, PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel, load_model
 from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.types import CanSample, CanScore, ImageSpec
 from settings import CONFIGS, ORDERED, Setting, tiny

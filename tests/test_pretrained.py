@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 import pixelloom as pl
 from pixelloom import pretrained, runs
+from pixelloom.description import WEIGHTS
 from pixelloom.errors import ModelError
-from pixelloom.models import WEIGHTS
 
 each_model = pytest.mark.parametrize("name", pretrained.PRETRAINED)
 

@@ -7,20 +7,18 @@ A model folder holds ``model.safetensors`` and ``config.json``, the generator an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from pixelloom.arguments import LabelsLike, at_least, check_labels, check_levels
 from pixelloom.data.pixels import Scaling, from_model, to_model
+from pixelloom.description import CONFIG, WEIGHTS, Description, rebuild
 from pixelloom.engine.tensors import check_keys, load_tensors, save_described, save_tensors
-from pixelloom.errors import ModelError, UsageError, did_you_mean, explain
+from pixelloom.errors import UsageError
 from pixelloom.layers.self_attention import attention_maps
-from pixelloom.models import CONFIG, LARGEST_SIDE, WEIGHTS
 from pixelloom.networks.latent import LATENT, build_pair
 from pixelloom.sampling.latent import labels_of, latents, path
 from pixelloom.types import ImageSpec, Levels
@@ -31,35 +29,12 @@ Maps = list[tuple[str, Tensor]]
 """(layer, weights [B, H, W, h, w]): where each position of each image looks; every map [b, y, x] sums to 1."""
 
 
-class LatentDescription(BaseModel):
+class LatentDescription(Description):
     """Everything needed to rebuild a latent model around its weights, and what it was trained on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    table = LATENT
 
     family: Literal["latent"] = "latent"
-    network: str
-    model: Any
-    image: ImageSpec
-    classes: int = Field(0, ge=0, le=LARGEST_SIDE)
-    """How many the networks are told of; 0 for networks that are told nothing."""
-    trained: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _settings_of_the_network(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("model"), Mapping):
-            name = str(data.get("network"))
-            if name not in LATENT:
-                raise ValueError(f"no network is called {name!r}.{did_you_mean(name, LATENT)}")
-            return data | {"model": LATENT[name][0].model_validate(data["model"])}
-        return data
-
-    @field_validator("image")
-    @classmethod
-    def _an_image_of_this_world(cls, image: ImageSpec) -> ImageSpec:
-        if max(image.shape) > LARGEST_SIDE:
-            raise ValueError(f"no side may exceed {LARGEST_SIDE}, this is {image}")
-        return image
 
 
 @final
@@ -235,23 +210,11 @@ def load_latent(folder: Path) -> LatentModel:
     Raises:
         ModelError: if weights are missing, damaged, of a newer format, or do not fit their own description.
     """
-    path = folder / WEIGHTS
-    tensors, meta = load_tensors(path)
-    try:
-        description = LatentDescription.model_validate(meta)
-        with torch.device("meta"):  # nothing is allocated: a hostile description cannot claim more than the file holds
-            expected = LatentModel.build(description)
-    except ValidationError as error:
-        raise ModelError(f"{path}: its description is not one of a latent model ({explain(error)})") from error
-    except UsageError as error:
-        raise ModelError(f"{path}: its description is not one of a latent model ({error})") from error
-    check_keys(path, expected.network.state_dict(), tensors)
-    model = LatentModel.build(description)
-    model.network.load_state_dict(tensors)
+    model = rebuild(folder / WEIGHTS, LatentDescription, LatentModel.build)
     assert model.discriminator is not None
     beside = folder / DISCRIMINATOR
     if not beside.is_file():
-        return LatentModel(model.network, description)
+        return LatentModel(model.network, model.description)
     kept, _ = load_tensors(beside)
     check_keys(beside, model.discriminator.state_dict(), kept)
     model.discriminator.load_state_dict(kept)

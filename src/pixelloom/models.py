@@ -10,10 +10,10 @@ import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pixelloom import ensembles
@@ -29,57 +29,32 @@ from pixelloom.arguments import (
 )
 from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.engine.tensors import check_keys, load_tensors, save_described
-from pixelloom.errors import ModelError, UsageError, did_you_mean, explain
+from pixelloom.description import CONFIG, WEIGHTS, Description, rebuild
+from pixelloom.engine.tensors import save_described
+from pixelloom.errors import UsageError
 from pixelloom.likelihoods import Head, HeadConfig, check_temperature, make_head
 from pixelloom.networks import NETWORKS, build_network
 from pixelloom.sampling import ancestral, fast
 from pixelloom.sampling.plan import Plan
 from pixelloom.types import ImageSpec, Levels
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 Precision = Literal["fp32", "bf16", "fp64"]
 PLAIN_BATCH = 64  # images that the plain loop draws at a time, unless told
-LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
 
 
-class PixelDescription(BaseModel):
+class PixelDescription(Description):
     """Everything needed to rebuild a pixel model around its weights, and what it was trained on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    table = NETWORKS
 
     family: Literal["pixel"] = "pixel"
-    network: str
-    model: Any
     head: HeadConfig
-    image: ImageSpec
     scaling: Scaling
-    classes: int = Field(0, ge=0, le=LARGEST_SIDE)
-    """How many the network is told of; 0 for a network that is told nothing."""
     embedding: int = Field(0, ge=0, le=256)
     """Features of the vector that the network learns for each level; 0 for one that takes scaled numbers."""
     condition: str = "none"
     """Rule of the picture that the network goes by, derived from the image; see :mod:`pixelloom.data.conditions`."""
-    trained: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _settings_of_the_network(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("model"), Mapping):
-            name = str(data.get("network"))
-            if name not in NETWORKS:
-                raise ValueError(f"no network is called {name!r}.{did_you_mean(name, NETWORKS)}")
-            config, _ = NETWORKS[name]
-            return data | {"model": config.model_validate(data["model"])}
-        return data
-
-    @field_validator("image")
-    @classmethod
-    def _an_image_of_this_world(cls, image: ImageSpec) -> ImageSpec:
-        if max(image.shape) > LARGEST_SIDE:
-            raise ValueError(f"no side may exceed {LARGEST_SIDE}, this is {image}")
-        return image
 
     @model_validator(mode="after")
     def _what_fits_the_images(self) -> PixelDescription:
@@ -381,19 +356,4 @@ def load_model(folder: Path) -> PixelModel:
     Raises:
         ModelError: if the weights are missing, damaged, of a newer format, or do not fit their own description.
     """
-    path = folder / WEIGHTS
-    tensors, meta = load_tensors(path)
-    try:
-        description = PixelDescription.model_validate(meta)
-    except ValidationError as error:
-        raise ModelError(f"{path}: its description is not one of a pixel model ({explain(error)})") from error
-    # On the meta device nothing is allocated: a hostile description cannot claim more memory than the file holds.
-    try:
-        with torch.device("meta"):
-            expected = PixelModel.build(description).network.state_dict()
-    except UsageError as error:
-        raise ModelError(f"{path}: its description is not one of a pixel model ({error})") from error
-    check_keys(path, expected, tensors)
-    model = PixelModel.build(description)
-    model.network.load_state_dict(tensors)
-    return model
+    return rebuild(folder / WEIGHTS, PixelDescription, PixelModel.build)

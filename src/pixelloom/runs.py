@@ -29,6 +29,7 @@ from pixelloom.data.conditions import Condition
 from pixelloom.data.download import progress_bar
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream, batches, ordered
+from pixelloom.description import WEIGHTS
 from pixelloom.engine.fabric import choose_device, make_fabric
 from pixelloom.engine.fabric import describe as place
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
@@ -39,7 +40,7 @@ from pixelloom.engine.tensors import write_bytes
 from pixelloom.errors import DataError, ModelError, UsageError, did_you_mean
 from pixelloom.likelihoods import make_head
 from pixelloom.metrics.likelihood import Likelihood, likelihood, score, score_told
-from pixelloom.models import WEIGHTS, PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel, load_model
 from pixelloom.objectives import Monitor
 from pixelloom.objectives import likelihood as likelihood_objective
 from pixelloom.types import ImageSpec

@@ -40,7 +40,8 @@ def info(
     from safetensors import safe_open
 
     from pixelloom import runs
-    from pixelloom.models import WEIGHTS, load_model
+    from pixelloom.description import WEIGHTS
+    from pixelloom.models import load_model
 
     if receptive_field is None and position is not None:
         raise UsageError("--position: of what? name a picture with --receptive-field")
@@ -216,7 +217,7 @@ def _models() -> list[dict[str, str]]:
     import json
 
     from pixelloom import pretrained
-    from pixelloom.models import CONFIG
+    from pixelloom.description import CONFIG
 
     rows = []
     for name in pretrained.PRETRAINED:
