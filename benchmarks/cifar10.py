@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 from machine import facts
 from pixelloom.config import RunConfig, compose
 from pixelloom.errors import PixelloomError
-from pixelloom.models import load_model
+from pixelloom.models import load_pixel
 from pixelloom.networks import NETWORKS
 from pixelloom.plots import grid, save_png
 from pixelloom.recipes import RECIPES, recipe
@@ -77,7 +77,7 @@ def measure(network: str, options: argparse.Namespace) -> Row:
     """Train, score, sample."""
     config, folder = config_of(network, options), options.out / network
     clock = [time.process_time()]
-    model = load_model(train(config, folder))
+    model = load_pixel(train(config, folder))
     clock.append(time.process_time())
     found, data = evaluate(model, config.data, "test", limit=options.limit)
     clock.append(time.process_time())

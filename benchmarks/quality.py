@@ -41,7 +41,7 @@ from pixelloom.engine.loop import fit
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.errors import PixelloomError
 from pixelloom.metrics.likelihood import Likelihood, likelihood, score
-from pixelloom.models import PixelModel, load_model
+from pixelloom.models import PixelModel, load_pixel
 from pixelloom.networks import NETWORKS
 from pixelloom.objectives import Monitor
 from pixelloom.objectives import likelihood as likelihood_objective
@@ -177,7 +177,7 @@ def measure(network: str, options: argparse.Namespace) -> Row:
         step = step_seconds(config, data, options.threads)
         images = max(1, round(60 * options.minutes / step)) * config.train.batch
     ticks, timed, state = train(with_budget(config, images, options.threads), data, folder)
-    model = load_model(folder)
+    model = load_pixel(folder)
     trained = time.process_time()
     test = scored(model, data, "test")
     return {

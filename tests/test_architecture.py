@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"engine", "sampling", "metrics"}),
     frozenset({"description", "ensembles"}),
     frozenset({"arguments", "latent", "models"}),
-    frozenset({"applications", "pretrained"}),
+    frozenset({"applications", "families", "pretrained"}),
     frozenset({"config", "recipes", "card", "plots", "runs", "api"}),
     frozenset({"cli", "studio"}),
     frozenset({"__init__", "__main__"}),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pixelloom.cli import main
 from pixelloom.errors import DataError, UsageError
 from pixelloom.likelihoods import Categorical, HeadConfig
-from pixelloom.models import PixelModel, load_model
+from pixelloom.models import PixelModel, load_pixel
 from pixelloom.objectives import Monitor, Objective, OptimConfig, likelihood
 from pixelloom.sampling.ancestral import image_noise
 from pixelloom.types import Batch, ImageSpec
@@ -145,7 +145,7 @@ def test_what_the_model_knows_of_classes_is_kept(tmp_path: Path) -> None:
     single = told_model()
     single.network.float()
     single.save(tmp_path / "model")
-    again = load_model(tmp_path / "model")
+    again = load_pixel(tmp_path / "model")
     assert again.description.classes == CLASSES
     assert torch.equal(again.sample(3, labels=[0, 1, 2]), single.sample(3, labels=[0, 1, 2]))
 
@@ -163,7 +163,7 @@ def test_the_command_line_trains_and_draws_classes(tmp_path: Path, capsys: pytes
     small = ["--images", "64", "--samples", "0", "--model.channels", "8", "--train.threads", "1"]
     assert main(["train", "digits", "--classes", "--label-dropout", "0.2", "--out", str(run), *small]) == 0
     assert main(["sample", str(run), "--class", "7", "--guidance", "1.5", "-n", "3", "--npy", str(picture)]) == 0
-    trained = load_model(run / "model")
+    trained = load_pixel(run / "model")
     assert trained.description.classes == 10
     assert np.array_equal(np.load(picture), trained.sample(3, labels=7, guidance=1.5).numpy())
     for options, said in (

@@ -25,7 +25,7 @@ from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
 from pixelloom.errors import UsageError
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel, load_pixel
 from pixelloom.networks import NETWORKS, build_network, takes_condition
 from pixelloom.networks.gated import GatedPixelCNNConfig
 from pixelloom.objectives import Monitor, OptimConfig, likelihood
@@ -239,7 +239,7 @@ def test_a_model_keeps_its_condition_and_old_ones_have_none(tmp_path: Path) -> N
     model = model_of("colour, edges")
     model.network.float()
     model.save(tmp_path)
-    again = load_model(tmp_path)
+    again = load_pixel(tmp_path)
     assert again.condition == model.condition
     assert again.condition is not None
     given = again.condition.of(some(COLOUR, 2))
@@ -388,7 +388,7 @@ def at(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_is_gone_by(at: Path, run: Path) -> None:
-    model = load_model(run / "model")
+    model = load_pixel(run / "model")
     assert model.condition is not None
     given = model.condition.of(torch.from_numpy(catalog.load(DataConfig(source="digits")).test.all()[0][:1]))
     plots.picture(given[0].numpy(), 17).save("small.png")
@@ -398,7 +398,7 @@ def test_a_file_is_gone_by(at: Path, run: Path) -> None:
 
 
 def test_pictures_of_a_split_are_gone_by(at: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, test = load_model(run / "model"), catalog.load(DataConfig(source="digits")).test.all()[0]
+    model, test = load_pixel(run / "model"), catalog.load(DataConfig(source="digits")).test.all()[0]
     assert model.condition is not None
     truth = torch.from_numpy(test[np.arange(4) * len(test) // 4])
     seen = model.condition.of(truth)

@@ -22,7 +22,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.errors import ModelError
 from pixelloom.layers.embedding import Embedded, LevelEmbedding
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel, load_pixel
 from pixelloom.networks import NETWORKS
 from pixelloom.objectives import OptimConfig
 from pixelloom.runs import train
@@ -187,7 +187,7 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     model = fresh(name, ORDERED, ImageSpec(3, 3, 4, 4))
     alive(model.network, 3)
     model.save(tmp_path)
-    loaded = load_model(tmp_path)
+    loaded = load_pixel(tmp_path)
     assert loaded.description == model.description
     assert isinstance(loaded.network, Embedded)
     images = pictures(model.spec, 5)
@@ -215,7 +215,7 @@ def test_a_run_learns_with_them(tmp_path: Path) -> None:
         train=TrainConfig(batch=32, images=4000, threads=1),
         samples=0,
     )
-    model = load_model(train(config, tmp_path / "run"))
+    model = load_pixel(train(config, tmp_path / "run"))
     assert model.description.embedding == 4
     figures = model.description.trained["validation"]
     assert figures["bits/dim"] < 2.6
@@ -229,4 +229,4 @@ def test_damaged_descriptions_are_refused(tmp_path: Path) -> None:
     model.description = model.description.model_copy(update={"embedding": 2})
     model.save(tmp_path)
     with pytest.raises(ModelError):
-        load_model(tmp_path)
+        load_pixel(tmp_path)

@@ -31,7 +31,7 @@ from pixelloom.engine.loop import fit
 from pixelloom.engine.signals import Interrupted
 from pixelloom.engine.state import Hook, State
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel, load_pixel
 from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.objectives import Monitor, Objective, OptimConfig, likelihood
 from pixelloom.recipes import RECIPES
@@ -169,7 +169,7 @@ def test_the_likelihood_is_the_same_on_both_devices(recipe: str) -> None:
 def test_a_model_saved_from_the_device_is_the_same_on_the_cpu(recipe: str, tmp_path: Path) -> None:
     model = model_of(recipe)
     model.to(DEVICE).save(tmp_path)
-    assert same(load_model(tmp_path).network.state_dict(), model.to("cpu").network.state_dict())
+    assert same(load_pixel(tmp_path).network.state_dict(), model.to("cpu").network.state_dict())
 
 
 SPEC = ImageSpec(1, 8, 8, 4)

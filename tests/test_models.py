@@ -21,7 +21,7 @@ from pixelloom.description import CONFIG, WEIGHTS
 from pixelloom.engine.tensors import load_tensors, save_tensors
 from pixelloom.errors import ModelError, UsageError
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel, load_pixel
 from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.types import CanSample, CanScore, ImageSpec
 from settings import CONFIGS, ORDERED, Setting, tiny
@@ -54,7 +54,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], 
 def test_saved_and_loaded_is_the_same_model(setting: Setting, tmp_path: Path) -> None:
     model, images = setting.model(3), pictures(setting.image)
     model.save(tmp_path / "a" / "model")
-    other = load_model(tmp_path / "a" / "model")
+    other = load_pixel(tmp_path / "a" / "model")
     assert torch.equal(model.log_prob(images), other.log_prob(images))
     assert torch.equal(model.predict(images), other.predict(images))
     assert other.description == model.description
@@ -67,7 +67,7 @@ def test_description_survives_whole(tmp_path: Path) -> None:
     trained = {"data": {"source": "digits", "levels": None}, "epochs": 1.5, "classes": ["null", "ä"], "none": None}
     description = SMALL.fresh().description.model_copy(update={"trained": trained, "scaling": Scaling(0.1307, 0.3081)})
     PixelModel.build(description).save(tmp_path)
-    other = load_model(tmp_path).description
+    other = load_pixel(tmp_path).description
     assert other == description
     assert isinstance(other.model, PixelCNNConfig)
     assert other.scaling == Scaling(0.1307, 0.3081)
@@ -92,16 +92,16 @@ def test_same_model_same_digest(tmp_path: Path) -> None:
 def test_config_json_is_for_reading_only(folder: Path) -> None:
     (folder / CONFIG).write_text('{"image": {"channels": 1}, "network": "rm -rf"}')
     assert torch.equal(
-        load_model(folder).log_prob(pictures(SMALL.image)), SMALL.model().log_prob(pictures(SMALL.image))
+        load_pixel(folder).log_prob(pictures(SMALL.image)), SMALL.model().log_prob(pictures(SMALL.image))
     )
     (folder / CONFIG).unlink()
-    load_model(folder)
+    load_pixel(folder)
 
 
 def test_saving_over_an_older_model(folder: Path) -> None:
     SMALL.model(8).save(folder)
     assert torch.equal(
-        load_model(folder).log_prob(pictures(SMALL.image)), SMALL.model(8).log_prob(pictures(SMALL.image))
+        load_pixel(folder).log_prob(pictures(SMALL.image)), SMALL.model(8).log_prob(pictures(SMALL.image))
     )
 
 
@@ -117,12 +117,12 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_missing_and_damaged_files(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read: No such file"):
-        load_model(tmp_path)
+        load_pixel(tmp_path)
     content = bytearray((folder / WEIGHTS).read_bytes())
     content[-3] ^= 1
     (folder / WEIGHTS).write_bytes(content)
     with pytest.raises(ModelError, match="do not match their SHA-256"):
-        load_model(folder)
+        load_pixel(folder)
 
 
 def test_another_architecture_lists_the_first_five_keys(folder: Path) -> None:
@@ -134,7 +134,7 @@ def test_another_architecture_lists_the_first_five_keys(folder: Path) -> None:
 
     rewrite(folder, change)
     with pytest.raises(ModelError) as caught:
-        load_model(folder)
+        load_pixel(folder)
     text = str(caught.value)
     assert str(folder / WEIGHTS) in text
     assert "made by another model: blocks.2.down.bias is missing; blocks.2.down.weight is missing; " in text
@@ -160,7 +160,7 @@ def test_another_architecture_lists_the_first_five_keys(folder: Path) -> None:
 def test_weights_that_do_not_fit(folder: Path, change: Callable[[dict[str, Tensor]], object], complaint: str) -> None:
     rewrite(folder, lambda tensors, meta: (change(tensors), None)[1])
     with pytest.raises(ModelError) as caught:
-        load_model(folder)
+        load_pixel(folder)
     assert "made by another model: " in str(caught.value)
     assert str(caught.value).endswith(f"{complaint}.")
 
@@ -201,7 +201,7 @@ def test_hostile_descriptions_are_refused_and_take_no_memory(folder: Path, case:
     rewrite(folder, lambda tensors, meta: meta.update(changes))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError) as caught:
-        load_model(folder)
+        load_pixel(folder)
     assert str(folder / WEIGHTS) in str(caught.value)
     assert complaint in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
@@ -213,7 +213,7 @@ def test_hostile_descriptions_are_refused_and_take_no_memory(folder: Path, case:
 def test_files_of_another_kind(tmp_path: Path, meta: dict[str, Any]) -> None:
     save_tensors(tmp_path / WEIGHTS, {"a": torch.zeros(1)}, meta)
     with pytest.raises(ModelError, match="its description is not one of a pixel model"):
-        load_model(tmp_path)
+        load_pixel(tmp_path)
 
 
 # What a model can do

@@ -23,7 +23,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.ensembles import InSequence, average, choose, members, orders
 from pixelloom.errors import ModelError, UsageError
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel, load_pixel
 from pixelloom.networks.made import MADE, MADEConfig
 from pixelloom.objectives import OptimConfig
 from pixelloom.runs import train
@@ -259,7 +259,7 @@ RUN = RunConfig(
 
 
 def test_a_run_learns_and_its_figure_is_the_models(tmp_path: Path) -> None:
-    model = load_model(train(RUN, tmp_path / "run"))
+    model = load_pixel(train(RUN, tmp_path / "run"))
     assert orders(model.network) == 4
     figures = model.description.trained["validation"]
     assert figures["bits/dim"] < 0.75  # 1 before
@@ -271,7 +271,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(tmp_path: Pat
     half = short.model_copy(update={"images": 320})
     train(RUN.model_copy(update={"train": half}), tmp_path / "parts")
     parts = train(RUN.model_copy(update={"train": short}), tmp_path / "parts", resume=True)
-    a, b = (load_model(folder).network.state_dict() for folder in (whole, parts))
+    a, b = (load_pixel(folder).network.state_dict() for folder in (whole, parts))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -384,7 +384,7 @@ def test_saved_and_loaded(embedding: int, tmp_path: Path) -> None:
     model = model_of(*WORLDS["ordered"], embedding)
     model.network.float()
     model.save(tmp_path)
-    loaded = load_model(tmp_path)
+    loaded = load_pixel(tmp_path)
     images = pictures(model.spec, 5)
     assert orders(loaded.network) == 3
     assert torch.equal(loaded.log_prob(images), model.log_prob(images))

@@ -20,7 +20,7 @@ from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
 from pixelloom.engine.tensors import load_tensors
 from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel, load_pixel
 from pixelloom.networks import NETWORKS
 from pixelloom.networks.gated import GatedPixelCNNConfig
 from pixelloom.networks.made import MADEConfig
@@ -174,7 +174,7 @@ def test_fast_pictures_of_classes_are_the_plain_ones(network: str) -> None:
 def test_saved_and_loaded_it_has_the_same_bits(network: str, head: str, tmp_path: Path) -> None:
     model = model_of(network, *HEADS[head], classes=2)
     model.save(tmp_path)
-    again = load_model(tmp_path)
+    again = load_pixel(tmp_path)
     assert again.description == model.description
     assert again.network.state_dict().keys() == model.network.state_dict().keys()
     images = pictures(model.spec, 4)

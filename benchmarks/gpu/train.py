@@ -26,7 +26,7 @@ from parcel import pack, state_of, unpack
 from pixelloom.config import RunConfig, compose, read_yaml
 from pixelloom.engine.signals import Interrupted
 from pixelloom.errors import PixelloomError, UsageError
-from pixelloom.models import load_model
+from pixelloom.models import load_pixel
 from pixelloom.recipes import RECIPES, recipe
 from pixelloom.runs import CONFIG, evaluate, train
 
@@ -123,7 +123,7 @@ def take_slice(config: RunConfig, out: Path, seconds: float) -> bool:
 
 def test_figures(config: RunConfig, out: Path) -> dict[str, Any]:
     """The test split under the model that validation chose."""
-    model = load_model(out / "model").to(config.train.device)
+    model = load_pixel(out / "model").to(config.train.device)
     found, data = evaluate(model, config.data, "test")
     return {"split": "test", "data": data.name, "note": data.note} | found.as_dict()
 

@@ -22,8 +22,9 @@ from pixelloom.data.config import DataConfig
 from pixelloom.engine.fabric import choose_device
 from pixelloom.engine.memory import out_of_memory
 from pixelloom.errors import UsageError, did_you_mean, explain
+from pixelloom.families import Model, load_model
 from pixelloom.metrics.likelihood import Likelihood
-from pixelloom.models import PixelModel, load_model
+from pixelloom.models import PixelModel
 from pixelloom.recipes import recipe as named_run
 
 _log = logging.getLogger("pixelloom")
@@ -40,7 +41,7 @@ _OWN = (runs.METRICS, "curves.png", "samples", "checkpoints", "model", "tensorbo
 """What a run writes beside its config.yaml, which the next run replaces whole."""
 
 
-def load(model: str | Path) -> PixelModel:
+def load(model: str | Path) -> Model:
     """The model of a run folder, a model folder, the name of a run under ``runs/``, or of a model that comes with the
     package (``pixelloom list models``); on the CPU.
 
@@ -65,7 +66,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     overrides: Overrides | None = None,
-) -> PixelModel:
+) -> Model:
     """Train, and return the best model by validation.
 
     Args:
@@ -122,7 +123,7 @@ def evaluate(
     return runs.evaluate(model, config, split, limit=limit)[0]
 
 
-def data_for(model: PixelModel, source: str | None = None, changes: Overrides | None = None) -> DataConfig:
+def data_for(model: Model, source: str | None = None, changes: Overrides | None = None) -> DataConfig:
     """Data in the form that a model was trained with; ``changes`` are fields of :class:`DataConfig`.
 
     Raises:

@@ -350,7 +350,7 @@ class PixelModel:
         return save_described(folder / WEIGHTS, folder / CONFIG, self.network.state_dict(), config)
 
 
-def load_model(folder: Path) -> PixelModel:
+def load_pixel(folder: Path) -> PixelModel:
     """The model of a folder written by :meth:`PixelModel.save`, on the CPU.
 
     Raises:

@@ -40,7 +40,7 @@ from pixelloom.engine.tensors import write_bytes
 from pixelloom.errors import DataError, ModelError, UsageError, did_you_mean
 from pixelloom.likelihoods import make_head
 from pixelloom.metrics.likelihood import Likelihood, likelihood, score, score_told
-from pixelloom.models import PixelDescription, PixelModel, load_model
+from pixelloom.models import PixelDescription, PixelModel, load_pixel
 from pixelloom.objectives import Monitor
 from pixelloom.objectives import likelihood as likelihood_objective
 from pixelloom.types import ImageSpec
@@ -256,7 +256,7 @@ def _finish(config: RunConfig, data: Dataset, out: Path, state: State) -> None:
         raise ModelError(f"{out}: no validation gave a finite figure, so no model was kept; lower the rate")
     _log.info("best validation figure: %.4f bits/dim at step %d; model in %s", state.best, state.best_step, out)
     if config.samples:
-        model = load_model(out / "model").to(choose_device(config.train))
+        model = load_pixel(out / "model").to(choose_device(config.train))
         _log.info("drawing %d samples", config.samples)
         plots.save_png(_drawn(model, data, config.samples, config.train.seed), out / "samples" / "final.png")
 

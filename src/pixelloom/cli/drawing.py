@@ -41,11 +41,13 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
         options: How many, how, and where to.
     """
     from pixelloom.engine.signals import Signals
+    from pixelloom.families import need
+    from pixelloom.models import PixelModel
 
     if options.out is None and options.each is None and options.npy is None:
         options = replace(options, out=Path("samples.png"))
     _check(options)
-    found = loaded(model, options.device)
+    found = need(loaded(model, options.device), PixelModel, "pixelloom sample")
     rows = rows_of(options, found)
     options = replace(options, number=options.images * rows.count)
     targets.check(options, rows.folders)

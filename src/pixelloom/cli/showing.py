@@ -41,14 +41,15 @@ def info(
 
     from pixelloom import runs
     from pixelloom.description import WEIGHTS
-    from pixelloom.models import load_model
+    from pixelloom.families import load_model, need
+    from pixelloom.models import PixelModel
 
     if receptive_field is None and position is not None:
         raise UsageError("--position: of what? name a picture with --receptive-field")
     if receptive_field is not None:
         targets.check_file(receptive_field, force)
     folder = runs.find(model)
-    found = load_model(folder)
+    found = need(load_model(folder), PixelModel, "pixelloom info")
     with safe_open(str(folder / WEIGHTS), "pt") as file:
         sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
     about = found.description.model_dump(mode="json")

@@ -13,6 +13,7 @@ from pixelloom.errors import DataError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pixelloom.families import Model
     from pixelloom.metrics.likelihood import Likelihood
     from pixelloom.models import PixelModel
     from pixelloom.types import ImageSpec
@@ -25,7 +26,7 @@ _SMALL_PASS = 500_000_000
 _SMALL_STEP = 100_000_000
 
 
-def loaded(name: str, device: Device) -> PixelModel:
+def loaded(name: str, device: Device) -> Model:
     """The model of that name on that device."""
     from pixelloom import api
     from pixelloom.engine.config import TrainConfig
@@ -98,10 +99,12 @@ def evaluate(
     """
     from pixelloom import api, runs
     from pixelloom.engine.memory import out_of_memory
+    from pixelloom.families import need
+    from pixelloom.models import PixelModel
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit: must be 1 or more, not {limit}")
-    found = loaded(model, device)
+    found = need(loaded(model, device), PixelModel, "a likelihood")
     settings = pictures.settings()
     source = settings.pop("source", None)
     config = api.data_for(found, None if source is None else str(source), settings)
