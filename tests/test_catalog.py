@@ -169,7 +169,7 @@ def test_missing_files_say_what_to_put_where(name: str, tmp_path: Path) -> None:
 
 def test_wrong_shapes_and_counts_name_the_file(tmp_path: Path) -> None:
     folder = tmp_path / "mnist"
-    write_mnist(folder)
+    write_mnist(folder, 180, 300)
     write_idx(folder / "t10k-labels-idx1-ubyte.gz", np.zeros(299, np.uint8))
     with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: \(300, 28, 28\) images with \(299,\) labels"):
         get("mnist", tmp_path)
@@ -207,8 +207,8 @@ def test_sevens_and_eights_come_from_the_same_splits_of_mnist(root: Path) -> Non
     grey, data = get("mnist", root), get("sevens-and-eights", root)
     assert {name: np.bincount(np.asarray(data.split(name).labels)).tolist() for name in NAMES} == {
         "train": [200, 200],
-        "val": [50, 50],
-        "test": [50, 50],
+        "val": [400, 400],
+        "test": [900, 900],
     }
     for name in NAMES:
         images, labels = grey.split(name).all()
@@ -216,7 +216,9 @@ def test_sevens_and_eights_come_from_the_same_splits_of_mnist(root: Path) -> Non
         for digit, label in ((7, 0), (8, 1)):
             possible = {i.tobytes() for i in drawn.resample(images[labels == digit], 64, 64)}
             chosen, which = data.split(name).all()
-            assert {i.tobytes() for i in chosen[which == label]} <= possible
+            kept = {i.tobytes() for i in chosen[which == label]}
+            assert len(kept) == np.count_nonzero(which == label)
+            assert kept <= possible
     other = get("sevens-and-eights", root, seed=1)
     assert contents(other)["train"] != contents(data)["train"]
 
