@@ -143,7 +143,9 @@ DATASETS: dict[str, Entry] = {
     "colored-mnist": Entry(
         _colored_mnist, "MNIST digits in one colour on another, 3x28x28, 4 levels; drawn from mnist"
     ),
-    "sevens-and-eights": Entry(_sevens_and_eights, "200 sevens and 200 eights to learn from, 1x64x64; drawn from mnist"),
+    "sevens-and-eights": Entry(
+        _sevens_and_eights, "200 sevens and 200 eights to learn from, 1x64x64; drawn from mnist"
+    ),
 }
 
 
