@@ -24,29 +24,29 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 
 import pixelloom
 from machine import facts
 from pixelloom.config import RunConfig, compose
 from pixelloom.data.catalog import Dataset, load
-from pixelloom.data.stream import Stream, batches, ordered
+from pixelloom.data.stream import Stream, batches
 from pixelloom.engine.fabric import choose_precision, make_fabric
 from pixelloom.engine.hooks import Validate
 from pixelloom.engine.loop import fit
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.errors import PixelloomError
-from pixelloom.metrics.likelihood import Likelihood, likelihood, score
-from pixelloom.models import PixelModel, load_pixel
+from pixelloom.metrics.likelihood import Likelihood
+from pixelloom.models import load_pixel
 from pixelloom.networks import NETWORKS
 from pixelloom.objectives import Monitor
-from pixelloom.objectives import likelihood as likelihood_objective
 from pixelloom.recipes import RECIPES, recipe
-from pixelloom.runs import describe
+from pixelloom.wiring import wire
+from pixelloom.wiring.pixel import scored
 
 Row: TypeAlias = dict[str, Any]
 DATA = "binarized-mnist"
@@ -107,27 +107,18 @@ class Ticks(Hook):
 def train(config: RunConfig, data: Dataset, folder: Path | None) -> tuple[Ticks, Timed, State]:
     """As ``pixelloom train`` does, with a clock for the steps and one for validation; none without a folder."""
     fabric = make_fabric(config.train)
-    description = describe(config, data)
-    torch.manual_seed(config.train.seed)
-    model = PixelModel.build(description)
+    wiring = wire(config, data)
 
     def measure(network: nn.Module) -> Mapping[str, float]:
-        timed.last = scored(PixelModel(network, description), data, "val", config.validation_images)
+        timed.last = scored(wiring.deployed(network), data, "val", config.validation_images)
         return {"bits/dim": timed.last.bits_per_dim}
 
     def keep(network: nn.Module, figures: Mapping[str, float], state: State) -> None:
         assert folder is not None
         timed.best = timed.last
-        PixelModel(network, description).save(folder)
+        wiring.deployed(network).save(folder)
 
-    objective = likelihood_objective(
-        model.network,
-        model.head,
-        model.spec.levels,
-        description.scaling,
-        config.optim,
-        Monitor("bits/dim", measure),
-    )
+    objective = replace(wiring.objective(), monitor=Monitor("bits/dim", measure))
     stream = Stream(data.train, data.spec, config.train.batch, seed=config.train.seed, dynamic=data.dynamic)
     ticks, timed = Ticks(), Timed(keep)
     state = fit(
@@ -139,12 +130,6 @@ def train(config: RunConfig, data: Dataset, folder: Path | None) -> tuple[Ticks,
         hooks=[ticks] if folder is None else [timed, ticks],  # a round ends when its validation has
     )
     return ticks, timed, state
-
-
-def scored(model: PixelModel, data: Dataset, split: str, limit: int | None = None) -> Likelihood:
-    """Likelihood of a split, evenly spaced images of it if there is a limit."""
-    images = ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=limit)
-    return likelihood(score(model.log_prob, images), data.spec.dims)
 
 
 def with_budget(config: RunConfig, images: int, threads: int) -> RunConfig:

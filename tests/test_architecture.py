@@ -28,7 +28,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"description", "ensembles"}),
     frozenset({"arguments", "latent", "models"}),
     frozenset({"applications", "families", "pretrained"}),
-    frozenset({"config", "recipes", "card", "plots", "runs", "api"}),
+    frozenset({"config", "recipes", "card", "plots"}),
+    frozenset({"wiring"}),
+    frozenset({"runs", "api"}),
     frozenset({"cli", "studio"}),
     frozenset({"__init__", "__main__"}),
 )

@@ -30,7 +30,7 @@ from pixelloom import plots, runs
 from pixelloom.cli import app, drawing, main, targets, using
 from pixelloom.cli.console import memory
 from pixelloom.cli.options import DataOptions, DrawOptions, Fields, TrainOptions
-from pixelloom.config import RunConfig
+from pixelloom.config import LatentRun, PixelRun, compose
 from pixelloom.data.catalog import DATASETS
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import quantise
@@ -38,6 +38,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.errors import ModelError
 from pixelloom.models import PixelModel
 from pixelloom.networks import NETWORKS
+from pixelloom.networks.latent import LATENT
 from pixelloom.pretrained import PRETRAINED
 from pixelloom.recipes import RECIPES, recipe
 from pixelloom.sampling import fast
@@ -217,10 +218,11 @@ def test_no_device_is_substituted_in_silence(run: Command, model: PixelModel) ->
 
 
 def test_options_are_fields_of_the_configuration_with_the_same_choices() -> None:
-    for options, config in ((DataOptions, DataConfig), (TrainOptions, TrainConfig), (Fields, RunConfig)):
+    fields = (DataConfig.model_fields, TrainConfig.model_fields, LatentRun.model_fields | PixelRun.model_fields)
+    for options, known in zip((DataOptions, TrainOptions, Fields), fields, strict=True):
         names = {"data": "source", "data_root": "root"} if options is DataOptions else {}
         for name, hint in typing.get_type_hints(options).items():
-            field = config.model_fields[names.get(name, name)]
+            field = known[names.get(name, name)]
             if "Literal" in str(hint):
                 assert choices(hint) == choices(field.annotation), name
 
@@ -293,7 +295,7 @@ def test_a_closed_pipe_ends_quietly(buffered: bool) -> None:
 def test_the_lists_hold_the_tables(run: Command) -> None:
     tables = {
         "recipes": ("recipe", RECIPES),
-        "networks": ("network", NETWORKS),
+        "networks": ("network", NETWORKS | LATENT),
         "datasets": ("dataset", DATASETS),
         "models": ("model", PRETRAINED),
     }
@@ -304,10 +306,10 @@ def test_the_lists_hold_the_tables(run: Command) -> None:
     assert len(run("list").out.splitlines()) == sum(len(table) + 2 for _, table in tables.values()) - 1
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *NETWORKS])
+@pytest.mark.parametrize("name", [*RECIPES, *NETWORKS, *LATENT])
 def test_a_printed_recipe_is_that_recipe(name: str, run: Command) -> None:
-    assert RunConfig.model_validate(yaml.safe_load(run("config", name).out)) == recipe(name)
-    assert RunConfig.model_validate_json(run("config", name, "--json").out) == recipe(name)
+    for printed in (yaml.safe_load(run("config", name).out), json.loads(run("config", name, "--json").out)):
+        assert compose(PixelRun(), file=printed) == recipe(name)
 
 
 # ---------------------------------------------------------------------------------------------------------- train

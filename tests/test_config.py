@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pixelloom.config import RunConfig, compose, dump_yaml, fields_of, read_yaml
+from pixelloom.config import PixelRun, compose, dump_yaml, fields_of, read_yaml
 from pixelloom.errors import UsageError
 from pixelloom.networks import NETWORKS
 from pixelloom.recipes import RECIPES, recipe
@@ -31,7 +31,7 @@ def refusal(text: str | bytes, tmp_path: Path) -> str:
 def test_a_recipe_survives_its_yaml(name: str, tmp_path: Path) -> None:
     run = recipe(name)
     read = from_text(dump_yaml(run), tmp_path)
-    assert compose(RunConfig(), file=read) == run  # from nothing but the file: it is complete
+    assert compose(PixelRun(), file=read) == run  # from nothing but the file: it is complete
     assert compose(run, file=read) == run
     assert isinstance(run.model, NETWORKS[run.network][0])
     assert run.recipe == name
@@ -168,7 +168,7 @@ def test_an_override_below_a_value_is_refused() -> None:
     [([], {"network", "model", "samples"}), (["model"], {"channels", "kernel"}), (["train"], {"batch", "minutes"})],
 )
 def test_fields_of_a_section(path: list[str], some: set[str]) -> None:
-    known = fields_of(RunConfig, "pixelcnn", path)
+    known = fields_of("pixelcnn", path)
     assert some <= set(known)
     dumped: Any = recipe("digits").model_dump()
     for part in path:
@@ -178,11 +178,11 @@ def test_fields_of_a_section(path: list[str], some: set[str]) -> None:
 
 @pytest.mark.parametrize("path", [["samples"], ["nowhere"], ["model", "channels"]])
 def test_what_is_no_section_has_no_fields(path: list[str]) -> None:
-    assert fields_of(RunConfig, "pixelcnn", path) == []
+    assert fields_of("pixelcnn", path) == []
 
 
 def test_the_yaml_is_plain_and_whole() -> None:
     values = yaml.safe_load(dump_yaml(recipe("rgb")))
-    assert list(values) == list(RunConfig.model_fields)
+    assert list(values) == list(PixelRun.model_fields)
     assert values["model"]["channels"] == 64
     assert values["train"]["epochs"] == 20

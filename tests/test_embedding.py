@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from checks import check_fast_is_plain, check_world_sums_to_one, earlier, jacobian
 from fast_toys import masks, pictures, poisoned
-from pixelloom.config import RunConfig
+from pixelloom.config import PixelRun
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.engine.config import TrainConfig
@@ -205,7 +205,7 @@ def test_other_scalings_are_refused() -> None:
 
 def test_a_run_learns_with_them(tmp_path: Path) -> None:
     """Uniform levels of digits are 4.087 bits; a network that sees its vectors is far below after a few images."""
-    config = RunConfig(
+    config = PixelRun(
         network="pixelcnn",
         model={"channels": 24, "blocks": 2, "kernel": 3, "first_kernel": 5},
         data=DataConfig(source="digits"),

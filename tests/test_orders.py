@@ -16,7 +16,7 @@ from torch import Tensor
 
 from checks import all_images, check_draws, check_fast_is_plain
 from fast_toys import masks, pictures, poisoned
-from pixelloom.config import RunConfig
+from pixelloom.config import PixelRun
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
 from pixelloom.engine.config import TrainConfig
@@ -248,7 +248,7 @@ def test_weights_start_for_as_many_inputs_as_a_pixel_has_on_average() -> None:
     assert float(weight.std()) == pytest.approx(math.sqrt(2 / 32), rel=0.02)
 
 
-RUN = RunConfig(
+RUN = PixelRun(
     network="made",
     model=MADEConfig(hidden=1, direct=True, orders=4),
     data=DataConfig(source="digits", levels=2),

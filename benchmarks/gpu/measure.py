@@ -39,9 +39,9 @@ from pixelloom.errors import PixelloomError
 from pixelloom.models import PixelModel
 from pixelloom.objectives import Monitor, likelihood
 from pixelloom.recipes import RECIPES, recipe
-from pixelloom.runs import describe
 from pixelloom.sampling.fast import make_plan
 from pixelloom.types import ImageSpec
+from pixelloom.wiring import wire
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"tests": 0.2, "forward": 0.05, "training": 0.5, "sampling": 0.25}
@@ -82,7 +82,7 @@ def model_of(name: str, device: str) -> PixelModel:
     """A recipe's model, untrained, with no picture to go by."""
     torch.manual_seed(0)
     config = compose(recipe(name), overrides={"condition": "none"})
-    return PixelModel.build(describe(config, noise_like(config, 64))).to(device)
+    return wire(config, noise_like(config, 64)).model.to(device)
 
 
 def wait(device: str) -> None:
@@ -118,7 +118,7 @@ def training(name: str, batch: int, precision: str, device: str, seconds: float)
     run = {"train.batch": batch, "train.precision": precision, "train.device": device, "condition": "none"}
     config = compose(recipe(name), overrides=budget | run)
     data = noise_like(config, max(batch, 2048))
-    description = describe(config, data)
+    description = wire(config, data).model.description
     model = PixelModel.build(description)
     model.network.train()
     monitor = Monitor("none", lambda _: {})

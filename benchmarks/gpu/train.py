@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from parcel import pack, state_of, unpack
 
-from pixelloom.config import RunConfig, compose, read_yaml
+from pixelloom.config import PixelRun, RunConfig, compose, read_yaml
 from pixelloom.engine.signals import Interrupted
 from pixelloom.errors import PixelloomError, UsageError
 from pixelloom.models import load_pixel
@@ -75,7 +75,7 @@ def check_same(config: RunConfig, out: Path) -> None:
     """
     if not (out / CONFIG).exists():
         return
-    before, now = fields(RunConfig.model_validate(read_yaml(out / CONFIG))), fields(config)
+    before, now = fields(PixelRun.model_validate(read_yaml(out / CONFIG))), fields(config)
     if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
         told = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in changed)
         raise UsageError(f"{out}: was begun with other settings: {told}; repeat those or choose another --out")

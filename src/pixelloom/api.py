@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from pixelloom import runs
-from pixelloom.config import RunConfig, compose, fields_of, read_yaml
+from pixelloom.config import PixelRun, RunConfig, compose, fields_of, read_yaml
 from pixelloom.data import catalog
 from pixelloom.data.config import DataConfig
 from pixelloom.engine.fabric import choose_device
@@ -26,6 +26,7 @@ from pixelloom.families import Model, load_model
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models import PixelModel
 from pixelloom.recipes import recipe as named_run
+from pixelloom.wiring import wire
 
 _log = logging.getLogger("pixelloom")
 
@@ -37,7 +38,7 @@ _MACHINE = ("device", "devices", "nodes", "threads", "workers", "timeout")
 _INTERVALS = ("validate_every", "checkpoint_every", "sample_every")
 # What may change when a run is resumed: how long, where and how watched, but not what is computed.
 _FREE = (*BUDGETS, *(f"train.{name}" for name in (*_MACHINE, *_INTERVALS)), "data.root", "data.cache", "samples")
-_OWN = (runs.METRICS, "curves.png", "samples", "checkpoints", "model", "tensorboard")
+_OWN = (runs.METRICS, "curves.png", "samples", "checkpoints", runs.BEST, runs.LAST, "tensorboard")
 """What a run writes beside its config.yaml, which the next run replaces whole."""
 
 
@@ -191,7 +192,7 @@ def planned(
         return _resumed(folder, recipe, file, changes), folder
     if recipe is None and config is None:
         raise UsageError(f"{folder}: no run to resume here: it has no {runs.CONFIG}")
-    base = compose(named_run(recipe) if recipe is not None else RunConfig(), file=_with_one_budget(file))
+    base = compose(named_run(recipe) if recipe is not None else PixelRun(), file=_with_one_budget(file))
     return _changed(base, changes), folder
 
 
@@ -200,9 +201,9 @@ def _changed(base: RunConfig, overrides: Overrides) -> RunConfig:
     network = str(overrides.get("network", base.network))
     for path in overrides:
         *parents, leaf = path.split(".")
-        known = fields_of(RunConfig, network, parents)
+        known = fields_of(network, parents)
         if not known:
-            sections = fields_of(RunConfig, network, [])
+            sections = fields_of(network, [])
             raise UsageError(
                 f"--{path}: there is no section {'.'.join(parents)!r}.{did_you_mean(parents[0], sections)}"
             )
@@ -251,7 +252,7 @@ def _with_one_budget(file: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resumed(folder: Path, recipe: str | None, file: Mapping[str, Any], changes: Overrides) -> RunConfig:
-    begun = compose(RunConfig(), file=read_yaml(folder / runs.CONFIG))
+    begun = compose(PixelRun(), file=read_yaml(folder / runs.CONFIG))
     if recipe is not None and recipe != begun.recipe:
         raise UsageError(f"{folder}: is a run of {begun.recipe!r}, not of {recipe!r}; choose another --out")
     plan = _changed(compose(begun, file=_with_one_budget(file)), changes)
@@ -297,7 +298,7 @@ def _claim(plan: RunConfig, out: Path, *, resume: bool, force: bool) -> None:
     if not force:
         raise UsageError(f"{out}: holds a run already; go on with it by --resume, or replace it by --force")
     choose_device(plan.train)
-    runs.describe(plan, catalog.load(plan.data))
+    wire(plan, catalog.load(plan.data))
     for name in _OWN:
         path = out / name
         if path.is_dir() and not path.is_symlink():
@@ -314,7 +315,7 @@ def _holds(path: Path) -> bool:
 
 def _is_run(folder: Path) -> bool:
     try:
-        compose(RunConfig(), file=read_yaml(folder / runs.CONFIG))
+        compose(PixelRun(), file=read_yaml(folder / runs.CONFIG))
     except UsageError:
         return False
     return True

@@ -8,55 +8,75 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from pixelloom.adversarial import Penalties
+from pixelloom.augment import Policy
 from pixelloom.data.catalog import DataConfig
 from pixelloom.data.conditions import RULES, check_rule
 from pixelloom.engine.config import TrainConfig
 from pixelloom.errors import UsageError, did_you_mean, explain
 from pixelloom.likelihoods import HeadConfig
 from pixelloom.networks import NETWORKS, no_condition, takes_condition
+from pixelloom.networks.latent import LATENT
 from pixelloom.objectives import OptimConfig
 
 
 class RunConfig(BaseModel):
-    """A complete training run; ``config.yaml`` in a run folder is exactly this."""
+    """What every training run has; ``config.yaml`` in a run folder is exactly one of its kinds, :data:`KINDS`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    table: ClassVar[Mapping[str, tuple[Any, ...]]]
+    """The networks of the family; an entry begins with the class of a network's settings."""
 
     recipe: str = Field("", description="the recipe this came from, for the record")
-    network: str = "pixelcnn"
+    network: str
     data: DataConfig = DataConfig()
     model: Any = Field(
         default_factory=dict,
         validate_default=True,
         description="settings of the network; see `pixelloom config NETWORK`",
     )
+    classes: bool = Field(False, description="tell the network the class of each image, from the labels of the data")
+    train: TrainConfig = TrainConfig()
+    validation_images: int = Field(1000, ge=1, description="images of the validation split measured while training")
+    samples: int = Field(25, ge=0, description="images drawn at the end of the run")
+
+    @field_validator("network")
+    @classmethod
+    def _in_the_table(cls, name: str) -> str:
+        if name not in cls.table:
+            known = [known for kind in KINDS for known in kind.table]
+            raise ValueError(f"none is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
+        return name
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _settings_of_the_network(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.data.get("network"))  # absent if it was refused
+        return cls.table[name][0].model_validate(value) if name in cls.table else value
+
+
+class PixelRun(RunConfig):
+    """A run of a network that knows each image's probability."""
+
+    table = NETWORKS
+
+    network: str = "pixelcnn"
     head: HeadConfig = HeadConfig()
     inputs: Literal["unit", "symmetric", "standard", "embedding"] = Field(
         "symmetric",
         description="model space: [0, 1], [-1, 1], the training set's mean 0 and deviation 1, or learned vectors",
     )
     embedding: int = Field(8, ge=1, le=256, description="with inputs=embedding: features of the vector of each level")
-    classes: bool = Field(False, description="tell the network the class of each image, from the labels of the data")
     label_dropout: float = Field(
         0.1, ge=0, lt=1, description="with classes: share of the images whose class is not told, for guidance"
     )
     condition: str = Field("none", description="picture that the network goes by: " + RULES)
     optim: OptimConfig = OptimConfig()
-    train: TrainConfig = TrainConfig()
-    validation_images: int = Field(1000, ge=1, description="images of the validation split scored while training")
-    samples: int = Field(25, ge=0, description="images drawn at the end of the run")
-
-    @field_validator("network")
-    @classmethod
-    def _in_the_table(cls, name: str) -> str:
-        if name not in NETWORKS:
-            raise ValueError(f"none is called {name!r}.{did_you_mean(name, NETWORKS)} Known: {', '.join(NETWORKS)}")
-        return name
 
     @field_validator("condition")
     @classmethod
@@ -68,11 +88,33 @@ class RunConfig(BaseModel):
             raise ValueError("leave model.condition at 0; this field says which picture the network goes by")
         return rule
 
-    @field_validator("model", mode="before")
-    @classmethod
-    def _settings_of_the_network(cls, value: Any, info: ValidationInfo) -> Any:
-        name = info.data.get("network")  # absent if it was refused
-        return NETWORKS[name][0].model_validate(value) if name in NETWORKS else value
+
+class LatentRun(RunConfig):
+    """A run of two networks against each other, one of which makes images from noise."""
+
+    table = LATENT
+
+    network: str = "dcgan"
+    loss: Literal["non-saturating", "hinge", "least-squares", "wasserstein", "relativistic"] = "non-saturating"
+    penalties: Penalties = Penalties()
+    augment: Policy | None = Field(
+        None, description="of what the discriminator sees; null: by the number and channels of the training images"
+    )
+    d_steps: int = Field(1, ge=1, le=100, description="steps of the discriminator for one of the generator")
+    together: bool = Field(False, description="one pass of the discriminator over real and generated images")
+    discriminator: OptimConfig = OptimConfig(lr=4e-4, betas=(0.0, 0.9))
+    generator: OptimConfig = OptimConfig(lr=1e-4, betas=(0.0, 0.9))
+    features: Literal["auto", "lenet-mnist", "random", "pixels"] = Field(
+        "auto", description="by which the kernel distance that chooses the best model is measured"
+    )
+
+
+KINDS: tuple[type[RunConfig], ...] = (PixelRun, LatentRun)
+
+
+def kind_of(network: str) -> type[RunConfig]:
+    """The kind of run that a network of that name has; of an unknown name the first."""
+    return next((kind for kind in KINDS if network in kind.table), KINDS[0])
 
 
 def compose(
@@ -90,14 +132,17 @@ def compose(
     """
     values = base.model_dump(mode="json")
     for patch in (dict(file or {}), _nested(overrides or {})):
-        if patch.get("network", values["network"]) != values["network"]:
+        kind, name = kind_of(values["network"]), str(patch.get("network", values["network"]))
+        if name != values["network"]:
             values["model"] = {}  # settings of another network mean nothing here: start from its own defaults
+        if kind_of(name) is not kind:  # nor do those of another family
+            values = {field: values[field] for field in RunConfig.model_fields}
         values = _merged(values, patch)
+    network = str(values["network"])
     try:
-        return RunConfig.model_validate(values)
+        return kind_of(network).model_validate(values)
     except ValidationError as error:
-        hint = _near_fields(error, str(values.get("network")))
-        raise UsageError(f"configuration: {explain(error)}{hint}") from error
+        raise UsageError(f"configuration: {explain(error)}{_near_fields(error, network)}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -166,20 +211,21 @@ def _near_fields(error: ValidationError, network: str) -> str:
     for item in error.errors():
         if item["type"] == "extra_forbidden":
             *parents, leaf = (str(part) for part in item["loc"])
-            known = fields_of(RunConfig, network, parents)
+            known = fields_of(network, parents)
             return f".{did_you_mean(leaf, known)} Known here: {', '.join(known)}"
     return ""
 
 
-def fields_of(model: type[BaseModel], network: str, path: list[str]) -> list[str]:
-    """Names of the fields at a dotted path of a configuration; empty if the path leads nowhere."""
+def fields_of(network: str, path: list[str]) -> list[str]:
+    """Names of the fields at a dotted path of a network's run; empty if the path leads nowhere."""
+    kind: Any = kind_of(network)
     for name in path:
-        if name == "model" and model is RunConfig and network in NETWORKS:
-            model = NETWORKS[network][0]
+        if name == "model" and issubclass(kind, RunConfig) and network in kind.table:
+            kind = kind.table[network][0]
             continue
-        field = model.model_fields.get(name)
-        kind = field.annotation if field else None
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        field = kind.model_fields.get(name)
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()  # X, and X of `X | None`
+        kind = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if kind is None:
             return []
-        model = kind
-    return list(model.model_fields)
+    return list(kind.model_fields)

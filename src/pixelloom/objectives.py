@@ -71,17 +71,23 @@ class Monitor:
     measure: Callable[[nn.Module], Mapping[str, float]]
 
 
+def _as_it_is(module: nn.Module) -> nn.Module:
+    return module
+
+
 @dataclass(frozen=True)
 class Objective:
     """Everything that training moves and keeps.
 
-    ``parts`` are all modules that a checkpoint holds; ``deploy`` names the one whose averaged weights users get.
+    ``parts`` are all modules that a checkpoint holds; ``deploy`` names the one whose averaged weights users get, made
+    ready by ``prepare``, which must leave the module that it is given as it is.
     """
 
     phases: tuple[Phase, ...]
     parts: Mapping[str, nn.Module]
     deploy: str
     monitor: Monitor
+    prepare: Callable[[nn.Module], nn.Module] = _as_it_is
 
     def __post_init__(self) -> None:
         if self.deploy not in self.parts:
@@ -249,6 +255,7 @@ def adversarial(
     d_steps: int = 1,
     together: bool = False,
     accumulate: int = 1,
+    prepare: Callable[[nn.Module], nn.Module] = _as_it_is,
 ) -> Objective:
     """Two phases, each with its own optimiser; users get the generator.
 
@@ -276,6 +283,7 @@ def adversarial(
         together: one pass of D over real and generated pictures. That is the same function and one call less, unless D
             has batch norm, whose statistics are then of the mixture; the tutorials take two passes, the default.
         accumulate: micro-batches of a round, as in the training configuration; lazy penalties take all or none.
+        prepare: what makes the averaged generator ready for use; see :class:`Objective`.
     """
     rounds = Rounds()
     game = _Game(
@@ -294,4 +302,4 @@ def adversarial(
         Phase("D", discriminator, optimisers[0], game.critic),
         Phase("G", generator, optimisers[1], game.maker, d_steps),
     )
-    return Objective(phases, {"G": generator, "D": discriminator, "rounds": rounds}, "G", monitor)
+    return Objective(phases, {"G": generator, "D": discriminator, "rounds": rounds}, "G", monitor, prepare)

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from pixelloom.config import RunConfig
+from pixelloom.adversarial import Penalties
+from pixelloom.augment import Policy
+from pixelloom.config import LatentRun, PixelRun, RunConfig
 from pixelloom.data.catalog import DataConfig
 from pixelloom.engine.config import TrainConfig
 from pixelloom.errors import UsageError, did_you_mean
 from pixelloom.likelihoods import HeadConfig
 from pixelloom.networks import NETWORKS
 from pixelloom.networks.gated import GatedPixelCNNConfig
+from pixelloom.networks.latent import LATENT
 from pixelloom.networks.made import MADEConfig
 from pixelloom.networks.nade import NADEConfig
 from pixelloom.networks.pixelcnn import PixelCNNConfig
@@ -26,9 +29,9 @@ _BERKELEY = OptimConfig(lr=1e-3, clip=1.0)
 _MUON = OptimConfig(kind="muon", lr=5e-3, betas=(0.95, 0.99), warmup=2_000, decay="cosine", clip=0.1, weight_decay=0.1)
 _MODERN = OptimConfig(lr=4e-3, betas=(0.9, 0.99), warmup=2_000, decay="cosine", clip=1.0)
 
-RECIPES = {
+RECIPES: dict[str, RunConfig] = {
     # Eight masked layers with batch normalisation, 256-way softmax: the classic first PixelCNN tutorial.
-    "mnist-gray": RunConfig(
+    "mnist-gray": PixelRun(
         data=DataConfig(source="mnist"),
         model=PixelCNNConfig(block="plain", channels=64, blocks=7, kernel=7, norm="batch", bias=False),
         head=HeadConfig(kind="categorical"),
@@ -37,7 +40,7 @@ RECIPES = {
         train=TrainConfig(batch=128, epochs=50),
     ),
     # The Keras example: residual bottlenecks on thresholded digits.
-    "mnist-binary": RunConfig(
+    "mnist-binary": PixelRun(
         data=DataConfig(source="mnist", binarize="threshold@0.33"),
         model=PixelCNNConfig(block="residual", channels=128, hidden=64, blocks=5, kernel=3, head_kernels=(3, 3)),
         head=HeadConfig(kind="bernoulli"),
@@ -46,7 +49,7 @@ RECIPES = {
         train=TrainConfig(batch=128, epochs=50),
     ),
     # The Berkeley course on deep unsupervised learning, binary digits.
-    "mnist-binary-7x7": RunConfig(
+    "mnist-binary-7x7": PixelRun(
         data=DataConfig(source="mnist", binarize="threshold@0.5"),
         model=PixelCNNConfig(block="preactivation", channels=64, blocks=4, kernel=7, head_kernels=(1,)),
         head=HeadConfig(kind="categorical"),
@@ -55,7 +58,7 @@ RECIPES = {
         train=TrainConfig(batch=128, epochs=10),
     ),
     # The same course, coloured digits: four levels a channel, R before G before B.
-    "colored-mnist": RunConfig(
+    "colored-mnist": PixelRun(
         data=DataConfig(source="colored-mnist"),
         model=PixelCNNConfig(block="preactivation", channels=120, blocks=8, kernel=7, head_kernels=(1,)),
         head=HeadConfig(kind="categorical", channels="ordered"),
@@ -64,7 +67,7 @@ RECIPES = {
         train=TrainConfig(batch=128, epochs=10),
     ),
     # Six masked layers on 8-bit colour. The tutorial has head.channels=independent: no order in a pixel.
-    "rgb": RunConfig(
+    "rgb": PixelRun(
         data=DataConfig(source="cifar10"),
         model=PixelCNNConfig(block="plain", channels=64, blocks=5, kernel=7),
         head=HeadConfig(kind="categorical", channels="ordered"),
@@ -74,7 +77,7 @@ RECIPES = {
     ),
     # Ours, for a first minute: small gated residual blocks on the embedded digits. One thread: on images this small a
     # second one gains a fifth on an idle machine and loses most of the speed on a busy one.
-    "digits": RunConfig(
+    "digits": PixelRun(
         data=DataConfig(source="digits"),
         model=PixelCNNConfig(
             block="gated", channels=64, hidden=32, blocks=4, first_kernel=5, kernel=3, positions=True, dropout=0.4
@@ -83,14 +86,14 @@ RECIPES = {
         train=TrainConfig(batch=32, epochs=100, ema=0.1, threads=1),
     ),
     # Ours, for the likelihood table.
-    "binarized-mnist": RunConfig(
+    "binarized-mnist": PixelRun(
         data=DataConfig(source="binarized-mnist"),
         model=PixelCNNConfig(block="gated", channels=64, hidden=32, blocks=8, kernel=5, positions=True),
         optim=_MODERN,
         train=TrainConfig(batch=16, epochs=20, ema=0.1),
     ),
     # Ours, by Muon: the run that the package's model comes from.
-    "best": RunConfig(
+    "best": PixelRun(
         data=DataConfig(source="binarized-mnist"),
         model=PixelCNNConfig(block="gated", channels=64, hidden=32, blocks=8, kernel=5, positions=True),
         optim=_MUON,
@@ -98,7 +101,7 @@ RECIPES = {
         validation_images=2_000,
     ),
     # The two stacks of the paper, small.
-    "gated-pixelcnn": RunConfig(
+    "gated-pixelcnn": PixelRun(
         network="gated-pixelcnn",
         data=DataConfig(source="binarized-mnist"),
         model=GatedPixelCNNConfig(channels=32, layers=9, kernel=5, positions=True),
@@ -107,7 +110,7 @@ RECIPES = {
     ),
     # Ours, digits four times as wide as what is given: the picture to go by says most, so fewer layers do, and kernels
     # that reach two of its pixels to each side.
-    "mnist-superres": RunConfig(
+    "mnist-superres": PixelRun(
         network="gated-pixelcnn",
         data=DataConfig(source="mnist", levels=16),
         model=GatedPixelCNNConfig(channels=32, layers=6, kernel=5, positions=True, condition_kernels=(13, 3)),
@@ -117,21 +120,21 @@ RECIPES = {
     ),
     # Ours: the LSTMs of PixelRNN with fewer layers than the paper's seven, and the neural density estimators that came
     # before them, NADE with the paper's hidden units and MADE with one for each pixel.
-    "row-lstm": RunConfig(
+    "row-lstm": PixelRun(
         network="row-lstm",
         data=DataConfig(source="binarized-mnist"),
         model=RowLSTMConfig(hidden=24, layers=4, positions=True),
         optim=_MODERN.model_copy(update={"lr": 8e-3}),
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
-    "diagonal-bilstm": RunConfig(
+    "diagonal-bilstm": PixelRun(
         network="diagonal-bilstm",
         data=DataConfig(source="binarized-mnist"),
         model=DiagonalBiLSTMConfig(hidden=24, layers=3, positions=True),
         optim=_MODERN.model_copy(update={"lr": 8e-3}),
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
-    "nade": RunConfig(
+    "nade": PixelRun(
         network="nade",
         data=DataConfig(source="binarized-mnist"),
         model=NADEConfig(hidden=500),
@@ -139,7 +142,7 @@ RECIPES = {
         optim=_MODERN.model_copy(update={"lr": 3e-2}),
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
-    "made": RunConfig(
+    "made": PixelRun(
         network="made",
         data=DataConfig(source="binarized-mnist"),
         model=MADEConfig(hidden=1, layers=1, direct=True),
@@ -148,7 +151,7 @@ RECIPES = {
         train=TrainConfig(batch=64, epochs=10, ema=0.1),
     ),
     # PixelCNN++ with a fifth of the paper's features and blocks.
-    "pixelcnn-pp": RunConfig(
+    "pixelcnn-pp": PixelRun(
         network="pixelcnn-pp",
         data=DataConfig(source="binarized-mnist"),
         model=PixelCNNPlusPlusConfig(channels=32, blocks=1, dropout=0.0, weight_norm=False),
@@ -156,7 +159,7 @@ RECIPES = {
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
     # A sixth of the paper's blocks with an eighth of its features.
-    "pixelsnail": RunConfig(
+    "pixelsnail": PixelRun(
         network="pixelsnail",
         data=DataConfig(source="binarized-mnist"),
         model=PixelSNAILConfig(channels=32, blocks=2, layers=4),
@@ -165,7 +168,7 @@ RECIPES = {
     ),
     # A transformer learns what is near from scratch, which takes more images than ten minutes show on a CPU: so masked
     # kernels tell it, in front and within each layer, and attention looks back over the last rows only.
-    "pixel-transformer": RunConfig(
+    "pixel-transformer": PixelRun(
         network="pixel-transformer",
         data=DataConfig(source="binarized-mnist"),
         model=PixelTransformerConfig(channels=64, layers=3, heads=4, hidden=128, first_kernel=7, kernel=3, window=3),
@@ -173,13 +176,59 @@ RECIPES = {
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
     # The paper's own, for CIFAR-10: 54 million parameters, days on several GPUs.
-    "pixelcnn-pp-cifar10": RunConfig(
+    "pixelcnn-pp-cifar10": PixelRun(
         network="pixelcnn-pp",
         data=DataConfig(source="cifar10"),
         model=PixelCNNPlusPlusConfig(),
         head=HeadConfig(kind="logistics", mixtures=10),
         optim=OptimConfig(lr=1e-3, betas=(0.95, 0.9995)),
         train=TrainConfig(batch=128, epochs=500, ema=0.05),
+    ),
+    # GANs on 400 pictures, as the tutorial has them: no averaged weights, no augmentation.
+    "dcgan-tutorial": LatentRun(
+        network="dcgan",
+        data=DataConfig(source="sevens-and-eights"),
+        augment=Policy(),
+        train=TrainConfig(batch=64, epochs=300),
+    ),
+    "sagan-tutorial": LatentRun(
+        network="sagan",
+        data=DataConfig(source="sevens-and-eights"),
+        loss="hinge",
+        augment=Policy(),
+        train=TrainConfig(batch=64, epochs=300),
+    ),
+    # The same networks with what came after.
+    "dcgan": LatentRun(
+        network="dcgan",
+        data=DataConfig(source="sevens-and-eights"),
+        train=TrainConfig(batch=64, epochs=300, ema=0.1),
+    ),
+    "sagan": LatentRun(
+        network="sagan",
+        data=DataConfig(source="sevens-and-eights"),
+        loss="hinge",
+        train=TrainConfig(batch=64, epochs=300, ema=0.1),
+    ),
+    # Digits by class.
+    "sngan": LatentRun(
+        network="sngan",
+        data=DataConfig(source="mnist", size=32),
+        classes=True,
+        loss="hinge",
+        discriminator=OptimConfig(lr=4e-4, betas=(0.0, 0.9)),
+        generator=OptimConfig(lr=2e-4, betas=(0.0, 0.9)),
+        train=TrainConfig(batch=64, epochs=4, ema=0.1),
+    ),
+    # The relativistic game with both penalties.
+    "r3gan": LatentRun(
+        network="r3gan",
+        data=DataConfig(source="shapes"),
+        loss="relativistic",
+        penalties=Penalties(r1=1.0, r2=1.0),
+        discriminator=OptimConfig(lr=2e-4, betas=(0.0, 0.99)),
+        generator=OptimConfig(lr=2e-4, betas=(0.0, 0.99)),
+        train=TrainConfig(batch=64, epochs=20, ema=0.1),
     ),
 }
 
@@ -192,7 +241,9 @@ def recipe(name: str) -> RunConfig:
     """
     if name in RECIPES:
         return RECIPES[name].model_copy(update={"recipe": name})
+    if name in LATENT:
+        return LatentRun(recipe=name, network=name, train=TrainConfig(batch=64, epochs=300, ema=0.1))
     if name in NETWORKS:
-        return RunConfig(recipe=name, network=name, optim=_MODERN, train=TrainConfig(epochs=20, ema=0.1))
-    known = list(dict.fromkeys([*RECIPES, *NETWORKS]))
+        return PixelRun(recipe=name, network=name, optim=_MODERN, train=TrainConfig(epochs=20, ema=0.1))
+    known = list(dict.fromkeys([*RECIPES, *NETWORKS, *LATENT]))
     raise UsageError(f"no recipe or network is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")

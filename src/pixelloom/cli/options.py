@@ -90,6 +90,22 @@ class Fields:
     """As in --optim.lr 1e-3"""
     train: Annotated[dict[str, str] | None, Parameter(name="--train")] = None
     """As in --train.batch 64"""
+    discriminator: Annotated[dict[str, str] | None, Parameter(name="--discriminator")] = None
+    """As in --discriminator.lr 4e-4"""
+    generator: Annotated[dict[str, str] | None, Parameter(name="--generator")] = None
+    """As in --generator.lr 1e-4"""
+    penalties: Annotated[dict[str, str] | None, Parameter(name="--penalties")] = None
+    """As in --penalties.r1 10"""
+    augment: Annotated[dict[str, str] | None, Parameter(name="--augment")] = None
+    """As in --augment.translation 0.125; set one to 0 for none"""
+    loss: Literal["non-saturating", "hinge", "least-squares", "wasserstein", "relativistic"] | None = None
+    """Of generator and discriminator."""
+    d_steps: int | None = None
+    """Steps of the discriminator for one of the generator."""
+    together: Annotated[bool | None, Parameter(negative=())] = None
+    """One pass of the discriminator over real and generated images."""
+    features: Literal["auto", "lenet-mnist", "random", "pixels"] | None = None
+    """By which the kernel distance that chooses the best latent model is measured."""
     inputs: Literal["unit", "symmetric", "standard", "embedding"] | None = None
     """Model space: [0, 1], [-1, 1], mean 0 and deviation 1, or a learned vector for each level."""
     embedding: int | None = None

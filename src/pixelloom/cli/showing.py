@@ -181,14 +181,12 @@ def _recipes() -> list[dict[str, str]]:
 
 
 def _summary(run: RunConfig) -> dict[str, str]:
-    data, train = run.data, run.train
+    data, train, settings = run.data, run.train, run.model.model_dump(exclude_defaults=True)
+    told = run.model_dump(exclude_defaults=True, include={"condition", "loss"})
     form = f"levels {data.levels}" if data.levels else "" if data.binarize == "none" else data.binarize
     budgets = (("epochs", train.epochs), ("images", train.images), ("minutes", train.minutes))
     return {
-        "network": " ".join(
-            [run.network, *(f"{k}={v}" for k, v in run.model.model_dump(exclude_defaults=True).items())]
-            + ([f"condition={run.condition}"] if run.condition != "none" else [])
-        ),
+        "network": " ".join([run.network, *(f"{k}={v}" for k, v in (*settings.items(), *told.items()))]),
         "data": f"{data.source} {form}".rstrip(),
         "batch": str(train.batch),
         "budget": ", ".join(f"{value:g} {name}" for name, value in budgets if value) or "1 epochs",
@@ -196,11 +194,12 @@ def _summary(run: RunConfig) -> dict[str, str]:
 
 
 def _networks() -> list[dict[str, str]]:
-    from pixelloom.networks import NETWORKS
+    from pixelloom.config import KINDS
 
     return [
         {"network": name, "settings": " ".join(config.model_fields), "about": _first_line(inspect.getmodule(module))}
-        for name, (config, module) in NETWORKS.items()
+        for kind in KINDS
+        for name, (config, module, *_) in kind.table.items()
     ]
 
 

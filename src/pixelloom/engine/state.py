@@ -81,6 +81,7 @@ class Run:
         self.hooks = hooks
         self.state = State()
         self.saved: Path | None = None  # the last checkpoint, written or resumed from
+        self._ready: tuple[int, nn.Module] | None = None  # the deployed part as it was made ready, and at which step
         for part in objective.parts.values():
             part.to(fabric.device)
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 4-D weights: fastest on CPUs
@@ -147,11 +148,13 @@ class Run:
 
     @contextlib.contextmanager
     def deployed(self) -> Iterator[nn.Module]:
-        """What users would get now: the deployed part with averaged weights, in eval mode, without gradients."""
+        """What users would get now: the deployed part with averaged weights, made ready, in eval mode, no gradients."""
         module = self.average.module if self.average else self.objective.parts[self.objective.deploy]
         modes = {m: m.training for m in module.modules()}
         with torch.no_grad():
-            yield module.eval()
+            if self._ready is None or self._ready[0] != self.state.step:
+                self._ready = self.state.step, self.objective.prepare(module.eval())
+            yield self._ready[1].eval()
         for child, training in modes.items():
             child.training = training
 

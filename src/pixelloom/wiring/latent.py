@@ -1,0 +1,155 @@
+"""Runs of latent models: a generator and a discriminator against each other, chosen by a kernel distance."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from pixelloom import plots
+from pixelloom.adversarial import LOSSES, DialWatch
+from pixelloom.augment import Policy, policy_for
+from pixelloom.config import LatentRun
+from pixelloom.engine.state import Hook, Run
+from pixelloom.latent import LatentDescription, LatentModel
+from pixelloom.layers.spectral import refresh
+from pixelloom.layers.standing import measure_statistics
+from pixelloom.metrics.distances import LEAST, kernel
+from pixelloom.metrics.features import EXTRACTORS, choose, features
+from pixelloom.objectives import Monitor, Objective, adversarial
+from pixelloom.sampling.latent import labels_of, latents
+from pixelloom.wiring.base import Wiring, by_class, some
+
+_log = logging.getLogger("pixelloom")
+_BATCHES, _BATCH = 16, 64  # from which the statistics of batch norm are taken
+_STANDING, _MEASURED = 301, 302  # seeds of noise that no picture of a user's is likely to share
+
+
+class LatentWiring(Wiring[LatentRun, LatentModel]):
+    """See :class:`Wiring`."""
+
+    def build(self) -> LatentModel:
+        """An untrained model with its discriminator."""
+        config, data = self.config, self.data
+        self.extractor = choose(config.features, data.spec.channels, config.data.source)
+        return LatentModel.build(
+            LatentDescription(
+                network=config.network, model=config.model, image=data.spec, classes=self.classes, trained=self.facts()
+            )
+        )
+
+    def objective(self) -> Objective:
+        """Both phases."""
+        config, model = self.config, self.model
+        assert model.discriminator is not None
+        return adversarial(
+            model.network,
+            model.discriminator,
+            LOSSES[config.loss],
+            model.spec.levels,
+            (config.discriminator, config.generator),
+            Monitor(f"kid-{self.extractor}", self.measure),
+            classes=self.classes,
+            penalties=config.penalties,
+            policy=self.policy,
+            d_steps=config.d_steps,
+            together=config.together,
+            accumulate=config.train.accumulate,
+            prepare=self.prepare,
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """What the discriminator sees of images."""
+        return self.config.augment or policy_for(self.data.spec, len(self.data.train))
+
+    def prepare(self, generator: nn.Module) -> nn.Module:
+        """A copy whose spectral norms and batch statistics belong to its weights."""
+        ready = copy.deepcopy(generator)
+        refresh(ready)
+        device = next(ready.parameters()).device
+
+        def noise(i: int) -> tuple[Tensor, Tensor | None]:
+            z = latents(self.model.latent, _STANDING, i * _BATCH, _BATCH).to(device)
+            labels = labels_of(self.classes, _STANDING, i * _BATCH, _BATCH).to(device) if self.classes else None
+            return z, labels
+
+        measure_statistics(ready, (noise(i) for i in range(_BATCHES)))
+        return ready
+
+    def deployed(self, network: nn.Module) -> LatentModel:
+        """The generator with a copy of the discriminator as it is now."""
+        judge = copy.deepcopy(self.model.discriminator)
+        assert judge is not None
+        refresh(judge)
+        return LatentModel(network, self.model.description, judge)
+
+    def measure(self, network: nn.Module) -> Mapping[str, float]:
+        """The kernel distance of as many samples as there are held-out images, in float32."""
+        real, space = self._real, EXTRACTORS[self.extractor](self.data.spec.channels)
+        samples = LatentModel(network, self.model.description).sample(len(real), seed=_MEASURED)
+        distance, _ = kernel(real, features(samples, self.data.spec.levels, space))
+        return {f"kid-{self.extractor}": distance}
+
+    def validated(self) -> dict[str, Any]:
+        """Validation images, or training images where there are too few of the former."""
+        found = {"n": min(self.config.validation_images, len(self.data.split(self.split)))}
+        return found if self.split == "val" else found | {"split": "training"}
+
+    @cached_property
+    def split(self) -> str:
+        """That figures are measured on."""
+        held = len(self.data.val)
+        if held >= LEAST:
+            return "val"
+        _log.warning(
+            "%s: only %d validation images, and a kernel distance needs %d: it is measured against training images, "
+            "and cannot tell a generator that copies them",
+            *(self.data.name, held, LEAST),
+        )
+        return "train"
+
+    @cached_property
+    def _real(self) -> Tensor:
+        """Features of the images that are measured against."""
+        images = some(self.data, self.split, self.config.validation_images)
+        return features(images, self.data.spec.levels, EXTRACTORS[self.extractor](self.data.spec.channels))
+
+    def draw(self, model: LatentModel, n: int) -> Image:
+        """A grid of n samples; with classes a row each."""
+        seed, levels = self.config.train.seed, model.spec.levels
+        if not self.classes:
+            return plots.grid(model.sample(n, seed=seed).numpy(), levels)
+        n = max(1, n // self.classes) * self.classes
+        return by_class(model.sample(n, seed=seed, labels=torch.arange(n) % self.classes), self.data, levels)
+
+    def pictures(self, model: LatentModel) -> Mapping[str, Image]:
+        """The grid, and a row of held-out images above one of samples."""
+        n = min(8, self.config.samples)
+        real = some(self.data, self.split, n).numpy()
+        rows = np.stack([real, model.sample(len(real), seed=self.config.train.seed).numpy()], axis=1)
+        flat = rows.reshape(-1, *model.spec.shape)
+        return {**super().pictures(model), "rows": plots.table(flat, model.spec.levels, 2, names=("real", "drawn"))}
+
+    def hooks(self) -> Sequence[Hook]:
+        """One that warns when the discriminator has learnt the training images by heart."""
+        return (_Dial(),)
+
+
+class _Dial(Hook):
+    """Lets a :class:`DialWatch` look on."""
+
+    def __init__(self) -> None:
+        self.watch = DialWatch()
+
+    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+        said = self.watch.see(stats["D/dial"])
+        if said:
+            _log.warning("%s", said)

@@ -1,0 +1,225 @@
+"""Runs of latent models, from data to model folder: what is kept, how it was made ready, that it goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pixelloom import api
+from pixelloom.augment import Policy, policy_for
+from pixelloom.config import LatentRun, compose
+from pixelloom.data.catalog import load
+from pixelloom.data.config import DataConfig
+from pixelloom.description import WEIGHTS
+from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.fabric import make_fabric
+from pixelloom.engine.state import Run
+from pixelloom.engine.tensors import load_tensors
+from pixelloom.families import load_model
+from pixelloom.latent import LatentModel
+from pixelloom.layers.spectral import spectral_layers
+from pixelloom.layers.standing import measure_statistics
+from pixelloom.metrics.distances import kernel
+from pixelloom.metrics.features import EXTRACTORS, features
+from pixelloom.networks.latent import LATENT
+from pixelloom.recipes import RECIPES, recipe
+from pixelloom.runs import train
+from pixelloom.sampling.latent import latents
+from pixelloom.wiring import wire
+from pixelloom.wiring.base import some
+from pixelloom.wiring.latent import _BATCH, _BATCHES, _STANDING, LatentWiring
+
+
+def small(network: str, **train: object) -> LatentRun:
+    """A run of a few rounds on digits of 16x16."""
+    settings = {"batch": 16, "images": 160, "ema": 0.1, "threads": 1, "precision": "fp32"} | train
+    widths = {f"{side}_width": 4 for side in ("generator", "discriminator")}
+    known = LATENT[network][0].model_fields
+    return LatentRun(
+        network=network,
+        data=DataConfig(source="digits", size=16),
+        model={name: value for name, value in ({"latent": 5} | widths).items() if name in known},
+        train=TrainConfig.model_validate(settings),
+        validation_images=60,
+        samples=4,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of SAGAN, which has batch and spectral norm."""
+    folder = tmp_path_factory.mktemp("latent")
+    train(small("sagan"), folder)
+    return folder
+
+
+def wired(network: str = "sagan", **settings: object) -> LatentWiring:
+    found = wire(small(network, **settings), load(small(network).data))
+    assert isinstance(found, LatentWiring)
+    return found
+
+
+def lines(folder: Path, split: str) -> list[dict[str, float]]:
+    read = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in read if line["split"] == split]
+
+
+def test_the_best_model_by_kernel_distance_is_kept_and_the_last_one_besides(run: Path) -> None:
+    measured = {line["images"]: line["kid-random"] for line in lines(run, "val")}
+    best = min(measured, key=measured.__getitem__)
+    model = api.load(run)
+    assert isinstance(model, LatentModel)
+    assert model.description.trained["images"] == best
+    assert model.description.trained["validation"] == {"kid-random": measured[best], "n": 60}
+    last = run / "last"
+    assert last.is_dir() == (best != 160)
+    if last.is_dir():
+        assert load_model(last).description.trained["images"] == 160
+
+
+def test_the_figure_of_a_kept_model_can_be_measured_again(run: Path) -> None:
+    model, config = api.load(run), small("sagan")
+    data = load(config.data)
+    space = EXTRACTORS["random"](1)
+    real = features(some(data, "val", 60), data.spec.levels, space)
+    again, _ = kernel(real, features(model.sample(60, seed=302), data.spec.levels, space))
+    assert again == pytest.approx(model.description.trained["validation"]["kid-random"], rel=1e-4)
+
+
+@pytest.mark.parametrize("part", [WEIGHTS, "discriminator.safetensors"])
+def test_spectral_norms_of_a_kept_model_are_1(run: Path, part: str) -> None:
+    model = api.load(run)
+    assert isinstance(model, LatentModel)
+    network = model.network if part == WEIGHTS else model.discriminator
+    assert network is not None
+    found = list(spectral_layers(network))
+    assert len(found) == 2
+    for _, layer, norm, _ in found:
+        assert isinstance(layer.weight, torch.Tensor)
+        matrix = layer.weight.detach().movedim(norm.axis, 0).flatten(1)
+        assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(1, abs=0.01)
+
+
+def test_standing_statistics_are_the_means_over_batches_of_each_batch() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3).eval()
+    batches = [torch.randn(7, 3) * 4 + 2 for _ in range(5)]
+    measure_statistics(norm, ((batch,) for batch in batches))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    torch.testing.assert_close(norm.running_mean, torch.stack([b.mean(0) for b in batches]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([b.var(0) for b in batches]).mean(0))
+    assert not norm.training
+    assert norm.momentum == 0.1
+
+
+def test_a_module_without_batch_norm_asks_for_no_batches() -> None:
+    measure_statistics(nn.Linear(2, 2), iter(lambda: pytest.fail("a batch was asked for"), None))
+
+
+def test_a_generator_is_made_ready_in_a_copy() -> None:
+    """Its batch norms hold the statistics of the noise that they are measured by, the original holds what it held."""
+    wiring = wired()
+    generator = wiring.model.network.eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # as an average leaves them: u and v fit no longer
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    ready = wiring.prepare(generator)
+    assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
+    seen: list[torch.Tensor] = []
+    first = ready.get_submodule("stages.0.norm")
+    first.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        for i in range(_BATCHES):
+            ready(latents(5, _STANDING, i * _BATCH, _BATCH))
+    means = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
+    torch.testing.assert_close(first.running_mean, means)
+    assert not torch.allclose(first.running_mean, before["stages.0.norm.running_mean"])
+
+
+def test_a_run_hands_out_what_was_made_ready_and_trains_on_as_it_was() -> None:
+    wiring = wired(ema=None)
+    objective = wiring.objective()
+    run = Run(objective, wiring.config.train, make_fabric(wiring.config.train), epoch=100)
+    with run.deployed() as network:
+        assert network is not objective.parts["G"]
+        once = network
+    with run.deployed() as network:
+        assert network is once  # made ready once a step
+    run.state.step += 1
+    with run.deployed() as network:
+        assert network is not once
+
+
+@pytest.mark.parametrize("network", LATENT)
+def test_a_resumed_run_ends_with_the_same_bits(network: str, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(small(network), whole)
+    train(small(network, images=80), parts)
+    train(small(network), parts, resume=True)
+    newest = [sorted((folder / "checkpoints").glob("step-*.safetensors"))[-1] for folder in (whole, parts)]
+    (a, _), (b, _) = map(load_tensors, newest)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_with_few_validation_images_it_is_said_that_training_images_are_measured_against(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "few.npy", images)
+    config = small("dcgan").model_copy(update={"data": DataConfig(source=str(tmp_path / "few.npy"))})
+    with caplog.at_level(logging.WARNING, "pixelloom"):
+        train(config, tmp_path / "run")
+    assert "a kernel distance needs 20: it is measured against training images" in caplog.text
+    found = api.load(tmp_path / "run").description.trained
+    assert found["validation"]["split"] == "training"
+    assert found["validation"]["n"] == found["counts"]["train"]
+    assert "| chosen on | training, " in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_classes_reach_both_networks_and_stand_in_rows(tmp_path: Path) -> None:
+    config = small("sngan").model_copy(update={"classes": True})
+    train(config, tmp_path)
+    model = api.load(tmp_path)
+    assert isinstance(model, LatentModel)
+    assert model.discriminator is not None
+    assert model.description.classes == 10
+    z = model.latents(1)
+    assert not torch.equal(model.render(z, 3), model.render(z, 4))
+    x = torch.zeros(1, 1, 16, 16)
+    with torch.no_grad():
+        assert model.discriminator(x, torch.tensor([3])) != model.discriminator(x, torch.tensor([4]))
+
+
+def test_augmentation_follows_the_data_unless_it_is_given() -> None:
+    wiring = wired()
+    assert wiring.policy == policy_for(wiring.data.spec, len(wiring.data.train))
+    assert wiring.policy.on
+    off = compose(wiring.config, overrides={"augment.translation": "0"})
+    assert isinstance(off, LatentRun)
+    assert LatentWiring(off, wiring.data).policy == Policy()
+
+
+def test_the_dial_warns_in_a_run(caplog: pytest.LogCaptureFixture) -> None:
+    (hook,) = wired().hooks()
+    with caplog.at_level(logging.WARNING, "pixelloom"):
+        for _ in range(1000):
+            hook.on_round(None, {"D/dial": 1.0})  # type: ignore[arg-type]
+    assert caplog.text.count("learnt them by heart") == 1
+
+
+@pytest.mark.parametrize("name", [name for name, run in RECIPES.items() if isinstance(run, LatentRun)])
+def test_recipes_of_latent_models_build(name: str) -> None:
+    """For images as small as they come, with the recipe's settings."""
+    config = compose(recipe(name), overrides={"data.source": "digits", "data.size": 16, "classes": False})
+    objective = wire(config, load(config.data)).objective()
+    assert [phase.name for phase in objective.phases] == ["D", "G"]
+    assert objective.deploy == "G"
