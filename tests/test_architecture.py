@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"description", "ensembles"}),
     frozenset({"arguments", "latent", "models"}),
     frozenset({"applications", "families", "pretrained"}),
-    frozenset({"config", "recipes", "card", "plots"}),
+    frozenset({"config", "recipes", "card", "plots", "curves"}),
     frozenset({"wiring"}),
     frozenset({"runs", "api"}),
     frozenset({"cli", "studio"}),

@@ -1,8 +1,7 @@
-"""Grids pixel by pixel, curves that draw the figures of the run and no others, and what a pixel sees."""
+"""Grids pixel by pixel, and what a pixel sees."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -98,82 +97,6 @@ def test_a_picture_that_cannot_be_saved_leaves_no_part(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"absent/one\.png"):
         plots.save_png(Image.new("L", (2, 2)), tmp_path / "absent" / "one.png")
     assert list(tmp_path.iterdir()) == []
-
-
-def metrics(path: Path, lines: list[dict[str, object]], tail: str = "") -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
-    return path
-
-
-RUN = [
-    {"split": "train", "step": 1, "images": 100, "bits/dim": 4.0, "network/loss": 9.0},
-    {"split": "val", "step": 1, "images": 100, "bits/dim": 3.5},
-    {"split": "train", "step": 2, "images": 200, "bits/dim": 3.0},
-    {"split": "train", "step": 3, "images": 300, "bits/dim": math.nan},
-    {"split": "val", "step": 4, "images": 400, "bits/dim": 2.5},
-    {"split": "val", "step": 5, "images": 500, "bits/dim": 2.75},
-    {"split": "val", "step": 6, "images": 600, "bits/dim": math.inf},
-    {"split": "val", "step": 7, "images": 700, "nats/image": 80.0},
-    {"split": "other", "step": 7, "images": 700, "bits/dim": 1.0},
-]
-
-
-def test_the_history_is_what_the_run_wrote(tmp_path: Path) -> None:
-    history = plots.read_history(metrics(tmp_path / "m.jsonl", RUN, tail='{"split": "val", "ima'))
-    assert np.stack(history.train).tolist() == [[100, 200], [4.0, 3.0]]
-    assert np.stack(history.validation).tolist() == [[100, 400, 500], [3.5, 2.5, 2.75]]
-    assert history.best == (400, 2.5)
-
-
-def test_the_figure_draws_the_history_in_both_units(tmp_path: Path) -> None:
-    history = plots.read_history(metrics(tmp_path / "m.jsonl", RUN))
-    figure = plots.figure_of(history)
-    (axes,) = figure.axes
-    drawn = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
-    assert [[100, 3.5], [400, 2.5], [500, 2.75]] in drawn  # validation as it is
-    assert [[100, 4.0], [200, 3.0]] in drawn  # training as it is, faint
-    assert [[400, 2.5]] in drawn  # the best is marked
-    assert axes.get_ylabel() == "bits/dim"
-    (nats,) = axes.child_axes
-    figure.draw_without_rendering()
-    assert nats.get_ylabel() == "nats/dim"
-    assert np.allclose(nats.get_ylim(), np.array(axes.get_ylim()) * math.log(2))
-    legend = axes.get_legend()
-    assert legend is not None
-    assert any("2.500" in text.get_text() for text in legend.get_texts())
-
-
-def test_the_first_moments_do_not_press_the_rest_flat(tmp_path: Path) -> None:
-    lines = [{"split": "train", "images": i, "bits/dim": 8.0 if i < 5 else 1.0 + 1 / i} for i in range(1, 400)]
-    (axes,) = plots.figure_of(plots.read_history(metrics(tmp_path / "m.jsonl", lines))).axes
-    low, high = axes.get_ylim()
-    assert low < 1.0 + 1 / 399
-    assert 1.0 + 1 / 30 < high < 2
-
-
-def test_smoothing_by_hand() -> None:
-    assert plots.smooth(np.full(9, 2.5), 7).tolist() == pytest.approx([2.5] * 9)
-    assert plots.smooth(np.array([1.0, 5.0, 2.0]), 1).tolist() == [1.0, 5.0, 2.0]
-    # span 2: weights 1/2, 1/4, 1/8 back in time, divided by their sum
-    assert plots.smooth(np.array([1.0, 5.0, 2.0]), 2).tolist() == pytest.approx([1.0, 11 / 3, (1 + 10 + 8) / 7])
-
-
-@pytest.mark.parametrize("lines", [RUN, RUN[:1], RUN[1:2], [RUN[3], RUN[1]]])
-def test_curves_are_a_png_from_the_first_figure_on(lines: list[dict[str, object]], tmp_path: Path) -> None:
-    plots.curves(metrics(tmp_path / "m.jsonl", lines), tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as drawn:
-        assert min(drawn.size) > 400
-        assert len(drawn.convert("RGB").getcolors(1 << 20) or []) > 10  # something is on it
-
-
-def test_nothing_to_draw_draws_nothing(tmp_path: Path) -> None:
-    plots.curves(metrics(tmp_path / "m.jsonl", [RUN[3]]), tmp_path / "curves.png")
-    assert not (tmp_path / "curves.png").exists()
-
-
-def test_figures_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"m\.jsonl: cannot be read"):
-        plots.curves(tmp_path / "m.jsonl", tmp_path / "curves.png")
 
 
 # ------------------------------------------------------------------------------------------------ large grids, sight

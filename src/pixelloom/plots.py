@@ -1,17 +1,16 @@
-"""Pictures of pictures: a grid of samples, the curves of a run, and what a pixel sees.
+"""Pictures of pictures: a grid of samples, and what a pixel sees.
 
-matplotlib is imported where curves are drawn, and only its object interface is used: no global state, no display.
+matplotlib is imported where it draws, and only its object interface is used: no global state, no display.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +23,7 @@ from pixelloom.layers.reads import Marks
 from pixelloom.types import Levels
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Series = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-"""Images seen and a figure, float64 [N] each."""
 
 _TILE = 96  # pixels: a side at which a person sees what an 8x8 digit is
 _WIDEST = 2400  # pixels: wider grids are enlarged less
@@ -46,7 +41,6 @@ SIGHT = {
     "later, and yet seen": "#c1121f",
 }
 """What a pixel can be to the prediction of another, and its colour."""
-_BITS, _NATS = "bits/dim", "nats/dim"
 
 
 def grid(
@@ -203,124 +197,6 @@ def save_png(image: Image.Image, path: Path) -> None:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
-
-
-@dataclass(frozen=True)
-class History:
-    """What ``metrics.jsonl`` tells of a run in bits/dim: figures of training batches and of validation."""
-
-    train: Series
-    validation: Series
-
-    @property
-    def best(self) -> tuple[float, float] | None:
-        """Images seen at the lowest validation figure, and that figure."""
-        images, bits = self.validation
-        return (float(images[bits.argmin()]), float(bits.min())) if len(bits) else None
-
-
-def read_history(path: Path) -> History:
-    """The curves of a run; lines that a killed run left unfinished, and figures that are not finite, are passed over.
-
-    Raises:
-        UsageError: if the file cannot be read.
-    """
-    found: dict[str, list[tuple[float, float]]] = {"train": [], "val": []}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    for line in text.splitlines():
-        try:
-            entry: Any = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("split") in found and math.isfinite(entry.get(_BITS, math.nan)):
-            found[entry["split"]].append((entry["images"], entry[_BITS]))
-    train, validation = (np.array(found[name], np.float64).reshape(-1, 2).T for name in ("train", "val"))
-    return History((train[0], train[1]), (validation[0], validation[1]))
-
-
-def smooth(values: npt.NDArray[np.float64], span: float) -> npt.NDArray[np.float64]:
-    """Exponential moving average over about ``span`` values (1 or more); a constant stays what it is from the start."""
-    weight = 1 - 1 / max(span, 1.0)
-    out, mean, norm = np.empty_like(values), 0.0, 0.0
-    for i, value in enumerate(values):
-        mean = weight * mean + (1 - weight) * value
-        norm = weight * norm + (1 - weight)
-        out[i] = mean / norm
-    return out
-
-
-def curves(metrics: Path, out: Path) -> None:
-    """Draw training and validation of a run against images seen, in bits/dim (left) and nats/dim (right).
-
-    Does nothing while there is no figure to draw.
-
-    Raises:
-        UsageError: if ``metrics`` cannot be read.
-        ModelError: if ``out`` cannot be written.
-    """
-    history = read_history(metrics)
-    if not (len(history.train[0]) or len(history.validation[0])):
-        return
-    buffer = io.BytesIO()
-    figure_of(history).savefig(buffer, format="png")
-    write_bytes(out, buffer.getvalue())
-
-
-def figure_of(history: History) -> Figure:
-    """The drawing of :func:`curves`: axes in bits/dim, with a second axis in nats/dim."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
-    figure = Figure(figsize=(7.2, 4.2), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
-    _draw(axes, history)
-    axes.set(xlabel="images seen", ylabel=_BITS, ylim=_limits(history))
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    nats = axes.secondary_yaxis("right", functions=(_to_nats, _to_bits))
-    nats.set_ylabel(_NATS)
-    axes.grid(color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    nats.spines["right"].set_color("0.6")
-    axes.legend(loc="upper right", frameon=False)
-    return figure
-
-
-def _to_nats(bits: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    return np.asarray(bits, np.float64) * math.log(2)
-
-
-def _to_bits(nats: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    return np.asarray(nats, np.float64) / math.log(2)
-
-
-def _draw(axes: Axes, history: History) -> None:
-    images, bits = history.train
-    if len(bits):
-        axes.plot(images, bits, color=_BLUE, alpha=0.25, linewidth=0.8)
-        axes.plot(images, smooth(bits, max(2, len(bits) / 50)), color=_BLUE, linewidth=1.6, label="training (smoothed)")
-    images, bits = history.validation
-    axes.plot(images, bits, color=_ORANGE, linewidth=1.2, marker="o", markersize=4, label="validation")
-    if history.best is not None:
-        at, best = history.best
-        axes.plot([at], [best], marker="o", markersize=10, color="none", markeredgecolor=_ORANGE, markeredgewidth=1.5)
-        axes.axhline(best, color=_ORANGE, linewidth=0.8, linestyle=(0, (4, 4)), alpha=0.7)
-        axes.plot([], [], color="none", marker="o", markeredgecolor=_ORANGE, label=f"best validation: {best:.3f}")
-
-
-def _limits(history: History) -> tuple[float, float]:
-    """Room for everything but the first moments, whose uniform predictions would press the rest flat."""
-    train, validation = history.train[1], history.validation[1]
-    tail = train[len(train) // 20 :]
-    low = min([*validation, *(np.quantile(tail, [0.01]) if len(tail) else [])])
-    high = max([*validation[len(validation) // 20 :], *(np.quantile(tail, [0.98]) if len(tail) else [])])
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return float(low - room), float(high + room)
 
 
 def sight(field: Marks, position: tuple[int, int]) -> npt.NDArray[np.int64]:

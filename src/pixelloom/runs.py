@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pixelloom import plots, pretrained
+from pixelloom import curves, plots, pretrained
 from pixelloom.card import model_card
 from pixelloom.config import RunConfig, dump_yaml
 from pixelloom.data.catalog import DataConfig, Dataset, load
@@ -168,7 +168,7 @@ class _Curves(Hook):
         self.out = out
 
     def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
-        plots.curves(self.out / METRICS, self.out / "curves.png")
+        curves.draw(self.out / METRICS, self.out / "curves.png")
 
 
 def _finish(wiring: Wiring[Any, Any], out: Path, state: State, figure: str) -> None:
