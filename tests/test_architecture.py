@@ -28,9 +28,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"description", "ensembles"}),
     frozenset({"arguments", "latent", "models"}),
     frozenset({"applications", "families", "pretrained"}),
-    frozenset({"config", "recipes", "card", "plots", "curves"}),
+    frozenset({"config", "recipes", "card", "plots", "curves", "compare", "charts", "page", "poster"}),
     frozenset({"wiring"}),
-    frozenset({"runs", "api"}),
+    frozenset({"runs", "api", "gathering"}),
     frozenset({"cli", "studio"}),
     frozenset({"__init__", "__main__"}),
 )

@@ -99,10 +99,19 @@ def lively(run: Command) -> PixelModel:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["train", "--help"], ["sample", "--help"], ["--version"], ["train", "--minuts", "3"], []]
+    "argv",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["sample", "--help"],
+        ["compare", "--help"],
+        ["--version"],
+        ["train", "--minuts", "3"],
+        [],
+    ],
 )
 def test_nothing_heavy_is_imported_before_a_command_runs(argv: list[str]) -> None:
-    heavy = {"torch", "numpy", "pydantic", "matplotlib", "yaml", "PIL", "lightning_fabric"}
+    heavy = {"torch", "numpy", "pydantic", "matplotlib", "yaml", "PIL", "lightning_fabric", "jinja2"}
     program = f"import sys; from pixelloom.cli import main; main({argv}); print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -111,7 +120,7 @@ def test_nothing_heavy_is_imported_before_a_command_runs(argv: list[str]) -> Non
 def test_help_lists_every_command_and_option(run: Command) -> None:
     said = run("--help")
     assert said.code == 0
-    for command in ("train", "sample", "evaluate", "info", "list", "config"):
+    for command in ("train", "sample", "evaluate", "compare", "info", "list", "config"):
         assert f" {command} " in said.out
         assert run(command, "--help").code == 0
     text = run("train", "--help").out
@@ -202,7 +211,9 @@ def test_the_page_on_the_command_line_is_true(run: Command) -> None:
     for line in commands:
         app.parse_args(line.split()[1:], exit_on_error=False, print_error=False)
     told = set(re.findall(r"`(--[a-z][a-z-]*)", page))
-    help_texts = [run(name, "--help").out for name in ("train", "sample", "evaluate", "info", "list", "config")]
+    help_texts = [
+        run(name, "--help").out for name in ("train", "sample", "evaluate", "compare", "info", "list", "config")
+    ]
     there = {word for text in help_texts for word in re.findall(r"(?<![\w.-])--[a-z][a-z-]*(?=[ ,])", text)}
     assert told - {"--help", "--debug", "--nproc-per-node"} - there == set()
     assert there - told - {"--no-grey", "--model", "--head", "--optim", "--train"} == set()
@@ -211,7 +222,7 @@ def test_the_page_on_the_command_line_is_true(run: Command) -> None:
 def test_no_device_is_substituted_in_silence(run: Command, model: PixelModel) -> None:
     if torch.cuda.is_available():
         pytest.skip("CUDA is here")
-    for command in ("train digits", "sample flat", "evaluate flat"):
+    for command in ("train digits", "sample flat", "evaluate flat", "compare flat"):
         said = run(*command.split(), "--device", "cuda")
         assert said.code == 2
         assert "no CUDA device here; available: 'cpu'" in said.err

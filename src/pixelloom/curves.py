@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ REAL, FAKE, DIAL = "D/real", "D/fake", "D/dial"
 _AT = ("step", "images", "epochs", "seconds")  # where a line stands; all other numbers of it are figures
 _BLUE, _ORANGE = "#3b6ea5", "#d9822b"
 _FAINT = 0.25  # opacity of figures as they are, below smoothed ones
-_WIDTH, _DPI = 7.2, 130
+_WIDTH, DPI = 7.2, 130
 
 
 class Series(NamedTuple):
@@ -58,8 +58,13 @@ class History:
 
     @property
     def judges(self) -> list[str]:
-        """Names of the validation figures by which models are chosen; the lower, the better."""
-        return [name for name in self.validation if name == BITS or name.startswith(DISTANCE)]
+        """As :func:`judges` of validation."""
+        return judges(self.validation)
+
+
+def judges(names: Iterable[str]) -> list[str]:
+    """Those of the figures by which models are chosen; the lower, the better."""
+    return [name for name in names if name == BITS or name.startswith(DISTANCE)]
 
 
 def read_history(path: Path) -> History:
@@ -74,14 +79,14 @@ def read_history(path: Path) -> History:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     found: dict[str, dict[str, list[tuple[float, float, float]]]] = {"train": {}, "val": {}}
     for entry in _lines(text):
-        images, step = _number(entry.get("images")), _number(entry.get("step"))
+        images, step = number(entry.get("images")), number(entry.get("step"))
         if entry.get("split") not in ("train", "val") or images is None:
             continue
-        for name, value in entry.items():
-            number = None if name in _AT else _number(value)
-            if number is not None:
+        for name, given in entry.items():
+            value = None if name in _AT else number(given)
+            if value is not None:
                 points = found[entry["split"]].setdefault(name, [])
-                points.append((images, number, math.nan if step is None else step))
+                points.append((images, value, math.nan if step is None else step))
     train, validation = (
         {name: Series(*np.array(points, np.float64).T) for name, points in found[split].items()}
         for split in ("train", "val")
@@ -99,8 +104,8 @@ def _lines(text: str) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def _number(value: object) -> float | None:
-    """A finite one."""
+def number(value: object) -> float | None:
+    """A finite one, as a file holds it; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -136,23 +141,20 @@ def draw(metrics: Path, out: Path) -> None:
     figure = figure_of(read_history(metrics))
     if figure is None:
         return
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_bytes(out, buffer.getvalue())
+    write_bytes(out, png(figure))
 
 
 Panel = Callable[["Axes", History], None]
 
 
-def figure_of(history: History) -> Figure | None:
+def figure_of(history: History, size: tuple[float, float] | None = None) -> Figure | None:
     """The drawing of :func:`draw`: one panel below the other; None without anything to draw."""
     from matplotlib.figure import Figure
 
     panels = _panels(history)
     if not panels:
         return None
-    height = sum(high for high, _ in panels)
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=size or (_WIDTH, sum(high for high, _ in panels)), dpi=DPI, layout="constrained")
     rows = figure.subplots(
         len(panels), sharex=True, squeeze=False, gridspec_kw={"height_ratios": [high for high, _ in panels]}
     )
@@ -175,6 +177,13 @@ def _panels(history: History) -> list[tuple[float, Panel]]:
     return found + [(2.6, partial(_distance, name)) for name in history.judges if name != BITS]
 
 
+def png(figure: Figure, *, transparent: bool = False) -> bytes:
+    """The file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", transparent=transparent)
+    return buffer.getvalue()
+
+
 def plain(axes: Axes) -> None:
     """A faint grid behind everything, and no frame."""
     axes.grid(color="0.5", alpha=0.16, linewidth=0.8)
@@ -183,12 +192,15 @@ def plain(axes: Axes) -> None:
         axes.spines[side].set_visible(False)
 
 
-def against_images(axes: Axes) -> None:
-    """The axis that all curves have in common."""
+def against_images(axes: Axes, ends: Sequence[float] = (1,)) -> None:
+    """The axis that all curves have in common; logarithmic where runs of very different lengths end."""
     from matplotlib.ticker import EngFormatter
 
-    axes.set_xlabel("images seen")
-    axes.set_xlim(left=0)
+    if max(ends) > 10 * max(min(ends), 1):
+        axes.set(xlabel="images seen, logarithmic", xscale="log")
+    else:
+        axes.set_xlabel("images seen")
+        axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
@@ -222,7 +234,7 @@ def _margins(axes: Axes, history: History) -> None:
     real, fake = history.train[REAL], history.train[FAKE]
     _smoothed(axes, real, _BLUE, "real pictures")
     _smoothed(axes, fake, _ORANGE, "generated pictures")
-    upper, lower = (smooth(series.values, _span(series)) for series in (real, fake))
+    upper, lower = (smooth(series.values, span(series)) for series in (real, fake))
     lower = np.interp(real.images, fake.images, lower)
     axes.fill_between(real.images, lower, upper, color="0.5", alpha=0.13, linewidth=0, label="margin")
     low, high = (bound([real, fake], quantile) for quantile in (0.01, 0.99))
@@ -232,10 +244,10 @@ def _margins(axes: Axes, history: History) -> None:
 
 def _dial(axes: Axes, history: History) -> None:
     dial = history.train[DIAL]
-    _smoothed(axes, dial, "0.35", None)
+    _smoothed(axes, dial, "0.5", None)
     axes.axhline(0, color="0.5", linewidth=0.8, linestyle=(0, (4, 4)))
-    axes.set(ylabel=DIAL, ylim=(-1.1, 1.1), yticks=[-1, 0, 1])
-    axes.annotate("0 is chance; at 1 D knows every training picture", (0.01, 0.08), xycoords="axes fraction", size=8)
+    axes.set(ylabel=DIAL, ylim=(-1.1, 1.1))
+    axes.set_yticks([-1, 0, 1], ["−1", "0: chance", "1: certain"])
 
 
 def _distance(name: str, axes: Axes, history: History) -> None:
@@ -245,14 +257,15 @@ def _distance(name: str, axes: Axes, history: History) -> None:
     axes.legend(loc="upper right", frameon=False)
 
 
-def _span(series: Series) -> float:
+def span(series: Series) -> float:
+    """Over how many values a series is smoothed."""
     return max(2, len(series.values) / 50)
 
 
 def _smoothed(axes: Axes, series: Series, colour: str, label: str | None) -> None:
     """As it is, faint, and smoothed."""
     axes.plot(series.images, series.values, color=colour, alpha=_FAINT, linewidth=0.8)
-    axes.plot(series.images, smooth(series.values, _span(series)), color=colour, linewidth=1.6, label=label)
+    axes.plot(series.images, smooth(series.values, span(series)), color=colour, linewidth=1.6, label=label)
 
 
 def _validated(axes: Axes, series: Series, best: str) -> None:

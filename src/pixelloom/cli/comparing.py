@@ -1,0 +1,96 @@
+"""``pixelloom compare``"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from pixelloom.cli import targets
+from pixelloom.cli.console import say
+from pixelloom.cli.options import Device, Flag
+from pixelloom.cli.using import settle_threads
+from pixelloom.errors import UsageError
+
+if TYPE_CHECKING:
+    from pixelloom.families import Model
+
+_log = logging.getLogger("pixelloom")
+
+
+def compare(
+    *models: str,
+    out: Path = Path("compare.html"),
+    png: Path | None = None,
+    number: Annotated[int, Parameter(name=("--number", "-n"))] = 16,
+    seed: int = 0,
+    device: Device = "auto",
+    force: Flag = False,
+) -> None:
+    """Show models side by side, of any mix of families: samples, curves and figures, as a page and as a picture.
+
+    Args:
+        models: Run folders, model folders, names of runs under runs/ or of models that come with the package.
+        out: The page: one HTML file that needs nothing beside it.
+        png: The same as a PNG; by default beside the page, under its name.
+        number: Samples of each.
+        seed: Of the samples.
+        device: auto is CUDA where there is one.
+        force: Replace files that are there.
+    """
+    from pixelloom.engine.config import TrainConfig
+    from pixelloom.engine.fabric import choose_device
+    from pixelloom.engine.tensors import write_bytes
+    from pixelloom.gathering import gather
+    from pixelloom.page import page
+    from pixelloom.plots import save_png
+    from pixelloom.poster import poster
+
+    targets.check_file(out, force)
+    png = out.with_suffix(".png") if png is None else png
+    _check(models, out, png, number, seed, force)
+    found = gather(models, number, seed=seed, device=choose_device(TrainConfig(device=device)), around=_threads)
+    for name, reason in found.broken:
+        _log.warning("%s: not shown: %s", name, reason)
+    picture = poster(found)
+    for path in (out, png):
+        targets.probe(path.parent)
+    with targets.writing(out):
+        write_bytes(out, page(found).encode())
+    with targets.writing(png):
+        save_png(picture, png)
+    say(str(out))
+    say(str(png))
+
+
+def _check(models: tuple[str, ...], out: Path, png: Path, number: int, seed: int, force: bool) -> None:
+    """What can be found wrong before a model is loaded."""
+    if not models:
+        raise UsageError("name the models to compare: run folders, or names of runs or models")
+    for option, value, least in (("-n", number, 1), ("--seed", seed, 0)):
+        if value < least:
+            raise UsageError(f"{option}: must be {least} or more, not {value}")
+    if out == png:
+        raise UsageError(f"--out, --png: both are {out}; name two files")
+    targets.check_file(png, force)
+
+
+@contextlib.contextmanager
+def _threads(model: Model, n: int) -> Iterator[None]:
+    """As many as `pixelloom sample` takes, so that the pictures are the same."""
+    import torch
+
+    from pixelloom.models import PixelModel
+
+    before = torch.get_num_threads()
+    if isinstance(model, PixelModel):
+        sampler = model.fast_sampler()
+        settle_threads(model, sampler.batch(n), sampler.steps)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

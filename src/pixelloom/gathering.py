@@ -1,0 +1,180 @@
+"""Gathers what there is to compare: loads models of any family, draws from them, and reads what their runs wrote."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from pixelloom import api, curves, plots, runs
+from pixelloom.compare import Comparison, Entry, Ground
+from pixelloom.description import WEIGHTS
+from pixelloom.engine.memory import out_of_memory
+from pixelloom.errors import ModelError, PixelloomError, UsageError
+from pixelloom.families import Model, load_model
+from pixelloom.models import PixelModel
+
+Around = Callable[[Model, int], AbstractContextManager[object]]
+"""(model, n) -> what surrounds the drawing of n images."""
+
+_FORM = {key: key for key in ("binarize", "fit", "background", "bits", "frames")} | {"seed": "data seed"}
+"""Of the settings of data, what changes its pictures beside their size and levels."""
+_ASKED = ("size", "levels", "binarize", "grey", "limit")
+_NOTHING = (None, False, "none", "")
+
+
+def gather(
+    names: Sequence[str], n: int = 16, *, seed: int = 0, device: str = "cpu", around: Around = lambda *_: nullcontext()
+) -> Comparison:
+    """Load each model, draw from it and read what its run wrote.
+
+    Args:
+        names: as :func:`pixelloom.runs.find` takes them; a model that is named twice is shown once.
+        n: samples of each.
+        seed: of the samples.
+        device: "cpu" or "cuda".
+        around: what surrounds the drawing, for instance a choice of threads.
+
+    Raises:
+        ModelError: if none of them can be shown.
+    """
+    entries, broken, seen = list[Entry](), list[tuple[str, str]](), set[Path]()
+    short = dict(zip(names, _short(names), strict=True))
+    for name in names:
+        try:
+            folder = runs.find(name)
+            if folder.resolve() not in seen:
+                entries.append(_entry(short[name], folder, n, seed, device, around))
+            seen.add(folder.resolve())
+        except (PixelloomError, OSError) as error:
+            broken.append((name, str(error).removeprefix(f"{name}: ")))
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            broken.append((name, f"out of memory with {n} images; draw fewer with -n"))
+    if not entries:
+        raise ModelError("none of these can be shown:" + "".join(f"\n  {name}: {why}" for name, why in broken))
+    return Comparison(tuple(entries), tuple(broken), n, seed, hardware(device), date.today().isoformat())
+
+
+def hardware(device: str) -> str:
+    """The processor or GPU, in words."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return str(torch.cpu.get_capabilities().get("cpu_name", "CPU"))
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The last part of each where these differ and say something."""
+    last = [Path(name).name for name in names]
+    tellers = len(set(last)) == len(set(names)) and not {"", "..", runs.BEST, runs.LAST} & set(last)
+    return last if tellers else list(names)
+
+
+def _entry(name: str, folder: Path, n: int, seed: int, device: str, around: Around) -> Entry:
+    model = load_model(folder).to(device)
+    with safe_open(str(folder / WEIGHTS), "pt") as file:
+        sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
+    about = model.description
+    trained = about.trained
+    data, found = _mapping(trained.get("data")), _mapping(trained.get("validation"))
+    metrics = folder.parent / runs.METRICS
+    history = curves.read_history(metrics) if metrics.is_file() else curves.History({}, {})
+    validation = {str(name): value for name, given in found.items() if (value := curves.number(given)) is not None}
+    count, split = validation.pop("n", None), str(found.get("split", "validation"))
+    judges = dict.fromkeys([*history.judges, *curves.judges(validation)])
+    images = curves.number(trained.get("images"))
+    plots.sheet(n, model.spec.shape)  # refuses more than a picture can hold, before they are drawn
+    with around(model, n):
+        samples, given, seconds = _drawn(model, n, seed)
+        threads = torch.get_num_threads() if model.device.type == "cpu" else 0
+    return Entry(
+        name=name,
+        family=about.family,
+        network=about.network,
+        recipe=str(trained.get("recipe") or ""),
+        data=str(data.get("source") or ""),
+        form=", ".join(f"{key} {data[key]}" for key in _ASKED if data.get(key) not in _NOTHING),
+        spec=model.spec,
+        classes=about.classes,
+        parameters=model.parameters,
+        images=images,
+        epochs=curves.number(trained.get("epochs")),
+        minutes=curves.number(trained.get("minutes")),
+        step=_step(history, list(judges), images),
+        validation=validation,
+        n=None if count is None else int(count),
+        split=split,
+        grounds={judge: _ground(model, judge, data, split, name) for judge in judges},
+        history=history,
+        sha256=sha256,
+        samples=samples.numpy(),
+        given=None if given is None else given.numpy(),
+        seconds=seconds,
+        threads=threads,
+    )
+
+
+def _drawn(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor | None, float]:
+    """Images [n, C, H, W], what they were drawn by as images, and seconds an image, after one to warm up."""
+    told, shown = _told(model, n)
+    model.sample(1, seed=seed, **{name: value[:1] for name, value in told.items()})
+    begun = time.perf_counter()
+    images = model.sample(n, seed=seed, **told)
+    return images, shown, (time.perf_counter() - begun) / n
+
+
+def _told(model: Model, n: int) -> tuple[dict[str, Any], Tensor | None]:
+    """What n images are drawn by: every class in turn, validation pictures of the data that the model was trained on.
+
+    Raises:
+        DataError: if the model goes by pictures, and these data cannot be read.
+    """
+    classes = model.description.classes
+    told: dict[str, Any] = {"labels": torch.arange(n) % classes} if classes else {}
+    if not isinstance(model, PixelModel) or model.condition is None:
+        return told, None
+    truth = runs.pictures(model.spec, api.data_for(model), "val", n)
+    if not len(truth):
+        raise UsageError("the model goes by pictures, and its data has no validation pictures")
+    seen = model.condition.of(truth)[torch.arange(n) % len(truth)]
+    return told | {"condition": seen}, model.condition.shown(seen)
+
+
+def _ground(model: Model, judge: str, data: dict[str, Any], split: str, name: str) -> Ground:
+    """A likelihood is that of images given all that the model is told; a distance is one of samples, whatever drew."""
+    source = data.get("source")
+    told = []
+    if isinstance(model, PixelModel) and judge == curves.BITS:
+        about = model.description
+        told = ["classes"] * bool(about.classes) + [about.condition] * (about.condition != "none")
+    return (
+        ("data", str(source) if source else f"unknown data ({name})"),
+        ("size", "x".join(map(str, model.spec.shape))),
+        ("levels", str(model.spec.levels)),
+        *((what, "none" if data.get(key) is None else str(data[key])) for key, what in _FORM.items()),
+        ("condition", " and ".join(told) or "none"),
+        ("reference", f"{split} pictures"),
+    )
+
+
+def _step(history: curves.History, judges: list[str], images: float | None) -> int | None:
+    """That of the validation at which a model of so many images seen was kept."""
+    for series in (history.validation[name] for name in judges if name in history.validation):
+        for step in series.steps[series.images == images]:
+            if not math.isnan(step):
+                return int(step)
+    return None
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """A description's own part may be anything that a file can hold."""
+    return dict(value) if isinstance(value, dict) else {}
