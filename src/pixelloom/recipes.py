@@ -21,6 +21,7 @@ from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.networks.pixelcnnpp import PixelCNNPlusPlusConfig
 from pixelloom.networks.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfig
 from pixelloom.networks.pixelsnail import PixelSNAILConfig
+from pixelloom.networks.sngan import SNGANConfig
 from pixelloom.networks.transformer import PixelTransformerConfig
 from pixelloom.objectives import OptimConfig
 
@@ -210,10 +211,11 @@ RECIPES: dict[str, RunConfig] = {
         loss="hinge",
         train=TrainConfig(batch=64, epochs=300, ema=0.1),
     ),
-    # Digits by class.
+    # Digits by class, with a quarter of the paper's features in the generator and half of them in the discriminator.
     "sngan": LatentRun(
         network="sngan",
         data=DataConfig(source="mnist", size=32),
+        model=SNGANConfig(latent=64, generator_width=64, discriminator_width=64),
         classes=True,
         loss="hinge",
         discriminator=OptimConfig(lr=4e-4, betas=(0.0, 0.9)),
