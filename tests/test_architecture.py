@@ -28,9 +28,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"description", "ensembles"}),
     frozenset({"arguments", "latent", "models"}),
     frozenset({"applications", "families", "pretrained"}),
-    frozenset({"config", "recipes", "card", "plots", "curves", "compare", "charts", "page", "poster"}),
+    frozenset({"config", "recipes", "card", "plots", "curves", "neighbours", "compare", "charts", "page", "poster"}),
     frozenset({"wiring"}),
-    frozenset({"runs", "api", "gathering"}),
+    frozenset({"runs", "measuring", "api", "gathering"}),
     frozenset({"cli", "studio"}),
     frozenset({"__init__", "__main__"}),
 )

@@ -22,10 +22,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pixelloom.api import evaluate, load, train
+    from pixelloom.api import evaluate, load, measure, train
     from pixelloom.config import RunConfig
     from pixelloom.data.config import DataConfig
     from pixelloom.errors import DataError, ModelError, PixelloomError, UsageError
+    from pixelloom.metrics.figures import Figure
     from pixelloom.metrics.likelihood import Likelihood
     from pixelloom.models import PixelModel
     from pixelloom.plots import grid
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DataConfig",
     "DataError",
+    "Figure",
     "ImageSpec",
     "Likelihood",
     "ModelError",
@@ -51,6 +53,7 @@ __all__ = [
     "evaluate",
     "grid",
     "load",
+    "measure",
     "receptive_field",
     "recipe",
     "train",
@@ -59,6 +62,7 @@ __all__ = [
 _HOMES = {
     "DataConfig": "data.config",
     "DataError": "errors",
+    "Figure": "metrics.figures",
     "ImageSpec": "types",
     "Likelihood": "metrics.likelihood",
     "ModelError": "errors",
@@ -71,6 +75,7 @@ _HOMES = {
     "evaluate": "api",
     "grid": "plots",
     "load": "api",
+    "measure": "api",
     "receptive_field": "sampling.dataflow",
     "recipe": "recipes",
     "train": "api",

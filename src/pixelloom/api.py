@@ -9,20 +9,21 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pixelloom import runs
+from pixelloom import measuring, runs
 from pixelloom.config import PixelRun, RunConfig, compose, fields_of, read_yaml
 from pixelloom.data import catalog
 from pixelloom.data.config import DataConfig
 from pixelloom.engine.fabric import choose_device
 from pixelloom.engine.memory import out_of_memory
 from pixelloom.errors import UsageError, did_you_mean, explain
-from pixelloom.families import Model, load_model
+from pixelloom.families import Model, load_model, need
+from pixelloom.metrics.figures import Figure
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models import PixelModel
 from pixelloom.recipes import recipe as named_run
@@ -105,12 +106,12 @@ def train(
 
 
 def evaluate(
-    model: PixelModel, data: str | Path | DataConfig | None = None, split: str = "test", *, limit: int | None = None
+    model: Model, data: str | Path | DataConfig | None = None, split: str = "test", *, limit: int | None = None
 ) -> Likelihood:
     """Exact likelihood of a split: nats an image and a dimension, bits/dim, N and a 95 % interval.
 
     Args:
-        model: see :func:`load`.
+        model: a pixel model, see :func:`load`.
         data: by default what the model was trained on; a name or path is read with the settings of its training
             (levels, binarisation, size).
         split: "train", "val" or "test".
@@ -118,10 +119,49 @@ def evaluate(
 
     Raises:
         DataError: if the pictures are not of the model's shape and levels, or cannot be read.
-        UsageError: for an unknown data set or split.
+        UsageError: for an unknown data set or split, or a latent model, which has no likelihood.
     """
+    measuring.settled(model, (measuring.LIKELIHOOD,), split)  # which says why a model has none
+    found = need(model, PixelModel, "a likelihood")
     config = data if isinstance(data, DataConfig) else data_for(model, None if data is None else str(data))
-    return runs.evaluate(model, config, split, limit=limit)[0]
+    return runs.evaluate(found, config, split, limit=limit)[0]
+
+
+def measure(
+    model: Model,
+    data: str | Path | DataConfig | None = None,
+    split: str = "test",
+    *,
+    metrics: Sequence[str] | None = None,
+    features: str = "auto",
+    n: int = measuring.N,
+    seed: int = 0,
+    limit: int | None = None,
+) -> list[Figure]:
+    """Figures of samples, beside those that real pictures get in their place (``floor``).
+
+    Args:
+        model: of any family, see :func:`load`.
+        data: as in :func:`evaluate`.
+        split: "val" or "test"; "train" without the metric nearest.
+        metrics: of kid, fd, precision, recall, density, coverage, nearest, accuracy; by default all that apply and for
+            which there are pictures enough.
+        features: in what pictures are compared: "lenet-mnist", "random", "pixels", or "auto".
+        n: samples to draw.
+        seed: of the samples, and of every choice among real pictures.
+        limit: so many held-out pictures at most, drawn at random.
+
+    Raises:
+        UsageError: for an unknown metric, extractor, data set or split, or a metric that does not apply.
+        DataError: if there are too few pictures for a metric, or they do not fit the model, or cannot be read.
+    """
+    names = measuring.settled(model, metrics or (measuring.ALL,), split)
+    if metrics and measuring.LIKELIHOOD in names:
+        raise UsageError("metrics: 'likelihood' is no figure of samples; pixelloom.evaluate gives it")
+    config = data if isinstance(data, DataConfig) else data_for(model, None if data is None else str(data))
+    asked = tuple(name for name in names if name != measuring.LIKELIHOOD)
+    wishes = measuring.Wishes(asked, features, n, seed, split, limit, forgiving=not metrics)
+    return measuring.measure(model, catalog.load_for(model.spec, config), wishes).figures
 
 
 def data_for(model: Model, source: str | None = None, changes: Overrides | None = None) -> DataConfig:

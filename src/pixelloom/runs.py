@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pixelloom import curves, plots, pretrained
 from pixelloom.card import model_card
 from pixelloom.config import RunConfig, dump_yaml
-from pixelloom.data.catalog import DataConfig, Dataset, load
+from pixelloom.data.catalog import DataConfig, Dataset, load, load_for
 from pixelloom.data.download import progress_bar
 from pixelloom.data.stream import Stream, batches
 from pixelloom.description import WEIGHTS
@@ -31,7 +31,7 @@ from pixelloom.engine.loop import fit
 from pixelloom.engine.memory import keep_freed_memory
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.engine.tensors import write_bytes
-from pixelloom.errors import DataError, ModelError, UsageError, did_you_mean
+from pixelloom.errors import ModelError, UsageError, did_you_mean
 from pixelloom.families import load_model
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models import PixelModel
@@ -220,13 +220,7 @@ def pictures(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Tensor:
 def _load(spec: ImageSpec, data: DataConfig) -> Dataset:
     """Data for a model of images of a shape."""
     with progress_bar() as shown:
-        dataset = load(data, shown)
-    if dataset.spec != spec:
-        raise DataError(
-            f"{data.source}: pictures are {dataset.spec}, the model was trained on {spec}; "
-            "convert them with --size, --grey, --levels or --binarize"
-        )
-    return dataset
+        return load_for(spec, data, shown)
 
 
 def evaluate(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import pixelloom
-from pixelloom.cli import comparing, drawing, showing, training, using
+from pixelloom.cli import comparing, drawing, evaluating, showing, training
 from pixelloom.cli.console import logs
 from pixelloom.errors import PixelloomError
 
@@ -37,7 +37,7 @@ app = App(
 )
 app.command(training.train, usage="Usage: pixelloom train RECIPE|NETWORK [OPTIONS]", sort_key=1)
 app.command(drawing.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
-app.command(using.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=3)
+app.command(evaluating.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=3)
 app.command(comparing.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=4)
 app.command(showing.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=4)
 app.command(showing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets] [--json]", sort_key=5)

@@ -18,8 +18,9 @@ from pixelloom.data.files import read_pictures
 from pixelloom.data.forms import binarised, quantised, reshaped
 from pixelloom.data.splits import NAMES, Dataset, Split, assembled, cut, fingerprints, given, miscounted, own, published
 from pixelloom.errors import DataError, UsageError, did_you_mean
+from pixelloom.types import ImageSpec
 
-__all__ = ["DATASETS", "DataConfig", "Dataset", "Entry", "Split", "load"]
+__all__ = ["DATASETS", "DataConfig", "Dataset", "Entry", "Split", "load", "load_for"]
 
 DIGITS = tuple("0123456789")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -45,6 +46,17 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     data = reshaped(entry.read(config, progress), config) if entry else _own(config)
     data = quantised(data, config) if config.binarize == "none" else binarised(data, config)
     return data if config.limit is None else replace(data, train=data.train.first(config.limit))
+
+
+def load_for(spec: ImageSpec, config: DataConfig, progress: Progress | None = None) -> Dataset:
+    """:func:`load` for a model of images of a shape. Raises DataError too where the pictures have another one."""
+    data = load(config, progress)
+    if data.spec != spec:
+        raise DataError(
+            f"{config.source}: pictures are {data.spec}, the model was trained on {spec}; "
+            "convert them with --size, --grey, --levels or --binarize"
+        )
+    return data
 
 
 def _digits(_: DataConfig, __: Progress | None) -> Dataset:

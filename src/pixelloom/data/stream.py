@@ -117,11 +117,15 @@ def ordered(
     chosen = np.arange(n) * len(split) // max(n, 1)
     first, end = n * rank // world, n * (rank + 1) // world
     for start in range(first, end, batch):
-        positions = chosen[start : min(start + batch, end)]
-        images, labels = split.take(positions)
-        if dynamic:
-            images = draw_bits_each(images, split.levels, seed, _EVAL_BITS, positions.tolist())
-        yield _batch(images, labels)
+        yield at(split, chosen[start : min(start + batch, end)], dynamic, seed)
+
+
+def at(split: Split, positions: Rows, dynamic: bool = False, seed: int = 0) -> Batch:
+    """Images at some positions of a split, as the ordered pass gives them."""
+    images, labels = split.take(positions)
+    if dynamic:
+        images = draw_bits_each(images, split.levels, seed, _EVAL_BITS, positions.tolist())
+    return _batch(images, labels)
 
 
 class _Steps(torch_data.Dataset[Batch]):

@@ -14,7 +14,7 @@ from pixelloom.data.pixels import bit_source
 from pixelloom.errors import DataError, UsageError, did_you_mean
 from pixelloom.metrics.distances import LEAST, frechet, kernel, least_frechet, neighbourhoods, subset_size
 from pixelloom.metrics.features import EXTRACTORS, Images, as_levels, choose, features
-from pixelloom.metrics.memorisation import feature_neighbours, memorisation, pixel_neighbours
+from pixelloom.metrics.memorisation import Neighbours, feature_neighbours, memorisation, pixel_neighbours
 
 SHARES = ("precision", "recall", "density", "coverage")
 METRICS = ("kid", "fd", *SHARES, "nearest")
@@ -30,7 +30,7 @@ class Figure:
 
     ``n`` generated against ``reference`` real images gave ``value``; ``floor`` is what real images in the place of the
     generated ones get, ``floor_n`` on either side. None where there are too few. ``spread`` is kid's standard deviation
-    over subsets.
+    over subsets; ``interval`` and ``floor_interval`` are 95 % intervals of a share, where it has one.
     """
 
     name: str
@@ -41,6 +41,8 @@ class Figure:
     floor_n: tuple[int, int] | None = None
     spread: float | None = None
     note: str = ""
+    interval: tuple[float, float] | None = None
+    floor_interval: tuple[float, float] | None = None
 
     def as_dict(self) -> dict[str, object]:
         """All fields, ready for JSON."""
@@ -54,6 +56,34 @@ class Reference(NamedTuple):
     training: Images | None = None
 
 
+class Nearby(NamedTuple):
+    """The training images nearest to samples and to held-out images, pixel by pixel; ``held`` are the latter's
+    positions, int64: random ones, as many as there are samples but enough for a small share.
+    """
+
+    generated: Neighbours
+    held_out: Neighbours
+    held: Tensor
+
+
+def least(metric: str, d: int) -> int:
+    """The smallest set, on either side, for one of METRICS with d features."""
+    return least_frechet(d) if metric == "fd" else LEAST
+
+
+def nearby(samples: Images, reference: Reference, levels: int, *, seed: int = 0) -> Nearby:
+    """What is nearest to each picture, as :func:`measure` looks for it; the slow part of ``nearest``.
+
+    Raises:
+        UsageError: without training images.
+        DataError: as :func:`measure`.
+    """
+    sets = _Sets.of(samples, reference, levels)
+    held = _held(len(sets.held_out), len(sets.samples), seed)
+    ours, others = (pixel_neighbours(x, sets.seen, levels) for x in (sets.samples, sets.held_out[held]))
+    return Nearby(ours, others, held)
+
+
 def measure(
     samples: Images,
     reference: Reference,
@@ -63,13 +93,15 @@ def measure(
     extractor: str = "auto",
     source: str = "",
     seed: int = 0,
+    near: Nearby | None = None,
 ) -> list[Figure]:
     """Figures of samples (uint8 [N, C, H, W] of so many levels) beside those that real images get, in METRICS' order.
 
     For kid and fd, samples are measured against all held-out images. The floor measures held-out images against
     others of them: two disjoint parts, cut by ``seed``, one as large as the samples but at most half. The shares
     (precision and so on) depend on both sizes, so they compare as many samples with the same part. A model as good as
-    the data is thus at the floor. ``source`` names the data set for the extractor ``auto``.
+    the data is thus at the floor. ``source`` names the data set for the extractor ``auto``. ``near`` is what
+    :func:`nearby` found for the same images and seed, if that is known already.
 
     Raises:
         UsageError: for an unknown metric or extractor, or for ``nearest`` without training images.
@@ -81,20 +113,18 @@ def measure(
                 f"metrics: there is no {name!r}.{did_you_mean(name, METRICS)} There are {', '.join(METRICS)}"
             )
     sets = _Sets.of(samples, reference, levels)
-    if "nearest" in metrics and (sets.training is None or not len(sets.training)):
-        raise UsageError("metrics: 'nearest' compares with training images, and there are none: leave it out")
+    training = sets.seen if "nearest" in metrics else None
     chosen = choose(extractor, sets.samples.shape[1], source)
     space = EXTRACTORS[chosen](sets.samples.shape[1])
     fake, real = features(sets.samples, levels, space), features(sets.held_out, levels, space)
     found = _distances(real, fake, chosen, [name for name in METRICS if name in metrics and name != "nearest"], seed)
-    if "nearest" in metrics and sets.training is not None:
-        held = _held(len(real), len(fake), seed)
+    if training is not None:
+        near = near or nearby(samples, reference, levels, seed=seed)
         if chosen != "pixels":
-            near = features(sets.training, levels, space)
-            ours, others = feature_neighbours(fake, near), feature_neighbours(real[held], near)
-            found += _copies(ours.distances, others.distances, chosen, len(sets.training))
-        ours, others = (pixel_neighbours(x, sets.training, levels) for x in (sets.samples, sets.held_out[held]))
-        found += _copies(ours.distances, others.distances, "pixels", len(sets.training))
+            known = features(training, levels, space)
+            ours, others = feature_neighbours(fake, known), feature_neighbours(real[near.held], known)
+            found += _copies(ours.distances, others.distances, chosen, len(training))
+        found += _copies(near.generated.distances, near.held_out.distances, "pixels", len(training))
     return found
 
 
@@ -104,6 +134,13 @@ class _Sets:
     held_out: Tensor
     training: Tensor | None
     levels: int
+
+    @property
+    def seen(self) -> Tensor:
+        """The training images; UsageError where there are none."""
+        if self.training is None or not len(self.training):
+            raise UsageError("metrics: 'nearest' compares with training images, and there are none: leave it out")
+        return self.training
 
     @classmethod
     def of(cls, samples: Images, reference: Reference, levels: int) -> _Sets:
@@ -121,8 +158,7 @@ def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str
     order = _shuffled(len(real), _CUT, seed)
     part = min(len(fake), len(real) // 2)
     rest, stand_in = real[order[part:]], real[order[:part]]
-    least = {name: least_frechet(real.shape[1]) if name == "fd" else LEAST for name in metrics}
-    floors = _values(rest, stand_in, [name for name in metrics if least[name] <= part], seed)
+    floors = _values(rest, stand_in, [name for name in metrics if least(name, real.shape[1]) <= part], seed)
     # Shares go with N / N' (coverage most of all), so where they have a floor they are measured at its sizes.
     equal = [name for name in metrics if name in floors and name in SHARES]
     values = _values(real, fake, [name for name in metrics if name not in equal], seed)
