@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from picture_toys import pictures
 from pixelloom.data.catalog import DataConfig, load
 from pixelloom.errors import DataError, UsageError
 from pixelloom.metrics import figures
@@ -17,16 +18,6 @@ from pixelloom.metrics.distances import frechet, kernel, neighbourhoods
 from pixelloom.metrics.features import Pixels, features
 from pixelloom.metrics.figures import METRICS, Figure, Reference, measure
 from pixelloom.metrics.memorisation import pixel_neighbours
-
-
-def pictures(n: int, seed: int, *, channels: int = 1, levels: int = 16) -> Tensor:
-    """Noise on a ramp of its own direction: pictures that have something to learn."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[-1:1:8j, -1:1:8j]
-    angle, light = rng.uniform(0, 2 * np.pi, (2, n, 1, 1, 1))
-    ramp = 0.5 + 0.1 * np.cos(light) + 0.25 * (np.cos(angle) * x + np.sin(angle) * y)
-    noisy = (ramp + rng.normal(0, 0.1, (n, channels, 8, 8))) * levels
-    return torch.from_numpy(noisy.clip(0, levels - 1).astype(np.uint8))
 
 
 def by_name(found: list[Figure]) -> dict[str, Figure]:

@@ -53,7 +53,7 @@ def draw(
         ("held-out pictures", held_out[:n], Neighbours(near.held_out.distances[:n], near.held_out.indices[:n])),
     ):
         order = found.distances.argsort(stable=True)[: rows * columns]
-        title = f"{name}: the {len(order)} of {len(images):,} nearest to a training picture"
+        title = f"{name}, each above the nearest training picture: {len(order)} of {len(images):,}, nearest first"
         blocks.append(_block(title, images, training, found, order, levels, columns))
     width = max(block.width for block in blocks)
     whole = Image.new(blocks[0].mode, (width, sum(block.height for block in blocks)), "white")

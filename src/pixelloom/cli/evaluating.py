@@ -121,7 +121,12 @@ def _measured(
             data = load_for(model.spec, config, shown)
     if wishes.metrics:
         with Meter(f"drawing {wishes.n} images", wishes.n) as meter:
-            measured = measuring.measure(model, data, wishes, lambda done: meter.show(done, f"{int(done)} done"))
+            measured = measuring.measure(
+                model,
+                data,
+                wishes,
+                lambda done: meter.show(done, "measuring" if done == wishes.n else f"{int(done)} done"),
+            )
     facts = {
         "model": str(runs.find(name)),
         "data": config.source,

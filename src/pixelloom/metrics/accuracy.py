@@ -57,7 +57,7 @@ def accuracy(
         right, n = int((read(real[0], levels) == torch.as_tensor(real[1])).sum()), len(real[0])
         floor = right / n
         if floor < _READS:
-            notes.append(f"not even real pictures are read well by {LENET}: not fit for these")
+            notes.append(f"{LENET} is not fit for these: it misreads real ones too")
     return Figure(
         f"accuracy-{LENET}",
         float(hits.double().mean()),

@@ -196,18 +196,18 @@ def _note(name: str, real: int, fake: int) -> str:
     if name == "kid":
         return f"mean over {_SUBSETS} subsets of {subset_size(real, fake)} images"
     if name == "fd":
-        return "grows with 1/N: compare at equal N, and with the floor"
+        return "grows with 1/N: compare at equal N"
     return f"k = {_K if name in ('precision', 'recall') else _K_DENSITY}"
 
 
 def _copies(generated: Tensor, held_out: Tensor, space: str, training: int) -> list[Figure]:
     """Figures from distances to the nearest training image, of samples and of held-out images."""
     found = memorisation(generated, held_out, q=_Q)
-    unit = "root mean square of values in [0, 1]" if space == "pixels" else "Euclidean distance of features"
+    unit = "RMS of values in [0, 1]" if space == "pixels" else "Euclidean"
     rows = (
-        ("nearest", found.nearest, found.nearest_held, f"mean over samples; {unit}"),
-        ("gap", found.gap, 0.0, "nearest over its floor, less 1: about 0 is honest, -1 copies"),
-        ("copied", found.copied, found.copied_held, f"share as near as the nearest {_Q} % of held-out images"),
+        ("nearest", found.nearest, found.nearest_held, f"mean distance, {unit}"),
+        ("gap", found.gap, 0.0, "0: as far off as real ones; -1: copies"),
+        ("copied", found.copied, found.copied_held, f"as near as the nearest {_Q} % of real ones"),
     )
     return [
         Figure(f"{name}-{space}", value, len(generated), training, floor, (len(held_out), training), None, note)

@@ -1,0 +1,146 @@
+"""``pixelloom evaluate``: which figures a model gets, how they are told, and that nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pixelloom
+from pixelloom.cli import main
+from pixelloom.data.config import DataConfig
+from pixelloom.latent import LatentDescription, LatentModel
+from pixelloom.metrics.figures import METRICS
+from pixelloom.networks.sngan import SNGANConfig
+from pixelloom.types import ImageSpec
+from small_models import flat, save_run
+
+DIGITS = ImageSpec(1, 8, 8, 17)
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """``run("evaluate", "flat")`` in an empty folder with two models: runs/flat, of pixels, and runs/latent."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXELLOOM_OFFLINE", "1")
+    save_run(flat(DIGITS, DataConfig().model_dump(mode="json")), Path("runs/flat"))
+    torch.manual_seed(0)
+    trained = {"classes": list("0123456789"), "data": DataConfig(size=16).model_dump(mode="json")}
+    description = LatentDescription(
+        network="sngan",
+        model=SNGANConfig(latent=6, generator_width=8, discriminator_width=6),
+        image=ImageSpec(1, 16, 16, 17),
+        classes=10,
+        trained=trained,
+    )
+    LatentModel.build(description).save(Path("runs/latent/model"))
+
+    def command(*argv: object) -> Said:
+        capsys.readouterr()
+        code = main([str(word) for word in argv])
+        return Said(code, *capsys.readouterr())
+
+    return command
+
+
+def test_figures_of_samples_are_those_of_python(run: Command) -> None:
+    asked = ("evaluate", "flat", "--metrics", "kid, nearest", "-n", 40, "--seed", 3, "--features", "pixels")
+    facts = json.loads(run(*asked, "--split", "val", "--limit", 100, "--json").out)
+    found = pixelloom.measure(
+        pixelloom.load("flat"), split="val", metrics=["kid", "nearest"], features="pixels", n=40, seed=3, limit=100
+    )
+    assert facts["figures"] == json.loads(json.dumps([figure.as_dict() for figure in found]))
+    assert {key: facts[key] for key in ("samples", "seed", "split", "of", "data", "levels", "model")} == {
+        **{"samples": 40, "seed": 3, "split": "val", "of": 151, "data": "digits", "levels": 17},
+        "model": "runs/flat/model",
+    }
+    assert "nats_per_image" not in facts
+    lines = run(*asked).out.splitlines()
+    assert lines[0] == "40 samples (seed 3) beside 269 of 269 pictures of digits, test split, 17 levels"
+    assert lines[1].split() == ["figure", "samples", "real", "N", "N", "real"]
+    whole = pixelloom.measure(pixelloom.load("flat"), metrics=["kid", "nearest"], features="pixels", n=40, seed=3)
+    for line, figure in zip(lines[2:], whole, strict=True):
+        spread = f"+- {figure.spread:.2g} " if figure.spread else ""
+        assert " ".join(line.split()).startswith(f"{figure.name} {figure.value:.4f} {spread}{figure.floor:.4f} 40 / ")
+
+
+def test_a_pixel_model_gets_its_likelihood_and_with_it_what_is_asked_for(run: Command) -> None:
+    alone = json.loads(run("evaluate", "flat", "--json").out)
+    both = json.loads(run("evaluate", "flat", "--json", "--metrics", "likelihood,precision", "-n", 40).out)
+    assert "figures" not in alone
+    assert both | {"samples": 0, "seed": 0, "figures": 0} == alone | {"samples": 0, "seed": 0, "figures": 0}
+    assert [figure["name"] for figure in both["figures"]] == ["precision-random"]
+    text = run("evaluate", "flat", "--metrics", "likelihood,precision", "-n", 40).out
+    assert text.index("bits/dim") < text.index("precision-random")
+    for extra in (("-n", 40), ("--features", "pixels")):
+        said = run("evaluate", "flat", *extra)
+        assert said.code == 2
+        assert "-n, --features: are for figures of samples" in said.err
+
+
+def test_a_latent_model_gets_every_figure_of_samples(run: Command) -> None:
+    facts = json.loads(run("evaluate", "latent", "-n", 70, "--json").out)
+    names = [figure["name"] for figure in facts["figures"]]
+    assert names[:6] == [f"{name}-random" for name in METRICS[:6]]
+    assert names[-1] == "accuracy-lenet-mnist"
+    accuracy = facts["figures"][-1]
+    assert (accuracy["n"], accuracy["floor_n"]) == (70, [269, 0])
+    assert 0 <= accuracy["interval"][0] <= accuracy["value"] <= accuracy["interval"][1] < 0.4
+    assert "not fit" in accuracy["note"]  # 8x8 digits fill their frame
+    said = run("evaluate", "latent", "--metrics", "likelihood")
+    assert said.code == 2
+    assert "sngan has no 'likelihood': it makes images of noise and cannot tell how probable one is" in said.err
+
+
+def test_the_sheet_of_neighbours(run: Command) -> None:
+    said = run("evaluate", "flat", "--neighbours", "near/sheet.png", "-n", 30, "--json")
+    facts = json.loads(said.out)
+    assert facts["neighbours"] == "near/sheet.png"
+    assert [figure["name"] for figure in facts["figures"]][:2] == ["nearest-random", "gap-random"]
+    assert "nats_per_image" not in facts
+    before = Path("near/sheet.png").read_bytes()
+    with Image.open("near/sheet.png") as sheet:
+        assert len(np.unique(np.asarray(sheet))) > 17
+    said = run("evaluate", "flat", "--neighbours", "near/sheet.png", "-n", 30, "--seed", 1)
+    assert said.code == 2
+    assert "exists already" in said.err
+    assert Path("near/sheet.png").read_bytes() == before
+    said = run("evaluate", "flat", "--neighbours", "near/sheet.png", "-n", 30, "--seed", 1, "--force")
+    assert said.out.splitlines()[-1] == "near/sheet.png"
+    assert Path("near/sheet.png").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        ("flat --metrics kdi", 2, "no 'kdi'. Did you mean 'kid'?"),
+        ("flat --metrics accuracy", 2, "there are no classes"),
+        ("flat --metrics nearest --split train", 2, "split val or test"),
+        ("flat --metrics kid --features inception", 2, '"lenet-mnist"'),
+        ("flat --metrics kid -n 0", 2, "-n: must be 1 or more, not 0"),
+        ("flat --metrics kid --seed -1", 2, "--seed: must be 0 or more"),
+        ("flat --metrics kid -n 5", 3, "kid: 5 generated pictures are too few"),
+        ("flat --neighbours .", 2, "is a folder"),
+        ("latent --metrics kid --levels 4", 3, "digits: pictures are 1x16x16 with 4 levels"),
+    ],
+)
+def test_what_cannot_be_measured(run: Command, argv: str, code: int, said: str) -> None:
+    found = run("evaluate", *argv.split())
+    assert found.code == code
+    assert said in found.err
+    assert found.out == ""
