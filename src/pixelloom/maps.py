@@ -1,0 +1,175 @@
+"""Maps of attention as pictures: what one place of an image looks at, as heat over the image itself.
+
+    shade = dim * picture in grey + (1 - dim) * colour(weight / largest weight of the row)
+
+The first colour is black, so what is not looked at is the picture, dimmed. Maps are enlarged by nearest neighbour: a
+square is a weight, and none is smoothed into the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from pixelloom.data.pixels import to_bytes
+from pixelloom.errors import UsageError
+from pixelloom.plots import LARGEST_SHEET
+from pixelloom.types import Levels
+
+Weights = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Colours = npt.NDArray[np.uint8]
+"""RGB, bytes [H, W, 3]."""
+Place = tuple[int, int]
+"""Row and column, or height and width."""
+
+DIM = 0.3
+_COLOURS = "inferno"  # of matplotlib: even steps of a weight look even, in grey print too
+_MARK, _EDGE = "#2de2e6", "#101014"  # of the place that looks: no colour of a map, and seen on white as on black
+_INK, _GREY = "#1c1c1c", "#6b6b6b"
+_TILE, _WIDEST = 208, 1500  # pixels: sides that a tile, and a row of them, aim at
+_GAP, _LETTER, _LINE = 8, 15, 20
+_BAR = 12  # pixels: width of a scale
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of a sheet: pictures, or with weights what one place of each looks at.
+
+    Attributes:
+        caption: lines before the row; the first stands out.
+        images: levels uint8 [n, C, H, W].
+        queries: of each image the pixel that looks.
+        weights: where it looks, [n, h, w], each summing to 1; None for the pictures themselves.
+        grid: rows and columns of the positions that look; that of the query is marked. None to mark the pixel.
+    """
+
+    caption: Sequence[str]
+    images: Levels
+    queries: Sequence[Place]
+    weights: Weights | None = None
+    grid: Place | None = None
+
+    @property
+    def largest(self) -> float:
+        """The weight that has the last colour."""
+        return 0.0 if self.weights is None else float(self.weights.max())
+
+
+def place(pixel: Place, size: Place, grid: Place) -> Place:
+    """The position, among the rows and columns of a grid, that a pixel of an image of a size belongs to."""
+    return pixel[0] * grid[0] // size[0], pixel[1] * grid[1] // size[1]
+
+
+def points(size: Place, rows: int) -> list[Place]:
+    """The middles of rows x rows equal parts of an image, in raster order; of one part the centre."""
+    return list(itertools.product(*([(2 * i + 1) * side // (2 * rows) for i in range(rows)] for side in size)))
+
+
+def overlay(image: Levels, levels: int, weights: Weights, largest: float, scale: int = 1) -> Colours:
+    """A map [h, w] over an image [C, H, W]: [H scale, W scale, 3]; ``largest`` is the weight of the last colour."""
+    from matplotlib import colormaps
+
+    size: Place = (image.shape[1], image.shape[2])
+    heat = colormaps[_COLOURS](_enlarged(weights / largest, size, scale), bytes=True)[..., :3]
+    grey = _enlarged(to_bytes(image, levels).mean(0), size, scale)[..., None]
+    shades: Colours = np.rint(DIM * grey + (1 - DIM) * heat).astype(np.uint8)
+    return shades
+
+
+def _enlarged(values: Weights, size: Place, scale: int) -> Weights:
+    """By nearest neighbour, [h, w] -> [H scale, W scale]."""
+    rows, columns = (np.arange(side * scale) * n // (side * scale) for side, n in zip(size, values.shape, strict=True))
+    return values[rows[:, None], columns]
+
+
+def sheet(strips: Sequence[Strip], levels: int, notes: Sequence[str] = (), scale: int | None = None) -> Image.Image:
+    """Strips one below the other: captions, tiles, and beside maps the scale of their colours.
+
+    Args:
+        strips: of as many images each, all of one shape. One of pictures begins a new part.
+        levels: of the images.
+        notes: lines below all.
+        scale: pixels of the drawing a pixel of an image; by default tiles are about 200 wide, less in long rows.
+
+    Raises:
+        UsageError: if it would have more pixels than programs open without alarm.
+    """
+    n, _, high, wide = strips[0].images.shape
+    scale = scale or max(1, min(_TILE, _WIDEST // n) // max(high, wide))
+    high, wide = high * scale, wide * scale
+    left = max(_length(line) for strip in strips for line in strip.caption) + 2 * _GAP
+    right = max(_length(line) for strip in strips for line in _ends(strip)) + _BAR + 2 * _GAP
+    width = max(left + n * (wide + _GAP) + right, *(_length(note) for note in notes)) + 2 * _GAP
+    gaps = [_GAP if strip.weights is not None else 3 * _GAP for strip in strips]
+    height = sum(gaps) + len(strips) * high + 4 * _GAP + len(notes) * _LINE
+    if width * height > LARGEST_SHEET:
+        raise UsageError(f"these maps would have {height} x {width} pixels, too many to be opened; draw fewer")
+    paper = Image.new("RGB", (width, height), "white")
+    top = 0
+    for gap, strip in zip(gaps, strips, strict=True):
+        top += gap
+        _write(paper, 2 * _GAP, top + (high - len(strip.caption) * _LINE) // 2, strip.caption)
+        for i in range(n):
+            paper.paste(_tile(strip, i, levels, scale), (2 * _GAP + left + i * (wide + _GAP), top))
+        if strip.weights is not None:
+            bar = 2 * _GAP + left + n * (wide + _GAP)
+            paper.paste(_bar(high), (bar, top))
+            for text, y in zip(_ends(strip), (top, top + high - _LINE), strict=True):
+                _write(paper, bar + _BAR + _GAP, y, [text], _INK)
+        top += high
+    _write(paper, 2 * _GAP, top + 2 * _GAP, notes, _GREY)
+    return paper
+
+
+def _tile(strip: Strip, i: int, levels: int, scale: int) -> Image.Image:
+    """Image i of a strip, enlarged, with the place that looks marked by a frame around it."""
+    image, size = strip.images[i], (strip.images.shape[2], strip.images.shape[3])
+    if strip.weights is None:
+        shown = to_bytes(image, levels)
+        planes = shown if len(shown) == 3 else np.broadcast_to(shown.mean(0).astype(np.uint8), (3, *size))
+        shades = planes.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
+    else:
+        shades = overlay(image, levels, strip.weights[i], strip.largest, scale)
+    tile = Image.fromarray(np.ascontiguousarray(shades))
+    grid = strip.grid or size
+    cells = place(strip.queries[i], size, grid)
+    top, left = (scale * side * cell // n for side, cell, n in zip(size, cells, grid, strict=True))
+    bottom, right = (scale * side * (cell + 1) // n - 1 for side, cell, n in zip(size, cells, grid, strict=True))
+    pen = ImageDraw.Draw(tile)
+    for out, colour in ((3, _EDGE), (2, _MARK), (1, _MARK)):  # around it: what it looks at within stays to be seen
+        low = max(left - out, 3 - out), max(top - out, 3 - out)
+        high = min(right + out, tile.width - 4 + out), min(bottom + out, tile.height - 4 + out)
+        pen.rectangle((*low, *high), outline=colour)
+    return tile
+
+
+def _bar(height: int) -> Image.Image:
+    """The colours from 0, below, to the last."""
+    from matplotlib import colormaps
+
+    shades = colormaps[_COLOURS](np.linspace(1, 0, height), bytes=True)[:, None, :3]
+    return Image.fromarray(np.ascontiguousarray(shades.repeat(_BAR, axis=1)))
+
+
+def _ends(strip: Strip) -> tuple[str, ...]:
+    """What stands at the two ends of a strip's scale: its largest weight, in numbers of that of a uniform map."""
+    if strip.weights is None:
+        return ("",)
+    keys = strip.weights.shape[1] * strip.weights.shape[2]
+    return f"{strip.largest:.3g} = {strip.largest * keys:.3g} x uniform", "0"
+
+
+def _write(paper: Image.Image, x: int, y: int, lines: Sequence[str], first: str = _INK) -> None:
+    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(_LETTER)
+    for i, line in enumerate(lines):
+        pen.text((x, y + i * _LINE), line, _GREY if i else first, font)
+
+
+def _length(text: str) -> int:
+    return math.ceil(ImageFont.load_default(_LETTER).getlength(text))
