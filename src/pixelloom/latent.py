@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from pixelloom.arguments import LabelsLike, at_least, check_labels, check_levels
+from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, from_model, to_model
 from pixelloom.description import CONFIG, WEIGHTS, Description, rebuild
 from pixelloom.engine.tensors import check_keys, load_tensors, save_described, save_tensors
 from pixelloom.errors import UsageError
 from pixelloom.layers.self_attention import attention_maps
 from pixelloom.networks.latent import LATENT, build_pair
+from pixelloom.sampling.ancestral import OnStep
 from pixelloom.sampling.latent import labels_of, latents, path
 from pixelloom.types import ImageSpec, Levels
 
@@ -54,6 +56,8 @@ class LatentModel:
         self.discriminator = None if discriminator is None else discriminator.eval()
         self.description = description
         self.spec: ImageSpec = description.image
+        self.condition: Condition | None = None
+        """A latent model goes by no picture."""
 
     @classmethod
     def build(cls, description: LatentDescription) -> LatentModel:
@@ -92,13 +96,16 @@ class LatentModel:
         return latents(self.latent, seed, first, n, truncation=truncation)
 
     @torch.no_grad()
-    def render(self, z: Tensor, labels: LabelsLike = None, *, batch: int = BATCH) -> Tensor:
+    def render(
+        self, z: Tensor, labels: LabelsLike = None, *, batch: int = BATCH, on_step: OnStep | None = None
+    ) -> Tensor:
         """The images of noise vectors [n, latent], levels uint8 [n, C, H, W], on the CPU.
 
         Args:
             z: float [n, latent].
             labels: class of each image, int64 [n], or one for all; for a model with classes.
             batch: images at a time; does not change them.
+            on_step: called with (1, 1, images) after each batch.
 
         Raises:
             UsageError: for vectors of another length, or labels that are missing or that the model does not know.
@@ -112,6 +119,8 @@ class LatentModel:
             rows = slice(start, start + batch)
             images = self._pass(z[rows], None if told is None else told[rows])
             parts.append(from_model(images, self.spec.levels, Scaling.symmetric()).cpu())
+            if on_step is not None:
+                on_step(1, 1, parts[-1])
         return torch.cat(parts) if parts else torch.empty(0, *self.spec.shape, dtype=torch.uint8)
 
     def sample(
@@ -123,6 +132,7 @@ class LatentModel:
         truncation: float | None = None,
         labels: LabelsLike = None,
         batch: int = BATCH,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
 
@@ -133,6 +143,7 @@ class LatentModel:
             truncation: the largest absolute value in a noise vector; None for no limit.
             labels: class of each image, int64 [n], or one for all; None for classes drawn at random.
             batch: images at a time; does not change them.
+            on_step: called with (1, 1, images) after each batch, as a pixel model calls it after each of its steps.
 
         Raises:
             UsageError: for n < 1, batch < 1, seed < 0, first < 0, a truncation that is not positive, or labels that the
@@ -141,7 +152,7 @@ class LatentModel:
         z = self.latents(n, seed=seed, first=first, truncation=truncation)
         if labels is None and self.description.classes:
             labels = labels_of(self.description.classes, seed, first, n)
-        return self.render(z, labels, batch=batch)
+        return self.render(z, labels, batch=batch, on_step=on_step)
 
     def interpolate(
         self, stops: int = 5, steps: int = 8, *, seed: int = 0, first: int = 0, labels: LabelsLike = None

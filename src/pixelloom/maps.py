@@ -1,9 +1,9 @@
 """Maps of attention as pictures: what one place of an image looks at, as heat over the image itself.
 
-    shade = dim * picture in grey + (1 - dim) * colour(weight / largest weight of the row)
+    shade = 1 - (1 - dim * picture in grey) (1 - colour(weight / largest weight of the row))
 
-The first colour is black, so what is not looked at is the picture, dimmed. Maps are enlarged by nearest neighbour: a
-square is a weight, and none is smoothed into the next.
+The first colour is black: what is not looked at is the picture, dimmed, and over black a colour is that of the scale.
+Maps are enlarged by nearest neighbour: a square is a weight, and none is smoothed into the next.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +23,14 @@ from pixelloom.errors import UsageError
 from pixelloom.plots import LARGEST_SHEET
 from pixelloom.types import Levels
 
-Weights = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Weights = npt.NDArray[np.floating[Any]]
 Colours = npt.NDArray[np.uint8]
 """RGB, bytes [H, W, 3]."""
 Place = tuple[int, int]
 """Row and column, or height and width."""
 
 DIM = 0.3
+_WHITE = np.iinfo(np.uint8).max
 _COLOURS = "inferno"  # of matplotlib: even steps of a weight look even, in grey print too
 _MARK, _EDGE = "#2de2e6", "#101014"  # of the place that looks: no colour of a map, and seen on white as on black
 _INK, _GREY = "#1c1c1c", "#6b6b6b"
@@ -68,7 +70,8 @@ def place(pixel: Place, size: Place, grid: Place) -> Place:
 
 def points(size: Place, rows: int) -> list[Place]:
     """The middles of rows x rows equal parts of an image, in raster order; of one part the centre."""
-    return list(itertools.product(*([(2 * i + 1) * side // (2 * rows) for i in range(rows)] for side in size)))
+    ys, xs = ([(2 * i + 1) * side // (2 * rows) for i in range(rows)] for side in size)
+    return list(itertools.product(ys, xs))
 
 
 def overlay(image: Levels, levels: int, weights: Weights, largest: float, scale: int = 1) -> Colours:
@@ -76,16 +79,19 @@ def overlay(image: Levels, levels: int, weights: Weights, largest: float, scale:
     from matplotlib import colormaps
 
     size: Place = (image.shape[1], image.shape[2])
-    heat = colormaps[_COLOURS](_enlarged(weights / largest, size, scale), bytes=True)[..., :3]
-    grey = _enlarged(to_bytes(image, levels).mean(0), size, scale)[..., None]
-    shades: Colours = np.rint(DIM * grey + (1 - DIM) * heat).astype(np.uint8)
+    heat = colormaps[_COLOURS](
+        _enlarged(weights / largest, size, scale),
+    )[..., :3]
+    dark = 1 - DIM * _enlarged(to_bytes(image, levels).mean(0), size, scale)[..., None] / _WHITE
+    shades: Colours = np.rint(_WHITE * (1 - dark * (1 - heat))).astype(np.uint8)
     return shades
 
 
 def _enlarged(values: Weights, size: Place, scale: int) -> Weights:
     """By nearest neighbour, [h, w] -> [H scale, W scale]."""
     rows, columns = (np.arange(side * scale) * n // (side * scale) for side, n in zip(size, values.shape, strict=True))
-    return values[rows[:, None], columns]
+    large: Weights = values[rows[:, None], columns]
+    return large
 
 
 def sheet(strips: Sequence[Strip], levels: int, notes: Sequence[str] = (), scale: int | None = None) -> Image.Image:
@@ -162,7 +168,7 @@ def _ends(strip: Strip) -> tuple[str, ...]:
     if strip.weights is None:
         return ("",)
     keys = strip.weights.shape[1] * strip.weights.shape[2]
-    return f"{strip.largest:.3g} = {strip.largest * keys:.3g} x uniform", "0"
+    return f"{strip.largest:.3g} = {strip.largest * keys:.3g} × uniform", "0"
 
 
 def _write(paper: Image.Image, x: int, y: int, lines: Sequence[str], first: str = _INK) -> None:

@@ -7,25 +7,21 @@ import re
 import shlex
 import signal
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelloom.cli import targets
-from pixelloom.cli.console import Meter, memory, say
+from pixelloom.cli import drawers, targets
+from pixelloom.cli.console import Meter, say
+from pixelloom.cli.drawers import Draw, counted
 from pixelloom.cli.options import NO_DRAWING, DrawOptions
 from pixelloom.cli.rows import Rows, check, rows_of
-from pixelloom.cli.using import loaded, picture, settle_threads
+from pixelloom.cli.using import loaded
 from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from pixelloom.engine.signals import Signals
-    from pixelloom.models import PixelModel
-    from pixelloom.types import ImageSpec
 
 _log = logging.getLogger("pixelloom")
 _HELD = 1 << 26  # bytes of levels that one call of the sampler returns at most
@@ -41,29 +37,18 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
         options: How many, how, and where to.
     """
     from pixelloom.engine.signals import Signals
-    from pixelloom.families import need
-    from pixelloom.models import PixelModel
 
     if options.out is None and options.each is None and options.npy is None:
         options = replace(options, out=Path("samples.png"))
     _check(options)
-    found = need(loaded(model, options.device), PixelModel, "pixelloom sample")
+    found = loaded(model, options.device)
+    drawers.check(found, options)
     rows = rows_of(options, found)
     options = replace(options, number=options.images * rows.count)
     targets.check(options, rows.folders)
-    known, mask = _known(options.given, options.keep_rows, found.spec) if options.given else (None, None)
-    batch = _planned(found, options, mask)
+    draw, batch = drawers.plan(found, options)
     drawing = _Drawing(
-        partial(
-            found.sample,
-            seed=options.seed,
-            temperature=options.temperature,
-            given=known,
-            mask=mask,
-            guidance=options.guidance,
-            method=options.method,
-            precision=options.precision,
-        ),
+        draw,
         replace(options, batch=batch),
         targets.Targets(options, found.spec, rows),
         rows,
@@ -96,47 +81,12 @@ def _check(options: DrawOptions) -> None:
         if value is not None and value < least:
             raise UsageError(f"{option}: must be {least} or more, not {value}")
     check_temperature(options.temperature)
+    if options.truncation is not None and not options.truncation > 0:
+        raise UsageError(f"--truncation: must be a positive number, not {options.truncation}; leave it out for none")
     if options.given is None and options.keep_rows is not None:
         raise UsageError("--keep-rows: of which picture? name it with --given")
     check(options)
     targets.check(options)
-
-
-def _planned(model: PixelModel, options: DrawOptions, mask: Tensor | None) -> int:
-    """Images at a time; says what drawing them takes."""
-    from pixelloom.models import PLAIN_BATCH
-
-    spec, asked = model.spec, None if options.batch == "auto" else options.batch
-    if options.method == "plain":
-        batch = asked or min(options.images, PLAIN_BATCH)
-        settle_threads(model, batch)
-        passes = spec.height * spec.width * model.head.groups
-        _log.info("%d passes of the network, %s at a time", passes, _images(batch))
-        return batch
-    sampler = model.fast_sampler(options.precision, mask, options.guidance)
-    batch = asked or sampler.batch(options.images)
-    settle_threads(model, batch, sampler.steps)
-    pixels = spec.height * spec.width if mask is None else int((~mask[0]).any(0).sum())
-    each = memory(sampler.bytes_per_image)
-    _log.info("%d steps for %d pixels, %s an image, %s at a time", sampler.steps, pixels, each, _images(batch))
-    return batch
-
-
-def _images(n: int) -> str:
-    return f"{n} image" if n == 1 else f"{n} images"
-
-
-def _known(path: Path, rows: int | None, spec: ImageSpec) -> tuple[Tensor, Tensor]:
-    """A picture as the model's levels, uint8 [1, C, H, W], and where it counts, bool of the same shape."""
-    import torch
-
-    rows = spec.height // 2 if rows is None else rows
-    if not 0 <= rows <= spec.height:
-        raise UsageError(f"--keep-rows: 0 to {spec.height} rows, not {rows}")
-    levels = picture("--given", path, spec, fitted=True)
-    mask = torch.zeros(1, *spec.shape, dtype=torch.bool)
-    mask[:, :, :rows] = True
-    return levels, mask
 
 
 @dataclass
@@ -144,14 +94,14 @@ class _Drawing:
     """Draws batch after batch into the targets.
 
     Attributes:
-        draw: (n, first, batch, on_step) -> images
+        draw: what draws them.
         options: with the number of images at a time; the last that fitted the memory, if one did not.
         targets: where the images go.
         rows: what they are drawn by.
         held: how many images one call of ``draw`` may return.
     """
 
-    draw: Callable[..., Tensor]
+    draw: Draw
     options: DrawOptions
     targets: targets.Targets
     rows: Rows
@@ -167,7 +117,7 @@ class _Drawing:
         from pixelloom.engine.memory import out_of_memory
 
         number = self.options.images
-        with Meter(f"drawing {_images(number)}", number) as meter:
+        with Meter(f"drawing {counted(number)}", number) as meter:
             while self.targets.done < number:
                 rest = number - self.targets.done
                 try:
@@ -180,7 +130,7 @@ class _Drawing:
                         raise UsageError("out of memory with a single image; --device cpu may have more") from error
                     batch = count // 2
                     self.options = replace(self.options, batch=batch)
-                    _log.warning("out of memory with %s at a time; going on with --batch %d", _images(count), batch)
+                    _log.warning("out of memory with %s at a time; going on with --batch %d", counted(count), batch)
 
     def _some(self, count: int, batch: int, meter: Meter, signals: Signals) -> None:
         """The next images, in whole batches: each goes to the targets after its last step."""

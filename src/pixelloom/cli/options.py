@@ -163,6 +163,8 @@ class DrawOptions:
     """Replace files that are there."""
     temperature: float = 1.0
     """Below 1 likelier images, above 1 more varied ones."""
+    truncation: float | None = None
+    """Of latent models: the largest absolute value in a noise vector; the smaller, the less varied the images."""
     class_: Annotated[int | None, Parameter(name="--class")] = None
     """Draw images of this class, 0 or more, from a model that was trained with --classes."""
     each_class: Flag = False

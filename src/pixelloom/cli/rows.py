@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pixelloom.cli.options import DrawOptions
     from pixelloom.data.conditions import Condition
-    from pixelloom.models import PixelModel
+    from pixelloom.families import Model
     from pixelloom.types import Labels, Levels
 
 
@@ -74,7 +74,7 @@ def _option(name: str) -> str:
     return f"--{name.rstrip('_').replace('_', '-')}"
 
 
-def rows_of(options: DrawOptions, model: PixelModel) -> Rows:
+def rows_of(options: DrawOptions, model: Model) -> Rows:
     """What was asked for, for this model.
 
     Raises:
@@ -104,7 +104,7 @@ def rows_of(options: DrawOptions, model: PixelModel) -> Rows:
     return _of_classes(model, given) if options.each_class else Rows(labels=labels, condition=given)
 
 
-def _of_classes(model: PixelModel, condition: Tensor | None) -> Rows:
+def _of_classes(model: Model, condition: Tensor | None) -> Rows:
     import torch
 
     classes = model.description.classes
@@ -118,7 +118,7 @@ def _of_classes(model: PixelModel, condition: Tensor | None) -> Rows:
     return Rows(classes, torch.arange(classes), condition, both, folders)
 
 
-def _of_split(options: DrawOptions, model: PixelModel, condition: Condition, labels: Tensor | None) -> Rows:
+def _of_split(options: DrawOptions, model: Model, condition: Condition, labels: Tensor | None) -> Rows:
     from pixelloom import api, runs
 
     assert options.condition_from is not None

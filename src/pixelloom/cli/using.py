@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pixelloom.families import Model
-    from pixelloom.models import PixelModel
     from pixelloom.types import ImageSpec
 
 # Multiply-adds below which a second thread gains little and loses much on a busy machine: of a pass ...
@@ -33,7 +32,7 @@ def loaded(name: str, device: Device) -> Model:
     return api.load(name).to(chosen)
 
 
-def settle_threads(model: PixelModel, batch: int, steps: int | None = None) -> None:
+def settle_threads(model: Model, batch: int, steps: int | None = None) -> None:
     """One CPU thread for small work. A rule, not a measurement: the number of threads decides the last bits.
 
     Args:
