@@ -128,6 +128,13 @@ def test_levels_of_a_coarse_picture_are_the_nearest() -> None:
     assert len(found.unique()) >= 3
 
 
+def test_each_batch_is_told() -> None:
+    model, seen = built("dcgan"), list[tuple[int, int, torch.Tensor]]()
+    images = model.sample(7, batch=3, on_step=lambda *step: seen.append(step))
+    assert [(step, steps, len(part)) for step, steps, part in seen] == [(1, 1, 3), (1, 1, 3), (1, 1, 1)]
+    assert torch.equal(torch.cat([part for *_, part in seen]), images)
+
+
 def test_without_labels_each_image_has_a_class_of_its_own() -> None:
     model = built("sngan", classes=3)
     assert torch.equal(model.sample(6, seed=2), model.sample(6, seed=2, labels=labels_of(3, 2, 0, 6)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from pixelloom.cli import targets
+from pixelloom.cli import facts, targets
 from pixelloom.cli.console import say, say_json, say_table
 from pixelloom.cli.options import Flag
 from pixelloom.errors import UsageError
@@ -28,7 +28,7 @@ def info(
     position: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     force: Flag = False,
 ) -> None:
-    """Describe a model: network, images, head, training, figures, checksum, and the mask of its first layer.
+    """Describe a model: network, images, training, figures, checksum; the mask of a first layer, gammas of attention.
 
     Args:
         model: A run folder, a model folder, or the name of a run under runs/.
@@ -49,25 +49,28 @@ def info(
     if receptive_field is not None:
         targets.check_file(receptive_field, force)
     folder = runs.find(model)
-    found = need(load_model(folder), PixelModel, "pixelloom info")
+    found = load_model(folder)
     with safe_open(str(folder / WEIGHTS), "pt") as file:
         sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
     about = found.description.model_dump(mode="json")
-    seen = _draw_field(found, _position(position, found.spec), receptive_field) if receptive_field else {}
+    seen = {}
+    if receptive_field:
+        pixel = need(found, PixelModel, "--receptive-field")
+        seen = _draw_field(pixel, _position(position, pixel.spec), receptive_field)
     if json:
         more = {"receptive_field": seen} if seen else {}
-        say_json({"folder": str(folder), "parameters": found.parameters, "sha256": sha256, **about, **more})
+        say_json({"folder": str(folder), "sha256": sha256, **facts.values(found), **about, **more})
         return
-    for name, value in _facts(found, about["trained"]).items():
+    for name, value in facts.lines(found).items():
         if value:
             say(f"{name:11} {value}")
     say(f"{'sha256':11} {sha256}")
     say(f"{'folder':11} {folder}")
     if seen:
         _say_field(seen)
-    mask = _first_mask(found)
-    if mask:
-        say(f"\nFirst layer, what one pixel (the centre) reads of the pixels around it:\n\n{mask}")
+    picture = facts.drawing(found)
+    if picture:
+        say(f"\n{picture}")
 
 
 def _position(text: str | None, spec: ImageSpec) -> tuple[int, int]:
@@ -117,43 +120,6 @@ def _say_field(seen: dict[str, Any]) -> None:
     say(f"{'sees':11} {seen['seen']:,} of the {seen['before']:,} pixels before row {y}, column {x}{share}; {missed}")
     say(f"{'sampling':11} {seen['steps']:,} steps for {seen['pixels']:,} pixels")
     say(f"{'picture':11} {seen['picture']}")
-
-
-def _facts(model: PixelModel, trained: dict[str, Any]) -> dict[str, str]:
-    about = model.description
-    settings = ", ".join(f"{k}={v}" for k, v in about.model.model_dump(exclude_none=True).items())
-    data, figures, counts = trained.get("data", {}), trained.get("validation", {}), trained.get("counts", {})
-    form = ", ".join(f"{k} {data[k]}" for k in ("size", "levels", "binarize") if data.get(k) not in (None, "none"))
-    shown = ", ".join(f"{figures[name]:.4f} {name}" for name in ("bits/dim", "nats/image") if name in figures)
-    return {
-        "network": f"{about.network} ({settings})",
-        "parameters": f"{model.parameters:,}",
-        "images": str(model.spec),
-        "head": f"{about.head.kind}, channels {about.head.channels}",
-        "inputs": f"a learned vector of {about.embedding} features for each level"
-        if about.embedding
-        else f"(level / {model.spec.levels - 1} - {about.scaling.shift:.4g}) / {about.scaling.scale:.4g}",
-        "classes": str(about.classes or ""),
-        "condition": str(model.condition or ""),
-        "recipe": str(trained.get("recipe", "")),
-        "data": f"{data.get('source', 'unknown')}{f' ({form})' if form else ''}",
-        "splits": ", ".join(f"{name} {n:,}" for name, n in counts.items()),
-        "note": str(trained.get("note", "")),
-        "training": f"{trained['images']:,} images, {trained['epochs']} epochs, {trained['minutes']} minutes, "
-        f"seed {trained['seed']}, {trained['date']}"
-        if "images" in trained
-        else "",
-        "validation": f"{shown} (N={figures['n']})" if shown and "n" in figures else shown,
-        "command": str(trained.get("command", "")),
-    }
-
-
-def _first_mask(model: PixelModel) -> str:
-    from pixelloom.layers.causal import MaskedConv2d, draw_mask
-
-    layers = (layer for layer in model.network.modules() if isinstance(layer, MaskedConv2d))
-    first = next(layers, None)
-    return draw_mask(first.mask.bool()) if first is not None else ""
 
 
 def list_(kind: Literal["recipes", "networks", "datasets", "models"] | None = None, /, *, json: Flag = False) -> None:

@@ -98,7 +98,7 @@ def attention_maps(network: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
             maps.append((name, layer.weights(given[0]).reshape(-1, *size, *attended)))
         layer.train(training)
 
-    hooks = [layer.register_forward_hook(partial(record, name)) for name, layer in _layers(network)]
+    hooks = [layer.register_forward_hook(partial(record, name)) for name, layer in attention_layers(network)]
     try:
         yield maps
     finally:
@@ -117,7 +117,7 @@ class AttentionFigures(NamedTuple):
 def attention_figures(network: nn.Module, maps: Sequence[tuple[str, Tensor]]) -> dict[str, AttentionFigures]:
     """The figures of each layer by name, from maps that :func:`attention_maps` collected of the same network."""
     figures = {}
-    for name, layer in _layers(network):
+    for name, layer in attention_layers(network):
         seen = [weights.flatten(3).double() for found, weights in maps if found == name]
         if seen:
             nats = torch.cat([torch.special.entr(weights).sum(3).flatten() for weights in seen]).mean().item()
@@ -125,5 +125,6 @@ def attention_figures(network: nn.Module, maps: Sequence[tuple[str, Tensor]]) ->
     return figures
 
 
-def _layers(network: nn.Module) -> list[tuple[str, SelfAttention]]:
+def attention_layers(network: nn.Module) -> list[tuple[str, SelfAttention]]:
+    """The layers of attention of a network, by name."""
     return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, SelfAttention)]
