@@ -1,6 +1,6 @@
 """Maps of attention as pictures: what one place of an image looks at, as heat over the image itself.
 
-    shade = 1 - (1 - dim * picture in grey) (1 - colour(weight / largest weight of the row))
+    shade = 1 - (1 - dim * picture in grey) (1 - colour(weight / top))
 
 The first colour is black: what is not looked at is the picture, dimmed, and over black a colour is that of the scale.
 Maps are enlarged by nearest neighbour: a square is a weight, and none is smoothed into the next.
@@ -34,6 +34,7 @@ _WHITE = np.iinfo(np.uint8).max
 _COLOURS = "inferno"  # of matplotlib: even steps of a weight look even, in grey print too
 _MARK, _EDGE = "#2de2e6", "#101014"  # of the place that looks: no colour of a map, and seen on white as on black
 _INK, _GREY = "#1c1c1c", "#6b6b6b"
+_LEAST = 4.0
 _TILE, _WIDEST = 208, 1500  # pixels: sides that a tile, and a row of them, aim at
 _GAP, _LETTER, _LINE = 8, 15, 20
 _BAR = 12  # pixels: width of a scale
@@ -58,9 +59,16 @@ class Strip:
     grid: Place | None = None
 
     @property
-    def largest(self) -> float:
-        """The weight that has the last colour."""
-        return 0.0 if self.weights is None else float(self.weights.max())
+    def top(self) -> float:
+        """The weight of the last colour: the largest, but at least four times that of a uniform map, which would be as
+        bright as can be otherwise.
+        """
+        return 1.0 if self.weights is None else max(float(self.weights.max()), min(1.0, _LEAST * self.uniform))
+
+    @property
+    def uniform(self) -> float:
+        """The weight of every key in a uniform map."""
+        return 1.0 if self.weights is None else 1 / math.prod(self.weights.shape[1:])
 
 
 def place(pixel: Place, size: Place, grid: Place) -> Place:
@@ -74,13 +82,13 @@ def points(size: Place, rows: int) -> list[Place]:
     return list(itertools.product(ys, xs))
 
 
-def overlay(image: Levels, levels: int, weights: Weights, largest: float, scale: int = 1) -> Colours:
-    """A map [h, w] over an image [C, H, W]: [H scale, W scale, 3]; ``largest`` is the weight of the last colour."""
+def overlay(image: Levels, levels: int, weights: Weights, top: float, scale: int = 1) -> Colours:
+    """A map [h, w] over an image [C, H, W]: [H scale, W scale, 3]; ``top`` is the weight of the last colour."""
     from matplotlib import colormaps
 
     size: Place = (image.shape[1], image.shape[2])
     heat = colormaps[_COLOURS](
-        _enlarged(weights / largest, size, scale),
+        _enlarged(weights / top, size, scale),
     )[..., :3]
     dark = 1 - DIM * _enlarged(to_bytes(image, levels).mean(0), size, scale)[..., None] / _WHITE
     shades: Colours = np.rint(_WHITE * (1 - dark * (1 - heat))).astype(np.uint8)
@@ -141,7 +149,7 @@ def _tile(strip: Strip, i: int, levels: int, scale: int) -> Image.Image:
         planes = shown if len(shown) == 3 else np.broadcast_to(shown.mean(0).astype(np.uint8), (3, *size))
         shades = planes.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
     else:
-        shades = overlay(image, levels, strip.weights[i], strip.largest, scale)
+        shades = overlay(image, levels, strip.weights[i], strip.top, scale)
     tile = Image.fromarray(np.ascontiguousarray(shades))
     grid = strip.grid or size
     cells = place(strip.queries[i], size, grid)
@@ -164,11 +172,10 @@ def _bar(height: int) -> Image.Image:
 
 
 def _ends(strip: Strip) -> tuple[str, ...]:
-    """What stands at the two ends of a strip's scale: its largest weight, in numbers of that of a uniform map."""
+    """What stands at the two ends of a strip's scale: its last weight, also in numbers of a uniform map's."""
     if strip.weights is None:
         return ("",)
-    keys = strip.weights.shape[1] * strip.weights.shape[2]
-    return f"{strip.largest:.3g} = {strip.largest * keys:.3g} × uniform", "0"
+    return f"{strip.top:.3g} = {strip.top / strip.uniform:.3g} times uniform", "0"
 
 
 def _write(paper: Image.Image, x: int, y: int, lines: Sequence[str], first: str = _INK) -> None:

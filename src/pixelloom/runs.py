@@ -22,7 +22,7 @@ from pixelloom.card import model_card
 from pixelloom.config import RunConfig, dump_yaml
 from pixelloom.data.catalog import DataConfig, Dataset, load, load_for
 from pixelloom.data.download import progress_bar
-from pixelloom.data.stream import Stream, batches
+from pixelloom.data.stream import Stream, batches, ordered
 from pixelloom.description import WEIGHTS
 from pixelloom.engine.fabric import choose_device, make_fabric
 from pixelloom.engine.fabric import describe as place
@@ -35,7 +35,7 @@ from pixelloom.errors import ModelError, UsageError, did_you_mean
 from pixelloom.families import load_model
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models import PixelModel
-from pixelloom.types import ImageSpec
+from pixelloom.types import Batch, ImageSpec
 from pixelloom.wiring import wire
 from pixelloom.wiring.base import Wiring, some
 from pixelloom.wiring.pixel import scored
@@ -215,6 +215,12 @@ def pictures(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Tensor:
         UsageError: for an unknown split.
     """
     return some(_load(spec, data), split, n)
+
+
+def examples(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Batch:
+    """As :func:`pictures`, with their labels where the data has some."""
+    found = _load(spec, data)
+    return next(ordered(found.split(split), found.spec, n, dynamic=found.dynamic, limit=n))
 
 
 def _load(spec: ImageSpec, data: DataConfig) -> Dataset:

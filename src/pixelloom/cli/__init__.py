@@ -1,4 +1,5 @@
-"""The command line: ``pixelloom train``, ``sample``, ``evaluate``, ``compare``, ``info``, ``list``, ``config``.
+"""The command line: ``pixelloom train``, ``sample``, ``evaluate``, ``compare``, ``attention``, ``interpolate``, ``info``,
+``list``, ``config``.
 
 Results go to standard output, everything else (progress, warnings, errors) to standard error. Nothing heavy is imported
 before a command runs: help and a typo must not wait for torch.
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import pixelloom
-from pixelloom.cli import comparing, drawing, evaluating, showing, training
+from pixelloom.cli import attending, comparing, drawing, evaluating, paths, showing, training
 from pixelloom.cli.console import logs
 from pixelloom.errors import PixelloomError
 
@@ -39,9 +40,11 @@ app.command(training.train, usage="Usage: pixelloom train RECIPE|NETWORK [OPTION
 app.command(drawing.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
 app.command(evaluating.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=3)
 app.command(comparing.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=4)
-app.command(showing.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=4)
-app.command(showing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets] [--json]", sort_key=5)
-app.command(showing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=6)
+app.command(attending.attention, usage="Usage: pixelloom attention MODEL [OPTIONS]", sort_key=5)
+app.command(paths.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=6)
+app.command(showing.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=7)
+app.command(showing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets] [--json]", sort_key=8)
+app.command(showing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=9)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -83,10 +83,8 @@ def rows_of(options: DrawOptions, model: Model) -> Rows:
     """
     import torch
 
-    condition, one, classes = model.condition, options.class_, model.description.classes
-    if one is not None and not 0 <= one < classes:
-        known = f"knows classes 0 to {classes - 1}" if classes else "was trained without classes (train --classes)"
-        raise UsageError(f"--class {one}: this model {known}")
+    condition, one = model.condition, options.class_
+    check_class(one, model.description.classes)
     labels = None if one is None else torch.tensor([one])
     if condition is None and (options.condition or options.condition_from):
         raise UsageError(
@@ -102,6 +100,13 @@ def rows_of(options: DrawOptions, model: Model) -> Rows:
         return _of_split(options, model, condition, labels)
     given = None if condition is None or options.condition is None else read(options.condition, condition)
     return _of_classes(model, given) if options.each_class else Rows(labels=labels, condition=given)
+
+
+def check_class(one: int | None, classes: int) -> None:
+    """Raises UsageError for a class that a model of so many does not know."""
+    if one is not None and not 0 <= one < classes:
+        known = f"knows classes 0 to {classes - 1}" if classes else "was trained without classes (train --classes)"
+        raise UsageError(f"--class {one}: this model {known}")
 
 
 def _of_classes(model: Model, condition: Tensor | None) -> Rows:
