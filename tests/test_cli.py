@@ -47,6 +47,7 @@ from small_models import TINY, flat, save_run
 
 DIGITS = ImageSpec(1, 8, 8, 17)
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PIXELLOOM_OFFLINE": "1"}
+COMMANDS = ("train", "sample", "evaluate", "compare", "attention", "interpolate", "info", "list", "config")
 QUICK = [f"--{field}={value}" for field, value in TINY.items()]
 QUICK += ["--samples=0", "--train.validate-every=1000", "--train.sample-every=1000000"]
 
@@ -120,7 +121,7 @@ def test_nothing_heavy_is_imported_before_a_command_runs(argv: list[str]) -> Non
 def test_help_lists_every_command_and_option(run: Command) -> None:
     said = run("--help")
     assert said.code == 0
-    for command in ("train", "sample", "evaluate", "compare", "info", "list", "config"):
+    for command in COMMANDS:
         assert f" {command} " in said.out
         assert run(command, "--help").code == 0
     text = run("train", "--help").out
@@ -211,9 +212,7 @@ def test_the_page_on_the_command_line_is_true(run: Command) -> None:
     for line in commands:
         app.parse_args(line.split()[1:], exit_on_error=False, print_error=False)
     told = set(re.findall(r"`(--[a-z][a-z-]*)", page))
-    help_texts = [
-        run(name, "--help").out for name in ("train", "sample", "evaluate", "compare", "info", "list", "config")
-    ]
+    help_texts = [run(name, "--help").out for name in COMMANDS]
     there = {word for text in help_texts for word in re.findall(r"(?<![\w.-])--[a-z][a-z-]*(?=[ ,])", text)}
     assert told - {"--help", "--debug", "--nproc-per-node"} - there == set()
     assert there - told - {"--no-grey", "--model", "--head", "--optim", "--train"} == set()

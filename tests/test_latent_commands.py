@@ -14,14 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from latent_toys import PAIRS, awake
-from pixelloom import plots
+from pixelloom import api, maps, plots, runs
 from pixelloom.cli import drawers, drawing, facts, main
+from pixelloom.data.config import DataConfig
 from pixelloom.families import LOADERS
 from pixelloom.latent import DISCRIMINATOR, LatentDescription, LatentModel
-from pixelloom.types import ImageSpec
+from pixelloom.layers.self_attention import SelfAttention, attention_figures
+from pixelloom.maps import Strip
+from pixelloom.sampling.latent import labels_of
+from pixelloom.types import Batch, ImageSpec
 from small_models import flat, save_run
 
 SPEC = ImageSpec(1, 16, 16, 256)
@@ -248,3 +252,248 @@ def test_info_without_attention(run: Command) -> None:
 def test_info_shows_the_validation_by_its_name(run: Command) -> None:
     saved("dcgan", "dcgan", trained={"validation": {"kid-lenet-mnist": 0.0123456, "n": 800}})
     assert "validation  0.0123 kid-lenet-mnist (N=800)\n" in run("info", "dcgan").out
+    saved("dcgan", "few", trained={"validation": {"kid-random": 0.5, "n": 40, "split": "training"}})
+    assert "validation  0.5000 kid-random (N=40, of the training images)\n" in run("info", "few").out
+
+
+# -------------------------------------------------------------------------------------------------------- attention
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Strip]:
+    """The rows of the sheets that are drawn."""
+    sheet, seen = maps.sheet, list[Strip]()
+
+    def watched(strips: list[Strip], *rest: Any) -> Image.Image:
+        seen.extend(strips)
+        return sheet(strips, *rest)
+
+    monkeypatch.setattr(maps, "sheet", watched)
+    return seen
+
+
+def same(strip: Strip, images: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+    assert np.array_equal(strip.images, images.numpy())
+    assert (strip.weights is None) == (weights is None)
+    if weights is not None:
+        np.testing.assert_allclose(strip.weights, weights.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_maps_are_those_of_the_position_of_the_query(run: Command, sagan: LatentModel, drawn: list[Strip]) -> None:
+    said = run("attention", "sagan", "-n", 3, "--query", "3,9", "--seed", 4, "--first", 2)
+    assert said.code == 0, said.err
+    images, made = sagan.attend(sagan.latents(3, seed=4, first=2))
+    _, seen = sagan.attend_to(images)
+    picture, *rows = drawn
+    same(picture, images)
+    assert [row.grid for row in rows] == [(4, 4), (8, 8), (8, 8), (4, 4)]
+    for row, (name, weights), owner in zip(
+        rows, [*made, *seen], ["generator"] * 2 + ["discriminator"] * 2, strict=True
+    ):
+        i, j = {(4, 4): (2, 0), (8, 8): (4, 1)}[row.grid or (0, 0)]  # of column 3, row 9 of 16 x 16 pixels
+        same(row, images, weights[:, i, j])
+        assert row.caption[0] == f"{owner} {name}"
+        assert list(row.queries) == [(9, 3)] * 3
+    with Image.open("maps.png") as picture_file:
+        assert picture_file.format == "PNG"
+
+
+def test_a_layer_that_looks_at_one_place_lights_it(
+    run: Command, sagan: LatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looks(self: SelfAttention, x: torch.Tensor) -> torch.Tensor:
+        weights = torch.zeros(len(x), x[0, 0].numel(), x[0, 0].numel())
+        weights[:, :, x.shape[3] + 2] = 1  # row 1, column 2, wherever it looks from
+        return weights
+
+    monkeypatch.setattr(SelfAttention, "weights", looks)
+    options = ("--of", "generator", "--layer", "after.0", "--query", "0,15", "-n", 1, "--scale", 8)
+    assert run("attention", "sagan", *options).code == 0
+    paper = read("maps.png").astype(int)
+    lit = (np.abs(paper - (252, 255, 164)) <= (3, 0, 40)).all(2)  # the last colour of the scale, over grey or black
+    frame = (paper == (0x2D, 0xE2, 0xE6)).all(2)
+    lit[:, np.nonzero(frame.any(0))[0].max() + 130 :] = False  # the scale itself
+    ys, xs = np.nonzero(lit)
+    assert (ys.max() - ys.min() + 1, xs.max() - xs.min() + 1) == (32, 32)  # of 128 x 128: one of 4 x 4
+    top, left = np.nonzero(frame.any(1))[0].max() - 2 + 3 - 128, np.nonzero(frame.any(0))[0].min()
+    assert abs(ys.min() - (top + 32)) <= 3  # the frame, at the lower left corner, ends with the map
+    assert abs(xs.min() - (left + 64)) <= 3
+
+
+def test_the_figures_of_the_layers(run: Command, sagan: LatentModel) -> None:
+    assert sagan.discriminator is not None
+    images, made = sagan.attend(sagan.latents(2))
+    _, seen = sagan.attend_to(images)
+    truth = [
+        *(("generator", *item) for item in attention_figures(sagan.network, made).items()),
+        *(("discriminator", *item) for item in attention_figures(sagan.discriminator, seen).items()),
+    ]
+    found = json.loads(run("attention", "sagan", "-n", 2, "--json").out)
+    assert found["queries"] == [{"column": 8, "row": 8}]
+    assert [(row["of"], row["layer"]) for row in found["layers"]] == [(of, name) for of, name, _ in truth]
+    for row, (_, _, figures) in zip(found["layers"], truth, strict=True):
+        assert (row["gamma"], row["entropy"]) == pytest.approx((figures.gamma, figures.entropy), rel=1e-4)
+        assert (row["on"], row["pictures"]) == ("generated", 2)
+    assert [row["places"] for row in found["layers"]] == ["4x4", "8x8", "8x8", "4x4"]
+    lines = run("attention", "sagan", "-n", 2, "--force").out.splitlines()
+    assert lines[1].split()[:3] == ["generator", "after.0", "generated"]
+    assert lines[1].split()[-3:-1] == [f"{truth[0][2].gamma:.3f}", f"{truth[0][2].entropy:.3f}"]
+    assert lines[-1] == "maps.png"
+
+
+def test_half_the_keys_of_the_paper_s_attention(run: Command, drawn: list[Strip]) -> None:
+    saved("sagan-paper", "paper")
+    rows = json.loads(run("attention", "paper", "--of", "generator", "--json").out)["layers"]
+    assert [(row["places"], row["keys"]) for row in rows] == [("4x4", "2x2"), ("8x8", "4x4")]
+    assert drawn[1].caption[1] == "4x4 on 2x2"
+
+
+def test_a_grid_of_queries_on_one_picture(run: Command, sagan: LatentModel, drawn: list[Strip]) -> None:
+    assert run("attention", "sagan", "--query", "grid", "--of", "discriminator", "-n", 2).code == 0
+    images, _ = sagan.attend(sagan.latents(2))
+    (_, weights), _ = sagan.attend_to(images)[1]
+    assert len(drawn) == 2 * 3  # a block for each picture
+    points = [(y, x) for y in (2, 8, 13) for x in (2, 8, 13)]
+    for i in range(2):
+        picture, row = drawn[3 * i : 3 * i + 2]
+        assert list(picture.queries) == list(row.queries) == points
+        same(picture, images[[i] * 9])
+        same(row, images[[i] * 9], torch.stack([weights[i, y // 2, x // 2] for y, x in points]))
+
+
+def test_the_discriminator_looks_at_real_pictures(run: Command, drawn: list[Strip]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 16, 16)).astype(np.uint8)
+    np.save("pictures.npy", pixels)
+    model = saved("sagan", "real", trained={"data": {"source": "./pictures.npy"}})
+    assert run("attention", "real", "--on", "test", "-n", 2).code == 0
+    real = runs.pictures(SPEC, DataConfig(source="./pictures.npy"), "test", 2)
+    made, first, second, pictures, *rows = drawn
+    same(made, model.sample(2))
+    assert (first.caption[0], second.caption[0]) == ("generator after.0", "generator after.1")
+    same(pictures, real)
+    assert pictures.caption[0] == "test"
+    for row, (_, weights) in zip(rows, model.attend_to(real)[1], strict=True):
+        same(row, real, weights[:, weights.shape[1] // 2, weights.shape[2] // 2])
+    drawn.clear()
+    Image.fromarray(pixels[7]).save("one.png")
+    assert run("attention", "real", "--on", "one.png", "--of", "discriminator", "--force").code == 0
+    same(drawn[0], torch.from_numpy(pixels[7:8, None]))
+
+
+def test_real_pictures_come_with_their_classes(
+    run: Command, told: LatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[torch.Tensor, Any]] = []
+    attend_to = LatentModel.attend_to
+
+    def watched(self: LatentModel, images: Any, labels: Any = None) -> Any:
+        asked.append((images, labels))
+        return attend_to(self, images, labels)
+
+    monkeypatch.setattr(LatentModel, "attend_to", watched)
+    images, labels = told.sample(3, seed=9, labels=1), torch.tensor([2, 0, 1])
+    monkeypatch.setattr(runs, "examples", lambda *_: Batch(images, labels))
+    monkeypatch.setattr(api, "data_for", lambda *_: DataConfig())
+    assert run("attention", "told", "--on", "val", "-n", 3).code == 0
+    assert asked[0][0] is images
+    assert torch.equal(asked[0][1], labels)
+    run("attention", "told", "-n", 3, "--class", 1, "--seed", 9, "--force")
+    assert torch.equal(asked[1][0], images)
+    assert asked[1][1] == 1
+    run("attention", "told", "-n", 3, "--force")
+    assert torch.equal(asked[2][0], told.sample(3))
+    assert torch.equal(asked[2][1], labels_of(3, 0, 0, 3))
+    Image.new("L", (16, 16)).save("one.png")
+    refused(run("attention", "told", "--on", "one.png", "--out", "x.png"), "--class", "one.png")
+    run("attention", "told", "--on", "one.png", "--class", 2, "--force")
+    assert asked[3][1] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ("flat", ["needs a latent model", "pixelcnn"]),
+        ("dcgan", ["dcgan has no attention", "sagan"]),
+        ("alone", ["without its discriminator", "--of generator"]),
+        ("sagan --query middle", ["centre, grid, or X,Y", "columns 0 to 15", "'middle'"]),
+        ("sagan --query 16,0", ["columns 0 to 15 and rows 0 to 15", "'16,0'"]),
+        ("sagan --query -1,0", ["--query", "'-1,0'"]),
+        ("sagan -n 0", ["-n: must be 1 or more, not 0"]),
+        ("sagan -n 17", ["-n: 16 pictures at most"]),
+        ("sagan --seed -1", ["--seed: must be 0 or more"]),
+        ("sagan --layer afterr.1", ["'afterr.1'", "Did you mean 'after.1'", "after.0, after.1"]),
+        ("sagan --of generator --on test", ["--on: a generator looks at what it makes"]),
+        ("sagan --class 1", ["--class 1", "trained without classes"]),
+        ("sagan --out runs/sagan/model/config.json", ["exists already", "--force"]),
+        ("sagan --on x.png --out x.png", ["x.png: is the picture that was given"]),
+    ],
+)
+def test_maps_that_cannot_be_drawn(argv: str, parts: list[str], run: Command, sagan: LatentModel) -> None:
+    save_run(flat(ImageSpec(1, 4, 4, 2)), Path("runs/flat"))
+    saved("dcgan", "dcgan")
+    saved("sagan", "alone")
+    Path("runs/alone/model", DISCRIMINATOR).unlink()
+    refused(run("attention", *argv.split()), *parts)
+    assert not list(Path().glob("*.png"))
+    if argv == "alone":
+        assert run("attention", "alone", "--of", "generator").code == 0
+
+
+# ------------------------------------------------------------------------------------------------------ interpolate
+
+
+def test_a_row_leads_from_image_to_image(run: Command, sagan: LatentModel) -> None:
+    said = run("interpolate", "sagan", "--stops", 3, "--steps", 4, "--seed", 6, "--first", 1, "--gif", "path.gif")
+    assert (said.code, said.out) == (0, "path.png\npath.gif\n")
+    frames = sagan.interpolate(3, 4, seed=6, first=1).numpy()
+    paper = np.asarray(plots.grid(np.concatenate([frames[:5], frames[4:]]), 256, 5))
+    assert np.array_equal(read("path.png"), paper)
+    stops = sagan.sample(3, seed=6, first=1).numpy().astype(int)
+    assert np.abs(frames[::4] - stops).max() <= 1
+    layout = plots.sheet(10, SPEC.shape, 5)
+    for tile, stop in ((0, 0), (4, 1), (5, 1), (9, 2)):  # first and last of each row
+        y, x = layout.corner(tile)
+        shown = paper[y : y + layout.tile[0] : layout.scale, x : x + layout.tile[1] : layout.scale]
+        assert np.abs(shown - stops[stop, 0]).max() <= 1
+    with Image.open("path.gif") as film:
+        assert film.n_frames == 9
+        assert "loop" not in film.info
+        for i, frame in enumerate(ImageSequence.Iterator(film)):
+            assert np.array_equal(np.asarray(frame.convert("L"))[::16, ::16], frames[i, 0])
+
+
+def test_a_loop_goes_there_and_back(run: Command, sagan: LatentModel) -> None:
+    run("interpolate", "sagan", "--stops", 2, "--steps", 3, "--gif", "path.gif", "--loop", "--scale", 2)
+    frames = sagan.interpolate(2, 3).numpy()
+    with Image.open("path.gif") as film:
+        assert film.info["loop"] == 0  # for ever
+        shown = [np.asarray(frame.convert("L"))[::2, ::2] for frame in ImageSequence.Iterator(film)]
+    assert len(shown) == 6
+    for frame, i in zip(shown, (0, 1, 2, 3, 2, 1), strict=True):
+        assert np.array_equal(frame, frames[i, 0])
+
+
+def test_a_path_of_one_class(run: Command, told: LatentModel) -> None:
+    run("interpolate", "told", "--stops", 2, "--steps", 2, "--class", 2)
+    frames = told.interpolate(2, 2, labels=2).numpy()
+    assert np.array_equal(read("path.png"), np.asarray(plots.grid(frames, 256, 3)))
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ("sagan --stops 1", ["--stops: must be 2 or more, not 1"]),
+        ("sagan --steps 0", ["--steps: must be 1 or more"]),
+        ("sagan --scale 0", ["--scale: must be 1 or more"]),
+        ("sagan --loop", ["--loop", "--gif"]),
+        ("sagan --gif x.gif --out x.gif", ["name two files"]),
+        ("sagan --class 0", ["--class 0", "trained without classes"]),
+        ("sagan --stops 100000", ["too many to be opened"]),
+        ("sagan --out runs/sagan/model/config.json", ["exists already"]),
+        ("flat", ["needs a latent model"]),
+    ],
+)
+def test_paths_that_cannot_be_drawn(options: str, parts: list[str], run: Command, sagan: LatentModel) -> None:
+    save_run(flat(ImageSpec(1, 4, 4, 2)), Path("runs/flat"))
+    refused(run("interpolate", *options.split()), *parts)
+    assert not list(Path().glob("*.png"))

@@ -106,7 +106,7 @@ def sheet(strips: Sequence[Strip], levels: int, notes: Sequence[str] = (), scale
     """Strips one below the other: captions, tiles, and beside maps the scale of their colours.
 
     Args:
-        strips: of as many images each, all of one shape. One of pictures begins a new part.
+        strips: of images of one shape. One of pictures begins a new part.
         levels: of the images.
         notes: lines below all.
         scale: pixels of the drawing a pixel of an image; by default tiles are about 200 wide, less in long rows.
@@ -114,31 +114,34 @@ def sheet(strips: Sequence[Strip], levels: int, notes: Sequence[str] = (), scale
     Raises:
         UsageError: if it would have more pixels than programs open without alarm.
     """
-    n, _, high, wide = strips[0].images.shape
+    (high, wide), n = strips[0].images.shape[2:], max(len(strip.images) for strip in strips)
     scale = scale or max(1, min(_TILE, _WIDEST // n) // max(high, wide))
     high, wide = high * scale, wide * scale
-    left = max(_length(line) for strip in strips for line in strip.caption) + 2 * _GAP
-    right = max(_length(line) for strip in strips for line in _ends(strip)) + _BAR + 2 * _GAP
-    width = max(left + n * (wide + _GAP) + right, *(_length(note) for note in notes)) + 2 * _GAP
-    gaps = [_GAP if strip.weights is not None else 3 * _GAP for strip in strips]
-    height = sum(gaps) + len(strips) * high + 4 * _GAP + len(notes) * _LINE
+    left = 4 * _GAP + max(_length(line) for strip in strips for line in strip.caption)
+    bar = left + n * (wide + _GAP)
+    right = bar + _BAR + 3 * _GAP + max(_length(line) for strip in strips for line in _ends(strip))
+    width = max(right, *(_length(note) + 4 * _GAP for note in ("", *notes)))
+    height = 4 * _GAP + len(notes) * _LINE + sum(_above(strip) + high for strip in strips)
     if width * height > LARGEST_SHEET:
         raise UsageError(f"these maps would have {height} x {width} pixels, too many to be opened; draw fewer")
-    paper = Image.new("RGB", (width, height), "white")
-    top = 0
-    for gap, strip in zip(gaps, strips, strict=True):
-        top += gap
+    paper, top = Image.new("RGB", (width, height), "white"), 0
+    for strip in strips:
+        top += _above(strip)
         _write(paper, 2 * _GAP, top + (high - len(strip.caption) * _LINE) // 2, strip.caption)
-        for i in range(n):
-            paper.paste(_tile(strip, i, levels, scale), (2 * _GAP + left + i * (wide + _GAP), top))
+        for i in range(len(strip.images)):
+            paper.paste(_tile(strip, i, levels, scale), (left + i * (wide + _GAP), top))
         if strip.weights is not None:
-            bar = 2 * _GAP + left + n * (wide + _GAP)
             paper.paste(_bar(high), (bar, top))
             for text, y in zip(_ends(strip), (top, top + high - _LINE), strict=True):
-                _write(paper, bar + _BAR + _GAP, y, [text], _INK)
+                _write(paper, bar + _BAR + _GAP, y, [text])
         top += high
     _write(paper, 2 * _GAP, top + 2 * _GAP, notes, _GREY)
     return paper
+
+
+def _above(strip: Strip) -> int:
+    """Pixels of white above it."""
+    return _GAP if strip.weights is not None else 3 * _GAP
 
 
 def _tile(strip: Strip, i: int, levels: int, scale: int) -> Image.Image:

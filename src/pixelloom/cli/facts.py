@@ -30,7 +30,8 @@ def lines(model: Model) -> dict[str, str]:
     settings = ", ".join(f"{k}={v}" for k, v in about.model.model_dump(exclude_none=True).items())
     data, figures, counts = trained.get("data", {}), trained.get("validation", {}), trained.get("counts", {})
     form = ", ".join(f"{k} {data[k]}" for k in ("size", "levels", "binarize") if data.get(k) not in (None, "none"))
-    shown = ", ".join(f"{value:.4f} {name}" for name, value in figures.items() if name != "n")
+    shown = ", ".join(f"{value:.4f} {name}" for name, value in figures.items() if isinstance(value, float))
+    told = f", of the {figures['split']} images" if "split" in figures else ""
     return {
         "network": f"{about.network} ({settings})",
         "images": str(model.spec),
@@ -44,7 +45,7 @@ def lines(model: Model) -> dict[str, str]:
         f"seed {trained['seed']}, {trained['date']}"
         if "images" in trained
         else "",
-        "validation": f"{shown} (N={figures['n']})" if shown and "n" in figures else shown,
+        "validation": f"{shown} (N={figures['n']}{told})" if shown and "n" in figures else shown,
         "command": str(trained.get("command", "")),
     }
 
