@@ -1,5 +1,5 @@
-"""The command line: ``pixelloom train``, ``sample``, ``evaluate``, ``compare``, ``attention``, ``interpolate``, ``info``,
-``list``, ``config``.
+"""The command line: ``pixelloom train``, ``sample``, ``evaluate``, ``compare``, ``attention``, ``interpolate``,
+``info``, ``list``, ``config``.
 
 Results go to standard output, everything else (progress, warnings, errors) to standard error. Nothing heavy is imported
 before a command runs: help and a typo must not wait for torch.
