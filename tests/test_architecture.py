@@ -28,7 +28,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"description", "ensembles"}),
     frozenset({"arguments", "latent", "models"}),
     frozenset({"applications", "families", "pretrained"}),
-    frozenset({"config", "recipes", "card", "plots", "curves", "maps", "neighbours", "compare", "charts", "page", "poster"}),
+    frozenset(
+        {"config", "recipes", "card", "plots", "curves", "maps", "neighbours", "compare", "charts", "page", "poster"}
+    ),
     frozenset({"wiring"}),
     frozenset({"runs", "measuring", "api", "gathering"}),
     frozenset({"cli", "studio"}),
