@@ -48,7 +48,7 @@ from machine import facts
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.recipes import RECIPES, recipe
+from pixelloom.recipes import PIXEL_RUNS, recipe
 from pixelloom.sampling.ancestral import image_noise
 from pixelloom.sampling.fast import FastSampler, make_plan
 from pixelloom.types import ImageSpec
@@ -232,7 +232,7 @@ def figure(rows: list[dict[str, object]], path: Path) -> None:
 def main() -> None:
     """Print one line a combination."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=list(RECIPES), action="append", help="a recipe's; default: all")
+    parser.add_argument("--network", choices=list(PIXEL_RUNS), action="append", help="a recipe's; default: all")
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--size", type=int, action="append", help="pixels a side")
     parser.add_argument("--rounds", type=int, default=5)
@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw seconds over image size to this PNG")
     args = parser.parse_args()
     rows = []
-    names = args.network or [name for name in RECIPES if name not in LARGE]
+    names = args.network or [name for name in PIXEL_RUNS if name not in LARGE]
     for name, size, batch in itertools.product(names, args.size or [0], args.batch or [25]):
         rows.append(in_a_process(name, batch, size or SIZES.get(name, 28), args.rounds, args.cpu_time))
         row = rows[-1]

@@ -27,7 +27,7 @@ from pixelloom.engine.tensors import load_tensors
 from pixelloom.errors import ModelError
 from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.networks import NETWORKS
-from pixelloom.recipes import RECIPES, recipe
+from pixelloom.recipes import PIXEL_RUNS, RECIPES, recipe
 from pixelloom.types import ImageSpec
 from scripts import BENCHMARKS, script
 
@@ -96,7 +96,7 @@ def test_the_tutorials_network_has_whole_kernels_and_nothing_masked() -> None:
     assert reached[2:7, 2:7].all()
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", list(PIXEL_RUNS))
 def test_the_sampling_benchmark_knows_the_images_of_every_recipe(name: str) -> None:
     sampling, source = script("sampling"), recipe(name).data.source
     levels = {
@@ -274,7 +274,7 @@ def measure() -> ModuleType:
 
 
 def test_every_recipe_is_measured_and_tested() -> None:
-    assert set(test_gpu.SPECS) == set(RECIPES)
+    assert set(test_gpu.SPECS) == set(PIXEL_RUNS)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_the_plan_shares_the_time_and_names_every_measurement(
     assert list(plan) == ["tests", "forward", "training", "sampling"]
     assert sum(row["seconds"] for row in plan.values()) == pytest.approx(8.5 * 60, abs=1)
     for part in ("forward", "training", "sampling"):
-        assert {row["recipe"] for row in plan[part]["measurements"]} == set(RECIPES)
+        assert {row["recipe"] for row in plan[part]["measurements"]} == set(PIXEL_RUNS)
     digits = [row for row in plan["training"]["measurements"] if row["recipe"] == "digits"]
     assert {(row["batch"], row["precision"]) for row in digits} == {
         (batch, precision) for batch in (recipe("digits").train.batch, 512) for precision in ("fp32", "bf16")

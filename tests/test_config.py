@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from pixelloom.config import PixelRun, compose, dump_yaml, fields_of, read_yaml
+from pixelloom.augment import Policy
+from pixelloom.config import LatentRun, PixelRun, compose, dump_yaml, fields_of, kind_of, read_yaml
 from pixelloom.errors import UsageError
 from pixelloom.networks import NETWORKS
+from pixelloom.networks.latent import LATENT
 from pixelloom.recipes import RECIPES, recipe
 
 
@@ -27,13 +30,13 @@ def refusal(text: str | bytes, tmp_path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *NETWORKS])
+@pytest.mark.parametrize("name", [*RECIPES, *NETWORKS, *LATENT])
 def test_a_recipe_survives_its_yaml(name: str, tmp_path: Path) -> None:
     run = recipe(name)
     read = from_text(dump_yaml(run), tmp_path)
     assert compose(PixelRun(), file=read) == run  # from nothing but the file: it is complete
     assert compose(run, file=read) == run
-    assert isinstance(run.model, NETWORKS[run.network][0])
+    assert isinstance(run.model, kind_of(run.network).table[run.network][0])
     assert run.recipe == name
 
 
@@ -186,3 +189,30 @@ def test_the_yaml_is_plain_and_whole() -> None:
     assert list(values) == list(PixelRun.model_fields)
     assert values["model"]["channels"] == 64
     assert values["train"]["epochs"] == 20
+
+
+def test_another_family_keeps_what_all_runs_have_and_nothing_else() -> None:
+    """As in `pixelloom train --config FILE` with `network: sagan`, from the default run of the other family."""
+    asked = {"network": "sagan", "loss": "hinge", "augment": {"cutout": 0.5}, "train": {"batch": 8}}
+    run = compose(compose(recipe("digits"), overrides={"samples": 3}), file=asked)
+    assert isinstance(run, LatentRun)
+    assert (run.samples, run.train.batch, run.data.source, run.loss) == (3, 8, "digits", "hinge")
+    assert run.augment == Policy(cutout=0.5)
+    assert run.model == LATENT["sagan"][0]()
+    back = compose(run, overrides={"network": "pixelcnn"})
+    assert isinstance(back, PixelRun)
+    assert back.head == PixelRun().head
+
+
+@pytest.mark.parametrize(
+    ("network", "field", "words"),
+    [
+        ("sagan", "head.kind", "head: Extra inputs"),
+        ("pixelcnn", "loss", "loss: Extra inputs"),
+        ("sagan", "augment.cutuot", "Did you mean 'cutout'"),
+        ("dcgan", "penalties.r3", "Known here: r1, r2, gradient, every"),
+    ],
+)
+def test_a_field_of_another_family_is_unknown(network: str, field: str, words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        compose(recipe(network), overrides={field: "1"})

@@ -34,7 +34,7 @@ from pixelloom.likelihoods import HeadConfig
 from pixelloom.models import PixelDescription, PixelModel, load_pixel
 from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.objectives import Monitor, Objective, OptimConfig, likelihood
-from pixelloom.recipes import RECIPES
+from pixelloom.recipes import PIXEL_RUNS
 from pixelloom.sampling import ancestral
 from pixelloom.types import ImageSpec
 from settings import CONFIGS
@@ -57,7 +57,7 @@ def _small(config: RunConfig) -> ImageSpec:
     return ImageSpec(*SMALL[config.data.source], levels)
 
 
-SPECS = {name: _small(config) for name, config in RECIPES.items()}
+SPECS = {name: _small(config) for name, config in PIXEL_RUNS.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def _needs_the_device() -> None:
 
 def model_of(recipe: str) -> PixelModel:
     """A recipe's network for small images, with logits of deviation 1.5; those of a new network are all zero."""
-    config = RECIPES[recipe]
+    config = PIXEL_RUNS[recipe]
     spec = SPECS[recipe]
     torch.manual_seed(0)
     model = PixelModel.build(

@@ -28,7 +28,7 @@ from pixelloom.layers.standing import measure_statistics
 from pixelloom.metrics.distances import kernel
 from pixelloom.metrics.features import EXTRACTORS, features
 from pixelloom.networks.latent import LATENT
-from pixelloom.recipes import RECIPES, recipe
+from pixelloom.recipes import LATENT_RUNS, recipe
 from pixelloom.runs import train
 from pixelloom.sampling.latent import latents
 from pixelloom.wiring import wire
@@ -216,7 +216,7 @@ def test_the_dial_warns_in_a_run(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("learnt them by heart") == 1
 
 
-@pytest.mark.parametrize("name", [name for name, run in RECIPES.items() if isinstance(run, LatentRun)])
+@pytest.mark.parametrize("name", LATENT_RUNS)
 def test_recipes_of_latent_models_build(name: str) -> None:
     """For images as small as they come, with the recipe's settings."""
     config = compose(recipe(name), overrides={"data.source": "digits", "data.size": 16, "classes": False})

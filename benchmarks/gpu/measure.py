@@ -38,7 +38,7 @@ from pixelloom.engine.state import State
 from pixelloom.errors import PixelloomError
 from pixelloom.models import PixelModel
 from pixelloom.objectives import Monitor, likelihood
-from pixelloom.recipes import RECIPES, recipe
+from pixelloom.recipes import PIXEL_RUNS, recipe
 from pixelloom.sampling.fast import make_plan
 from pixelloom.types import ImageSpec
 from pixelloom.wiring import wire
@@ -201,7 +201,7 @@ def gpu_tests(device: str, seconds: float) -> Row:
 
 def tasks(options: argparse.Namespace) -> dict[str, list[Task]]:
     """All measurements, part by part."""
-    device, names = options.device, options.recipe or list(RECIPES)
+    device, names = options.device, options.recipe or list(PIXEL_RUNS)
     plan: dict[str, list[Task]] = {part: [] for part in options.part or SHARES}
     if "tests" in plan:
         plan["tests"] = [Task({}, partial(gpu_tests, device))]
@@ -253,7 +253,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Options; lists are given by repeating an option."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=list(SHARES), action="append", help="default: all")
-    parser.add_argument("--recipe", choices=list(RECIPES), action="append", help="default: all")
+    parser.add_argument("--recipe", choices=list(PIXEL_RUNS), action="append", help="default: all")
     parser.add_argument("--precision", choices=["fp32", "bf16"], action="append", help="of training; default: both")
     parser.add_argument("--method", action="append", help="of sampling; default: fast and plain")
     parser.add_argument("--minutes", type=float, default=8.5, help="for everything")

@@ -27,7 +27,7 @@ from pixelloom.config import PixelRun, RunConfig, compose, read_yaml
 from pixelloom.engine.signals import Interrupted
 from pixelloom.errors import PixelloomError, UsageError
 from pixelloom.models import load_pixel
-from pixelloom.recipes import RECIPES, recipe
+from pixelloom.recipes import PIXEL_RUNS, recipe
 from pixelloom.runs import CONFIG, evaluate, train
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ RESERVE = 40.0  # seconds of a slice for starting, saving and packing; of short 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Options of a slice."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", choices=list(RECIPES), required=True)
+    parser.add_argument("--recipe", choices=list(PIXEL_RUNS), required=True)
     parser.add_argument("--total-images", type=int, required=True, help="budget of the whole run; the schedule follows")
     parser.add_argument("--slice-minutes", type=float, default=9.0, help="when this command is to be over")
     parser.add_argument("--out", type=Path, help="run folder; default: runs/RECIPE")

@@ -30,7 +30,7 @@ _BERKELEY = OptimConfig(lr=1e-3, clip=1.0)
 _MUON = OptimConfig(kind="muon", lr=5e-3, betas=(0.95, 0.99), warmup=2_000, decay="cosine", clip=0.1, weight_decay=0.1)
 _MODERN = OptimConfig(lr=4e-3, betas=(0.9, 0.99), warmup=2_000, decay="cosine", clip=1.0)
 
-RECIPES: dict[str, RunConfig] = {
+PIXEL_RUNS: dict[str, PixelRun] = {
     # Eight masked layers with batch normalisation, 256-way softmax: the classic first PixelCNN tutorial.
     "mnist-gray": PixelRun(
         data=DataConfig(source="mnist"),
@@ -185,6 +185,9 @@ RECIPES: dict[str, RunConfig] = {
         optim=OptimConfig(lr=1e-3, betas=(0.95, 0.9995)),
         train=TrainConfig(batch=128, epochs=500, ema=0.05),
     ),
+}
+
+LATENT_RUNS: dict[str, LatentRun] = {
     # GANs on 400 pictures, as the tutorial has them: no averaged weights, no augmentation.
     "dcgan-tutorial": LatentRun(
         network="dcgan",
@@ -233,6 +236,8 @@ RECIPES: dict[str, RunConfig] = {
         train=TrainConfig(batch=64, epochs=20, ema=0.1),
     ),
 }
+
+RECIPES: dict[str, RunConfig] = {**PIXEL_RUNS, **LATENT_RUNS}
 
 
 def recipe(name: str) -> RunConfig:
