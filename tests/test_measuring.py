@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 
@@ -28,6 +29,7 @@ from pixelloom.metrics.figures import METRICS, Nearby, Reference, nearby
 from pixelloom.metrics.memorisation import Neighbours
 from pixelloom.models import PixelModel
 from pixelloom.types import ImageSpec
+from scripts import script
 from small_models import flat
 
 SPEC = ImageSpec(1, 8, 8, 16)
@@ -332,3 +334,28 @@ def test_a_split_that_is_too_small_to_go_by(caplog: pytest.LogCaptureFixture) ->
     model.condition = Condition("smaller@2", SPEC)
     with pytest.raises(DataError, match="too few pictures to go by some and measure on others"):
         measure(model, given("mine", *parts), Wishes(("kid",)))
+
+
+# benchmarks/figures.py
+
+
+def test_figures_notice_what_was_done_to_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    """The embedded digits: each fault is seen by the figure that is there for it."""
+    script("figures").main(["--data", "digits", "--features", "pixels", "-n", "140", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    rows = {
+        name: {figure["name"].split("-")[0]: figure for figure in figures}
+        for name, figures in found.items()
+        if isinstance(figures, list)
+    }
+    real, moved, few, noise, copies = rows.values()
+    assert real["copied"]["value"] < 0.15
+    assert abs(real["gap"]["value"]) < 0.1
+    assert (copies["copied"]["value"], copies["gap"]["value"]) == (1, -1)
+    assert few["coverage"]["value"] < 0.6 * real["coverage"]["value"]
+    assert few["precision"]["value"] > 0.8 * real["precision"]["value"]
+    for damaged in (moved, noise):
+        assert damaged["fd"]["value"] > 3 * real["fd"]["value"]
+        assert damaged["gap"]["value"] > 0.1
+    assert found["test"] == 269
+    assert 0 < found["read_right"] < 0.5  # digits that fill their frame
