@@ -60,8 +60,9 @@ class SelfAttention(nn.Module):
         """[B, features, H, W] -> same"""
         values = self._attended(self.value(x)).flatten(2)  # [B, wide, keys]
         weights = self.weights(x)
-        read = values @ weights.mT.to(values.dtype)  # [B, wide, H W]
-        out: Tensor = self.output(read.reshape(len(x), -1, *x.shape[2:]))
+        # [B, H W, wide]: the weights as they lie in memory, so that their gradient comes like that and is not copied.
+        read = weights.to(values.dtype) @ values.mT
+        out: Tensor = self.output(read.mT.reshape(len(x), -1, *x.shape[2:]))
         return x + self.gamma.to(out.dtype) * out
 
     def weights(self, x: Tensor) -> Tensor:
