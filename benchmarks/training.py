@@ -1,166 +1,91 @@
-"""Images per second of one training step, against a straightforward rendering of the tutorial's step, in one run.
+"""Images per second of one round of training, against a straightforward rendering of the tutorial's, in one run.
 
-    python benchmarks/training.py --json [--network mnist-gray] [--batch 128] [--rounds 5]
+    python benchmarks/training.py --json [--network mnist-gray] [--batch 128] [--rounds 5] [--cpu-time]
 
-The baseline is what the tutorials do: whole kernels, the mask multiplied into ``weight.data`` at each forward pass,
-float32, default memory layout. Ours is the recipe's network, loss and optimiser with the engine's settings. Each
-variant lives in a process of its own, and all see the same random levels. Their steps are interleaved, one process at a
-time, and the median step of each counts, so that a busy machine slows all alike.
+The baselines stand in training_tutorials.py. Ours is the recipe's objective as the engine trains it, a round being one
+step of each optimiser: of the network for pixel models, of D and then of G for latent ones. Each variant lives in a
+process of its own, and all see the same random levels. Their rounds are interleaved, one process at a time, and the
+median round of each counts, so that a busy machine slows all alike. CPU time, with one thread, depends less on it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
-import platform
 import statistics
 import time
-from collections.abc import Callable
-from datetime import date
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from pixelloom.data.pixels import Scaling
-from pixelloom.engine.memory import keep_freed_memory
-from pixelloom.engine.optim import build_optimiser
-from pixelloom.likelihoods import make_head
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.objectives import Monitor, likelihood
+from machine import facts
+from pixelloom.data.splits import Dataset, Split
+from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.fabric import make_fabric
+from pixelloom.engine.loop import fit
 from pixelloom.recipes import recipe
-from pixelloom.types import Batch, ImageSpec
+from pixelloom.types import Batch
+from pixelloom.wiring import wire
+from training_tutorials import IMAGES, tutorial_step
 
+BATCHES = {"mnist-gray": 128, "mnist-binary": 128, "dcgan": 64, "sagan": 64}
+"""The tutorials' batch sizes."""
 
-class TutorialConv(nn.Conv2d):
-    """A whole kernel whose masked taps are zeroed in place at every pass."""
-
-    def __init__(self, mask: str, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
-        seen = torch.ones_like(self.weight)
-        seen[:, :, kernel // 2, kernel // 2 + (mask == "B") :] = 0
-        seen[:, :, kernel // 2 + 1 :] = 0
-        self.register_buffer("seen", seen)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in, H, W] -> [B, out, H, W]"""
-        self.weight.data *= self.seen
-        return super().forward(x)
-
-
-class TutorialResidual(nn.Module):
-    """The Keras example's bottleneck."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        half = features // 2
-        self.branch = nn.Sequential(
-            *(nn.Conv2d(features, half, 1), nn.ReLU()),
-            *(TutorialConv("B", half, half, 3), nn.ReLU()),
-            *(nn.Conv2d(half, features, 1), nn.ReLU()),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, features, H, W] -> same"""
-        return x + self.branch(x)
-
-
-def tutorial_gray() -> nn.Module:
-    """Eight masked 7x7 layers with batch normalisation."""
-    layers: list[nn.Module] = [TutorialConv("A", 1, 64, 7, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    for _ in range(7):
-        layers += [TutorialConv("B", 64, 64, 7, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(64, 256, 1))
-
-
-def tutorial_binary() -> nn.Module:
-    """Five residual bottlenecks and two masked 3x3 layers."""
-    layers: list[nn.Module] = [TutorialConv("A", 1, 128, 7), nn.ReLU(), *(TutorialResidual(128) for _ in range(5))]
-    for _ in range(2):
-        layers += [TutorialConv("B", 128, 128, 3), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(128, 1, 1))
-
-
-BASELINES = {"mnist-gray": (tutorial_gray, 256), "mnist-binary": (tutorial_binary, 2)}
 PRECISIONS = ("fp32", "bf16")
 
 
-def tutorial_step(name: str, levels: Tensor) -> Callable[[], None]:
-    """One optimiser step as the tutorials write it."""
-    build, n_levels = BASELINES[name]
-    network = build()
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
-    x = levels.float() / (n_levels - 1)
-
-    def step() -> None:
-        out = network(x)
-        loss = (
-            F.binary_cross_entropy_with_logits(out, x) if n_levels == 2 else F.cross_entropy(out, levels[:, 0].long())
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-    return step
-
-
-def our_step(name: str, levels: Tensor, precision: str) -> Callable[[], None]:
-    """One optimiser step of the recipe, with the engine's optimiser, memory and check of the gradient."""
+def train(name: str, precision: str, levels: torch.Tensor, batches: Iterator[Batch]) -> None:
+    """Rounds of the recipe, one for each of ``batches``, with all that the engine does in a run but looking on."""
     config = recipe(name)
-    spec = ImageSpec(1, 28, 28, BASELINES[name][1])
-    scaling = Scaling.unit()
-    model = PixelModel.build(
-        PixelDescription(network=config.network, model=config.model, head=config.head, image=spec, scaling=scaling)
-    )
-    model.network.train()
-    monitor = Monitor("bits/dim", lambda _: {})
-    phase = likelihood(model.network, make_head(config.head, spec), spec.levels, scaling, config.optim, monitor).phases[
-        0
-    ]
-    optimiser = build_optimiser(model.network.parameters(), config.optim)
-    keep_freed_memory()
-    batch = Batch(levels, None)
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss, _ = phase.loss(batch)
-        loss.backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.network.parameters() if p.grad is not None])
-        if not norm.isfinite():
-            raise ArithmeticError(f"{name}: the gradient is not finite")
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    return step
+    endless = {"epochs": None, "minutes": None, "images": 10**12}
+    machine = {"batch": len(levels), "precision": precision, "device": "cpu"}
+    settings = TrainConfig.model_validate(config.train.model_dump() | endless | machine)
+    split = Split(levels.numpy(), levels=IMAGES[name].levels)
+    objective = wire(config, Dataset("random", IMAGES[name], split, split, split)).objective()
+    fit(objective, lambda _: batches, settings, make_fabric(settings), epoch=len(levels))
 
 
-def serve(variant: str, name: str, batch: int, pipe: Connection) -> None:
-    """A process that takes one step at each request and answers with its seconds."""
+def serve(variant: str, name: str, batch: int, cpu_time: bool, pipe: Connection) -> None:
+    """A process that takes one round at each request and answers with its seconds, until the pipe is closed."""
     torch.manual_seed(0)
-    levels = torch.randint(0, BASELINES[name][1], (batch, 1, 28, 28), dtype=torch.uint8)
-    step = tutorial_step(name, levels) if variant == "baseline" else our_step(name, levels, variant)
-    while pipe.recv():
-        start = time.perf_counter()
-        step()
-        pipe.send(time.perf_counter() - start)
+    spec = IMAGES[name]
+    levels = torch.randint(0, spec.levels, (batch, spec.channels, spec.height, spec.width), dtype=torch.uint8)
+    clock = time.process_time if cpu_time else time.perf_counter
+
+    def asked() -> Iterator[Batch]:
+        while True:
+            pipe.recv()
+            start = clock()
+            yield Batch(levels, None)  # and back when the round is over
+            pipe.send(clock() - start)
+
+    with contextlib.suppress(EOFError):
+        if variant == "baseline":
+            step = tutorial_step(name, levels)
+            for _ in asked():
+                step()
+        else:
+            train(name, variant, levels, asked())
 
 
-def measure(name: str, batch: int, rounds: int) -> list[dict[str, object]]:
-    """Interleaved steps of all variants; the first round warms up and does not count."""
+def measure(name: str, batch: int, rounds: int, cpu_time: bool = False) -> list[dict[str, object]]:
+    """Interleaved rounds of all variants; the first warms up and does not count."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     for variant in ("baseline", *PRECISIONS):
         pipes[variant], other = context.Pipe()
-        context.Process(target=serve, args=(variant, name, batch, other), daemon=True).start()
+        context.Process(target=serve, args=(variant, name, batch, cpu_time, other), daemon=True).start()
+        other.close()
     seconds: dict[str, list[float]] = {variant: [] for variant in pipes}
     for _ in range(rounds + 1):
         for variant, pipe in pipes.items():
             pipe.send(True)
             seconds[variant].append(pipe.recv())
     for pipe in pipes.values():
-        pipe.send(False)
+        pipe.close()
     median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
     return [
         {
@@ -170,12 +95,9 @@ def measure(name: str, batch: int, rounds: int) -> list[dict[str, object]]:
             "ours_images_per_s": round(batch / median[precision], 2),
             "baseline_images_per_s": round(batch / median["baseline"], 2),
             "ratio": round(median["baseline"] / median[precision], 3),
+            "clock": "cpu" if cpu_time else "wall",
             "rounds": rounds,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "processor": str(torch.cpu.get_capabilities().get("cpu_name", platform.processor())),
-            "date": date.today().isoformat(),
+            **facts(),
         }
         for precision in PRECISIONS
     ]
@@ -184,13 +106,14 @@ def measure(name: str, batch: int, rounds: int) -> list[dict[str, object]]:
 def main() -> None:
     """Print one line a network and precision."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=sorted(BASELINES), action="append")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--network", choices=list(IMAGES), action="append")
+    parser.add_argument("--batch", type=int, help="images of a round; default: as many as the tutorial's")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds; set OMP_NUM_THREADS=1")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     args = parser.parse_args()
-    for name in args.network or BASELINES:
-        for row in measure(name, args.batch, args.rounds):
+    for name in args.network or IMAGES:
+        for row in measure(name, args.batch or BATCHES[name], args.rounds, args.cpu_time):
             ours, base = row["ours_images_per_s"], row["baseline_images_per_s"]
             line = f"{name:13} {row['precision']}: {ours} images/s, baseline {base}, {row['ratio']}x"
             print(json.dumps(row) if args.json else line, flush=True)

@@ -149,44 +149,6 @@ def test_networks_learn_colour(name: str, tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / name / "samples" / "final.png").exists()
 
 
-# benchmarks/training.py
-
-
-@pytest.mark.slow
-def test_the_training_benchmark_prints_one_object_a_line() -> None:
-    done = subprocess_of("benchmarks/training.py", "--json", "--batch", "2", "--rounds", "1")
-    assert done.returncode == 0, done.stderr
-    rows = lines(done.stdout)
-    assert [(row["network"], row["precision"]) for row in rows] == [
-        ("mnist-gray", "fp32"),
-        ("mnist-gray", "bf16"),
-        ("mnist-binary", "fp32"),
-        ("mnist-binary", "bf16"),
-    ]
-    for row in rows:
-        assert row["ours_images_per_s"] > 0
-        assert row["ratio"] == pytest.approx(row["ours_images_per_s"] / row["baseline_images_per_s"], rel=0.01)
-
-
-@pytest.mark.parametrize("name", ["mnist-gray", "mnist-binary"])
-def test_the_tutorials_network_has_the_same_weights_as_ours(name: str) -> None:
-    training = script("training")
-    build, _ = training.BASELINES[name]
-    theirs: torch.nn.Module = build()
-    ours = script("gpu/measure").model_of(name, "cpu").network
-
-    def used(network: torch.nn.Module) -> int:
-        """Trained values that no mask removes."""
-        total = 0
-        for module in network.modules():
-            mask = getattr(module, "seen", getattr(module, "mask", None))
-            for name, parameter in module.named_parameters(recurse=False):
-                total += int(mask.sum()) if name == "weight" and mask is not None else parameter.numel()
-        return total
-
-    assert used(theirs) == used(ours)
-
-
 # benchmarks/quality.py
 
 
