@@ -334,9 +334,9 @@ def test_the_figures_of_the_layers(run: Command, sagan: LatentModel) -> None:
     for row, (_, _, figures) in zip(found["layers"], truth, strict=True):
         assert (row["gamma"], row["entropy"]) == pytest.approx((figures.gamma, figures.entropy), rel=1e-4)
         assert (row["on"], row["pictures"]) == ("generated", 2)
-    assert [row["places"] for row in found["layers"]] == ["4x4", "8x8", "8x8", "4x4"]
+    assert [row["places"] for row in found["layers"]] == [[4, 4], [8, 8], [8, 8], [4, 4]]
     lines = run("attention", "sagan", "-n", 2, "--force").out.splitlines()
-    assert lines[1].split()[:3] == ["generator", "after.0", "generated"]
+    assert lines[1].split()[:5] == ["generator", "after.0", "generated", "4x4", "4x4"]
     assert lines[1].split()[-3:-1] == [f"{truth[0][2].gamma:.3f}", f"{truth[0][2].entropy:.3f}"]
     assert lines[-1] == "maps.png"
 
@@ -344,7 +344,7 @@ def test_the_figures_of_the_layers(run: Command, sagan: LatentModel) -> None:
 def test_half_the_keys_of_the_paper_s_attention(run: Command, drawn: list[Strip]) -> None:
     saved("sagan-paper", "paper")
     rows = json.loads(run("attention", "paper", "--of", "generator", "--json").out)["layers"]
-    assert [(row["places"], row["keys"]) for row in rows] == [("4x4", "2x2"), ("8x8", "4x4")]
+    assert [(row["places"], row["keys"]) for row in rows] == [([4, 4], [2, 2]), ([8, 8], [4, 4])]
     assert drawn[1].caption[1] == "4x4 on 2x2"
 
 

@@ -30,10 +30,10 @@ _CENTRE, _GRID = "centre", "grid"
 _ROWS = 3  # and columns of the places that a grid asks
 _MOST = 16  # pictures side by side that a person can tell apart
 _NOTES = (
-    "The framed place looks at what is bright: weights that sum to 1, a square each (nearest neighbour, no smoothing). "
-    "Colours of a row go from 0 to its largest, or to four times the uniform weight.",
-    "gamma: the factor by which what was seen is added, 0 for not at all. entropy: mean over all places of these "
-    "pictures, as a share of a uniform map's: 1 tells no place from another.",
+    "The framed place looks at what is bright: weights that sum to 1, a square each (nearest neighbour, no smoothing).",
+    "The colours of a row go from 0 to its largest weight, or to four times a uniform map's if that is more.",
+    "gamma: the factor by which what was seen is added; at 0 it is not.",
+    "entropy: mean over all places of these pictures, as a share of a uniform map's; at 1 all look everywhere alike.",
 )
 
 
@@ -123,9 +123,9 @@ def attention(model: str, /, *, options: MapOptions = NO_MAPS) -> None:
     found = need(loaded(model, options.device), LatentModel, "pixelloom attention")
     check_class(options.class_, found.description.classes)
     queries = _queries(options.query, found.spec)
-    targets.probe(options.out.parent)
     settle_threads(found, options.pictures)
     parts = _parts(found, options)
+    targets.probe(options.out.parent)
     sheet = maps.sheet(list(_strips(parts, queries)), found.spec.levels, _NOTES, options.scale)
     with targets.writing(options.out):
         plots.save_png(sheet, options.out)
@@ -257,8 +257,8 @@ def _row(part: _Part, layer: _Layer) -> dict[str, Any]:
         "of": layer.of,
         "layer": layer.name,
         "on": part.shown,
-        "places": _size(layer.places),
-        "keys": _size(layer.keys),
+        "places": layer.places,
+        "keys": layer.keys,
         "gamma": layer.gamma,
         "entropy": layer.entropy,
         "pictures": len(part.images),
@@ -266,8 +266,8 @@ def _row(part: _Part, layer: _Layer) -> dict[str, Any]:
 
 
 def _word(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return _size(value) if isinstance(value, tuple) else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _size(sides: Place) -> str:
+def _size(sides: tuple[int, ...]) -> str:
     return "x".join(map(str, sides))
