@@ -170,6 +170,22 @@ def test_models_are_found_by_any_of_their_names_and_shown_once() -> None:
     assert [entry.name for entry in gather(["runs/a", "else/a"], 1).entries] == ["runs/a", "else/a"]
 
 
+def test_a_run_whose_best_and_last_models_are_shown_has_one_curve() -> None:
+    latent("runs/b")
+    model = pixelloom.load("runs/b")
+    trained = model.description.trained | {"images": 640, "validation": {"kid-lenet-mnist": 0.5, "n": 800}}
+    model.description = model.description.model_copy(update={"trained": trained})
+    model.save(Path("runs/b/last"))
+    found = gather(["runs/b", "runs/b/last"], 1)
+    assert [(entry.name, entry.step) for entry in found.entries] == [("runs/b", 20), ("runs/b/last", 10)]
+    assert grounds(found) == [["runs/b", "runs/b/last"]]
+    distance, judge = charts.charts(found)
+    (axes,) = distance.draw().axes
+    drawn = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
+    assert drawn.count([[640, 0.5], [1280, 0.125]]) == 1
+    assert judge.title == "The discriminator of runs/b"
+
+
 def test_what_cannot_be_shown_is_listed_with_its_reason() -> None:
     Path("empty").mkdir()
     damaged = Path(pixel("runs/damaged")) / "model/model.safetensors"

@@ -39,7 +39,7 @@ class Entry:
         n: images that they were measured on.
         split: and of which split, "validation" or "training".
         grounds: on what each figure was measured that models are chosen by.
-        history: figures over the run, empty where no run lies around the model.
+        history: figures over the run; empty where no run lies around the model, or an entry before has them.
         sha256: of the contents of its file.
         samples: levels uint8 [n, C, H, W].
         given: what each sample was drawn by, as images like these; None where by nothing.

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,13 @@ def gather(
     short = dict(zip(names, _short(names), strict=True))
     for name in names:
         try:
-            folder = runs.find(name)
-            if folder.resolve() not in seen:
-                entries.append(_entry(short[name], folder, n, seed, device, around))
-            seen.add(folder.resolve())
+            folder = runs.find(name).resolve()
+            if folder in seen:
+                continue
+            entry = _entry(short[name], folder, n, seed, device, around)
+            twice = any(other.parent == folder.parent for other in seen)  # the best and the last model of one run
+            entries.append(replace(entry, history=curves.History({}, {})) if twice else entry)
+            seen.add(folder)
         except (PixelloomError, OSError) as error:
             broken.append((name, str(error).removeprefix(f"{name}: ")))
         except (MemoryError, RuntimeError) as error:
