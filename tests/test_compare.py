@@ -25,9 +25,9 @@ from pixelloom.cli import main
 from pixelloom.compare import Comparison, Group
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
-from pixelloom.errors import ModelError
+from pixelloom.errors import ModelError, UsageError
 from pixelloom.families import Model
-from pixelloom.gathering import gather
+from pixelloom.gathering import Wishes
 from pixelloom.latent import LatentDescription, LatentModel
 from pixelloom.likelihoods import HeadConfig
 from pixelloom.models import PixelDescription, PixelModel
@@ -94,9 +94,13 @@ def latent(
         LatentDescription(network=network, model=config, image=ImageSpec(1, 16, 16, 256), classes=classes)
     )
     awake(model.network)
-    trained = {"data": DataConfig(**{"source": "shapes", "size": 16} | data).model_dump(mode="json")}
+    trained = {"data": DataConfig(**{"source": "shapes", "size": 16, "grey": True} | data).model_dump(mode="json")}
     figures = {"kid-lenet-mnist": 0.125, "n": 800} if figures is None else figures
     return write(model, out, trained | {"images": 1280, "minutes": 12.5, "validation": figures}, lines)
+
+
+def gather(names: list[str], n: int = 16, seed: int = 0, **more: Any) -> Comparison:
+    return gathering.gather(names, Wishes(n, seed, **more))
 
 
 def grounds(found: Comparison) -> list[list[str]]:
@@ -124,7 +128,7 @@ def test_the_table_holds_what_the_folders_hold() -> None:
     assert a["data"] == "digits: 1x8x8 with 17 levels"
     assert (a["images seen"], a["minutes"], a["kept at step"]) == ("1,280 (1.5 epochs)", "2.25", "20")
     assert a["validation"] == "2.1250 bits/dim, 94.25 nats/image (N=151)"
-    assert b["data"] == "shapes (size 16): 1x16x16 with 256 levels"
+    assert b["data"] == "shapes (size 16, grey): 1x16x16 with 256 levels"
     assert (b["images seen"], b["minutes"], b["kept at step"]) == ("1,280", "12.5", "20")
     assert b["validation"] == "0.125 kid-lenet-mnist (N=800)"
     assert a.keys() == b.keys()
@@ -154,7 +158,7 @@ def test_drawing_is_surrounded() -> None:
         seen.append((model.description.network, n))
         yield
 
-    gather([pixel("runs/a"), latent("runs/b")], 2, around=around)
+    gathering.gather([pixel("runs/a"), latent("runs/b")], Wishes(2), around)
     assert seen == [("pixelcnn", 2), ("dcgan", 2)]
 
 
@@ -217,7 +221,7 @@ def test_memory_that_runs_out_is_a_reason_and_a_fault_is_none(monkeypatch: pytes
 
     names = [pixel("runs/a"), latent("runs/b")]
     monkeypatch.setattr(PixelModel, "sample", raising(torch.OutOfMemoryError("CUDA out of memory")))
-    assert gather(names, 2).broken == (("runs/a", "out of memory with 2 images; draw fewer with -n"),)
+    assert gather(names, 2).broken == (("runs/a", "out of memory; draw fewer with -n"),)
     monkeypatch.setattr(PixelModel, "sample", raising(RuntimeError("a fault")))
     with pytest.raises(RuntimeError, match="a fault"):
         gather(names, 2)
@@ -276,6 +280,40 @@ def test_a_description_may_say_anything_of_its_training(trained: dict[str, Any])
     found = gather(["runs/odd"], 1)
     assert page.page(found).count("<tr>") == 2
     assert poster.poster(found).width > 600
+
+
+def test_figures_of_samples_are_those_that_measuring_gives() -> None:
+    asked = {"metrics": ("kid", "precision"), "measured": 60}
+    unknown = write(flat(DIGITS), "runs/c", {})
+    found = gather([pixel("runs/a"), latent("runs/b"), unknown], 2, 7, **asked)
+    for entry in found.entries[:2]:
+        truth = pixelloom.measure(pixelloom.load(entry.name), metrics=["kid", "precision"], n=60, seed=7)
+        assert [figure.name for figure in truth] == ["kid-random", "precision-random"]
+        assert entry.measured == tuple(truth)
+    ours, theirs = found.tables()
+    assert ours.title == "figures of samples on digits, 1x8x8, 17 levels, reference test pictures"
+    for place, table in enumerate((ours, theirs)):
+        assert table.columns == ("kid-random", "precision-random")
+        ((member, (distance, share)),) = table.rows
+        kid, precision = found.entries[place].measured
+        assert member == place
+        assert kid.floor is not None
+        assert precision.floor is not None
+        assert distance == f"{kid.value:.4g} ± {kid.spread:.2g}; real {kid.floor:.4g}; N=60 / {kid.reference:,}"
+        n = f"N={precision.n:,} / {precision.reference:,}"
+        assert share == f"{precision.value:.4g}; real {precision.floor:.4g}; {n}"
+    assert found.entries[2].measured == ()
+    (reason,) = found.unmeasured()
+    assert reason.startswith("c: data: this model does not say what it was trained on")
+    read = Read(page.page(found))
+    assert {*ours.columns, distance, share, reason} <= set(read.text)
+    assert poster.poster(found).height > poster.poster(gather(["runs/a", "runs/b", "runs/c"], 2)).height + 100
+    assert [group.figure for group in found.groups()][1::2] == ["figures of samples"] * 2
+    assert found.apart()[0].startswith("figures of samples of a and of b: other data (digits, shapes); other size")
+    assert gather(["runs/a"], 1).tables() == []
+    for wrong in ("likelihood", "fid"):
+        with pytest.raises(UsageError, match=f"'{wrong}' is no figure of samples; there are kid, fd"):
+            gather(["runs/a"], 1, metrics=("kid", wrong))
 
 
 # -------------------------------------------------------------------------------------------------- what compares
@@ -538,6 +576,10 @@ def test_the_command_writes_both_and_says_what_is_missing(capsys: pytest.Capture
         assert np.array_equal(picture, np.asarray(plots.grid(model.sample(2, seed=3).numpy(), model.spec.levels)))
     with Image.open("compare.png") as png:
         assert png.format == "PNG"
+    code, _, err = compare(capsys, "a", "--metrics", "kid, coverage", "--measured", 50, "--force")
+    assert code == 0
+    assert "a: measuring 50 samples" in err
+    assert "coverage-random" in Path("compare.html").read_text(encoding="utf-8")
     assert compare(capsys, "a", "--out", "x/y.html")[:2] == (0, "x/y.html\nx/y.png\n")
     code, _, err = compare(capsys, "nothing", "--out", "none.html")
     assert code == 4
@@ -566,6 +608,9 @@ def test_nothing_is_overwritten_without_force(target: str, capsys: pytest.Captur
         (["a", "--seed", "-1"], "--seed: must be 0 or more, not -1"),
         (["a", "--out", "x.png"], "name two files"),
         (["a", "--out", "."], "is a folder"),
+        (["a", "--measured", "9"], "--measured: which figures?"),
+        (["a", "--metrics", "kid", "--measured", "0"], "--measured: must be 1 or more, not 0"),
+        (["a", "--metrics", "kid,fid"], "'fid' is no figure of samples"),
     ],
 )
 def test_wrong_usage(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from pixelloom import curves
+from pixelloom.metrics.figures import Figure
 from pixelloom.types import ImageSpec, Levels
 
 Ground = tuple[tuple[str, str], ...]
 """On what a figure was measured, as (what, which)."""
+SAMPLES = "figures of samples"
+"""What all that is measured of samples is called among figures that may compare."""
 _USUAL = ("none", "crop", "white", "first", "0", "validation pictures")  # what goes without saying
 
 
@@ -38,9 +41,11 @@ class Entry:
         validation: figures by name.
         n: images that they were measured on.
         split: and of which split, "validation" or "training".
-        grounds: on what each figure was measured that models are chosen by.
+        grounds: on what each figure was measured that models are chosen by, and those of samples.
         history: figures over the run; empty where no run lies around the model, or an entry before has them.
         sha256: of the contents of its file.
+        measured: figures of samples, where they were asked for.
+        unmeasured: why there are none, though they were asked for.
         samples: levels uint8 [n, C, H, W].
         given: what each sample was drawn by, as images like these; None where by nothing.
         seconds: an image, measured while the samples were drawn.
@@ -66,6 +71,8 @@ class Entry:
     grounds: dict[str, Ground]
     history: curves.History
     sha256: str
+    measured: tuple[Figure, ...]
+    unmeasured: str
     samples: Levels
     given: Levels | None
     seconds: float
@@ -119,6 +126,21 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Figures of samples of models that compare.
+
+    Attributes:
+        title: says on what they were measured.
+        columns: names of the figures.
+        rows: place of a model in the list of entries, and its figures in words, "" for one that it lacks.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All that a page or a picture shows.
 
@@ -157,16 +179,31 @@ class Comparison:
         return {
             "With caution": self.cautions(),
             "What does not compare": self.apart(),
+            "Not measured": self.unmeasured(),
             "Not shown": [f"{name}: {reason}" for name, reason in self.broken],
         }
 
     def groups(self) -> list[Group]:
-        """Figures by which models are chosen, those together that compare."""
+        """Models whose figures compare, for each figure that models are chosen by, and for those of samples."""
         found: dict[tuple[str, Ground], list[int]] = {}
         for place, entry in enumerate(self.entries):
             for name, ground in entry.grounds.items():
                 found.setdefault((name, ground), []).append(place)
         return [Group(name, ground, tuple(members)) for (name, ground), members in found.items()]
+
+    def tables(self) -> list[Table]:
+        """Figures of samples, a table for each ground."""
+        found = []
+        for group in (group for group in self.groups() if group.figure == SAMPLES):
+            each = [{one.name: beside(one) for one in self.entries[place].measured} for place in group.members]
+            columns = tuple(dict.fromkeys(name for row in each for name in row))
+            rows = (tuple(row.get(name, "") for name in columns) for row in each)
+            found.append(Table(group.title, columns, tuple(zip(group.members, rows, strict=True))))
+        return found
+
+    def unmeasured(self) -> list[str]:
+        """Models without the figures of samples that were asked for, and why."""
+        return [f"{entry.name}: {entry.unmeasured}" for entry in self.entries if entry.unmeasured]
 
     def apart(self) -> list[str]:
         """What does not compare, and why, a sentence each."""
@@ -199,6 +236,14 @@ class Comparison:
 
     def _names(self, group: Group) -> str:
         return ", ".join(self.entries[place].name for place in group.members)
+
+
+def beside(found: Figure) -> str:
+    """As in ``0.52 ± 0.1; real 0.01; N=2,000 / 900``: what real pictures get in the place of samples is the floor."""
+    spread = "" if found.spread is None else f" ± {found.spread:.2g}"
+    floor = "" if found.floor is None else f"; real {found.floor:.4g}"
+    others = f" / {found.reference:,}" if found.reference else ""
+    return f"{found.value:.4g}{spread}{floor}; N={found.n:,}{others}"
 
 
 def figure(name: str, value: float) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,38 +16,60 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pixelloom import api, curves, plots, runs
-from pixelloom.compare import Comparison, Entry, Ground
+from pixelloom import api, curves, measuring, plots, runs
+from pixelloom.compare import SAMPLES, Comparison, Entry, Ground
 from pixelloom.description import WEIGHTS
 from pixelloom.engine.memory import out_of_memory
 from pixelloom.errors import ModelError, PixelloomError, UsageError
 from pixelloom.families import Model, load_model
+from pixelloom.metrics.figures import METRICS, Figure
 from pixelloom.models import PixelModel
 
 Around = Callable[[Model, int], AbstractContextManager[object]]
 """(model, n) -> what surrounds the drawing of n images."""
 
+_log = logging.getLogger("pixelloom")
 _FORM = {key: key for key in ("binarize", "fit", "background", "bits", "frames")} | {"seed": "data seed"}
 """Of the settings of data, what changes its pictures beside their size and levels."""
 _ASKED = ("size", "levels", "binarize", "grey", "limit")
 _NOTHING = (None, False, "none", "")
 
 
-def gather(
-    names: Sequence[str], n: int = 16, *, seed: int = 0, device: str = "cpu", around: Around = lambda *_: nullcontext()
-) -> Comparison:
+@dataclass(frozen=True)
+class Wishes:
+    """How models are drawn from and measured.
+
+    Attributes:
+        n: samples of each.
+        seed: of the samples.
+        device: "cpu" or "cuda".
+        metrics: figures of samples to measure, see :func:`pixelloom.measure`; none by default.
+        measured: samples to measure them on.
+    """
+
+    n: int = 16
+    seed: int = 0
+    device: str = "cpu"
+    metrics: tuple[str, ...] = ()
+    measured: int = measuring.N
+
+
+def gather(names: Sequence[str], wishes: Wishes = Wishes(), around: Around = lambda *_: nullcontext()) -> Comparison:
     """Load each model, draw from it and read what its run wrote.
 
     Args:
         names: as :func:`pixelloom.runs.find` takes them; a model that is named twice is shown once.
-        n: samples of each.
-        seed: of the samples.
-        device: "cpu" or "cuda".
+        wishes: how they are drawn from and measured.
         around: what surrounds the drawing, for instance a choice of threads.
 
     Raises:
+        UsageError: for a metric that is none of samples.
         ModelError: if none of them can be shown.
     """
+    unknown = [name for name in wishes.metrics if name not in (*METRICS, measuring.ACCURACY, measuring.ALL)]
+    if unknown:
+        known = ", ".join((*METRICS, measuring.ACCURACY, measuring.ALL))
+        raise UsageError(f"metrics: {unknown[0]!r} is no figure of samples; there are {known}")
     entries, broken, seen = list[Entry](), list[tuple[str, str]](), set[Path]()
     short = dict(zip(names, _short(names), strict=True))
     for name in names:
@@ -54,7 +77,7 @@ def gather(
             folder = runs.find(name).resolve()
             if folder in seen:
                 continue
-            entry = _entry(short[name], folder, n, seed, device, around)
+            entry = _entry(short[name], folder, wishes, around)
             twice = any(other.parent == folder.parent for other in seen)  # the best and the last model of one run
             entries.append(replace(entry, history=curves.History({}, {})) if twice else entry)
             seen.add(folder)
@@ -63,10 +86,12 @@ def gather(
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            broken.append((name, f"out of memory with {n} images; draw fewer with -n"))
+            broken.append((name, "out of memory; draw fewer with -n"))
     if not entries:
         raise ModelError("none of these can be shown:" + "".join(f"\n  {name}: {why}" for name, why in broken))
-    return Comparison(tuple(entries), tuple(broken), n, seed, hardware(device), date.today().isoformat())
+    return Comparison(
+        tuple(entries), tuple(broken), wishes.n, wishes.seed, hardware(wishes.device), date.today().isoformat()
+    )
 
 
 def hardware(device: str) -> str:
@@ -83,8 +108,8 @@ def _short(names: Sequence[str]) -> list[str]:
     return last if tellers else list(names)
 
 
-def _entry(name: str, folder: Path, n: int, seed: int, device: str, around: Around) -> Entry:
-    model = load_model(folder).to(device)
+def _entry(name: str, folder: Path, wishes: Wishes, around: Around) -> Entry:
+    model = load_model(folder).to(wishes.device)
     with safe_open(str(folder / WEIGHTS), "pt") as file:
         sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
     about = model.description
@@ -96,17 +121,23 @@ def _entry(name: str, folder: Path, n: int, seed: int, device: str, around: Arou
     count, split = validation.pop("n", None), str(found.get("split", "validation"))
     judges = dict.fromkeys([*history.judges, *curves.judges(validation)])
     images = curves.number(trained.get("images"))
-    plots.sheet(n, model.spec.shape)  # refuses more than a picture can hold, before they are drawn
-    with around(model, n):
-        samples, given, seconds = _drawn(model, n, seed)
+    plots.sheet(wishes.n, model.spec.shape)  # refuses more than a picture can hold, before they are drawn
+    with around(model, wishes.n):
+        samples, given, seconds = _drawn(model, wishes.n, wishes.seed)
+        measured, unmeasured = _measured(name, model, wishes)
         threads = torch.get_num_threads() if model.device.type == "cpu" else 0
+    grounds = {judge: _ground(model, judge, data, split, name) for judge in judges}
+    if measured:
+        grounds[SAMPLES] = _ground(model, SAMPLES, data, "test", name)
     return Entry(
         name=name,
         family=about.family,
         network=about.network,
         recipe=str(trained.get("recipe") or ""),
         data=str(data.get("source") or ""),
-        form=", ".join(f"{key} {data[key]}" for key in _ASKED if data.get(key) not in _NOTHING),
+        form=", ".join(
+            key if data[key] is True else f"{key} {data[key]}" for key in _ASKED if data.get(key) not in _NOTHING
+        ),
         spec=model.spec,
         classes=about.classes,
         parameters=model.parameters,
@@ -117,9 +148,11 @@ def _entry(name: str, folder: Path, n: int, seed: int, device: str, around: Arou
         validation=validation,
         n=None if count is None else int(count),
         split=split,
-        grounds={judge: _ground(model, judge, data, split, name) for judge in judges},
+        grounds=grounds,
         history=history,
         sha256=sha256,
+        measured=measured,
+        unmeasured=unmeasured,
         samples=samples.numpy(),
         given=None if given is None else given.numpy(),
         seconds=seconds,
@@ -153,13 +186,26 @@ def _told(model: Model, n: int) -> tuple[dict[str, Any], Tensor | None]:
     return told | {"condition": seen}, model.condition.shown(seen)
 
 
+def _measured(name: str, model: Model, wishes: Wishes) -> tuple[tuple[Figure, ...], str]:
+    """Figures of samples, or why there are none though they were asked for."""
+    if not wishes.metrics:
+        return (), ""
+    _log.info("%s: measuring %d samples", name, wishes.measured)
+    metrics = None if measuring.ALL in wishes.metrics else wishes.metrics
+    try:
+        found = api.measure(model, metrics=metrics, n=wishes.measured, seed=wishes.seed)
+    except PixelloomError as error:
+        return (), str(error)
+    return tuple(found), ""
+
+
 def _ground(model: Model, judge: str, data: dict[str, Any], split: str, name: str) -> Ground:
     """A likelihood is that of images given all that the model is told; a distance is one of samples, whatever drew."""
     source = data.get("source")
     told = []
-    if isinstance(model, PixelModel) and judge == curves.BITS:
-        about = model.description
-        told = ["classes"] * bool(about.classes) + [about.condition] * (about.condition != "none")
+    if isinstance(model, PixelModel):
+        classes, condition = model.description.classes, model.description.condition
+        told = ["classes"] * (classes > 0 and judge == curves.BITS) + [condition] * (condition != "none")
     return (
         ("data", str(source) if source else f"unknown data ({name})"),
         ("size", "x".join(map(str, model.spec.shape))),

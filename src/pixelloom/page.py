@@ -17,6 +17,7 @@ from pixelloom.charts import Chart, charts, colour, in_ink
 from pixelloom.compare import Comparison, Entry
 from pixelloom.types import Levels
 
+_ABREAST = 5  # models beside each other on a wide screen
 LIGHT, DARK = "#1d2023", "#e9e9e6"  # ink on each ground
 
 
@@ -31,9 +32,12 @@ def page(comparison: Comparison) -> str:
         title=comparison.title,
         summary=comparison.summary,
         models=models,
+        abreast=min(len(models), _ABREAST),
         charts=[_chart(chart) for chart in charts(comparison)],
         columns=list(comparison.entries[0].facts()),
+        tables=comparison.tables(),
         notes=comparison.cautions(),
+        unmeasured=comparison.unmeasured(),
         apart=comparison.apart(),
         broken=comparison.broken,
     )

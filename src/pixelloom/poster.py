@@ -79,6 +79,7 @@ def _band(comparison: Comparison, places: range, column: int, width: int) -> Ima
     facts = [entry.facts() for entry in entries]
     for what in facts[0]:
         rows.append((what, [_stack([(fact[what], _INK, _TEXT, False)], column) for fact in facts]))
+    rows += _measured(comparison, places, column)
     space = [14 if what else 4 for what, _ in rows]
     labels = [_stack([(what, _SOFT, _TEXT, False)], _LABELS - 16) for what, _ in rows]
     heights = [max(part.height for part in (label, *cells)) for label, (_, cells) in zip(labels, rows, strict=True)]
@@ -111,6 +112,18 @@ def _grid(images: Levels, levels: int, width: int) -> Image.Image:
     while plots.sheet(len(images), images.shape[1:], scale=scale + 1).size[1] <= width:
         scale += 1
     return (small if scale == 1 else plots.grid(images, levels, scale=scale)).convert("RGB")
+
+
+def _measured(comparison: Comparison, places: range, column: int) -> list[tuple[str, list[Image.Image]]]:
+    """Figures of samples, as rows beneath those models that have them."""
+    rows = list[tuple[str, list[Image.Image]]]()
+    for table in comparison.tables():
+        of = {place: (table.title, *figures) for place, figures in table.rows}
+        for i, what in enumerate(("", *table.columns)):
+            ink, size = (_INK, _TEXT) if i else (_SOFT, 13)
+            texts = ([(of[place][i], ink, size, False)] if place in of else [] for place in places)
+            rows.append((what, [_stack(text, column) for text in texts]))
+    return rows
 
 
 def _notes(title: str, lines: Sequence[str], width: int) -> Image.Image:

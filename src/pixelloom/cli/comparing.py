@@ -28,6 +28,8 @@ def compare(
     png: Path | None = None,
     number: Annotated[int, Parameter(name=("--number", "-n"))] = 16,
     seed: int = 0,
+    metrics: str | None = None,
+    measured: int | None = None,
     device: Device = "auto",
     force: Flag = False,
 ) -> None:
@@ -39,21 +41,31 @@ def compare(
         png: The same as a PNG; by default beside the page, under its name.
         number: Samples of each.
         seed: Of the samples.
+        metrics: Measure also some of kid,fd,precision,recall,density,coverage,nearest,accuracy, or all that apply.
+        measured: How many samples to measure these on, 2000.
         device: auto is CUDA where there is one.
         force: Replace files that are there.
     """
     from pixelloom.engine.config import TrainConfig
     from pixelloom.engine.fabric import choose_device
     from pixelloom.engine.tensors import write_bytes
-    from pixelloom.gathering import gather
+    from pixelloom.gathering import Wishes, gather
+    from pixelloom.measuring import N
     from pixelloom.page import page
     from pixelloom.plots import save_png
     from pixelloom.poster import poster
 
     targets.check_file(out, force)
     png = out.with_suffix(".png") if png is None else png
-    _check(models, out, png, number, seed, force)
-    found = gather(models, number, seed=seed, device=choose_device(TrainConfig(device=device)), around=_threads)
+    _check(models, {"-n": (number, 1), "--seed": (seed, 0), "--measured": (measured, 1)})
+    if out == png:
+        raise UsageError(f"--out, --png: both are {out}; name two files")
+    targets.check_file(png, force)
+    asked = tuple(word.strip() for word in metrics.split(",")) if metrics else ()
+    if measured is not None and not asked:
+        raise UsageError("--measured: which figures? name some with --metrics")
+    wishes = Wishes(number, seed, choose_device(TrainConfig(device=device)), asked, measured or N)
+    found = gather(models, wishes, _threads)
     for name, reason in found.broken:
         _log.warning("%s: not shown: %s", name, reason)
     picture = poster(found)
@@ -67,16 +79,13 @@ def compare(
     say(str(png))
 
 
-def _check(models: tuple[str, ...], out: Path, png: Path, number: int, seed: int, force: bool) -> None:
-    """What can be found wrong before a model is loaded."""
+def _check(models: tuple[str, ...], least: dict[str, tuple[int | None, int]]) -> None:
+    """What can be found wrong before a model is loaded; ``least`` is (given, least) of each option."""
     if not models:
         raise UsageError("name the models to compare: run folders, or names of runs or models")
-    for option, value, least in (("-n", number, 1), ("--seed", seed, 0)):
-        if value < least:
-            raise UsageError(f"{option}: must be {least} or more, not {value}")
-    if out == png:
-        raise UsageError(f"--out, --png: both are {out}; name two files")
-    targets.check_file(png, force)
+    for option, (value, bound) in least.items():
+        if value is not None and value < bound:
+            raise UsageError(f"{option}: must be {bound} or more, not {value}")
 
 
 @contextlib.contextmanager
