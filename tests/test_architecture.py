@@ -28,11 +28,10 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"description", "ensembles"}),
     frozenset({"arguments", "latent", "models"}),
     frozenset({"applications", "families", "pretrained"}),
-    frozenset(
-        {"config", "recipes", "card", "plots", "curves", "maps", "neighbours", "compare", "charts", "page", "poster"}
-    ),
+    frozenset({"config", "recipes", "card", "plots", "curves", "maps", "neighbours"}),
     frozenset({"wiring"}),
-    frozenset({"runs", "measuring", "api", "gathering"}),
+    frozenset({"runs", "measuring", "api"}),
+    frozenset({"comparison"}),
     frozenset({"cli", "studio"}),
     frozenset({"__init__", "__main__"}),
 )

@@ -20,14 +20,15 @@ from PIL import Image
 
 import pixelloom
 from latent_toys import PAIRS, awake
-from pixelloom import charts, gathering, page, plots, poster, runs
+from pixelloom import plots, runs
 from pixelloom.cli import main
-from pixelloom.compare import Comparison, Group
+from pixelloom.comparison import charts, gathering, page, poster
+from pixelloom.comparison.entries import Comparison, Group
+from pixelloom.comparison.gathering import Wishes
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
 from pixelloom.errors import ModelError, UsageError
 from pixelloom.families import Model
-from pixelloom.gathering import Wishes
 from pixelloom.latent import LatentDescription, LatentModel
 from pixelloom.likelihoods import HeadConfig
 from pixelloom.models import PixelDescription, PixelModel

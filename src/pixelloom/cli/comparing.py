@@ -46,14 +46,14 @@ def compare(
         device: auto is CUDA where there is one.
         force: Replace files that are there.
     """
+    from pixelloom.comparison.gathering import Wishes, gather
+    from pixelloom.comparison.page import page
+    from pixelloom.comparison.poster import poster
     from pixelloom.engine.config import TrainConfig
     from pixelloom.engine.fabric import choose_device
     from pixelloom.engine.tensors import write_bytes
-    from pixelloom.gathering import Wishes, gather
     from pixelloom.measuring import N
-    from pixelloom.page import page
     from pixelloom.plots import save_png
-    from pixelloom.poster import poster
 
     targets.check_file(out, force)
     png = out.with_suffix(".png") if png is None else png

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pixelloom import curves
-from pixelloom.compare import Comparison
+from pixelloom.comparison.entries import Comparison
 from pixelloom.curves import BITS, DIAL, FAKE, REAL, History, Series
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 from PIL.Image import Image
 
 from pixelloom import plots
-from pixelloom.charts import Chart, charts, colour, in_ink
-from pixelloom.compare import Comparison, Entry
+from pixelloom.comparison.charts import Chart, charts, colour, in_ink
+from pixelloom.comparison.entries import Comparison, Entry
 from pixelloom.types import Levels
 
 _ABREAST = 5  # models beside each other on a wide screen
@@ -25,7 +25,7 @@ def page(comparison: Comparison) -> str:
     """The page, as HTML."""
     from jinja2 import Environment, StrictUndefined
 
-    text = resources.files("pixelloom").joinpath("templates/compare.html").read_text(encoding="utf-8")
+    text = resources.files("pixelloom.comparison").joinpath("templates/compare.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     models = [_model(place, entry, comparison) for place, entry in enumerate(comparison.entries)]
     return environment.from_string(text).render(

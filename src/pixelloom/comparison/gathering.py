@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pixelloom import api, curves, measuring, plots, runs
-from pixelloom.compare import SAMPLES, Comparison, Entry, Ground
+from pixelloom.comparison.entries import SAMPLES, Comparison, Entry, Ground
 from pixelloom.description import WEIGHTS
 from pixelloom.engine.memory import out_of_memory
 from pixelloom.errors import ModelError, PixelloomError, UsageError

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pixelloom import plots
-from pixelloom.charts import charts, colour, in_ink
-from pixelloom.compare import Comparison, Entry
+from pixelloom.comparison.charts import charts, colour, in_ink
+from pixelloom.comparison.entries import Comparison, Entry
 from pixelloom.errors import UsageError
 from pixelloom.types import Levels
 
