@@ -159,7 +159,7 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MODERN,
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
-    # A sixth of the paper's blocks with an eighth of its features. At 5e-3 it gets worse after 4,500 images, and by Adam
+    # A sixth of the paper's blocks, an eighth of its features. At 5e-3 it gets worse after 4,500 images, and by Adam
     # at 4e-3 it diverges after 10,800.
     "pixelsnail": PixelRun(
         network="pixelsnail",
