@@ -104,7 +104,7 @@ class LatentModel:
         Args:
             z: float [n, latent].
             labels: class of each image, int64 [n], or one for all; for a model with classes.
-            batch: images at a time; another number may change a value by one level, since sums are taken in another order.
+            batch: images at a time; another number may change a value by a level, as sums are taken in another order.
             on_step: called with (1, 1, images) after each batch.
 
         Raises:
@@ -142,7 +142,7 @@ class LatentModel:
             first: number of the first image, to go on where an earlier call stopped.
             truncation: the largest absolute value in a noise vector; None for no limit.
             labels: class of each image, int64 [n], or one for all; None for classes drawn at random.
-            batch: images at a time; another number may change a value by one level, since sums are taken in another order.
+            batch: images at a time; another number may change a value by a level, as sums are taken in another order.
             on_step: called with (1, 1, images) after each batch, as a pixel model calls it after each of its steps.
 
         Raises:
