@@ -521,6 +521,30 @@ def test_fakes_have_the_labels_of_the_batch(together: bool) -> None:
     assert unconditional.parts["G"].told == [None]
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_mismatched_pictures_are_real_ones_told_as_each_other_class_alike(loss: str) -> None:
+    """Loss: the mean of that against generated pictures and that against real ones wrongly told (Reed et al. 2016)."""
+    objective, given = game(loss, classes=4, mismatched=True), batch(labels=True)
+    d = objective.parts["D"].eval()
+    value, stats = called(objective, 0, given)
+    (real, told), (fake, _), (shown, wrong) = d.seen
+    assert torch.equal(shown, real)
+    assert (wrong != told).all()
+    ours, made, other = d(real, told), d(fake, told), d(real, wrong)
+    rule = LOSSES[loss].discriminator
+    torch.testing.assert_close(value, (rule(ours, made) + rule(ours, other)) / 2)
+    assert stats["D/fake"].item() == pytest.approx(made.mean().item())
+    steps = torch.cat([objective.phases[0].loss.__self__._other(given.labels) - given.labels for _ in range(300)]) % 4
+    assert torch.bincount(steps, minlength=4)[0] == 0
+    torch.testing.assert_close(
+        torch.bincount(steps, minlength=4)[1:] / len(steps), torch.full((3,), 1 / 3), atol=0.04, rtol=0
+    )
+    assert len(game(loss).parts["D"].seen) == 0
+    untold = game(loss, mismatched=True)
+    called(untold, 0)
+    assert len(untold.parts["D"].seen) == 2, "without classes there are none to mistake"
+
+
 def test_logits_of_another_shape_are_refused() -> None:
     """[B, 1] minus [B] is [B, B]: every real picture against every generated one."""
     d = Discriminator(outputs=(1,))

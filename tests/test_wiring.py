@@ -16,6 +16,7 @@ from pixelloom.augment import Policy, policy_for
 from pixelloom.config import LatentRun, compose
 from pixelloom.data.catalog import load
 from pixelloom.data.config import DataConfig
+from pixelloom.data.splits import Split, given
 from pixelloom.description import WEIGHTS
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import make_fabric
@@ -223,3 +224,34 @@ def test_recipes_of_latent_models_build(name: str) -> None:
     objective = wire(config, load(config.data)).objective()
     assert [phase.name for phase in objective.phases] == ["D", "G"]
     assert objective.deploy == "G"
+
+
+def test_with_classes_the_mean_distance_within_them_chooses() -> None:
+    """A generator that draws other classes than it is asked for is as near as ever to all images at once."""
+
+    def split(seed: int) -> Split:
+        images = np.random.default_rng(seed).integers(0, 2, (400, 1, 16, 16), dtype=np.uint8)
+        images[::2] += 16  # of class 0 bright, of class 1 dark
+        return Split(images, np.arange(400) % 2, 18)
+
+    config = small("dcgan").model_copy(update={"classes": True, "validation_images": 400})
+    wiring = LatentWiring(config, given("x", *map(split, range(3)), ("a", "b")))
+    assert wiring.figure == "kid-random-by-class"
+
+    class Painter(nn.Module):
+        latent = 5
+
+        def __init__(self, bright: int) -> None:
+            super().__init__()
+            self.bright, self.weight = bright, nn.Parameter(torch.zeros(()))
+
+        def forward(self, z: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+            level = 16.0 * (told == self.bright)[:, None, None, None]
+            noise = torch.rand(len(z), 1, 16, 16, generator=torch.Generator().manual_seed(1)).round()
+            return (level + noise) / 8.5 - 1
+
+    right, wrong = (wiring.measure(Painter(bright)) for bright in (0, 1))
+    assert abs(right["kid-random-by-class"]) < 0.05
+    assert wrong["kid-random-by-class"] > 1
+    assert wrong["kid-random"] == pytest.approx(right["kid-random"], abs=0.05)
+    assert wired("dcgan").figure == "kid-random"

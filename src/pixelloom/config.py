@@ -102,6 +102,9 @@ class LatentRun(RunConfig):
     )
     d_steps: int = Field(1, ge=1, le=100, description="steps of the discriminator for one of the generator")
     together: bool = Field(False, description="one pass of the discriminator over real and generated images")
+    mismatched: bool = Field(
+        False, description="with classes: real images told as another class than theirs count as generated ones too"
+    )
     discriminator: OptimConfig = OptimConfig(lr=4e-4, betas=(0.0, 0.9))
     generator: OptimConfig = OptimConfig(lr=1e-4, betas=(0.0, 0.9))
     features: Literal["auto", "lenet-mnist", "random", "pixels"] = Field(

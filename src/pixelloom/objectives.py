@@ -159,6 +159,7 @@ class _Game:
     policy: Policy
     together: bool
     accumulate: int
+    mismatched: bool
     rounds: Rounds
 
     def critic(self, batch: Batch) -> tuple[Tensor, Stats]:
@@ -169,6 +170,9 @@ class _Game:
         noise = [self._noise(x), self._noise(x)]
         real, fake = self._judge_both(self._seen(x, noise[0]), self._seen(made, noise[1]), labels)
         loss = self.loss.discriminator(real, fake)
+        if self.mismatched and labels is not None:
+            wrong = self._judge(self._seen(x, noise[0]), self._other(labels))
+            loss = (loss + self.loss.discriminator(real, wrong)) / 2
         stats = {
             "D/adversarial": loss,
             "D/real": real.mean(),
@@ -214,6 +218,11 @@ class _Game:
             raise DataError("train.classes: the training data has no labels")
         return to_model(batch.images, self.levels, Scaling.symmetric()), batch.labels
 
+    def _other(self, labels: Tensor) -> Tensor:
+        """For each label one of the others, all equally likely."""
+        step = torch.randint(1, self.classes, labels.shape, device=labels.device)
+        return (labels + step) % self.classes
+
     def _made(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """As many generated pictures, of the classes of the batch: so classes are as frequent as in the data.
 
@@ -255,6 +264,7 @@ def adversarial(
     d_steps: int = 1,
     together: bool = False,
     accumulate: int = 1,
+    mismatched: bool = False,
     prepare: Callable[[nn.Module], nn.Module] = _as_it_is,
 ) -> Objective:
     """Two phases, each with its own optimiser; users get the generator.
@@ -283,6 +293,8 @@ def adversarial(
         together: one pass of D over real and generated pictures. That is the same function and one call less, unless D
             has batch norm, whose statistics are then of the mixture; the tutorials take two passes, the default.
         accumulate: micro-batches of a round, as in the training configuration; lazy penalties take all or none.
+        mismatched: half of what D sees as generated are real pictures told as another class than theirs, so it looks at
+            classes from the start (Reed et al. 2016, 1605.05396, algorithm 1). That draws G to what is typical of one.
         prepare: what makes the averaged generator ready for use; see :class:`Objective`.
     """
     rounds = Rounds()
@@ -296,6 +308,7 @@ def adversarial(
         policy or Policy(),
         together,
         accumulate,
+        mismatched and classes > 1,
         rounds,
     )
     phases = (

@@ -104,6 +104,8 @@ class Fields:
     """Steps of the discriminator for one of the generator."""
     together: Annotated[bool | None, Parameter(negative=())] = None
     """One pass of the discriminator over real and generated images."""
+    mismatched: Annotated[bool | None, Parameter(negative=())] = None
+    """With --classes: real images told as another class than theirs count as generated ones too."""
     features: Literal["auto", "lenet-mnist", "random", "pixels"] | None = None
     """By which the kernel distance that chooses the best latent model is measured."""
     inputs: Literal["unit", "symmetric", "standard", "embedding"] | None = None

@@ -17,6 +17,7 @@ from pixelloom import plots
 from pixelloom.adversarial import LOSSES, DialWatch
 from pixelloom.augment import Policy, policy_for
 from pixelloom.config import LatentRun
+from pixelloom.data.stream import ordered
 from pixelloom.engine.state import Hook, Run
 from pixelloom.latent import LatentDescription, LatentModel
 from pixelloom.layers.spectral import refresh
@@ -25,6 +26,7 @@ from pixelloom.metrics.distances import LEAST, kernel
 from pixelloom.metrics.features import EXTRACTORS, choose, features
 from pixelloom.objectives import Monitor, Objective, adversarial
 from pixelloom.sampling.latent import labels_of, latents
+from pixelloom.types import Batch
 from pixelloom.wiring.base import Wiring, by_class, some
 
 _log = logging.getLogger("pixelloom")
@@ -55,13 +57,14 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
             LOSSES[config.loss],
             model.spec.levels,
             (config.discriminator, config.generator),
-            Monitor(f"kid-{self.extractor}", self.measure),
+            Monitor(self.figure, self.measure),
             classes=self.classes,
             penalties=config.penalties,
             policy=self.policy,
             d_steps=config.d_steps,
             together=config.together,
             accumulate=config.train.accumulate,
+            mismatched=config.mismatched,
             prepare=self.prepare,
         )
 
@@ -91,12 +94,26 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         refresh(judge)
         return LatentModel(network, self.model.description, judge)
 
+    @property
+    def figure(self) -> str:
+        """By which the best model is chosen: the kernel distance, or, with classes, its mean over them.
+
+        The distance of all classes at once does not see whether images are of the class that was asked for (intra-class
+        distances: Miyato and Koyama 2018, section 4).
+        """
+        return f"kid-{self.extractor}{'-by-class' if self._members else ''}"
+
     def measure(self, network: nn.Module) -> Mapping[str, float]:
-        """The kernel distance of as many samples as there are held-out images, in float32."""
+        """Kernel distances of as many samples as there are held-out images, of the same classes, in float32."""
         real, space = self._real, EXTRACTORS[self.extractor](self.data.spec.channels)
-        samples = LatentModel(network, self.model.description).sample(len(real), seed=_MEASURED)
-        distance, _ = kernel(real, features(samples, self.data.spec.levels, space))
-        return {f"kid-{self.extractor}": distance}
+        model = LatentModel(network, self.model.description)
+        samples = model.sample(len(real), seed=_MEASURED, labels=self._held_out.labels if self.classes else None)
+        drawn = features(samples, self.data.spec.levels, space)
+        found = {f"kid-{self.extractor}": kernel(real, drawn)[0]}
+        if self._members:
+            each = [kernel(real[rows], drawn[rows])[0] for rows in self._members]
+            found[self.figure] = sum(each) / len(each)
+        return found
 
     def validated(self) -> dict[str, Any]:
         """Validation images, or training images where there are too few of the former."""
@@ -117,10 +134,23 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         return "train"
 
     @cached_property
+    def _held_out(self) -> Batch:
+        """The images that are measured against, evenly spaced over the split, with their labels if there are any."""
+        split, n = self.data.split(self.split), self.config.validation_images
+        return next(ordered(split, self.data.spec, n, dynamic=self.data.dynamic, limit=n))
+
+    @cached_property
     def _real(self) -> Tensor:
-        """Features of the images that are measured against."""
-        images = some(self.data, self.split, self.config.validation_images)
-        return features(images, self.data.spec.levels, EXTRACTORS[self.extractor](self.data.spec.channels))
+        """Features of these images."""
+        space = EXTRACTORS[self.extractor](self.data.spec.channels)
+        return features(self._held_out.images, self.data.spec.levels, space)
+
+    @cached_property
+    def _members(self) -> list[Tensor]:
+        """Which of these images are of each class, for the classes that have enough of them."""
+        labels = self._held_out.labels if self.classes else None
+        each = () if labels is None else ((labels == c).nonzero()[:, 0] for c in range(self.classes))
+        return [rows for rows in each if len(rows) >= LEAST]
 
     def draw(self, model: LatentModel, n: int) -> Image:
         """A grid of n samples; with classes a row each."""
