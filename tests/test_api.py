@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 import tomllib
@@ -283,6 +284,23 @@ def test_where_a_run_goes(given: dict[str, Any], folder: str) -> None:
 def test_a_slip_in_a_field_is_told_with_the_nearest(overrides: dict[str, object], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         api.planned("digits", overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field", "word"),
+    [
+        ("dcgan", "optim.lr", "--optim.lr: there is no section 'optim'. dcgan has 'discriminator' and 'generator'."),
+        ("digits", "generator.lr", "--generator.lr: there is no section 'generator'. pixelcnn has 'optim'."),
+        ("sagan", "head.kind", "no section 'head'. It is for other networks: pixelcnn, "),
+        ("sagan", "label_dropout", "--label_dropout: no such field. It is for other networks: pixelcnn, "),
+        ("digits", "loss", "--loss: no such field. It is for other networks: dcgan, sagan, sngan, r3gan. Known: "),
+        ("digits", "penalties.r1", "no section 'penalties'. It is for other networks: dcgan, "),
+        ("dcgan", "generators.lr", "no section 'generators'. Did you mean 'generator'?"),
+    ],
+)
+def test_a_field_of_another_family_is_told_with_what_serves_here(recipe: str, field: str, word: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(word)):
+        api.planned(recipe, overrides={field: 1})
 
 
 def test_a_run_without_a_name_is_refused() -> None:

@@ -122,6 +122,16 @@ def test_the_panels_of_a_run_with_two_sides(tmp_path: Path) -> None:
     assert margins.get_xlim() == dial.get_xlim() == distance.get_xlim()
 
 
+def test_a_single_point_of_training_is_seen_and_more_are_a_line(tmp_path: Path) -> None:
+    for count, marker in ((1, "o"), (2, "None")):
+        figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", LATENT[: 2 * count])))
+        assert figure is not None
+        margins, dial, _ = figure.axes
+        for axes, drawn in ((margins, 2), (dial, 1)):
+            thick = [line for line in axes.lines if line.get_linewidth() == 1.6]
+            assert [line.get_marker() for line in thick] == [marker] * drawn
+
+
 @pytest.mark.parametrize(
     ("names", "panels"),
     [

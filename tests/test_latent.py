@@ -224,7 +224,7 @@ def test_what_is_no_latent_model_is_refused(tmp_path: Path) -> None:
     content = bytearray((tmp_path / DISCRIMINATOR).read_bytes())
     content[-1] ^= 1
     (tmp_path / DISCRIMINATOR).write_bytes(content)
-    with pytest.raises(ModelError, match=r"discriminator.safetensors: damaged"):
+    with pytest.raises(ModelError, match=r"discriminator.safetensors: damaged.* Only maps of attention need"):
         load_latent(tmp_path)
 
 

@@ -22,6 +22,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.state import Run
 from pixelloom.engine.tensors import load_tensors
+from pixelloom.errors import DataError, UsageError
 from pixelloom.families import load_model
 from pixelloom.latent import LatentModel
 from pixelloom.layers.spectral import spectral_layers
@@ -184,6 +185,22 @@ def test_with_few_validation_images_it_is_said_that_training_images_are_measured
     assert found["validation"]["split"] == "training"
     assert found["validation"]["n"] == found["counts"]["train"]
     assert "| chosen on | training, " in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_too_few_images_to_choose_a_model_by_do_not_cost_the_run_that_is_there(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, n in (("some", 60), ("few", 8)):
+        np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (n, 1, 16, 16), dtype=np.uint8))
+    out, config = tmp_path / "run", small("dcgan", images=16)
+    good = config.model_copy(update={"data": DataConfig(source=str(tmp_path / "some.npy"))})
+    api.carry_out(good, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    data = DataConfig(source=str(tmp_path / "few.npy"))
+    with pytest.raises(DataError, match=r"few.npy: \d training images and \d for validation are .* needs 20; add"):
+        api.carry_out(config.model_copy(update={"data": data}), out, force=True)
+    with pytest.raises(UsageError, match="validation_images: 19 are too few"):
+        api.carry_out(good.model_copy(update={"validation_images": 19}), out, force=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_classes_reach_both_networks_and_stand_in_rows(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from pixelloom import measuring, runs
-from pixelloom.config import PixelRun, RunConfig, compose, fields_of, read_yaml
+from pixelloom.config import PixelRun, RunConfig, compose, elsewhere, fields_of, read_yaml
 from pixelloom.data import catalog
 from pixelloom.data.config import DataConfig
 from pixelloom.engine.fabric import choose_device
@@ -244,12 +244,12 @@ def _changed(base: RunConfig, overrides: Overrides) -> RunConfig:
         known = fields_of(network, parents)
         if not known:
             sections = fields_of(network, [])
-            raise UsageError(
-                f"--{path}: there is no section {'.'.join(parents)!r}.{did_you_mean(parents[0], sections)}"
-            )
+            hint = elsewhere(network, parents[0]) or did_you_mean(parents[0], sections)
+            raise UsageError(f"--{path}: there is no section {'.'.join(parents)!r}.{hint}")
         if leaf not in known:
             section = f" of {'.'.join(parents)}" if parents else ""
-            raise UsageError(f"--{path}: no such field{section}.{did_you_mean(leaf, known)} Known: {', '.join(known)}")
+            hint = ("" if parents else elsewhere(network, leaf)) or did_you_mean(leaf, known)
+            raise UsageError(f"--{path}: no such field{section}.{hint} Known: {', '.join(known)}")
     return compose(base, overrides=overrides)
 
 

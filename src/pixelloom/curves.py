@@ -265,7 +265,9 @@ def span(series: Series) -> float:
 def _smoothed(axes: Axes, series: Series, colour: str, label: str | None) -> None:
     """As it is, faint, and smoothed."""
     axes.plot(series.images, series.values, color=colour, alpha=_FAINT, linewidth=0.8)
-    axes.plot(series.images, smooth(series.values, span(series)), color=colour, linewidth=1.6, label=label)
+    alone = "o" if len(series.values) == 1 else None  # a line through one point shows nothing
+    smoothed = smooth(series.values, span(series))
+    axes.plot(series.images, smoothed, color=colour, linewidth=1.6, marker=alone, markersize=4, label=label)
 
 
 def _validated(axes: Axes, series: Series, best: str) -> None:

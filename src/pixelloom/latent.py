@@ -18,7 +18,7 @@ from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, from_model, to_model
 from pixelloom.description import CONFIG, WEIGHTS, Description, rebuild
 from pixelloom.engine.tensors import check_keys, load_tensors, save_described, save_tensors
-from pixelloom.errors import UsageError
+from pixelloom.errors import ModelError, UsageError
 from pixelloom.layers.self_attention import attention_maps
 from pixelloom.networks.latent import LATENT, build_pair
 from pixelloom.sampling.ancestral import OnStep
@@ -226,7 +226,10 @@ def load_latent(folder: Path) -> LatentModel:
     beside = folder / DISCRIMINATOR
     if not beside.is_file():
         return LatentModel(model.network, model.description)
-    kept, _ = load_tensors(beside)
-    check_keys(beside, model.discriminator.state_dict(), kept)
+    try:
+        kept, _ = load_tensors(beside)
+        check_keys(beside, model.discriminator.state_dict(), kept)
+    except ModelError as error:
+        raise ModelError(f"{error} Only maps of attention need this file; the model draws without it.") from error
     model.discriminator.load_state_dict(kept)
     return model

@@ -14,8 +14,11 @@ def sides(spec: ImageSpec) -> tuple[int, ...]:
         ValueError: for images that are no squares of 16, 32, 64 or 128 pixels a side.
     """
     if spec.height != spec.width or spec.height not in SIZES:
-        allowed = ", ".join(map(str, SIZES))
-        raise ValueError(f"this network takes squares with a side of {allowed}, not images of {spec}; resize them")
+        allowed, largest = ", ".join(map(str, SIZES)), max(spec.height, spec.width)
+        near = min(SIZES, key=lambda side: abs(side - largest))
+        raise ValueError(
+            f"this network takes squares with a side of {allowed}, not images of {spec}; resize them with --size {near}"
+        )
     return tuple(side for side in (4, 8, *SIZES) if side <= spec.height)
 
 

@@ -19,6 +19,7 @@ from pixelloom.augment import Policy, policy_for
 from pixelloom.config import LatentRun
 from pixelloom.data.stream import ordered
 from pixelloom.engine.state import Hook, Run
+from pixelloom.errors import DataError, UsageError
 from pixelloom.latent import LatentDescription, LatentModel
 from pixelloom.layers.spectral import refresh
 from pixelloom.layers.standing import measure_statistics
@@ -40,6 +41,12 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
     def build(self) -> LatentModel:
         """An untrained model with its discriminator."""
         config, data = self.config, self.data
+        if config.validation_images < LEAST:
+            few = f"validation_images: {config.validation_images} are too few to choose a latent model by"
+            raise UsageError(f"{few}: a kernel distance needs {LEAST}")
+        if max(len(data.val), len(data.train)) < LEAST:
+            few = f"{data.name}: {len(data.train)} training images and {len(data.val)} for validation are too few"
+            raise DataError(f"{few} to choose a latent model by: a kernel distance needs {LEAST}; add pictures")
         self.extractor = choose(config.features, data.spec.channels, config.data.source)
         return LatentModel.build(
             LatentDescription(
@@ -127,8 +134,8 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         if held >= LEAST:
             return "val"
         _log.warning(
-            "%s: only %d validation images, and a kernel distance needs %d: it is measured against training images, "
-            "and cannot tell a generator that copies them",
+            "%s: only %d in the validation split, and a kernel distance needs %d: it is measured against training "
+            "images, and cannot tell a generator that copies them",
             *(self.data.name, held, LEAST),
         )
         return "train"
