@@ -289,8 +289,12 @@ def test_a_slip_in_a_field_is_told_with_the_nearest(overrides: dict[str, object]
 @pytest.mark.parametrize(
     ("recipe", "field", "word"),
     [
-        ("dcgan", "optim.lr", "--optim.lr: there is no section 'optim'. dcgan has 'discriminator' and 'generator'."),
-        ("digits", "generator.lr", "--generator.lr: there is no section 'generator'. pixelcnn has 'optim'."),
+        (
+            "dcgan",
+            "optim.lr",
+            "--optim.lr: there is no section 'optim'. dcgan has --discriminator.lr and --generator.lr.",
+        ),
+        ("digits", "generator.lr", "--generator.lr: there is no section 'generator'. pixelcnn has --optim.lr."),
         ("sagan", "head.kind", "no section 'head'. It is for other networks: pixelcnn, "),
         ("sagan", "label_dropout", "--label_dropout: no such field. It is for other networks: pixelcnn, "),
         ("digits", "loss", "--loss: no such field. It is for other networks: dcgan, sagan, sngan, r3gan. Known: "),

@@ -244,7 +244,7 @@ def _changed(base: RunConfig, overrides: Overrides) -> RunConfig:
         known = fields_of(network, parents)
         if not known:
             sections = fields_of(network, [])
-            hint = elsewhere(network, parents[0]) or did_you_mean(parents[0], sections)
+            hint = elsewhere(network, path) or did_you_mean(parents[0], sections)
             raise UsageError(f"--{path}: there is no section {'.'.join(parents)!r}.{hint}")
         if leaf not in known:
             section = f" of {'.'.join(parents)}" if parents else ""

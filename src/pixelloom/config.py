@@ -234,17 +234,17 @@ def fields_of(network: str, path: list[str]) -> list[str]:
     return list(kind.model_fields)
 
 
-def elsewhere(network: str, name: str) -> str:
-    """Of a field or section that another family has under this name: what serves the same end here, or whose it is.
+def elsewhere(network: str, path: str) -> str:
+    """Of a dotted path in a field or section that another family has: what serves the same end here, or whose it is.
 
     Empty if no family has it.
     """
-    here = kind_of(network)
+    here, (name, *rest) = kind_of(network), path.split(".")
     other = next((kind for kind in KINDS if kind is not here and name in kind.model_fields), None)
     if other is None or name in here.model_fields:
         return ""
     means = other.model_fields[name].annotation
     same = [field for field, info in here.model_fields.items() if info.annotation is means]
     if same and isinstance(means, type) and issubclass(means, BaseModel):
-        return f" {network} has {' and '.join(map(repr, same))}."
+        return f" {network} has {' and '.join('--' + '.'.join((field, *rest)) for field in same)}."
     return f" It is for other networks: {', '.join(other.table)}."
