@@ -425,6 +425,10 @@ def test_real_pictures_come_with_their_classes(
         ("sagan --of generator --on test", ["--on: a generator looks at what it makes"]),
         ("sagan --class 1", ["--class 1", "trained without classes"]),
         ("sagan --out runs/sagan/model/config.json", ["exists already", "--force"]),
+        (
+            "sagan --on tets",
+            ["--on tets: no such file. Did you mean 'test'? Name a picture, or one of generated, train"],
+        ),
         ("sagan --on x.png --out x.png", ["x.png: is the picture that was given"]),
     ],
 )

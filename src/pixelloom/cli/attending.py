@@ -152,6 +152,10 @@ def _check(options: MapOptions) -> None:
         raise UsageError("--on: a generator looks at what it makes; pictures are for --of discriminator or both")
     if options.on not in (_GENERATED, *_SPLITS) and Path(options.on).resolve() == options.out.resolve():
         raise UsageError(f"{options.out}: is the picture that was given; write to another file")
+    if options.on not in (_GENERATED, *_SPLITS) and not Path(options.on).exists():
+        words = (_GENERATED, *_SPLITS)
+        near = did_you_mean(options.on, words)
+        raise UsageError(f"--on {options.on}: no such file.{near} Name a picture, or one of {', '.join(words)}")
     targets.check_file(options.out, options.force)
 
 
@@ -246,7 +250,7 @@ def _strips(parts: Sequence[_Part], queries: Sequence[Place]) -> Iterator[Strip]
                 caption = [
                     f"{layer.of} {layer.name}",
                     _size(layer.places) + ("" if layer.keys == layer.places else f" on {_size(layer.keys)}"),
-                    f"gamma {layer.gamma:.3f}",
+                    f"gamma {layer.gamma:z.3f}",
                     f"entropy {layer.entropy:.3f}",
                 ]
                 yield Strip(caption, images, asked, torch.stack(weights).numpy(), layer.places)
@@ -266,7 +270,7 @@ def _row(part: _Part, layer: _Layer) -> dict[str, Any]:
 
 
 def _word(value: object) -> str:
-    return _size(value) if isinstance(value, tuple) else f"{value:.3f}" if isinstance(value, float) else str(value)
+    return _size(value) if isinstance(value, tuple) else f"{value:z.3f}" if isinstance(value, float) else str(value)
 
 
 def _size(sides: tuple[int, ...]) -> str:
