@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
+import numpy as np
 import torch
 
 from machine import facts
@@ -26,6 +27,7 @@ from pixelloom.data.splits import Dataset, Split
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.loop import fit
+from pixelloom.metrics.distances import LEAST
 from pixelloom.recipes import recipe
 from pixelloom.types import Batch
 from pixelloom.wiring import wire
@@ -37,14 +39,20 @@ BATCHES = {"mnist-gray": 128, "mnist-binary": 128, "dcgan": 64, "sagan": 64}
 PRECISIONS = ("fp32", "bf16")
 
 
+def data(name: str, levels: torch.Tensor) -> Dataset:
+    """The levels as every split, repeated where they are too few to choose a model by, which nobody does here."""
+    enough = np.resize(levels.numpy(), (max(len(levels), LEAST), *levels.shape[1:]))
+    split = Split(enough, levels=IMAGES[name].levels)
+    return Dataset("random", IMAGES[name], split, split, split)
+
+
 def train(name: str, precision: str, levels: torch.Tensor, batches: Iterator[Batch]) -> None:
     """Rounds of the recipe, one for each of ``batches``, with all that the engine does in a run but looking on."""
     config = recipe(name)
     endless = {"epochs": None, "minutes": None, "images": 10**12}
     machine = {"batch": len(levels), "precision": precision, "device": "cpu"}
     settings = TrainConfig.model_validate(config.train.model_dump() | endless | machine)
-    split = Split(levels.numpy(), levels=IMAGES[name].levels)
-    objective = wire(config, Dataset("random", IMAGES[name], split, split, split)).objective()
+    objective = wire(config, data(name, levels)).objective()
     fit(objective, lambda _: batches, settings, make_fabric(settings), epoch=len(levels))
 
 

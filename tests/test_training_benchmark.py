@@ -11,7 +11,6 @@ from types import ModuleType
 import pytest
 import torch
 
-from pixelloom.data.splits import Dataset, Split
 from pixelloom.recipes import recipe
 from pixelloom.types import Batch
 from pixelloom.wiring import wire
@@ -107,9 +106,8 @@ def gradients(network: torch.nn.Module) -> list[torch.Tensor]:
 def test_the_tutorials_game_is_ours(name: str, tutorials: ModuleType) -> None:
     """In both steps the same loss and gradients from the same weights, pictures and noise."""
     levels = torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8)
-    split = Split(levels.numpy())
     config = recipe(f"{name}-tutorial")
-    objective = wire(config, Dataset("random", tutorials.IMAGES[name], split, split, split)).objective()
+    objective = wire(config, script("training").data(name, levels)).objective()
     game = tutorials.TutorialGame(name == "sagan")
     for part, network in (("G", game.generator), ("D", game.discriminator)):
         give(network, objective.parts[part].train())
