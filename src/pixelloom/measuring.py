@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from pixelloom.data.pixels import bit_source
 from pixelloom.data.stream import at
 from pixelloom.errors import DataError, UsageError, did_you_mean
 from pixelloom.families import Model
-from pixelloom.latent import BATCH
 from pixelloom.metrics import figures
 from pixelloom.metrics.accuracy import accuracy, digits_of
 from pixelloom.metrics.features import EXTRACTORS, choose
@@ -169,21 +169,14 @@ def draw(
         on_draw: told what is done.
     """
     done, show = 0, on_draw or (lambda _: None)
-    if isinstance(model, PixelModel):
 
-        def on_step(step: int, steps: int, images: Tensor) -> None:
-            nonlocal done
-            show(done + len(images) * step / steps)
-            done += len(images) if step == steps else 0
+    def on_step(step: int, steps: int, images: Tensor) -> None:
+        nonlocal done
+        show(done + len(images) * step / steps)
+        done += len(images) if step == steps else 0
 
-        return model.sample(n, seed=seed, labels=labels, condition=condition, on_step=on_step)
-    parts = []
-    for first in range(0, n, BATCH):
-        rows = slice(first, min(first + BATCH, n))
-        told = None if labels is None else labels[rows]
-        parts.append(model.sample(rows.stop - first, seed=seed, first=first, labels=told))
-        show(rows.stop)
-    return torch.cat(parts)
+    told: dict[str, Any] = {} if condition is None else {"condition": condition}  # which only some models take
+    return model.sample(n, seed=seed, labels=labels, on_step=on_step, **told)
 
 
 def _held_out(model: Model, data: Dataset, wishes: Wishes) -> tuple[Batch, dict[str, Tensor]]:

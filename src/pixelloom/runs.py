@@ -102,7 +102,7 @@ def _open_folder(out: Path, config: RunConfig) -> None:
 
 def _hooks(wiring: Wiring[Any, Any], out: Path) -> list[Hook]:
     def keep(folder: Path, network: nn.Module, figures: Mapping[str, float], state: State) -> None:
-        model = wiring.deployed(network)
+        model = wiring.kept(network)
         facts = {
             "images": state.images,
             "epochs": round(state.images / len(wiring.data.train), 2),

@@ -60,6 +60,10 @@ class Wiring(ABC, Generic[C, M]):
     def deployed(self, network: nn.Module) -> M:
         """A model around the part of the objective that users get, as the engine hands it to hooks."""
 
+    def kept(self, network: nn.Module) -> M:
+        """The same with all that is saved beside it."""
+        return self.deployed(network)
+
     @abstractmethod
     def draw(self, model: M, n: int) -> Image:
         """About n samples."""

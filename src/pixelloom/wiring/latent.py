@@ -95,6 +95,10 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         return ready
 
     def deployed(self, network: nn.Module) -> LatentModel:
+        """The generator alone."""
+        return LatentModel(network, self.model.description)
+
+    def kept(self, network: nn.Module) -> LatentModel:
         """The generator with a copy of the discriminator as it is now."""
         judge = copy.deepcopy(self.model.discriminator)
         assert judge is not None
@@ -113,8 +117,8 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
     def measure(self, network: nn.Module) -> Mapping[str, float]:
         """Kernel distances of as many samples as there are held-out images, of the same classes, in float32."""
         real, space = self._real, EXTRACTORS[self.extractor](self.data.spec.channels)
-        model = LatentModel(network, self.model.description)
-        samples = model.sample(len(real), seed=_MEASURED, labels=self._held_out.labels if self.classes else None)
+        labels = self._held_out.labels if self.classes else None
+        samples = self.deployed(network).sample(len(real), seed=_MEASURED, labels=labels)
         drawn = features(samples, self.data.spec.levels, space)
         found = {f"kid-{self.extractor}": kernel(real, drawn)[0]}
         if self._members:
