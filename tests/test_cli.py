@@ -17,7 +17,7 @@ import time
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +26,9 @@ import yaml
 from PIL import Image
 
 import pixelloom
+from commands import Command, caller
 from pixelloom import plots, runs
-from pixelloom.cli import app, drawing, main, targets, using
+from pixelloom.cli import app, drawing, targets, using
 from pixelloom.cli.console import memory
 from pixelloom.cli.options import DataOptions, DrawOptions, Fields, TrainOptions
 from pixelloom.config import LatentRun, PixelRun, compose
@@ -52,15 +53,6 @@ QUICK = [f"--{field}={value}" for field, value in TINY.items()]
 QUICK += ["--samples=0", "--train.validate-every=1000", "--train.sample-every=1000000"]
 
 
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Said]
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """``run("train", "digits")``: the command in this process, in an empty folder."""
@@ -69,12 +61,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("PIXELLOOM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PIXELLOOM_DATA", raising=False)
 
-    def command(*argv: object) -> Said:
-        capsys.readouterr()
-        code = main([str(word) for word in argv])
-        return Said(code, *capsys.readouterr())
-
-    return command
+    return caller(capsys)
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ import torch
 from PIL import Image
 
 import pixelloom
-from pixelloom.cli import main
+from commands import Command, caller
 from pixelloom.data.config import DataConfig
 from pixelloom.latent import LatentDescription, LatentModel
 from pixelloom.metrics.figures import METRICS
@@ -22,15 +20,6 @@ from pixelloom.types import ImageSpec
 from small_models import flat, save_run
 
 DIGITS = ImageSpec(1, 8, 8, 17)
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Said]
 
 
 @pytest.fixture
@@ -50,12 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     )
     LatentModel.build(description).save(Path("runs/latent/model"))
 
-    def command(*argv: object) -> Said:
-        capsys.readouterr()
-        code = main([str(word) for word in argv])
-        return Said(code, *capsys.readouterr())
-
-    return command
+    return caller(capsys)
 
 
 def test_figures_of_samples_are_those_of_python(run: Command) -> None:

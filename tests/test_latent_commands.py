@@ -7,18 +7,18 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from commands import Command, Said, caller
 from latent_toys import PAIRS, awake
 from pixelloom import api, maps, plots, runs
-from pixelloom.cli import drawers, drawing, facts, main
+from pixelloom.cli import drawers, drawing, facts
 from pixelloom.data.config import DataConfig
 from pixelloom.families import LOADERS
 from pixelloom.latent import DISCRIMINATOR, LatentDescription, LatentModel
@@ -31,15 +31,6 @@ from small_models import flat, save_run
 SPEC = ImageSpec(1, 16, 16, 256)
 
 
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Said]
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """``run("info", "sagan")``: the command in this process, in an empty folder."""
@@ -47,12 +38,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("PIXELLOOM_OFFLINE", "1")
     monkeypatch.delenv("PIXELLOOM_DATA", raising=False)
 
-    def command(*argv: object) -> Said:
-        capsys.readouterr()
-        code = main([str(word) for word in argv])
-        return Said(code, *capsys.readouterr())
-
-    return command
+    return caller(capsys)
 
 
 def saved(kind: str, name: str, classes: int = 0, trained: dict[str, Any] | None = None) -> LatentModel:
