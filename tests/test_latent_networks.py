@@ -175,7 +175,7 @@ def test_places_of_attention() -> None:
 
 @pytest.mark.parametrize("name", ["dcgan", "sagan"])
 def test_first_weights_of_dcgan(name: str) -> None:
-    """N(0, 0.02) and N(1, 0.02), within 4 standard errors; biases zero; attention is not among them."""
+    """N(0, 0.02) and N(1, 0.02), within 4 standard errors; biases zero; attention and vectors of classes apart."""
     for network in build_pair(name, LATENT[name][0](), spec(32), classes=10):
         for where, parameter in network.named_parameters():
             error = 4 * 0.02 / math.sqrt(parameter.numel())
@@ -184,6 +184,9 @@ def test_first_weights_of_dcgan(name: str) -> None:
             elif "gain" in where:
                 assert abs(parameter.mean().item() - 1) < error, where
                 assert abs(parameter.std().item() - 0.02) < error, where
+            elif where.startswith("embedding"):
+                assert parameter.shape == (10, 20)
+                assert abs(parameter.std().item() - 1) < 4 / math.sqrt(2 * 200)
             elif not where.startswith("after"):
                 assert abs(parameter.mean().item()) < error, where
                 assert abs(parameter.std().item() - 0.02) < error, where
@@ -221,7 +224,7 @@ def test_dcgan_is_its_stages_one_after_the_other() -> None:
     generator, discriminator = (awake(network).eval() for network in pair("dcgan", 32, 3, classes=4))
     labels = torch.tensor([3, 0, 3])
     z = torch.randn(3, 5)
-    h = z.reshape(3, 5, 1, 1)
+    h = torch.cat([z, generator.embedding.weight[labels]], dim=1).reshape(3, 10, 1, 1)
     for i, stage in enumerate(generator.stages):
         h = F.conv_transpose2d(h, stage.conv.weight, None, 2 if i else 1, 1 if i else 0)
         mean, variance = stage.norm.running_mean.reshape(1, -1, 1, 1), stage.norm.running_var.reshape(1, -1, 1, 1)
@@ -269,6 +272,19 @@ def test_class_batch_norm_is_its_equation() -> None:
     plain = ClassBatchNorm2d(3, deviation=0.02)
     assert isinstance(plain, nn.BatchNorm2d)
     assert [name for name, _ in plain.named_parameters()] == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("kind", LATENT)
+def test_classes_differ_from_the_first_step_as_much_as_noise(kind: str) -> None:
+    """Before any training, by the default settings: the same noise of two classes, two noises of the same class."""
+    generator, _ = build_pair(kind, LATENT[kind][0](), spec(32), classes=2)
+    with torch.no_grad():
+        z, classes = torch.randn(2, 16, generator.latent), torch.arange(2).repeat_interleave(16)
+        images = generator(z[0].repeat(2, 1), classes)
+        others = generator(z[1].repeat(2, 1), classes)
+    of_class = (images[:16] - images[16:]).square().mean()
+    of_noise = (images - others).square().mean()
+    assert 1 / 3 < of_class / of_noise < 3
 
 
 def test_projection_is_its_equation() -> None:

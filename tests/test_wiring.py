@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pixelloom import api
+from pixelloom.adversarial import Penalties
 from pixelloom.augment import Policy, policy_for
 from pixelloom.config import LatentRun, compose
 from pixelloom.data.catalog import load
@@ -224,6 +225,24 @@ def test_augmentation_follows_the_data_unless_it_is_given() -> None:
     off = compose(wiring.config, overrides={"augment.translation": "0"})
     assert isinstance(off, LatentRun)
     assert LatentWiring(off, wiring.data).policy == Policy()
+
+
+@pytest.mark.parametrize(
+    ("network", "settings", "warned"),
+    [
+        ("dcgan", {"loss": "wasserstein"}, True),
+        ("dcgan", {"loss": "wasserstein", "penalties": Penalties(gradient=10)}, False),
+        ("sngan", {"loss": "wasserstein"}, False),
+        ("dcgan", {"loss": "hinge"}, False),
+    ],
+)
+def test_a_wasserstein_loss_with_a_free_slope_is_told(
+    caplog: pytest.LogCaptureFixture, network: str, settings: dict[str, object], warned: bool
+) -> None:
+    config = small(network).model_copy(update=settings)
+    with caplog.at_level(logging.WARNING, "pixelloom"):
+        wire(config, load(config.data)).objective()
+    assert ("add --penalties.gradient 10" in caplog.text) is warned
 
 
 def test_the_dial_warns_in_a_run(caplog: pytest.LogCaptureFixture) -> None:

@@ -222,9 +222,9 @@ LATENT_RUNS: dict[str, LatentRun] = {
         model=SNGANConfig(latent=64, generator_width=64, discriminator_width=64),
         classes=True,
         loss="hinge",
-        discriminator=OptimConfig(lr=4e-4, betas=(0.0, 0.9)),
+        discriminator=OptimConfig(lr=1e-3, betas=(0.0, 0.9)),
         generator=OptimConfig(lr=2e-4, betas=(0.0, 0.9)),
-        train=TrainConfig(batch=64, epochs=4, ema=0.1),
+        train=TrainConfig(batch=32, epochs=3, ema=0.1),
     ),
     # The relativistic game with both penalties.
     "r3gan": LatentRun(

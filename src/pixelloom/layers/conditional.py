@@ -1,4 +1,4 @@
-"""Telling a network that makes or judges images the class of each: by a norm's gains and biases, or by a projection."""
+"""Telling a network that makes or judges images the class of each: beside the noise, by a norm, or by a projection."""
 
 from __future__ import annotations
 
@@ -35,6 +35,20 @@ class ClassBatchNorm2d(nn.BatchNorm2d):
             return normed
         gain, bias = (table(labels)[:, :, None, None].to(normed.dtype) for table in (self.gains, self.biases))
         return torch.addcmul(bias, normed, gain)
+
+
+class ClassVector(nn.Embedding):
+    """Noise z and a learned vector of the class y, joined: (z, e_y), with e_y from N(0, 1) at first, like the noise.
+
+    So the images of two classes differ from the first step on. A norm's gains and biases, which start alike in all
+    classes, take some thousand steps of Adam to get as far.
+
+    Source: Mirza and Osindero 2014, "Conditional Generative Adversarial Nets".
+    """
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+        """[B, latent], int64 [B] -> [B, latent + size of a vector]"""
+        return torch.cat((z, super().forward(labels)), dim=1)
 
 
 class Projection(nn.Embedding):

@@ -5,8 +5,9 @@
     image -> half the side -> ... -> 4x4, each by a strided 4x4 convolution and leaky ReLU -> one logit, by a 4x4
       convolution
 
-Convolutions that batch normalisation follows have no bias: it would be taken away with the mean. With classes, batch
-norm has gains and biases for each class, and the logit a projection onto a vector for each.
+Convolutions that batch normalisation follows have no bias: it would be taken away with the mean. With classes, a
+vector of the class joins z, batch norm has gains and biases for each class, and the logit a projection onto a vector of
+each.
 
 Source: Radford, Metz, Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional Generative
 Adversarial Networks"; conditioning as in Miyato and Koyama 2018, "cGANs with Projection Discriminator".
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pixelloom.layers.conditional import ClassBatchNorm2d, Projection
+from pixelloom.layers.conditional import ClassBatchNorm2d, ClassVector, Projection
 from pixelloom.networks.pixelcnn import check_given
 from pixelloom.networks.pyramid import sides, widths
 from pixelloom.types import ImageSpec
@@ -61,7 +62,10 @@ class DCGANGenerator(nn.Module):
     def __init__(self, config: DCGANConfig, spec: ImageSpec, *, classes: int = 0) -> None:
         super().__init__()
         self.latent, self.classes = config.latent, classes
-        features = (config.latent, *widths(sides(spec)[:-1], config.generator_width, config.most_features))
+        if classes:
+            self.embedding = ClassVector(classes, config.latent)  # as much of the class as of the noise
+        told = 2 * config.latent if classes else config.latent
+        features = (told, *widths(sides(spec)[:-1], config.generator_width, config.most_features))
         self.stages = nn.ModuleList(
             Up(a, b, first=i == 0, classes=classes) for i, (a, b) in enumerate(itertools.pairwise(features))
         )
@@ -75,7 +79,7 @@ class DCGANGenerator(nn.Module):
             UsageError: for labels that are missing, or given to a network that knows no classes.
         """
         check_given("labels", labels, self.classes)
-        h = z[:, :, None, None]
+        h = (self.embedding(z, labels) if self.classes else z)[:, :, None, None]
         for stage, after in zip(self.stages, self.after, strict=True):
             h = after(stage(h, labels))
         return torch.tanh(self.last(h))

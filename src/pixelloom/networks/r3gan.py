@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from pixelloom.layers.conditional import Projection
+from pixelloom.layers.conditional import ClassVector, Projection
 from pixelloom.networks.pixelcnn import check_given
 from pixelloom.networks.pyramid import sides, widths
 from pixelloom.types import ImageSpec
@@ -79,7 +79,7 @@ class R3GANGenerator(nn.Module):
         self.latent, self.classes = config.latent, classes
         features = widths(sides(spec), config.width, config.most_features)
         if classes:
-            self.embedding = nn.Embedding(classes, config.embedding)  # N(0, 1), as the noise
+            self.embedding = ClassVector(classes, config.embedding)
         self.basis = nn.Parameter(torch.randn(features[0], 4, 4))
         self.first = scaled(nn.Linear(config.latent + (config.embedding if classes else 0), features[0], bias=False))
         self.stages = nn.ModuleList(_blocks(width, config, len(features)) for width in features)
@@ -93,9 +93,8 @@ class R3GANGenerator(nn.Module):
             UsageError: for labels that are missing, or given to a network that knows no classes.
         """
         check_given("labels", labels, self.classes)
-        if self.classes:
-            z = torch.cat((z, self.embedding(labels)), dim=1)
-        h = self.stages[0](self.basis * self.first(z)[:, :, None, None])
+        told = self.embedding(z, labels) if self.classes else z
+        h = self.stages[0](self.basis * self.first(told)[:, :, None, None])
         for change, blocks in zip(self.widths, self.stages[1:], strict=True):
             h = blocks(F.interpolate(change(h), scale_factor=2.0, mode="bilinear"))
         image: Tensor = self.last(h)

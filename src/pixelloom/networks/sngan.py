@@ -3,8 +3,9 @@
     z -> linear -> 4x4 -> residual blocks, each doubling the side -> norm, ReLU, 3x3 convolution, tanh -> image
     image -> residual blocks, each halving the side, down to 8x8 -> two more -> ReLU, sum over positions -> logit
 
-At 32x32 with the default widths these are the paper's networks (appendix B, table 4). With classes, the generator's
-batch norms have gains and biases for each class, and the logit is phi(h) + <e_y, h>.
+At 32x32 with the default widths these are the paper's networks (appendix B, table 4). With classes, a vector of
+the class joins z, which the paper does without, the generator's batch norms have gains and biases for each class, and
+the logit is phi(h) + <e_y, h>.
 
 Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks"; Miyato and Koyama 2018,
 "cGANs with Projection Discriminator".
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pixelloom.layers.conditional import ClassBatchNorm2d, Projection
+from pixelloom.layers.conditional import ClassBatchNorm2d, ClassVector, Projection
 from pixelloom.layers.spectral import spectral
 from pixelloom.networks.pixelcnn import check_given
 from pixelloom.networks.pyramid import sides, widths
@@ -66,7 +67,9 @@ class SNGANGenerator(nn.Module):
         super().__init__()
         self.latent, self.classes = config.latent, classes
         features = config.features(config.generator_width, sides(spec))
-        self.first = xavier(nn.Linear(config.latent, features[0] * 16))
+        if classes:
+            self.embedding = ClassVector(classes, config.latent)  # as much of the class as of the noise
+        self.first = xavier(nn.Linear(2 * config.latent if classes else config.latent, features[0] * 16))
         self.blocks = nn.ModuleList(UpBlock(a, b, classes) for a, b in itertools.pairwise(features))
         self.norm = ClassBatchNorm2d(features[-1])
         self.last = xavier(nn.Conv2d(features[-1], spec.channels, 3, padding=1))
@@ -78,7 +81,7 @@ class SNGANGenerator(nn.Module):
             UsageError: for labels that are missing, or given to a network that knows no classes.
         """
         check_given("labels", labels, self.classes)
-        h = self.first(z).unflatten(1, (-1, 4, 4))
+        h = self.first(self.embedding(z, labels) if self.classes else z).unflatten(1, (-1, 4, 4))
         for block in self.blocks:
             h = block(h, labels)
         return torch.tanh(self.last(F.relu(self.norm(h))))

@@ -21,7 +21,7 @@ from pixelloom.data.stream import ordered
 from pixelloom.engine.state import Hook, Run
 from pixelloom.errors import DataError, UsageError
 from pixelloom.latent import LatentDescription, LatentModel
-from pixelloom.layers.spectral import refresh
+from pixelloom.layers.spectral import refresh, spectral_layers
 from pixelloom.layers.standing import measure_statistics
 from pixelloom.metrics.distances import LEAST, kernel
 from pixelloom.metrics.features import EXTRACTORS, choose, features
@@ -58,6 +58,12 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         """Both phases."""
         config, model = self.config, self.model
         assert model.discriminator is not None
+        free = not (config.penalties.gradient or any(spectral_layers(model.discriminator)))
+        if config.loss == "wasserstein" and free:
+            _log.warning(
+                "loss: wasserstein, and nothing holds the slope of the discriminator near 1: its logits will run away; "
+                "add --penalties.gradient 10, or train a network under spectral norm (sagan, sngan)"
+            )
         return adversarial(
             model.network,
             model.discriminator,
