@@ -91,11 +91,15 @@ def test_resume_does_not_depend_on_dropout_being_off(tmp_path: Path) -> None:
 def test_longer_budget_goes_on_and_finished_run_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(one_phase(), config(images=40), tmp_path)
     before = newest(tmp_path).read_bytes()
-    assert train(one_phase(), config(images=40), tmp_path, resume=True).step == 10
+    with caplog.at_level(logging.WARNING, "pixelloom"):
+        assert train(one_phase(), config(images=40), tmp_path, resume=True).step == 10
+    assert f"{tmp_path}: the budget is used up after 40 images" in caplog.text
+    caplog.clear()
     assert newest(tmp_path).read_bytes() == before
     with caplog.at_level(logging.WARNING, "pixelloom"):
         assert train(one_phase(), config(images=60, seed=9), tmp_path, resume=True).step == 15
     assert "seed=0, now it is 9" in caplog.text
+    assert "used up" not in caplog.text
 
 
 def test_resume_in_an_empty_folder_begins(tmp_path: Path) -> None:
