@@ -87,15 +87,17 @@ def figures(folder: Path, data: Dataset) -> Row:
 
 
 def table(found: list[Row]) -> str:
-    """Markdown: the mean over seeds of each recipe and model, and its range."""
+    """Markdown: the mean over seeds of each recipe, length and model, and its range."""
     names = [name for name in found[0]["figures"] if name.startswith(("kid", "fd", "precision", "recall", "copied-l"))]
-    lines = [f"| recipe | kept | seeds | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
-    for recipe, kept in dict.fromkeys((row["recipe"], row["kept"]) for row in found):
-        mine = [row for row in found if (row["recipe"], row["kept"]) == (recipe, kept)]
+    lines = [f"| recipe | images | kept | seeds | {' | '.join(names)} |", "|---|---|---|---|" + "---|" * len(names)]
+    groups: dict[tuple[str, int, str], list[Row]] = {}
+    for row in found:
+        groups.setdefault((row["recipe"], row["images"], row["kept"]), []).append(row)
+    for (recipe, images, kept), mine in groups.items():
         cells = [_cell([float(row["figures"][name]["value"]) for row in mine]) for name in names]
-        lines.append(f"| `{recipe}` | {kept} | {len(mine)} | {' | '.join(cells)} |")
+        lines.append(f"| `{recipe}` | {images:,} | {kept} | {len(mine)} | {' | '.join(cells)} |")
     floors = [_cell([float(row["figures"][name]["floor"]) for row in found]) for name in names]
-    return "\n".join([*lines, f"| real images | | | {' | '.join(floors)} |"])
+    return "\n".join([*lines, f"| real images | | | | {' | '.join(floors)} |"])
 
 
 def _cell(values: list[float]) -> str:

@@ -54,14 +54,19 @@ def test_both_recipes_of_a_network_are_measured_on_test_images(
 
 def test_the_table_has_means_and_ranges_over_seeds(gans: ModuleType) -> None:
     found = [
-        {"recipe": recipe, "kept": "last", "figures": {"kid-x": {"value": value, "floor": 0.5}}}
-        for recipe, values in (("dcgan-tutorial", (4.0, 5.0, 9.0)), ("dcgan", (1.0, 1.0, 1.0)))
+        {"recipe": recipe, "kept": "last", "images": n, "figures": {"kid-x": {"value": value, "floor": 0.5}}}
+        for recipe, n, values in (
+            ("dcgan-tutorial", 20_000, (4.0, 5.0, 9.0)),
+            ("dcgan", 20_000, (1.0, 1.0, 1.0)),
+            ("dcgan", 120_000, (0.25,)),
+        )
         for value in values
     ]
     assert gans.table(found).splitlines() == [
-        "| recipe | kept | seeds | kid-x |",
-        "|---|---|---|---|",
-        "| `dcgan-tutorial` | last | 3 | 6.000 (4.000 to 9.000) |",
-        "| `dcgan` | last | 3 | 1.000 |",
-        "| real images | | | 0.500 |",
+        "| recipe | images | kept | seeds | kid-x |",
+        "|---|---|---|---|---|",
+        "| `dcgan-tutorial` | 20,000 | last | 3 | 6.000 (4.000 to 9.000) |",
+        "| `dcgan` | 20,000 | last | 3 | 1.000 |",
+        "| `dcgan` | 120,000 | last | 1 | 0.250 |",
+        "| real images | | | | 0.500 |",
     ]
