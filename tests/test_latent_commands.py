@@ -463,6 +463,15 @@ def test_a_loop_goes_there_and_back(run: Command, sagan: LatentModel) -> None:
         assert np.array_equal(frame, frames[i, 0])
 
 
+def test_the_stops_of_a_path_may_be_truncated(run: Command, sagan: LatentModel) -> None:
+    run("interpolate", "sagan", "--stops", 3, "--steps", 4, "--truncation", 0.5)
+    frames = sagan.interpolate(3, 4, truncation=0.5).numpy()
+    assert np.array_equal(read("path.png"), np.asarray(plots.grid(np.concatenate([frames[:5], frames[4:]]), 256, 5)))
+    stops = sagan.sample(3, truncation=0.5).numpy().astype(int)
+    assert np.abs(frames[::4] - stops).max() <= 1
+    assert np.abs(stops - sagan.sample(3).numpy()).max() > 1
+
+
 def test_a_path_of_one_class(run: Command, told: LatentModel) -> None:
     run("interpolate", "told", "--stops", 2, "--steps", 2, "--class", 2)
     frames = told.interpolate(2, 2, labels=2).numpy()
@@ -474,6 +483,7 @@ def test_a_path_of_one_class(run: Command, told: LatentModel) -> None:
     [
         ("sagan --stops 1", ["--stops: must be 2 or more, not 1"]),
         ("sagan --steps 0", ["--steps: must be 1 or more"]),
+        ("sagan --truncation 0", ["--truncation: must be a positive number, not 0"]),
         ("sagan --scale 0", ["--scale: must be 1 or more"]),
         ("sagan --loop", ["--loop", "--gif"]),
         ("sagan --gif x.gif --out x.gif", ["name two files"]),

@@ -155,13 +155,21 @@ class LatentModel:
         return self.render(z, labels, batch=batch, on_step=on_step)
 
     def interpolate(
-        self, stops: int = 5, steps: int = 8, *, seed: int = 0, first: int = 0, labels: LabelsLike = None
+        self,
+        stops: int = 5,
+        steps: int = 8,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        truncation: float | None = None,
+        labels: LabelsLike = None,
     ) -> Tensor:
         """From image to image on great circles: uint8 [(stops - 1) * steps + 1, C, H, W].
 
-        Images first, first + 1, ... of the seed stand at every ``steps``-th place; one class holds for all.
+        Images first, first + 1, ... of the seed, as :meth:`sample` draws them with the same truncation, stand at every
+        ``steps``-th place; one class holds for all.
         """
-        z = path(self.latents(stops, seed=seed, first=first), steps)
+        z = path(self.latents(stops, seed=seed, first=first, truncation=truncation), steps)
         if labels is None and self.description.classes:
             labels = labels_of(self.description.classes, seed, first, 1)
         return self.render(z, labels)

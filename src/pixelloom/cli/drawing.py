@@ -69,6 +69,7 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
 def _check(options: DrawOptions) -> None:
     """What can be found wrong before the model is loaded."""
     from pixelloom.likelihoods import check_temperature
+    from pixelloom.sampling.latent import check_truncation
 
     for option, value, least in (
         ("-n", options.number, 1),
@@ -81,8 +82,7 @@ def _check(options: DrawOptions) -> None:
         if value is not None and value < least:
             raise UsageError(f"{option}: must be {least} or more, not {value}")
     check_temperature(options.temperature)
-    if options.truncation is not None and not options.truncation > 0:
-        raise UsageError(f"--truncation: must be a positive number, not {options.truncation}; leave it out for none")
+    check_truncation(options.truncation, "--truncation")
     if options.given is None and options.keep_rows is not None:
         raise UsageError("--keep-rows: of which picture? name it with --given")
     check(options)

@@ -31,6 +31,7 @@ def interpolate(
     steps: int = 8,
     seed: int = 0,
     first: int = 0,
+    truncation: float | None = None,
     class_: Annotated[int | None, Parameter(name="--class")] = None,
     out: Path = Path("path.png"),
     gif: Path | None = None,
@@ -47,6 +48,7 @@ def interpolate(
         steps: From each of them to the next.
         seed: Chooses their noise.
         first: Number of the first of them.
+        truncation: The largest absolute value in their noise; the smaller, the less they differ.
         class_: Draw images of this class, from a model that was trained with --classes.
         out: A PNG of the whole way.
         gif: An animation of it.
@@ -61,6 +63,7 @@ def interpolate(
     from pixelloom.arguments import at_least
     from pixelloom.families import need
     from pixelloom.latent import LatentModel
+    from pixelloom.sampling.latent import check_truncation
 
     for option, value, least in (
         ("--stops", stops, 2),
@@ -70,6 +73,7 @@ def interpolate(
         ("--scale", 1 if scale is None else scale, 1),
     ):
         at_least(option, value, least)
+    check_truncation(truncation, "--truncation")
     if loop and gif is None:
         raise UsageError("--loop: of what? name an animation with --gif")
     if out == gif:
@@ -84,7 +88,7 @@ def interpolate(
     for path in files:
         targets.probe(path.parent)
     settle_threads(found, legs * steps + 1)
-    frames = found.interpolate(stops, steps, seed=seed, first=first, labels=class_).numpy()
+    frames = found.interpolate(stops, steps, seed=seed, first=first, truncation=truncation, labels=class_).numpy()
     rows = np.concatenate([frames[leg * steps : (leg + 1) * steps + 1] for leg in range(legs)])
     with targets.writing(out):
         plots.save_png(plots.grid(rows, spec.levels, steps + 1, scale), out)

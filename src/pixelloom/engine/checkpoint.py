@@ -70,6 +70,12 @@ class Checkpoint(Hook):
                 _log.warning("%s Resuming from %s instead.", problem, path)
             _apply(run, path, tensors, meta)
             run.saved = path
+            if run.progress >= 1 and run.fabric.is_global_zero:
+                _log.warning(
+                    "%s: the budget is used up after %s images, nothing is left to train: go on with a larger "
+                    "--images, --epochs or --minutes",
+                    *(self.folder.parent, f"{run.state.images:,}"),
+                )
             return True
         if damaged:
             raise ModelError("no checkpoint can be resumed:\n" + "\n".join(damaged))

@@ -6,7 +6,6 @@ Nothing here remembers anything: the data of a round come from ``stream(step)``,
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -25,8 +24,6 @@ from pixelloom.engine.state import Hook, Run, State, Turn
 from pixelloom.errors import ModelError
 from pixelloom.objectives import Objective
 from pixelloom.types import Batch
-
-_log = logging.getLogger("pixelloom")
 
 
 def fit(
@@ -57,12 +54,6 @@ def fit(
             prepare(out, run)
     if checkpoint and resume:
         checkpoint.restore(run)
-        if run.progress >= 1 and fabric.is_global_zero:
-            _log.warning(
-                "%s: the budget is used up after %s images, nothing is left to train: go on with a larger --images, "
-                "--epochs or --minutes",
-                *(out, f"{run.state.images:,}"),
-            )
     batches = stream(run.state.step)
     try:
         with Signals() as signals, memory_explained(config):

@@ -20,6 +20,12 @@ from pixelloom.errors import UsageError
 _NOISE, _LABEL = 0x7A, 0x79  # keep what is drawn from one seed apart
 
 
+def check_truncation(t: float | None, name: str = "truncation") -> None:
+    """Raises UsageError for what is neither None nor a positive number."""
+    if t is not None and not t > 0:
+        raise UsageError(f"{name}: must be a positive number, not {t}; leave it out for none")
+
+
 def latents(length: int, seed: int, first: int, n: int, *, truncation: float | None = None) -> Tensor:
     """Noise vectors of images first .. first + n - 1, float32 [n, length], standard normal.
 
@@ -33,8 +39,7 @@ def latents(length: int, seed: int, first: int, n: int, *, truncation: float | N
     Raises:
         UsageError: for a truncation that is not positive.
     """
-    if truncation is not None and not truncation > 0:
-        raise UsageError(f"truncation: must be a positive number, not {truncation}; leave it out for none")
+    check_truncation(truncation)
     draws = np.stack([np.random.default_rng((seed, index, _NOISE)).random(length) for index in range(first, first + n)])
     u = torch.from_numpy(draws) + 2**-54  # multiples of 2^-53 in [0, 1): the middle of each bin has a finite inverse
     outside = 0.5 * math.erfc(truncation / math.sqrt(2)) if truncation else 0.0  # P(z > t)
