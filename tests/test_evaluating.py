@@ -115,7 +115,7 @@ def test_the_sheet_of_neighbours(run: Command) -> None:
         ("flat --metrics kdi", 2, "no 'kdi'. Did you mean 'kid'?"),
         ("flat --metrics accuracy", 2, "there are no classes"),
         ("flat --metrics nearest --split train", 2, "split val or test"),
-        ("flat --metrics kid --features inception", 2, '"lenet-mnist"'),
+        ("flat --metrics kid --features pixel", 2, "no 'pixel'. Did you mean 'pixels'?"),
         ("flat --metrics kid -n 0", 2, "-n: must be 1 or more, not 0"),
         ("flat --metrics kid --seed -1", 2, "--seed: must be 0 or more"),
         ("flat --metrics kid -n 5", 3, "kid: 5 generated pictures are too few"),

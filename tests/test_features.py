@@ -215,7 +215,9 @@ def test_auto_goes_by_the_data() -> None:
     assert choose("auto", 3, "mnist") == choose("auto", 1, "fashion-mnist") == choose("auto", 1) == "random"
     assert choose("auto", 1, "digits") == "random"  # 8x8, without a margin
     assert choose("pixels", 1, "mnist") == "pixels"
-    with pytest.raises(UsageError, match=r"no 'lenet'.*There are auto, lenet-mnist, random, pixels"):
+    with pytest.raises(
+        UsageError, match=r"no 'lenet'.*There are auto, lenet-mnist, random, pixels, and inception=FILE"
+    ):
         choose("lenet", 1)
 
 

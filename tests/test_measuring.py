@@ -25,6 +25,7 @@ from pixelloom.latent import LatentDescription, LatentModel
 from pixelloom.measuring import Wishes, draw, measure, settled
 from pixelloom.metrics import figures
 from pixelloom.metrics.accuracy import accuracy, digits_of, read, wilson
+from pixelloom.metrics.features import Pixels
 from pixelloom.metrics.figures import METRICS, Nearby, Reference, nearby
 from pixelloom.metrics.memorisation import Neighbours
 from pixelloom.models import PixelModel
@@ -188,10 +189,25 @@ def test_which_metrics_are_meant(data: Dataset) -> None:
             measure(pixel, data, Wishes(("kid",), **{name: value}))  # type: ignore[arg-type]
 
 
+class Wide(Pixels):
+    """As many features as the network of published FIDs has."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.num_features = 2048
+
+
 def test_too_few_pictures_are_told_or_refused(caplog: pytest.LogCaptureFixture) -> None:
     data, model = dataset(pictures(90, 0), pictures(9, 1), pictures(40, 2)), drawing(pictures(90, 3))
-    with pytest.raises(DataError, match="fd: 40 real pictures are too few with 64 features; it takes 65"):
-        measure(model, data, Wishes(METRICS, "random", n=100))
+    drawn: list[float] = []
+    for extractor, n, said in (
+        ("random", 100, "fd: 40 real pictures are too few with 64 features; it takes 65"),
+        (Wide(), 100, "fd: 40 real pictures are too few with 2048 features; it takes 2049 at least"),
+        ("random", 9, "kid: 9 generated pictures are too few"),
+    ):
+        with pytest.raises(DataError, match=said):
+            measure(model, data, Wishes(METRICS, extractor, n=n), drawn.append)
+    assert not drawn  # which can take hours
     found = measure(model, data, Wishes(METRICS, "random", n=100, forgiving=True))
     assert "fd: left out: 40 held-out and 100 drawn pictures, and it takes 65" in caplog.text
     assert "fd-random" not in values(found)

@@ -146,7 +146,8 @@ def measure(
         split: "val" or "test"; "train" without the metric nearest.
         metrics: of kid, fd, precision, recall, density, coverage, nearest, accuracy; by default all that apply and for
             which there are pictures enough.
-        features: in what pictures are compared: "lenet-mnist", "random", "pixels", or "auto".
+        features: in what pictures are compared: "lenet-mnist", "random", "pixels", "inception=FILE" with the weights of
+            published FIDs (docs/metrics.md), or "auto".
         n: samples to draw.
         seed: of the samples, and of every choice among real pictures.
         limit: so many held-out pictures at most, drawn at random.
@@ -154,6 +155,7 @@ def measure(
     Raises:
         UsageError: for an unknown metric, extractor, data set or split, or a metric that does not apply.
         DataError: if there are too few pictures for a metric, or they do not fit the model, or cannot be read.
+        ModelError: if the file of "inception=FILE" cannot be used.
     """
     names = measuring.settled(model, metrics or (measuring.ALL,), split)
     if metrics and measuring.LIKELIHOOD in names:

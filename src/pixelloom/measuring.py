@@ -23,7 +23,8 @@ from pixelloom.errors import DataError, UsageError, did_you_mean
 from pixelloom.families import Model
 from pixelloom.metrics import figures
 from pixelloom.metrics.accuracy import accuracy, digits_of
-from pixelloom.metrics.features import EXTRACTORS, choose
+from pixelloom.metrics.distances import enough
+from pixelloom.metrics.features import Extractor, extractor_for
 from pixelloom.metrics.figures import METRICS, Figure, Nearby, Reference, nearby
 from pixelloom.models import PixelModel
 from pixelloom.types import Batch
@@ -48,7 +49,7 @@ class Wishes:
 
     Attributes:
         metrics: of NAMES but ``likelihood``; see :func:`settled`.
-        features: the extractor, see :data:`pixelloom.metrics.features.EXTRACTORS`, or ``auto``.
+        features: the extractor or its name, see :func:`pixelloom.metrics.features.named`.
         n: samples to draw.
         seed: of the samples, and of every choice among real pictures.
         split: whose pictures are the held-out ones.
@@ -57,7 +58,7 @@ class Wishes:
     """
 
     metrics: tuple[str, ...]
-    features: str = "auto"
+    features: str | Extractor = "auto"
     n: int = N
     seed: int = 0
     split: str = "test"
@@ -123,13 +124,14 @@ def measure(model: Model, data: Dataset, wishes: Wishes, on_draw: OnDraw | None 
 
     Raises:
         UsageError: for unknown metrics, features or splits.
-        DataError: if there are too few pictures for a metric that was asked for.
+        DataError: if there are too few pictures for a metric that was asked for; nothing is drawn then.
+        ModelError: for ``inception=FILE`` where the file cannot be used.
     """
     for name, value, smallest in (("n", wishes.n, 1), ("seed", wishes.seed, 0), ("limit", wishes.limit or 1, 1)):
         at_least(name, value, smallest)
-    space = choose(wishes.features, data.spec.channels, data.name)
+    space = extractor_for(wishes.features, data.spec.channels, data.name).on(model.device)
     held_out, told = _held_out(model, data, wishes)
-    asked = _possible(wishes, EXTRACTORS[space](data.spec.channels).num_features, len(held_out.images))
+    asked = _possible(wishes, space.num_features, len(held_out.images))
     samples = draw(model, wishes.n, seed=wishes.seed, on_draw=on_draw, **told)
     training = _some(data, "train", _most(data), wishes.seed, _TRAINING).images if "nearest" in asked else None
     if training is not None and len(training) < len(data.train):
@@ -218,11 +220,11 @@ def _shuffled(n: int, seed: int, stream: int) -> np.ndarray[tuple[int], np.dtype
 
 
 def _possible(wishes: Wishes, d: int, held_out: int) -> tuple[str, ...]:
-    """The metrics for which there are pictures enough, where that is forgiven."""
+    """The metrics for which there are pictures enough; DataError where that is not forgiven, or none are left."""
     least = {name: figures.least(name, d) for name in METRICS}
     few = [name for name in wishes.metrics if min(held_out, wishes.n) < least.get(name, 0)]
-    if not wishes.forgiving or len(few) == len(wishes.metrics):
-        return wishes.metrics
+    if few and (not wishes.forgiving or len(few) == len(wishes.metrics)):
+        enough(held_out, wishes.n, d, least[few[0]], few[0])
     for name in few:
         _log.warning(
             "%s: left out: %d held-out and %d drawn pictures, and it takes %d", name, held_out, wishes.n, least[name]

@@ -31,7 +31,7 @@ def evaluate(
     limit: int | None = None,
     number: Annotated[int | None, Parameter(name=("--number", "-n"))] = None,
     seed: int = 0,
-    features: Literal["auto", "lenet-mnist", "random", "pixels"] = "auto",
+    features: str = "auto",
     neighbours: Path | None = None,
     force: Flag = False,
     device: Device = "auto",
@@ -50,7 +50,8 @@ def evaluate(
         limit: Use so many pictures of the split: evenly spaced for the likelihood, at random for samples.
         number: Samples to draw, 2000.
         seed: Of the samples, and of each choice among real pictures.
-        features: In what kid, fd, ... and nearest compare; auto is lenet-mnist for digits of MNIST, else random.
+        features: In what kid, fd, ... and nearest compare: lenet-mnist, random, pixels; inception=FILE, the weights of
+            published FIDs; auto is lenet-mnist for digits of MNIST, else random.
         neighbours: A PNG of the samples that are nearest to training pictures, with these; measures nearest.
         force: Replace the PNG if it is there.
         device: auto is CUDA where there is one.
@@ -59,6 +60,7 @@ def evaluate(
     """
     from pixelloom import measuring
     from pixelloom.engine.memory import out_of_memory
+    from pixelloom.metrics.features import named
 
     for option, value, least in (("--limit", limit, 1), ("-n", number, 1), ("--seed", seed, 0)):
         if value is not None and value < least:
@@ -75,9 +77,8 @@ def evaluate(
         raise UsageError(
             "-n, --features: are for figures of samples; ask for some by --metrics all, or kid, nearest, ..."
         )
-    wishes = measuring.Wishes(
-        drawn, features, number or measuring.N, seed, split, limit, forgiving=words is None or measuring.ALL in words
-    )
+    forgiving = words is None or measuring.ALL in words
+    wishes = measuring.Wishes(drawn, named(features), number or measuring.N, seed, split, limit, forgiving)
     try:
         facts, likelihood, measured = _measured(model, found, pictures, wishes, measuring.LIKELIHOOD in names)
     except (MemoryError, RuntimeError) as error:

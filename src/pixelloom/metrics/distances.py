@@ -169,11 +169,17 @@ def _centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 
 def checked(real: Tensor, fake: Tensor, least: int, name: str) -> None:
     """Raises DataError for sets that are too small for a figure, or for features that are no numbers."""
+    enough(len(real), len(fake), real.shape[1], least, name)
     for what, x in (("real", real), ("generated", fake)):
-        if len(x) < least:
-            raise DataError(
-                f"{name}: {len(x)} {what} pictures are too few with {x.shape[1]} features; it takes {least} at "
-                f"least, and thousands for a figure that others can repeat"
-            )
         if not bool(x.isfinite().all()):
             raise DataError(f"{name}: features of {what} pictures are not finite")
+
+
+def enough(real: int, fake: int, d: int, least: int, name: str) -> None:
+    """Raises DataError where either number of pictures is below ``least``, for a figure in d features."""
+    for what, n in (("real", real), ("generated", fake)):
+        if n < least:
+            raise DataError(
+                f"{name}: {n} {what} pictures are too few with {d} features; it takes {least} at least, and thousands "
+                f"for a figure that others can repeat"
+            )

@@ -1,17 +1,20 @@
-"""Feature extractors: pictures to at most 64 numbers each, in which distances mean more than they do in pixels.
+"""Feature extractors: pictures to a few numbers each, in which distances mean more than they do in pixels.
 
 An extractor is a module from values [B, C, H, W] in [0, 1] to features [B, num_features] that never leaves eval mode:
 torchmetrics, which takes such a module as ``feature=``, does not call ``.eval()``. Figures carry the extractor in their
 name (``kid-lenet-mnist``), since figures of two extractors do not compare.
 
-Few features on purpose: the Frechet distance of two samples of one distribution grows with num_features^2 / N.
+At most 64 on purpose: the Frechet distance of two samples of one distribution grows with num_features^2 / N. Those of
+the literature are 2048, for whoever has the file of their network: :class:`Inception`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -20,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixelloom.data.pixels import Scaling, bit_source, to_model
+from pixelloom.data.pixels import Scaling, bit_source, from_model, to_model
 from pixelloom.errors import DataError, ModelError, UsageError, did_you_mean
+from pixelloom.metrics import inception
 from pixelloom.types import Levels
 
 Images: TypeAlias = Tensor | Levels
@@ -36,12 +40,22 @@ DIGITS = frozenset({"mnist", "binarized-mnist", "sevens-and-eights"})
 The 8x8 ``digits`` fill their frame: 20 % of them are read right, against 88 % with a margin, so they are not of these.
 """
 _RANDOM_SEED = 20_261
+_log = logging.getLogger("pixelloom")
 
 
 class Extractor(nn.Module):
     """Values [B, C, H, W] in [0, 1] -> features [B, num_features], for C of 1 or 3; always in eval mode."""
 
+    name: str
+    """What figures are called by: two extractors of one name give the same features."""
     num_features: int
+    batch = 256
+    """Pictures that are taken at a time."""
+    device = torch.device("cpu")
+
+    def on(self, device: torch.device) -> Extractor:
+        """Itself, ready to run beside a model on a device: still on the CPU if it is fast there."""
+        return self
 
     def train(self, mode: bool = True) -> Extractor:
         """Stay in eval mode, whoever asks."""
@@ -50,6 +64,8 @@ class Extractor(nn.Module):
 
 class Pixels(Extractor):
     """Means over areas: 8x8 of a grey picture, 4x4 of each channel of a coloured one (64 and 48 numbers)."""
+
+    name = "pixels"
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -70,6 +86,7 @@ class RandomNetwork(Extractor):
     are the same bits on every machine; their hash is checked.
     """
 
+    name = "random"
     num_features = 64
     _SHAPES = ((16, 3, 5, 5), (32, 16, 3, 3), (64, 32, 3, 3), (64, 64 * 16))
 
@@ -131,6 +148,7 @@ class LeNetMnist(Extractor):
     stretched alike to a square). Made for light digits on dark; it also reads classes: :meth:`classify`.
     """
 
+    name = LENET
     num_features = LeNet.num_features
 
     def __init__(self, channels: int) -> None:
@@ -157,6 +175,42 @@ class LeNetMnist(Extractor):
         return _resized(x, 28)
 
 
+class Inception(Extractor):
+    """The 2048 features of published FIDs, from a file of weights: see :mod:`pixelloom.metrics.inception`.
+
+    Pictures are taken as the bytes that a file of them would have. Figures of the published weights are called by
+    ``inception``, those of others by the beginning of the file's SHA-256 too, since they do not compare.
+
+    Raises ModelError for a file that cannot be used.
+    """
+
+    num_features = inception.FEATURES
+    batch = 16  # 0.4 GB
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.network, sha256 = inception.read(path)
+        published = sha256.startswith(inception.PUBLISHED)
+        self.name = "inception" if published else f"inception-{sha256[:8]}"
+        if not published:
+            _log.warning(
+                "%s: not the published weights, by its SHA-256, %s..., which should begin with %s: its figures, "
+                "called by %s, do not compare with published ones",
+                *(path, sha256[:8], inception.PUBLISHED, self.name),
+            )
+        self.eval()
+
+    def on(self, device: torch.device) -> Extractor:
+        """Itself, on that device."""
+        self.device = device
+        return self.to(device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1 or 3, H, W] -> [B, 2048]."""
+        y: Tensor = self.network(from_model(x, 256, Scaling.unit()))
+        return y
+
+
 def _resized(x: Tensor, side: int) -> Tensor:
     if x.shape[2:] == (side, side):
         return x
@@ -169,6 +223,30 @@ EXTRACTORS: dict[str, Callable[[int], Extractor]] = {
     "pixels": Pixels,
 }
 """Name -> extractor for pictures of some channels (1 or 3)."""
+INCEPTION = "inception="
+"""What the path of a file of weights follows, to name the extractor that is made of it."""
+
+
+def named(name: str) -> str | Extractor:
+    """A name that :func:`choose` knows, or, for ``inception=FILE``, the extractor, read.
+
+    Raises:
+        UsageError: for any other name.
+        ModelError: for a file that cannot be used.
+    """
+    if name.startswith(INCEPTION) and name != INCEPTION:
+        return Inception(Path(name.removeprefix(INCEPTION)).expanduser())
+    if name in ("inception", INCEPTION):
+        raise UsageError(f"features: inception takes the file of its weights, inception=FILE: {inception.NAMES}")
+    if name != "auto":
+        choose(name, 1)
+    return name
+
+
+def extractor_for(wish: str | Extractor, channels: int, source: str = "") -> Extractor:
+    """The extractor wished for, itself or by a name, for pictures of some channels; raises as :func:`named`."""
+    found = named(wish) if isinstance(wish, str) else wish
+    return EXTRACTORS[choose(found, channels, source)](channels) if isinstance(found, str) else found
 
 
 def choose(name: str, channels: int, source: str = "") -> str:
@@ -180,7 +258,8 @@ def choose(name: str, channels: int, source: str = "") -> str:
         return LENET if channels == 1 and source in DIGITS else "random"
     if name not in EXTRACTORS:
         known = ("auto", *EXTRACTORS)
-        raise UsageError(f"features: there is no {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}")
+        there = f"{', '.join(known)}, and inception=FILE for figures"
+        raise UsageError(f"features: there is no {name!r}.{did_you_mean(name, known)} There are {there}")
     return name
 
 
@@ -199,11 +278,17 @@ def as_levels(images: Images, levels: int, what: str) -> Tensor:
 
 
 @torch.no_grad()
-def features(images: Images, levels: int, extractor: Extractor, *, batch: int = 256, what: str = "pictures") -> Tensor:
-    """Features of each image, float64 [N, d]; ``batch`` images at a time, which bounds memory and changes nothing else.
+def features(
+    images: Images, levels: int, extractor: Extractor, *, batch: int | None = None, what: str = "pictures"
+) -> Tensor:
+    """Features of each image, float64 [N, d] on the CPU; ``batch`` images at a time (the extractor's own number, unless
+    told), which bounds memory and changes nothing else.
 
     Raises DataError as :func:`as_levels` does.
     """
     x = as_levels(images, levels, what)
-    parts = [extractor(to_model(part, levels, Scaling.unit())).double() for part in torch.split(x, batch)]
+    parts = [
+        extractor(to_model(part.to(extractor.device), levels, Scaling.unit())).cpu().double()
+        for part in torch.split(x, batch or extractor.batch)
+    ]
     return torch.cat(parts) if len(x) else torch.empty(0, extractor.num_features, dtype=torch.float64)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pixelloom.data.pixels import bit_source
 from pixelloom.errors import DataError, UsageError, did_you_mean
 from pixelloom.metrics.distances import LEAST, frechet, kernel, least_frechet, neighbourhoods, subset_size
-from pixelloom.metrics.features import EXTRACTORS, Images, as_levels, choose, features
+from pixelloom.metrics.features import Extractor, Images, as_levels, extractor_for, features
 from pixelloom.metrics.memorisation import Neighbours, feature_neighbours, memorisation, pixel_neighbours
 
 SHARES = ("precision", "recall", "density", "coverage")
@@ -22,6 +22,7 @@ METRICS = ("kid", "fd", *SHARES, "nearest")
 
 _CUT, _HELD = 301, 302  # streams of randomness: how held-out images are cut, and which of them have neighbours sought
 _K, _K_DENSITY, _Q, _SUBSETS = 3, 5, 5, 100
+_PUBLISHED = 10_000  # pictures a side that a published FID takes at least
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def measure(
     levels: int,
     *,
     metrics: Sequence[str] = METRICS,
-    extractor: str = "auto",
+    extractor: str | Extractor = "auto",
     source: str = "",
     seed: int = 0,
     near: Nearby | None = None,
@@ -106,6 +107,7 @@ def measure(
     Raises:
         UsageError: for an unknown metric or extractor, or for ``nearest`` without training images.
         DataError: for images of another shape or of higher levels, or for too few of them.
+        ModelError: for ``inception=FILE`` where the file cannot be used.
     """
     for name in metrics:
         if name not in METRICS:
@@ -114,16 +116,17 @@ def measure(
             )
     sets = _Sets.of(samples, reference, levels)
     training = sets.seen if "nearest" in metrics else None
-    chosen = choose(extractor, sets.samples.shape[1], source)
-    space = EXTRACTORS[chosen](sets.samples.shape[1])
+    space = extractor_for(extractor, sets.samples.shape[1], source)
     fake, real = features(sets.samples, levels, space), features(sets.held_out, levels, space)
-    found = _distances(real, fake, chosen, [name for name in METRICS if name in metrics and name != "nearest"], seed)
+    found = _distances(
+        real, fake, space.name, [name for name in METRICS if name in metrics and name != "nearest"], seed
+    )
     if training is not None:
         near = near or nearby(samples, reference, levels, seed=seed)
-        if chosen != "pixels":
+        if space.name != "pixels":
             known = features(training, levels, space)
             ours, others = feature_neighbours(fake, known), feature_neighbours(real[near.held], known)
-            found += _copies(ours.distances, others.distances, chosen, len(training))
+            found += _copies(ours.distances, others.distances, space.name, len(training))
         found += _copies(near.generated.distances, near.held_out.distances, "pixels", len(training))
     return found
 
@@ -172,7 +175,7 @@ def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str
             floor=floors[name][0] if name in floors else None,
             floor_n=(part, len(rest)) if name in floors else None,
             spread=values[name][1],
-            note=_note(name, len(real), len(fake))
+            note=_note(f"{name}-{extractor}", len(real), len(fake))
             + ("" if name in floors else "; too few held-out images for a floor"),
         )
         for name in metrics
@@ -193,11 +196,12 @@ def _values(real: Tensor, fake: Tensor, metrics: Sequence[str], seed: int) -> di
 
 
 def _note(name: str, real: int, fake: int) -> str:
-    if name == "kid":
+    if name.startswith("kid-"):
         return f"mean over {_SUBSETS} subsets of {subset_size(real, fake)} images"
-    if name == "fd":
-        return "grows with 1/N: compare at equal N"
-    return f"k = {_K if name in ('precision', 'recall') else _K_DENSITY}"
+    if name.startswith("fd-"):
+        published = name == "fd-inception" and min(real, fake) < _PUBLISHED
+        return "grows with 1/N: compare at equal N" + ("; published ones take 10,000 to 50,000" if published else "")
+    return f"k = {_K if name.startswith(('precision-', 'recall-')) else _K_DENSITY}"
 
 
 def _copies(generated: Tensor, held_out: Tensor, space: str, training: int) -> list[Figure]:
