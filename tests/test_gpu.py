@@ -21,6 +21,8 @@ import fast_toys
 from checks import check_fast_is_plain
 from engine_toys import At, same, weights
 from fast_toys import TALL, double, of_make
+from inception_toys import picture
+from inception_toys import weights as inception_weights
 from pixelloom.config import RunConfig
 from pixelloom.data.catalog import Split
 from pixelloom.data.pixels import Scaling
@@ -31,6 +33,7 @@ from pixelloom.engine.loop import fit
 from pixelloom.engine.signals import Interrupted
 from pixelloom.engine.state import Hook, State
 from pixelloom.likelihoods import HeadConfig
+from pixelloom.metrics.features import Inception, features
 from pixelloom.models import PixelDescription, PixelModel, load_pixel
 from pixelloom.networks.pixelcnn import PixelCNNConfig
 from pixelloom.objectives import Monitor, Objective, OptimConfig, likelihood
@@ -234,3 +237,12 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(precision: s
     assert state.step == 40
     assert same(weights(whole), weights(rest))
     assert not same(weights(whole), weights(objective()))
+
+
+def test_features_of_inception_are_those_of_the_cpu(tmp_path: Path) -> None:
+    torch.save(inception_weights(), tmp_path / "weights.pth")
+    extractor, images = Inception(tmp_path / "weights.pth"), picture(3, 32, 32)
+    expected = features(images, 256, extractor)
+    found = features(images, 256, extractor.on(torch.device(DEVICE)))
+    assert next(extractor.parameters()).device.type == torch.device(DEVICE).type
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

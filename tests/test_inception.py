@@ -190,6 +190,7 @@ def test_grey_is_three_equal_colours_and_batches_change_nothing(extractor: Incep
 # Files
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_files_of_every_form_hold_the_same(
     file: Path, network: InceptionV3, tensors: dict[str, Tensor], tmp_path: Path
@@ -327,6 +328,7 @@ def test_a_figure_says_what_published_ones_take(monkeypatch: pytest.MonkeyPatch)
 # The command line
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_evaluate_by_a_file(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

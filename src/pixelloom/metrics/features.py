@@ -185,7 +185,7 @@ class Inception(Extractor):
     """
 
     num_features = inception.FEATURES
-    batch = 16  # 0.4 GB
+    batch = 16  # 0.3 GB
 
     def __init__(self, path: Path) -> None:
         super().__init__()
