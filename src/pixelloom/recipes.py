@@ -30,6 +30,9 @@ _BERKELEY = OptimConfig(lr=1e-3, clip=1.0)
 _MUON = OptimConfig(kind="muon", lr=5e-3, betas=(0.95, 0.99), warmup=2_000, decay="cosine", clip=0.1, weight_decay=0.1)
 _MODERN = OptimConfig(lr=4e-3, betas=(0.9, 0.99), warmup=2_000, decay="cosine", clip=1.0)
 
+# Of generators: Adam moves a weight by about its rate a step, and few pictures are few steps.
+_QUICKER = OptimConfig(lr=2e-4, betas=(0.0, 0.9))
+
 PIXEL_RUNS: dict[str, PixelRun] = {
     # Eight masked layers with batch normalisation, 256-way softmax: the classic first PixelCNN tutorial.
     "mnist-gray": PixelRun(
@@ -203,17 +206,19 @@ LATENT_RUNS: dict[str, LatentRun] = {
         augment=Policy(),
         train=TrainConfig(batch=64, epochs=300),
     ),
-    # The same networks with what came after.
+    # The same networks with what came after, and steps twice as many and, of the generator, twice as large.
     "dcgan": LatentRun(
         network="dcgan",
         data=DataConfig(source="sevens-and-eights"),
-        train=TrainConfig(batch=64, epochs=300, ema=0.1),
+        generator=_QUICKER,
+        train=TrainConfig(batch=32, epochs=300, ema=0.1),
     ),
     "sagan": LatentRun(
         network="sagan",
         data=DataConfig(source="sevens-and-eights"),
         loss="hinge",
-        train=TrainConfig(batch=64, epochs=300, ema=0.1),
+        generator=_QUICKER,
+        train=TrainConfig(batch=32, epochs=300, ema=0.1),
     ),
     # Digits by class, with a quarter of the paper's features in the generator and half of them in the discriminator.
     "sngan": LatentRun(
@@ -223,8 +228,9 @@ LATENT_RUNS: dict[str, LatentRun] = {
         classes=True,
         loss="hinge",
         discriminator=OptimConfig(lr=1e-3, betas=(0.0, 0.9)),
-        generator=OptimConfig(lr=2e-4, betas=(0.0, 0.9)),
+        generator=_QUICKER,
         train=TrainConfig(batch=32, epochs=3, ema=0.1),
+        samples=100,
     ),
     # The relativistic game with both penalties.
     "r3gan": LatentRun(

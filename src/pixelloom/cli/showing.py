@@ -190,7 +190,8 @@ def _models() -> list[dict[str, str]]:
         folder = pretrained.folder(name)
         about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         found = about["trained"]["validation"]
-        figure = f"{found['nats/image']:.2f} nats/image, {found['bits/dim']:.4f} bits/dim (N={found['n']})"
+        shown = ", ".join(f"{value:.4f} {name}" for name, value in found.items() if isinstance(value, float))
+        figure = f"{shown} (N={found['n']})"
         rows.append({"model": name, "network": about["network"], "validation": figure, "folder": str(folder)})
     return rows
 
