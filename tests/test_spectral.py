@@ -45,6 +45,14 @@ def test_weight_is_the_initial_one_divided_by_its_largest_singular_value(make: o
     torch.testing.assert_close(layer.eval().weight, weight / largest)
 
 
+def test_many_equal_singular_values_leave_the_norm_right() -> None:
+    """As an orthogonal start has them: each step of a refresh shortens its vector by the root of their number."""
+    layer = nn.Linear(1536, 1536, bias=False)
+    layer.weight.data.copy_(3 * torch.eye(1536))
+    refresh(spectral(layer))
+    torch.testing.assert_close(layer.eval().weight.detach(), torch.eye(1536))
+
+
 @each_layer
 def test_agrees_with_torch_once_that_has_converged(make: object) -> None:
     ours = make()

@@ -70,7 +70,8 @@ class SpectralNorm(nn.Module):
             for step in range(1, steps + 1):
                 vector = square @ vector
                 if step % 8 == 0 or step == steps:  # often enough, and cheap for small layers
-                    vector = F.normalize(vector, dim=0)
+                    # Where many values are alike, eight steps shorten it below the eps that normalize has by default.
+                    vector = F.normalize(vector, dim=0, eps=torch.finfo(vector.dtype).tiny)
             near.copy_(vector)
             far.copy_(F.normalize(vector @ matrix, dim=0))
 
