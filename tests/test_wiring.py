@@ -173,6 +173,18 @@ def test_a_resumed_run_ends_with_the_same_bits(network: str, tmp_path: Path) -> 
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_resumed_run_that_ends_with_its_best_model_leaves_no_other_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter((1.0, 2.0, 1.5, 0.5))
+    monkeypatch.setattr(LatentWiring, "measure", lambda self, network: {"kid-random": next(figures)})
+    train(small("dcgan", images=32), tmp_path)
+    assert load_model(tmp_path / "last").description.trained["images"] == 32
+    train(small("dcgan", images=64), tmp_path, resume=True)
+    assert load_model(tmp_path / "model").description.trained["images"] == 64
+    assert not (tmp_path / "last").exists()
+
+
 def test_with_few_validation_images_it_is_said_that_training_images_are_measured_against(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

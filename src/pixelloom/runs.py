@@ -8,6 +8,7 @@ that training ended with.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -118,7 +119,7 @@ def _hooks(wiring: Wiring[Any, Any], out: Path) -> list[Hook]:
         Progress(),
         MetricsWriter(out / METRICS),
         Validate(partial(keep, out / BEST)),
-        _Last(partial(keep, out / LAST)),
+        _Last(out / LAST, keep),
         EverySamples(_Sketches(wiring, out / "samples")),
         _Curves(out),
         *wiring.hooks(),
@@ -129,19 +130,23 @@ def _hooks(wiring: Wiring[Any, Any], out: Path) -> list[Hook]:
 
 
 class _Last(Hook):
-    """Keeps the model that training ends with too, where another was the best."""
+    """Keeps the model that training ends with too, where another was the best; one of before a resumption goes."""
 
-    def __init__(self, keep: Callable[[nn.Module, Mapping[str, float], State], None]) -> None:
-        self.keep = keep
+    def __init__(self, folder: Path, keep: Callable[[Path, nn.Module, Mapping[str, float], State], None]) -> None:
+        self.folder, self.keep = folder, keep
         self._figures: Mapping[str, float] = {}
 
     def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
         self._figures = figures
 
     def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
-        if run.progress >= 1 and run.state.best_step != run.state.step:
-            with run.deployed() as network:
-                self.keep(network, self._figures, run.state)
+        if run.progress < 1:
+            return
+        if run.state.best_step == run.state.step:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        with run.deployed() as network:
+            self.keep(self.folder, network, self._figures, run.state)
 
 
 class _Sketches:
