@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -303,3 +304,24 @@ def test_with_classes_the_mean_distance_within_them_chooses() -> None:
     assert wrong["kid-random-by-class"] > 1
     assert wrong["kid-random"] == pytest.approx(right["kid-random"], abs=0.05)
     assert wired("dcgan").figure == "kid-random"
+
+
+@pytest.mark.parametrize(
+    ("counts", "sizes", "figure"),
+    [
+        ((50, 50), [50, 50], "kid-random-by-class"),
+        ((60, 10, 15, 15), [40, 60], "kid-random-by-class"),  # what is rare counts too: it cannot be drawn at will
+        ((85, 15), [85], "kid-random-by-class"),
+        ((10,) * 10, [], "kid-random"),
+    ],
+)
+def test_classes_with_few_images_count_as_one(counts: tuple[int, ...], sizes: list[int], figure: str) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = np.random.default_rng(0).integers(0, 18, (3, len(labels), 1, 16, 16), dtype=np.uint8)
+    config = small("dcgan").model_copy(update={"classes": True, "validation_images": len(labels)})
+    splits = (Split(part, labels, 18) for part in images)
+    wiring = LatentWiring(config, given("x", *splits, tuple(map(str, range(len(counts))))))
+    groups = [set(labels[rows.numpy()]) for rows in wiring._members]
+    assert sorted(len(rows) for rows in wiring._members) == sizes
+    assert all(not a & b for a, b in itertools.combinations(groups, 2))
+    assert wiring.figure == figure

@@ -164,10 +164,14 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
 
     @cached_property
     def _members(self) -> list[Tensor]:
-        """Which of these images are of each class, for the classes that have enough of them."""
+        """Which of these images are of each class; classes with too few of them count as one, so that they count."""
         labels = self._held_out.labels if self.classes else None
-        each = () if labels is None else ((labels == c).nonzero()[:, 0] for c in range(self.classes))
-        return [rows for rows in each if len(rows) >= LEAST]
+        if labels is None:
+            return []
+        each = [(labels == c).nonzero()[:, 0] for c in range(self.classes)]
+        large = [rows for rows in each if len(rows) >= LEAST]
+        others = torch.cat([torch.empty(0, dtype=torch.long), *(rows for rows in each if len(rows) < LEAST)])
+        return [*large, others] if large and len(others) >= LEAST else large
 
     def draw(self, model: LatentModel, n: int) -> Image:
         """A grid of n samples; with classes a row each."""
