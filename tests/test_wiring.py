@@ -186,6 +186,20 @@ def test_a_resumed_run_that_ends_with_its_best_model_leaves_no_other_last_one(
     assert not (tmp_path / "last").exists()
 
 
+def test_classes_that_the_data_lacks_are_refused_with_a_way_on(tmp_path: Path) -> None:
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).integers(0, 256, (60, 1, 16, 16), dtype=np.uint8))
+    data = load(DataConfig(source=str(tmp_path / "few.npy")))
+    with pytest.raises(UsageError, match=r"few.npy has no labels; train without them by --classes=false"):
+        wire(small("sngan").model_copy(update={"classes": True}), data)
+
+
+def test_mismatched_pictures_without_classes_are_refused() -> None:
+    config = small("dcgan").model_copy(update={"mismatched": True})
+    with pytest.raises(UsageError, match="mismatched: of which classes"):
+        wire(config, load(config.data))
+    assert wire(config.model_copy(update={"classes": True}), load(config.data)).classes == 10
+
+
 def test_with_few_validation_images_it_is_said_that_training_images_are_measured_against(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

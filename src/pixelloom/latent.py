@@ -238,6 +238,6 @@ def load_latent(folder: Path) -> LatentModel:
         kept, _ = load_tensors(beside)
         check_keys(beside, model.discriminator.state_dict(), kept)
     except ModelError as error:
-        raise ModelError(f"{error} Only maps of attention need this file; the model draws without it.") from error
+        raise ModelError(f"{error} Only maps of attention need this file: remove it, and the model draws.") from error
     model.discriminator.load_state_dict(kept)
     return model

@@ -38,7 +38,10 @@ class Wiring(ABC, Generic[C, M]):
 
     def __init__(self, config: C, data: Dataset) -> None:
         if config.classes and data.train.labels is None:
-            raise UsageError(f"classes: {data.name} has no labels; leave classes out, or name data that has some")
+            raise UsageError(
+                f"classes: {data.name} has no labels; train without them by --classes=false, or name data that has "
+                "some, such as a folder with a folder for each class"
+            )
         self.config, self.data = config, data
         self.classes = len(data.classes) if config.classes else 0
         torch.manual_seed(config.train.seed)

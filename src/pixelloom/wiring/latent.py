@@ -41,6 +41,8 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
     def build(self) -> LatentModel:
         """An untrained model with its discriminator."""
         config, data = self.config, self.data
+        if config.mismatched and self.classes < 2:
+            raise UsageError("mismatched: of which classes? it needs --classes, and data of two or more")
         if config.validation_images < LEAST:
             few = f"validation_images: {config.validation_images} are too few to choose a latent model by"
             raise UsageError(f"{few}: a kernel distance needs {LEAST}")
