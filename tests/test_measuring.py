@@ -99,10 +99,26 @@ def test_drawing_tells_how_far_it_is_and_changes_nothing(family: str) -> None:
     assert len(seen) > 2
 
 
-def test_classes_are_drawn_evenly(data: Dataset) -> None:
+def test_classes_that_the_pictures_lack_are_drawn_evenly(data: Dataset) -> None:
     sets = [torch.full((1, *SPEC.shape), level, dtype=torch.uint8) for level in (3, 9, 14)]
-    found = measure(drawing(*sets, classes="abc"), data, Wishes(("kid",), "pixels", n=100))
-    assert found.samples[:, 0, 0, 0].tolist() == [(3, 9, 14)[i % 3] for i in range(100)]
+    model, wishes = drawing(*sets, classes="abc"), Wishes(("kid",), "pixels", n=100)
+    others = dataset(pictures(50, 1), pictures(50, 2), pictures(70, 3), labels=torch.arange(70) % 2, classes="bca")
+    for pictured in (data, others):
+        found = measure(model, pictured, wishes)
+        assert found.samples[:, 0, 0, 0].tolist() == [(3, 9, 14)[i % 3] for i in range(100)]
+
+
+def test_classes_are_drawn_as_often_as_the_pictures_have_them() -> None:
+    """So a model that is as good as uneven data is at their floor; evenly drawn it would be far above."""
+    labels = (torch.arange(600) % 10 == 0).long()
+    test, more = (pictures(600, seed) // 2 + 8 * labels.byte().view(-1, 1, 1, 1) for seed in (3, 4))
+    data = dataset(pictures(50, 1), pictures(50, 2), test, labels=labels, classes="ab")
+    model = drawing(more[labels == 0], more[labels == 1], classes="ab")
+    for n in (300, 900):
+        found = measure(model, data, Wishes(("kid",), "pixels", n=n))
+        assert int((found.samples.double().mean((1, 2, 3)) > 7.5).sum()) == pytest.approx(n / 10, abs=n / 30)
+        (kid,) = found.figures
+        assert abs(kid.value) < 3 * (kid.spread or 0)
 
 
 def test_pictures_gone_by_are_not_those_compared_with() -> None:
@@ -225,17 +241,23 @@ def test_the_share_that_is_read_as_its_class(digits: tuple[Tensor, Tensor]) -> N
     assert min(len(sevens), len(eights)) > 50
     data = dataset(images[:20], images[20:40], images[40:], 17, labels=labels[40:] - 7, classes="78")
     model = drawing(sevens, eights, levels=17, classes="78", right=0.8)
-    wishes = Wishes(("accuracy",), n=201)
-    (found,) = measure(model, data, wishes).figures
+    told: list[Tensor] = []
+
+    def sample(n: int, *, labels: Tensor, **rest: object) -> Tensor:
+        told.append(labels)
+        return LatentModel.sample(model, n, labels=labels, **rest)  # type: ignore[arg-type]
+
+    model.sample = sample  # type: ignore[method-assign, assignment]
+    (found,) = measure(model, data, Wishes(("accuracy",), n=201)).figures
     assert isinstance(model.network, Drawer)
-    asked = torch.arange(201) % 2
+    (asked,) = told
     hits = [s == label for (s, _), label in zip(model.network.chosen(model.latents(201), asked), asked, strict=True)]
     assert (found.name, found.n, found.value) == ("accuracy-lenet-mnist", 201, sum(hits) / 201)
     assert 0.7 < found.value < 0.9
     assert (found.floor, found.floor_n) == (1, (len(labels) - 40, 0))
     assert found.interval == wilson(sum(hits), 201)
     assert found.floor_interval == wilson(len(labels) - 40, len(labels) - 40)
-    worst = min((np.mean(hits[i::2]), 7 + i) for i in range(2))
+    worst = min((np.mean([hit for hit, label in zip(hits, asked, strict=True) if label == i]), 7 + i) for i in range(2))
     assert found.note == f"lowest: {worst[0]:.3f} of the {worst[1]}s"
 
 

@@ -38,7 +38,8 @@ N = 2000
 OnDraw = Callable[[float], None]
 """Called with the number of samples that are done, which may be between two whole ones."""
 
-_REFERENCE, _TRAINING, _SHOWN = 311, 312, 313  # streams of randomness: which pictures stand for a split, or are gone by
+# Streams of randomness: which pictures stand for a split, or are gone by, and whose classes are told.
+_REFERENCE, _TRAINING, _SHOWN, _TOLD = 311, 312, 313, 314
 _MOST = 1 << 30  # bytes of levels that a side of a comparison holds at most
 _log = logging.getLogger("pixelloom")
 
@@ -120,7 +121,8 @@ def _classes(model: Model) -> list[str]:
 def measure(model: Model, data: Dataset, wishes: Wishes, on_draw: OnDraw | None = None) -> Measured:
     """Draw, and measure what was drawn.
 
-    Classes are drawn evenly: sample i is of class i modulo their number.
+    Classes are drawn as often as the pictures measured against have them, or, where these have no such classes, evenly:
+    sample i is of class i modulo their number.
 
     Raises:
         UsageError: for unknown metrics, features or splits.
@@ -186,7 +188,10 @@ def _held_out(model: Model, data: Dataset, wishes: Wishes) -> tuple[Batch, dict[
     most = min(_most(data), wishes.limit or len(data.split(wishes.split)))
     pictures = _some(data, wishes.split, most, wishes.seed, _REFERENCE)
     classes, row = model.description.classes, torch.arange(wishes.n)
+    labels = pictures.labels if classes and list(data.classes) == _classes(model) else None
     told = {"labels": row % classes} if classes else {}
+    if labels is not None:  # in other shares, samples as good as the pictures would be far from them
+        told["labels"] = labels[torch.from_numpy(_shuffled(len(labels), wishes.seed, _TOLD))][row % len(labels)]
     condition = model.condition if isinstance(model, PixelModel) else None
     if condition is None:
         return pictures, told
@@ -196,8 +201,8 @@ def _held_out(model: Model, data: Dataset, wishes: Wishes) -> tuple[Batch, dict[
             f"{data.name}: the {wishes.split} split has too few pictures to go by some and measure on others"
         )
     at_row = torch.from_numpy(shown)[row % len(shown)]
-    if classes and pictures.labels is not None:
-        told["labels"] = pictures.labels[at_row]
+    if labels is not None:
+        told["labels"] = labels[at_row]
     rest = Batch(pictures.images[kept], None if pictures.labels is None else pictures.labels[kept])
     return rest, told | {"condition": condition.of(pictures.images[at_row])}
 
