@@ -148,6 +148,26 @@ def test_a_generator_is_made_ready_in_a_copy() -> None:
     assert not torch.allclose(first.running_mean, before["stages.0.norm.running_mean"])
 
 
+def test_a_generator_is_made_ready_by_classes_as_frequent_as_in_training() -> None:
+    """Its batch norms saw no others."""
+    images = np.random.default_rng(0).integers(0, 18, (3, 400, 1, 16, 16), dtype=np.uint8)
+    splits = (Split(part, (np.arange(400) % 10 == 0).astype(np.int64), 18) for part in images)
+    wiring = LatentWiring(small("dcgan").model_copy(update={"classes": True}), given("x", *splits, ("a", "b")))
+    told: list[torch.Tensor] = []
+
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(5)
+
+        def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            told.append(labels)
+            return self.norm(z)
+
+    wiring.prepare(Told().eval())
+    assert torch.cat(told).double().mean().item() == pytest.approx(0.1, abs=0.03)
+
+
 def test_a_run_hands_out_what_was_made_ready_and_trains_on_as_it_was() -> None:
     wiring = wired(ema=None)
     objective = wiring.objective()

@@ -89,15 +89,17 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         return self.config.augment or policy_for(self.data.spec, len(self.data.train))
 
     def prepare(self, generator: nn.Module) -> nn.Module:
-        """A copy whose spectral norms and batch statistics belong to its weights."""
+        """A copy whose spectral norms and batch statistics belong to its weights, classes as frequent as in training."""
         ready = copy.deepcopy(generator)
         refresh(ready)
         device = next(ready.parameters()).device
 
         def noise(i: int) -> tuple[Tensor, Tensor | None]:
             z = latents(self.model.latent, _STANDING, i * _BATCH, _BATCH).to(device)
-            labels = labels_of(self.classes, _STANDING, i * _BATCH, _BATCH).to(device) if self.classes else None
-            return z, labels
+            if not self.classes:
+                return z, None
+            rows = labels_of(len(self._told), _STANDING, i * _BATCH, _BATCH)
+            return z, self._told[rows].to(device)
 
         measure_statistics(ready, (noise(i) for i in range(_BATCHES)))
         return ready
@@ -151,6 +153,11 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
             *(self.data.name, held, LEAST),
         )
         return "train"
+
+    @cached_property
+    def _told(self) -> Tensor:
+        """Labels of the training images."""
+        return torch.from_numpy(np.array(self.data.train.labels, np.int64))
 
     @cached_property
     def _held_out(self) -> Batch:
