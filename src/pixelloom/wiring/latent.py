@@ -89,7 +89,7 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         return self.config.augment or policy_for(self.data.spec, len(self.data.train))
 
     def prepare(self, generator: nn.Module) -> nn.Module:
-        """A copy whose spectral norms and batch statistics belong to its weights, classes as frequent as in training."""
+        """A copy whose spectral norms and batch statistics fit its weights, classes as frequent as in training."""
         ready = copy.deepcopy(generator)
         refresh(ready)
         device = next(ready.parameters()).device
