@@ -18,6 +18,7 @@ from torch import Tensor
 from pixelloom.arguments import at_least
 from pixelloom.data.catalog import Dataset
 from pixelloom.data.pixels import bit_source
+from pixelloom.data.splits import NAMES as SPLITS
 from pixelloom.data.stream import at
 from pixelloom.errors import DataError, UsageError, did_you_mean
 from pixelloom.families import Model
@@ -133,7 +134,7 @@ def measure(model: Model, data: Dataset, wishes: Wishes, on_draw: OnDraw | None 
         at_least(name, value, smallest)
     space = extractor_for(wishes.features, data.spec.channels, data.name).on(model.device)
     held_out, told = _held_out(model, data, wishes)
-    asked = _possible(wishes, space.num_features, len(held_out.images))
+    asked = _possible(wishes, data, space.num_features, len(held_out.images))
     samples = draw(model, wishes.n, seed=wishes.seed, on_draw=on_draw, **told)
     training = _some(data, "train", _most(data), wishes.seed, _TRAINING).images if "nearest" in asked else None
     if training is not None and len(training) < len(data.train):
@@ -224,12 +225,19 @@ def _shuffled(n: int, seed: int, stream: int) -> np.ndarray[tuple[int], np.dtype
     return np.argsort(np.asarray(bit_source(seed, stream).random_raw(n)), kind="stable")
 
 
-def _possible(wishes: Wishes, d: int, held_out: int) -> tuple[str, ...]:
+def _possible(wishes: Wishes, data: Dataset, d: int, held_out: int) -> tuple[str, ...]:
     """The metrics for which there are pictures enough; DataError where that is not forgiven, or none are left."""
     least = {name: figures.least(name, d) for name in METRICS}
     few = [name for name in wishes.metrics if min(held_out, wishes.n) < least.get(name, 0)]
     if few and (not wishes.forgiving or len(few) == len(wishes.metrics)):
-        enough(held_out, wishes.n, d, least[few[0]], few[0])
+        try:
+            enough(held_out, wishes.n, d, least[few[0]], few[0])
+        except DataError as error:
+            larger = {name: len(data.split(name)) for name in SPLITS if len(data.split(name)) > held_out}
+            if held_out >= least[few[0]] or not larger:
+                raise
+            has = ", ".join(f"{name} {n:,}" for name, n in larger.items())
+            raise DataError(f"{error}. The {wishes.split} split gave {held_out}; other splits have {has}") from None
     for name in few:
         _log.warning(
             "%s: left out: %d held-out and %d drawn pictures, and it takes %d", name, held_out, wishes.n, least[name]
