@@ -228,7 +228,7 @@ def test_too_few_pictures_are_told_or_refused(caplog: pytest.LogCaptureFixture) 
     assert "fd: left out: 40 held-out and 100 drawn pictures, and it takes 65" in caplog.text
     assert "fd-random" not in values(found)
     assert "nearest-random" in values(found)
-    with pytest.raises(DataError, match="kid: 9 real .* The val split gave 9; other splits have train 90, test 40"):
+    with pytest.raises(DataError, match=r"kid: 9 real .* The val split gave 9; other splits have train 90, test 40"):
         measure(model, data, Wishes(METRICS, "random", n=100, split="val", forgiving=True))
 
 

@@ -29,7 +29,7 @@ from pixelloom.networks.pyramid import sides, widths
 from pixelloom.types import ImageSpec
 
 DEVIATION = 0.02
-"""Of the first weights, and of the first gains of norms around 1 (section 4)."""
+"""Of the first weights (section 4), and of the first gains of norms around 1, as in the authors' code."""
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, Projection)
 

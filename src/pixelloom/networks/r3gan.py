@@ -11,7 +11,7 @@ what comes out, near [-1, 1] once trained.
 Made for the relativistic loss with R1 and R2. With classes, a learned vector of the class joins z, and the logit is the
 projection of the last features onto another.
 
-Source: Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern Baseline GAN", section 3.
+Source: Huang et al. 2025, "The GAN is dead; long live the GAN! A Modern GAN Baseline" (2501.05441), section 3.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         """By which the best model is chosen: the kernel distance, or, with classes, its mean over them.
 
         The distance of all classes at once does not see whether images are of the class that was asked for (intra-class
-        distances: Miyato and Koyama 2018, section 4).
+        distances: Miyato and Koyama 2018).
         """
         return f"kid-{self.extractor}{'-by-class' if self._members else ''}"
 
