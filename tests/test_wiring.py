@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pixelloom import api
-from pixelloom.adversarial import Penalties
+from pixelloom.adversarial import LOSSES, Penalties
 from pixelloom.augment import Policy, policy_for
 from pixelloom.config import LatentRun, compose
 from pixelloom.data.catalog import load
@@ -211,6 +211,36 @@ def test_classes_that_the_data_lacks_are_refused_with_a_way_on(tmp_path: Path) -
     data = load(DataConfig(source=str(tmp_path / "few.npy")))
     with pytest.raises(UsageError, match=r"few.npy has no labels; train without them by --classes=false"):
         wire(small("sngan").model_copy(update={"classes": True}), data)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_dial_warns_where_it_speaks_of_training_pictures(loss: str) -> None:
+    config = small("dcgan").model_copy(update={"loss": loss})
+    assert bool(wire(config, load(config.data)).hooks()) == (loss not in ("wasserstein", "relativistic"))
+
+
+def test_below_each_real_picture_stands_one_of_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small("dcgan").model_copy(update={"classes": True, "samples": 6})
+    wiring = wire(config, load(config.data))
+    told: list[object] = []
+    sample = LatentModel.sample
+
+    def seen(self: LatentModel, n: int, **given: object) -> torch.Tensor:
+        told.append(given["labels"])
+        return sample(self, n, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LatentModel, "sample", seen)
+    wiring.pictures(wiring.model)
+    val = wiring.data.val
+    (row,) = (labels for labels in told if len(labels) == 6)
+    assert val.labels is not None
+    assert row.tolist() == [val.labels[i * len(val) // 6] for i in range(6)]
+
+
+def test_the_rhythm_of_no_penalty_is_refused() -> None:
+    config = small("dcgan").model_copy(update={"penalties": Penalties(every=4)})
+    with pytest.raises(UsageError, match=r"penalties.every: of which penalty\?"):
+        wire(config, load(config.data))
 
 
 def test_mismatched_pictures_without_classes_are_refused() -> None:

@@ -28,7 +28,7 @@ from pixelloom.metrics.features import EXTRACTORS, choose, features
 from pixelloom.objectives import Monitor, Objective, adversarial
 from pixelloom.sampling.latent import labels_of, latents
 from pixelloom.types import Batch
-from pixelloom.wiring.base import Wiring, by_class, some
+from pixelloom.wiring.base import Wiring, by_class
 
 _log = logging.getLogger("pixelloom")
 _BATCHES, _BATCH = 16, 64  # from which the statistics of batch norm are taken
@@ -43,6 +43,8 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         config, data = self.config, self.data
         if config.mismatched and self.classes < 2:
             raise UsageError("mismatched: of which classes? it needs --classes, and data of two or more")
+        if config.penalties.every > 1 and not config.penalties.on:
+            raise UsageError("penalties.every: of which penalty? set penalties.r1, r2 or gradient too")
         if config.validation_images < LEAST:
             few = f"validation_images: {config.validation_images} are too few to choose a latent model by"
             raise UsageError(f"{few}: a kernel distance needs {LEAST}")
@@ -191,16 +193,20 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         return by_class(model.sample(n, seed=seed, labels=torch.arange(n) % self.classes), self.data, levels)
 
     def pictures(self, model: LatentModel) -> Mapping[str, Image]:
-        """The grid, and a row of held-out images above one of samples."""
+        """The grid, and a row of held-out images above one of samples, of their classes if they have any."""
         n = min(8, self.config.samples)
-        real = some(self.data, self.split, n).numpy()
-        rows = np.stack([real, model.sample(len(real), seed=self.config.train.seed).numpy()], axis=1)
+        real = next(ordered(self.data.split(self.split), self.data.spec, n, dynamic=self.data.dynamic, limit=n))
+        labels = real.labels if self.classes else None
+        drawn = model.sample(len(real.images), seed=self.config.train.seed, labels=labels)
+        rows = np.stack([real.images.numpy(), drawn.numpy()], axis=1)
         flat = rows.reshape(-1, *model.spec.shape)
         return {**super().pictures(model), "rows": plots.table(flat, model.spec.levels, 2, names=("real", "drawn"))}
 
     def hooks(self) -> Sequence[Hook]:
-        """One that warns when the discriminator has learnt the training images by heart."""
-        return (_Dial(),)
+        """One that warns when the discriminator has learnt the training images by heart, where its dial can tell: that
+        real ones outrank generated ones, which is all that some losses know, says more of the generator.
+        """
+        return () if LOSSES[self.config.loss].boundary is None else (_Dial(),)
 
 
 class _Dial(Hook):
