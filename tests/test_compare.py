@@ -312,6 +312,10 @@ def test_figures_of_samples_are_those_that_measuring_gives() -> None:
     assert [group.figure for group in found.groups()][1::2] == ["figures of samples"] * 2
     assert found.apart()[0].startswith("figures of samples of a and of b: other data (digits, shapes); other size")
     assert gather(["runs/a"], 1).tables() == []
+    held_out = gather(["runs/a"], 1, 7, **asked, split="val")
+    truth = pixelloom.measure(pixelloom.load("runs/a"), metrics=["kid", "precision"], n=60, seed=7, split="val")
+    assert held_out.entries[0].measured == tuple(truth) != found.entries[0].measured
+    assert held_out.tables()[0].title.endswith("reference val pictures")
     for wrong in ("likelihood", "fid"):
         with pytest.raises(UsageError, match=f"'{wrong}' is no figure of samples; there are kid, fd"):
             gather(["runs/a"], 1, metrics=("kid", wrong))
@@ -577,8 +581,9 @@ def test_the_command_writes_both_and_says_what_is_missing(capsys: pytest.Capture
         assert np.array_equal(picture, np.asarray(plots.grid(model.sample(2, seed=3).numpy(), model.spec.levels)))
     with Image.open("compare.png") as png:
         assert png.format == "PNG"
-    code, _, err = compare(capsys, "a", "--metrics", "kid, coverage", "--measured", 50, "--force")
+    code, _, err = compare(capsys, "a", "--metrics", "kid, coverage", "--measured", 50, "--force", "--split", "val")
     assert code == 0
+    assert "reference val pictures" in Path("compare.html").read_text(encoding="utf-8")
     assert "a: measuring 50 samples" in err
     assert "coverage-random" in Path("compare.html").read_text(encoding="utf-8")
     assert compare(capsys, "a", "--out", "x/y.html")[:2] == (0, "x/y.html\nx/y.png\n")
@@ -610,6 +615,7 @@ def test_nothing_is_overwritten_without_force(target: str, capsys: pytest.Captur
         (["a", "--out", "x.png"], "name two files"),
         (["a", "--out", "."], "is a folder"),
         (["a", "--measured", "9"], "--measured: which figures?"),
+        (["a", "--split", "val"], "--split: which figures?"),
         (["a", "--metrics", "kid", "--measured", "0"], "--measured: must be 1 or more, not 0"),
         (["a", "--metrics", "kid,fid"], "'fid' is no figure of samples"),
     ],

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -30,6 +30,7 @@ def compare(
     seed: int = 0,
     metrics: str | None = None,
     measured: int | None = None,
+    split: Literal["train", "val", "test"] | None = None,
     device: Device = "auto",
     force: Flag = False,
 ) -> None:
@@ -43,6 +44,7 @@ def compare(
         seed: Of the samples.
         metrics: Measure also some of kid,fd,precision,recall,density,coverage,nearest,accuracy, or all that apply.
         measured: How many samples to measure these on, 2000.
+        split: Whose pictures they are measured against, test.
         device: auto is CUDA where there is one.
         force: Replace files that are there.
     """
@@ -62,9 +64,10 @@ def compare(
         raise UsageError(f"--out, --png: both are {out}; name two files")
     targets.check_file(png, force)
     asked = tuple(word.strip() for word in metrics.split(",")) if metrics else ()
-    if measured is not None and not asked:
-        raise UsageError("--measured: which figures? name some with --metrics")
-    wishes = Wishes(number, seed, choose_device(TrainConfig(device=device)), asked, measured or N)
+    for option, given in (("--measured", measured), ("--split", split)):
+        if given is not None and not asked:
+            raise UsageError(f"{option}: which figures? name some with --metrics")
+    wishes = Wishes(number, seed, choose_device(TrainConfig(device=device)), asked, measured or N, split or "test")
     found = gather(models, wishes, _threads)
     for name, reason in found.broken:
         _log.warning("%s: not shown: %s", name, reason)

@@ -45,6 +45,7 @@ class Wishes:
         device: "cpu" or "cuda".
         metrics: figures of samples to measure, see :func:`pixelloom.measure`; none by default.
         measured: samples to measure them on.
+        split: whose pictures they are measured against.
     """
 
     n: int = 16
@@ -52,6 +53,7 @@ class Wishes:
     device: str = "cpu"
     metrics: tuple[str, ...] = ()
     measured: int = measuring.N
+    split: str = "test"
 
 
 def gather(names: Sequence[str], wishes: Wishes = Wishes(), around: Around = lambda *_: nullcontext()) -> Comparison:
@@ -128,7 +130,7 @@ def _entry(name: str, folder: Path, wishes: Wishes, around: Around) -> Entry:
         threads = torch.get_num_threads() if model.device.type == "cpu" else 0
     grounds = {judge: _ground(model, judge, data, split, name) for judge in judges}
     if measured:
-        grounds[SAMPLES] = _ground(model, SAMPLES, data, "test", name)
+        grounds[SAMPLES] = _ground(model, SAMPLES, data, wishes.split, name)
     return Entry(
         name=name,
         family=about.family,
@@ -193,7 +195,7 @@ def _measured(name: str, model: Model, wishes: Wishes) -> tuple[tuple[Figure, ..
     _log.info("%s: measuring %d samples", name, wishes.measured)
     metrics = None if measuring.ALL in wishes.metrics else wishes.metrics
     try:
-        found = api.measure(model, metrics=metrics, n=wishes.measured, seed=wishes.seed)
+        found = api.measure(model, metrics=metrics, n=wishes.measured, seed=wishes.seed, split=wishes.split)
     except PixelloomError as error:
         return (), str(error)
     return tuple(found), ""
