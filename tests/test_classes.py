@@ -173,3 +173,13 @@ def test_the_command_line_trains_and_draws_classes(tmp_path: Path, capsys: pytes
     ):
         assert main(["sample", str(run), *options]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "told"), [([], True), (["--classes"], True), (["--no-classes"], False)])
+def test_the_classes_of_a_recipe_can_be_left_out(
+    flags: list[str], told: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plans = []
+    monkeypatch.setattr("pixelloom.api.carry_out", lambda plan, out, **_: plans.append(plan) or out)
+    assert main(["train", "sngan", *flags, "--out", str(tmp_path / "run")]) == 0
+    assert plans[0].classes is told

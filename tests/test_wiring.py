@@ -209,7 +209,7 @@ def test_a_resumed_run_that_ends_with_its_best_model_leaves_no_other_last_one(
 def test_classes_that_the_data_lacks_are_refused_with_a_way_on(tmp_path: Path) -> None:
     np.save(tmp_path / "few.npy", np.random.default_rng(0).integers(0, 256, (60, 1, 16, 16), dtype=np.uint8))
     data = load(DataConfig(source=str(tmp_path / "few.npy")))
-    with pytest.raises(UsageError, match=r"few.npy has no labels; train without them by --classes=false"):
+    with pytest.raises(UsageError, match=r"few.npy has no labels; train without them by --no-classes"):
         wire(small("sngan").model_copy(update={"classes": True}), data)
 
 

@@ -102,9 +102,9 @@ class Fields:
     """Of generator and discriminator."""
     d_steps: int | None = None
     """Steps of the discriminator for one of the generator."""
-    together: Annotated[bool | None, Parameter(negative=())] = None
+    together: bool | None = None
     """One pass of the discriminator over real and generated images."""
-    mismatched: Annotated[bool | None, Parameter(negative=())] = None
+    mismatched: bool | None = None
     """With --classes: real images told as another class than theirs count as generated ones too."""
     features: Literal["auto", "lenet-mnist", "random", "pixels"] | None = None
     """By which the kernel distance that chooses the best latent model is measured."""
@@ -112,7 +112,7 @@ class Fields:
     """Model space: [0, 1], [-1, 1], mean 0 and deviation 1, or a learned vector for each level."""
     embedding: int | None = None
     """With --inputs embedding: features of each vector."""
-    classes: Annotated[bool | None, Parameter(negative=())] = None
+    classes: bool | None = None
     """Tell the network the class of each image, from the labels of the data."""
     label_dropout: float | None = None
     """Share of the images whose class is not told in training."""

@@ -39,7 +39,7 @@ class Wiring(ABC, Generic[C, M]):
     def __init__(self, config: C, data: Dataset) -> None:
         if config.classes and data.train.labels is None:
             raise UsageError(
-                f"classes: {data.name} has no labels; train without them by --classes=false, or name data that has "
+                f"classes: {data.name} has no labels; train without them by --no-classes, or name data that has "
                 "some, such as a folder with a folder for each class"
             )
         self.config, self.data = config, data
