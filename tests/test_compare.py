@@ -20,7 +20,7 @@ from PIL import Image
 
 import pixelloom
 from latent_toys import PAIRS, awake
-from pixelloom import plots, runs
+from pixelloom import curves, plots, runs
 from pixelloom.cli import main
 from pixelloom.comparison import charts, gathering, page, poster
 from pixelloom.comparison.entries import Comparison, Group
@@ -395,6 +395,28 @@ def mixed() -> Comparison:
     """Two runs whose figures compare, and one of the other family."""
     slow = [line | {"bits/dim": line["bits/dim"] + 1} for line in PIXEL_LINES]
     return gather([pixel("runs/a"), pixel("runs/b", lines=slow, stirred=True), latent("runs/c")], 4, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("figure", "ends", "scale"),
+    [
+        ("kid-x", (0.01, 3.0), "log"),  # the nearer run would lie on the floor
+        ("kid-x", (0.5, 3.0), "linear"),
+        ("kid-x", (-0.001, 3.0), "linear"),  # a distance of 0 in expectation may be below it
+        ("bits/dim", (0.01, 3.0), "linear"),
+    ],
+)
+def test_distances_that_lie_far_apart_share_a_logarithmic_axis(
+    figure: str, ends: tuple[float, float], scale: str
+) -> None:
+    seen = np.array([1.0, 2.0])
+    lines = [charts.Line(f"{end}", "red", curves.Series(seen, np.array([4.0, end]), seen)) for end in ends]
+    axes = charts.overlay(figure, lines).axes[0]
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low < min(ends)
+    assert high > max(ends)
+    assert scale == "linear" or low > 0
 
 
 def test_charts_draw_the_numbers_of_the_files() -> None:

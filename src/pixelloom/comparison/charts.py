@@ -24,6 +24,9 @@ PALETTE = (
 _SIZE = (5.0, 3.6)  # inches: letters stay readable at the width of a phone
 
 
+_FAR = 10  # times the nearest distance: from there on a plain axis would press the nearer runs onto its floor
+
+
 @dataclass(frozen=True)
 class Line:
     """One run among several: its name, its colour, and the figure in validation and training."""
@@ -49,7 +52,13 @@ def overlay(figure: str, lines: Sequence[Line]) -> Figure:
         axes.plot(seen, values, color=colour, linewidth=1.4, marker="o", markersize=3)
         curves.ring(axes, line.validation, colour)
     trained = [line.train for line in lines if line.train is not None]
-    axes.set(ylabel=figure, ylim=curves.limits(trained, [line.validation for line in lines]))
+    low, high = curves.limits(trained, [line.validation for line in lines])
+    least = min(float(line.validation.values.min()) for line in lines)
+    bests = [line.validation.best[1] for line in lines]
+    if figure != BITS and least > 0 and max(bests) > _FAR * min(bests):
+        axes.set_yscale("log")
+        low = 0.8 * least
+    axes.set(ylabel=figure, ylim=(low, high))
     if figure == BITS:
         curves.in_nats(axes)
     curves.against_images(axes, [line.validation.images[-1] for line in lines])
