@@ -22,8 +22,6 @@ PALETTE = (
 )
 """A colour a model, in order; each stands out from a light and from a dark ground."""
 _SIZE = (5.0, 3.6)  # inches: letters stay readable at the width of a phone
-
-
 _FAR = 10  # times the nearest distance: from there on a plain axis would press the nearer runs onto its floor
 
 

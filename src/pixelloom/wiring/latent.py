@@ -163,9 +163,12 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
 
     @cached_property
     def _held_out(self) -> Batch:
-        """The images that are measured against, evenly spaced over the split, with their labels if there are any."""
-        split, n = self.data.split(self.split), self.config.validation_images
-        return next(ordered(split, self.data.spec, n, dynamic=self.data.dynamic, limit=n))
+        """The images that are measured against."""
+        return self._some(self.config.validation_images)
+
+    def _some(self, n: int) -> Batch:
+        """So many images, evenly spaced over the split, with their labels if there are any."""
+        return next(ordered(self.data.split(self.split), self.data.spec, n, dynamic=self.data.dynamic, limit=n))
 
     @cached_property
     def _real(self) -> Tensor:
@@ -195,7 +198,7 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
     def pictures(self, model: LatentModel) -> Mapping[str, Image]:
         """The grid, and a row of held-out images above one of samples, of their classes if they have any."""
         n = min(8, self.config.samples)
-        real = next(ordered(self.data.split(self.split), self.data.spec, n, dynamic=self.data.dynamic, limit=n))
+        real = self._some(n)
         labels = real.labels if self.classes else None
         drawn = model.sample(len(real.images), seed=self.config.train.seed, labels=labels)
         rows = np.stack([real.images.numpy(), drawn.numpy()], axis=1)
