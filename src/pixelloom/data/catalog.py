@@ -122,7 +122,7 @@ def _colored_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
 
     def coloured(split: Split, stream: int) -> Split:
         images, labels = split.all()
-        return Split(drawn.colour_digits(images, config.seed, stream), labels, drawn.COLOUR_LEVELS)
+        return Split(drawn.color_digits(images, config.seed, stream), labels, drawn.COLOR_LEVELS)
 
     train, val, test = (coloured(grey.split(name), i) for i, name in enumerate(NAMES))
     return given("colored-mnist", train, val, test, DIGITS, grey.note)
@@ -153,7 +153,7 @@ DATASETS: dict[str, Entry] = {
     "cifar10": Entry(_cifar10, "photographs of ten classes, 3x32x32"),
     "binarized-mnist": Entry(_binarized_mnist, "Larochelle's static binarisation of MNIST, 1x28x28, 2 levels"),
     "colored-mnist": Entry(
-        _colored_mnist, "MNIST digits in one colour on another, 3x28x28, 4 levels; drawn from mnist"
+        _colored_mnist, "MNIST digits inverted into patches of a colored scene, 3x28x28, 4 levels; drawn from mnist"
     ),
     "sevens-and-eights": Entry(
         _sevens_and_eights, "200 sevens and 200 eights to learn from, 1x64x64; drawn from mnist"

@@ -16,7 +16,10 @@ from pixelloom.types import Labels, Levels
 Floats = npt.NDArray[np.float64]
 
 SHAPES = ("circle", "square", "triangle")
-COLOUR_LEVELS = 4
+COLOR_LEVELS = 4
+SCENE = 200
+"""Pixels by which a scene is larger than the patches that are cut from it, as the course's photograph is."""
+_PALE = (0.77, 0.56, 0.73)  # mean red, green and blue of a scene
 _STREAM = 301  # streams of randomness from here on
 _CHUNK = 1024
 
@@ -57,26 +60,40 @@ def _inside(labels: Labels, x: Floats, y: Floats, r: Floats, angle: Floats, h: i
     return np.asarray(np.select([kind == 0, kind == 1], [dx**2 + dy**2 <= r**2, square], triangle))
 
 
-def colour_digits(images: Levels, seed: int, stream: int) -> Levels:
-    """Grey digits (uint8 [N, 1, H, W], 256 levels) in colour: uint8 [N, 3, H, W] of 4 levels.
+def color_digits(images: Levels, seed: int, stream: int) -> Levels:
+    """Gray digits (uint8 [N, 1, H, W], 256 levels) in color: uint8 [N, 3, H, W] of 4 levels.
 
-    Each image gets one of the 64 colours for its ink and another for its ground; between the two a pixel is mixed by
-    its grey value v, a channel being round(ground + (ink - ground) v / 255).
+    As in the Berkeley course on deep unsupervised learning (``get_colored_mnist`` of rll/deepul): each digit lies on a
+    patch cut at random from one scene, and where its gray value is above half the patch is inverted, level v becoming
+    3 - v. So neither the ground nor the ink has one color, and the ink is known only through the ground. The course
+    cuts its patches from a photograph; here :func:`scene` draws one.
     """
+    height, width = images.shape[2:]
+    ground = scene(SCENE + height, SCENE + width, seed)
     u = _uniform(len(images), 2, seed, _STREAM + 1, stream)
-    colours = COLOUR_LEVELS**3
-    ink = (u[0] * colours).astype(np.int64)
-    ground = (ink + 1 + (u[1] * (colours - 1)).astype(np.int64)) % colours
-    place = np.array([COLOUR_LEVELS**2, COLOUR_LEVELS, 1])
-    ink_rgb, ground_rgb = (
-        (colour[:, None] // place % COLOUR_LEVELS).astype(np.uint16)[..., None, None] for colour in (ink, ground)
-    )
-    out = np.empty((len(images), 3, *images.shape[2:]), np.uint8)
-    for i in range(0, len(images), _CHUNK):
-        part = slice(i, i + _CHUNK)
-        v = images[part].astype(np.uint16)
-        out[part] = (ink_rgb[part] * v + ground_rgb[part] * (255 - v) + 127) // 255
+    top, left = (u * (SCENE + 1)).astype(np.int64)
+    out = np.empty((len(images), 3, height, width), np.uint8)
+    for i, image in enumerate(images):
+        patch = ground[:, top[i] : top[i] + height, left[i] : left[i] + width]
+        out[i] = np.where(image > 127, COLOR_LEVELS - 1 - patch, patch)
     return out
+
+
+def scene(height: int, width: int, seed: int) -> Levels:
+    """A soft, pale scene, uint8 [3, H, W] of 4 levels, that stands in for a photograph.
+
+    Brightness and three hues are random values on a grid, about 30 pixels apart, interpolated by a bicubic filter; a
+    little grain roughens the edges between levels.
+    """
+    rows, columns = 2 + height // 30, 2 + width // 30
+    grid = _uniform(rows * columns, 4, seed, _STREAM + 3).reshape(4, rows, columns)
+    planes = np.stack(
+        [Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC) for plane in grid]
+    ).astype(np.float64)
+    grain = _uniform(height * width, 3, seed, _STREAM + 4).reshape(3, height, width)
+    light, hues = planes[0] - 0.5, planes[1:] - 0.5
+    values = np.array(_PALE)[:, None, None] + 0.3 * light + 0.2 * hues + 0.04 * (grain - 0.5)
+    return np.asarray(np.clip(values * COLOR_LEVELS, 0, COLOR_LEVELS - 1), np.uint8)
 
 
 def choose(labels: Labels, classes: tuple[int, ...], count: int, seed: int, stream: int) -> npt.NDArray[np.int64]:
