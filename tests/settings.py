@@ -88,8 +88,9 @@ def _gated(channels: int, kernel: int = 3, blocks: int = 3, **more: object) -> P
 
 _GRAY = PixelCNNConfig(block="plain", channels=8, blocks=7, kernel=7, norm="batch", bias=False)
 _RESIDUAL = PixelCNNConfig(block="residual", channels=12, hidden=8, blocks=5, kernel=3, head_kernels=(3, 3))
-_BERKELEY = PixelCNNConfig(block="preactivation", channels=8, blocks=4, kernel=7, head_kernels=(1,))
-_COLORED = PixelCNNConfig(block="preactivation", channels=24, blocks=8, kernel=7, head_kernels=(1,))
+_BERKELEY = PixelCNNConfig(block="residual", channels=8, hidden=8, blocks=4, kernel=7, head_kernels=(1,))
+_COLORED = PixelCNNConfig(block="residual", channels=24, hidden=24, blocks=7, kernel=7, head_kernels=(1,))
+_PREACTIVATION = PixelCNNConfig(block="preactivation", channels=24, blocks=3, kernel=5, head_kernels=(1,))
 _RGB = PixelCNNConfig(block="plain", channels=16, blocks=5, kernel=7)
 
 CONFIGS = {
@@ -99,6 +100,7 @@ CONFIGS = {
     "colored-mnist": Setting(_COLORED, ORDERED, ImageSpec(3, 6, 6, 4)),
     "rgb-ordered": Setting(_RGB, ORDERED, ImageSpec(3, 5, 6, 256)),
     "rgb-independent": Setting(_RGB, INDEPENDENT, ImageSpec(3, 5, 6, 256)),
+    "preactivation": Setting(_PREACTIVATION, ORDERED, ImageSpec(3, 5, 6, 4)),
     "gated": Setting(_gated(8, positions=True, dropout=0.2), ORDERED, ImageSpec(1, 8, 8, 17)),
     "gated-norm": Setting(_gated(8, norm="channel", bias=False), BERNOULLI, ImageSpec(1, 8, 8, 2)),
     "gated-batch": Setting(_gated(8, norm="batch"), ORDERED, ImageSpec(1, 7, 7, 5)),

@@ -196,11 +196,17 @@ def test_shapes_come_in_any_size_levels_and_seed() -> None:
     assert contents(get("shapes", seed=1))["test"].isdisjoint(contents(get("shapes"))["test"])
 
 
-def test_coloured_digits_are_mnist_in_the_same_splits(root: Path) -> None:
-    grey, data = get("mnist", root), get("colored-mnist", root)
-    assert data.counts() == grey.counts()
-    for name in NAMES:
-        assert np.array_equal(data.split(name).labels, grey.split(name).labels)
+def test_colored_digits_are_those_of_mnist_inverted_into_patches(root: Path) -> None:
+    gray, data = get("mnist", root), get("colored-mnist", root)
+    assert data.counts() == gray.counts()
+    for stream, name in enumerate(NAMES):
+        (digits, labels), (images, colored_labels) = gray.split(name).all(), data.split(name).all()
+        assert np.array_equal(colored_labels, labels)
+        ground = drawn.color_digits(np.zeros_like(digits), 0, stream)
+        assert np.array_equal(images, np.where(digits > 127, 3 - ground, ground))
+    other = get("colored-mnist", root, seed=1)
+    assert np.array_equal(other.train.labels, data.train.labels)
+    assert not np.array_equal(other.train.all()[0], data.train.all()[0])
 
 
 def test_sevens_and_eights_come_from_the_same_splits_of_mnist(root: Path) -> None:
