@@ -6,6 +6,7 @@ The baselines stand in training_tutorials.py. Ours is the recipe's objective as 
 step of each optimiser: of the network for pixel models, of D and then of G for latent ones. Each variant lives in a
 process of its own, and all see the same random levels. Their rounds are interleaved, one process at a time, and the
 median round of each counts, so that a busy machine slows all alike. CPU time, with one thread, depends less on it.
+bf16 is measured where the processor has it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from machine import facts
 from pixelloom.data.splits import Dataset, Split
 from pixelloom.engine.config import TrainConfig
-from pixelloom.engine.fabric import make_fabric
+from pixelloom.engine.fabric import choose_precision, make_fabric
 from pixelloom.engine.loop import fit
 from pixelloom.metrics.distances import LEAST
 from pixelloom.recipes import recipe
@@ -36,7 +37,10 @@ from training_tutorials import IMAGES, tutorial_step
 BATCHES = {"mnist-gray": 128, "mnist-binary": 128, "dcgan": 64, "sagan": 64}
 """The tutorials' batch sizes."""
 
-PRECISIONS = ("fp32", "bf16")
+
+def precisions() -> tuple[str, ...]:
+    """Those that this processor has: the engine refuses bf16 where it would be emulated."""
+    return ("fp32", "bf16") if choose_precision(TrainConfig(), "cpu") == "bf16-mixed" else ("fp32",)
 
 
 def data(name: str, levels: torch.Tensor) -> Dataset:
@@ -83,7 +87,7 @@ def measure(name: str, batch: int, rounds: int, cpu_time: bool = False) -> list[
     """Interleaved rounds of all variants; the first warms up and does not count."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
-    for variant in ("baseline", *PRECISIONS):
+    for variant in ("baseline", *precisions()):
         pipes[variant], other = context.Pipe()
         context.Process(target=serve, args=(variant, name, batch, cpu_time, other), daemon=True).start()
         other.close()
@@ -107,7 +111,7 @@ def measure(name: str, batch: int, rounds: int, cpu_time: bool = False) -> list[
             "rounds": rounds,
             **facts(),
         }
-        for precision in PRECISIONS
+        for precision in precisions()
     ]
 
 
