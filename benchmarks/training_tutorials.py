@@ -1,7 +1,8 @@
-"""The tutorials' training steps, written plainly: what benchmarks/training.py compares with.
+"""The tutorials' networks, losses and training steps, written plainly.
 
-Pixel networks have whole kernels, the mask multiplied into ``weight.data`` at each forward pass. Latent ones send the
-gradient of D's step through G too, let D collect gradients in G's step, and have attention by two products and a
+benchmarks/training.py compares the speed of the steps of four of them with ours, tests/test_tutorials.py the outputs of
+all. Pixel networks have whole kernels, the mask multiplied into ``weight.data`` at each forward pass. Latent ones send
+the gradient of D's step through G too, let D collect gradients in G's step, and have attention by two products and a
 softmax and spectral norm by ``torch.nn.utils.spectral_norm``. All are float32 in the default memory layout, trained by
 Adam as it comes.
 """
@@ -40,8 +41,24 @@ class TutorialConv(nn.Conv2d):
         return super().forward(x)
 
 
-class TutorialResidual(nn.Module):
-    """The Keras example's bottleneck."""
+class TutorialColorConv(TutorialConv):
+    """The same for ordered channels: red, green and blue have a third of the features each, in this order.
+
+    Within a pixel, features of a color read the colors before it, under mask B their own too.
+    """
+
+    def __init__(self, mask: str, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__(mask, inputs, outputs, kernel)
+        center = self.seen[:, :, kernel // 2, kernel // 2]
+        center.zero_()
+        third_in, third_out = inputs // 3, outputs // 3
+        for color in range(3):
+            read = third_in * (color + (mask == "B"))
+            center[color * third_out : (color + 1) * third_out, :read] = 1
+
+
+class TutorialBottleneck(nn.Module):
+    """The Keras example's residual block, with half the features inside."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -57,8 +74,22 @@ class TutorialResidual(nn.Module):
         return x + self.branch(x)
 
 
+class TutorialResidual(nn.Module):
+    """The third tutorial's residual block: three layers of one width, all masked, since color has masks at 1x1 too."""
+
+    def __init__(self, conv: type[TutorialConv], features: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential()
+        for kernel in (1, 7, 1):
+            self.branch.extend([conv("B", features, features, kernel), nn.ReLU()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same"""
+        return x + self.branch(x)
+
+
 def tutorial_gray() -> nn.Module:
-    """Eight masked 7x7 layers with batch normalisation."""
+    """Eight masked 7x7 layers with batch normalization."""
     layers: list[nn.Module] = [TutorialConv("A", 1, 64, 7, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     for _ in range(7):
         layers += [TutorialConv("B", 64, 64, 7, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
@@ -67,30 +98,83 @@ def tutorial_gray() -> nn.Module:
 
 def tutorial_binary() -> nn.Module:
     """Five residual bottlenecks and two masked 3x3 layers."""
-    layers: list[nn.Module] = [TutorialConv("A", 1, 128, 7), nn.ReLU(), *(TutorialResidual(128) for _ in range(5))]
+    blocks = [TutorialBottleneck(128) for _ in range(5)]
+    layers: list[nn.Module] = [TutorialConv("A", 1, 128, 7), nn.ReLU(), *blocks]
     for _ in range(2):
         layers += [TutorialConv("B", 128, 128, 3), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(128, 1, 1))
 
 
+def tutorial_third(channels: int, levels: int, layers: int, features: int) -> nn.Module:
+    """The third tutorial's network: ``layers - 1`` residual blocks, then two 1x1 layers; channels are ordered."""
+    conv = TutorialConv if channels == 1 else TutorialColorConv
+    return nn.Sequential(
+        *(conv("A", channels, features, 7), nn.ReLU()),
+        *(TutorialResidual(conv, features) for _ in range(layers - 1)),
+        *(conv("B", features, features, 1), nn.ReLU()),
+        conv("B", features, channels * levels, 1),
+    )
+
+
+def tutorial_rgb() -> nn.Module:
+    """Six masked 7x7 layers; the channels of a pixel are independent, so the masks are those of gray images."""
+    layers: list[nn.Module] = [TutorialConv("A", 3, 64, 7), nn.ReLU()]
+    for _ in range(5):
+        layers += [TutorialConv("B", 64, 64, 7), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(64, 3 * 256, 1))
+
+
+def tutorial_pixel(name: str) -> nn.Module:
+    """The pixel network of the tutorial that our recipe of that name follows."""
+    match name:
+        case "mnist-gray":
+            return tutorial_gray()
+        case "mnist-binary":
+            return tutorial_binary()
+        case "mnist-binary-7x7":
+            return tutorial_third(channels=1, levels=2, layers=5, features=64)
+        case "colored-mnist":
+            return tutorial_third(channels=3, levels=4, layers=8, features=120)
+        case _:
+            return tutorial_rgb()
+
+
+def pixel_loss(out: Tensor, levels: Tensor, n_levels: int) -> Tensor:
+    """Mean nats a value of uint8 [B, C, H, W]: of one logit each, or of a softmax over levels, channel by channel."""
+    if out.shape == levels.shape:
+        return F.binary_cross_entropy_with_logits(out, levels.to(out.dtype))
+    batch, channels, height, width = levels.shape
+    if channels == 1:
+        return F.cross_entropy(out, levels[:, 0].long())
+    logits = out.view(batch, channels, n_levels, height, width).transpose(1, 2)
+    return F.cross_entropy(logits, levels.long())
+
+
+def third_loss(out: Tensor, levels: Tensor, n_levels: int) -> Tensor:
+    """The third tutorial's loss: nats summed over all values of the batch."""
+    batch, channels, height, width = levels.shape
+    log_p = F.log_softmax(out.view(batch, channels, n_levels, height, width), dim=2)
+    return sum(
+        (F.nll_loss(log_p[:, channel], levels[:, channel].long(), reduction="sum") for channel in range(channels)),
+        start=torch.zeros((), dtype=out.dtype),
+    )
+
+
 def pixel_step(network: nn.Module, levels: Tensor, n_levels: int) -> Step:
-    """One optimiser step of a pixel network."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    """One optimizer step of a pixel network."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     x = levels.float() / (n_levels - 1)
 
     def step() -> None:
-        out = network(x)
-        loss = (
-            F.binary_cross_entropy_with_logits(out, x) if n_levels == 2 else F.cross_entropy(out, levels[:, 0].long())
-        )
-        optimiser.zero_grad()
+        loss = pixel_loss(network(x), levels, n_levels)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 
 
-# Latent networks, for grey images of 64x64
+# Latent networks, for gray images of 64x64
 
 LATENT = 20
 """Numbers in the noise vector."""
@@ -143,39 +227,48 @@ def tutorial_discriminator(sagan: bool) -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(WIDTHS[0], 1, 4))
 
 
+def d_loss(real: Tensor, fake: Tensor, hinge: bool) -> Tensor:
+    """Of logits [B] of real and of generated images: SAGAN's hinge, or DCGAN's cross entropy."""
+    if hinge:
+        return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
+    entropy = F.binary_cross_entropy_with_logits
+    return entropy(real, torch.ones_like(real)) + entropy(fake, torch.zeros_like(fake))
+
+
+def g_loss(fake: Tensor, hinge: bool) -> Tensor:
+    """Of logits [B] of generated images."""
+    return -fake.mean() if hinge else F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+
+
 class TutorialGame:
-    """G and D with a loss and an optimiser each; ``x`` is real images [B, 1, 64, 64] in [-1, 1]."""
+    """G and D with a loss and an optimizer each; ``x`` is real images [B, 1, 64, 64] in [-1, 1]."""
 
     def __init__(self, sagan: bool) -> None:
         self.sagan = sagan
         self.generator, self.discriminator = tutorial_generator(sagan), tutorial_discriminator(sagan)
-        self.g_optimiser = torch.optim.Adam(self.generator.parameters(), 1e-4, (0.0, 0.9))
-        self.d_optimiser = torch.optim.Adam(self.discriminator.parameters(), 4e-4, (0.0, 0.9))
+        self.g_optimizer = torch.optim.Adam(self.generator.parameters(), 1e-4, (0.0, 0.9))
+        self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), 4e-4, (0.0, 0.9))
 
     def d_loss(self, x: Tensor, z: Tensor) -> Tensor:
         """On real images and on those made of ``z`` [B, 20, 1, 1], which keep their graph."""
         real = self.discriminator(x).view(-1)
         fake = self.discriminator(self.generator(z)).view(-1)
-        if self.sagan:
-            return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
-        entropy = F.binary_cross_entropy_with_logits
-        return entropy(real, torch.ones_like(real)) + entropy(fake, torch.zeros_like(fake))
+        return d_loss(real, fake, hinge=self.sagan)
 
     def g_loss(self, z: Tensor) -> Tensor:
         """On images made of ``z`` [B, 20, 1, 1]."""
-        fake = self.discriminator(self.generator(z)).view(-1)
-        return -fake.mean() if self.sagan else F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+        return g_loss(self.discriminator(self.generator(z)).view(-1), hinge=self.sagan)
 
     def round(self, x: Tensor) -> None:
         """A step of D, then one of G."""
-        self._step(self.d_loss(x, torch.randn(len(x), LATENT, 1, 1)), self.d_optimiser)
-        self._step(self.g_loss(torch.randn(len(x), LATENT, 1, 1)), self.g_optimiser)
+        self._step(self.d_loss(x, torch.randn(len(x), LATENT, 1, 1)), self.d_optimizer)
+        self._step(self.g_loss(torch.randn(len(x), LATENT, 1, 1)), self.g_optimizer)
 
-    def _step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        self.g_optimiser.zero_grad()
-        self.d_optimiser.zero_grad()
+    def _step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self.g_optimizer.zero_grad()
+        self.d_optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
 
 def latent_step(game: TutorialGame, levels: Tensor) -> Step:
