@@ -58,7 +58,7 @@ class TutorialColorConv(TutorialConv):
 
 
 class TutorialBottleneck(nn.Module):
-    """The Keras example's residual block, with half the features inside."""
+    """The second tutorial's residual block, with half the features inside."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
