@@ -6,8 +6,11 @@ enumeration, never by the code under test.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -255,6 +258,87 @@ def check_every_logit(model: PixelModel, tolerance: float, n: int = 3, **options
     assert scale > 0.5, "nothing to compare"
     worst = float((params - expected).abs().max()) / max(1.0, scale)
     assert worst <= tolerance, f"off by {worst:.1e} of the largest"
+
+
+# One model in many hands
+
+
+def check_callbacks_change_nothing(
+    model: PixelModel, calls: Sequence[dict[str, Any]], method: Method, n: int = 5
+) -> None:
+    """A callback that draws other images, and makes samplers, while images are drawn."""
+    expected = [model.sample(n, method=method, **call) for call in calls]
+    for call, images in zip(calls, expected, strict=True):
+        drawn_within: list[Tensor] = []
+
+        def callback(step: int, steps: int, _: Tensor, drawn_within: list[Tensor] = drawn_within) -> None:
+            if step in (1, steps // 2):
+                model.fast_sampler()
+                drawn_within.extend(model.sample(n, method=method, **other) for other in calls)
+
+        assert torch.equal(model.sample(n, method=method, on_step=callback, batch=3, **call), images)
+        assert len(drawn_within) >= len(calls)
+        for number, other in enumerate(drawn_within):
+            assert torch.equal(other, expected[number % len(calls)])
+
+
+def check_threads_do_not_mix(
+    model: PixelModel, calls: Sequence[dict[str, Any]], method: Method, n: int = 5, rounds: int = 3
+) -> None:
+    """Threads that draw by one model at once. Each waits for the others after each step, so that all are at work."""
+    expected = [model.sample(n, method=method, **call) for call in calls]
+    together = threading.Barrier(len(calls))
+
+    def wait(*_: Any) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):  # some have more steps than others
+            together.wait(timeout=0.2)
+
+    def draw(call: dict[str, Any]) -> list[Tensor]:
+        return [model.sample(n, method=method, on_step=wait, batch=3, **call) for _ in range(rounds)]
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for images, found in zip(expected, pool.map(draw, calls), strict=True):
+            for one in found:
+                assert torch.equal(one, images)
+
+
+def check_samplers_do_not_mix(model: PixelModel, calls: Sequence[dict[str, Any]], n: int = 5) -> None:
+    """Two samplers of one model, and one sampler whose callback calls it again, by their noise and conditioning."""
+    samplers = model.fast_sampler(), model.fast_sampler()
+    noises = [ancestral.image_noise(model.spec, seed, 0, n) for seed in (0, 1)]
+    labels = [torch.full((n,), label) for label in (0, 2)]
+    expected = [
+        ancestral.sample(partial(model.predict, labels=label), model.head, model.spec, noise)
+        for noise, label in zip(noises, labels, strict=True)
+    ]
+    for inner in samplers:
+        within: list[Tensor] = []
+
+        def callback(step: int, *_: Any, inner: Any = inner, within: list[Tensor] = within) -> None:
+            if step == 3:
+                within.append(inner.sample(noises[1], conditioning={"labels": labels[1]}))
+
+        for _ in range(2):  # the second time with buffers that have been used
+            found = samplers[0].sample(noises[0], conditioning={"labels": labels[0]}, on_step=callback)
+            assert torch.equal(found, expected[0])
+        assert all(torch.equal(images, expected[1]) for images in within)
+        assert len(within) == 2
+
+
+def check_layers_put_in_place_are_drawn_by(make: Callable[[], PixelModel], n: int = 4) -> None:
+    """A plan serves as long as the layers are the very same: one in place of another is drawn by from then on."""
+    model = make()
+    before = model.sample(n)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        network: Any = model.network
+        last = network.output  # dropped here: its address may serve the next one
+        network.output = MaskedConv2d(last.weight.shape[1], last.weight.shape[0], 1, mask="B").double()
+        nn.init.normal_(network.output.weight)
+        del last
+        drawn = model.sample(n)
+        assert torch.equal(drawn, model.sample(n, method="plain"))
+        assert not torch.equal(drawn, before)
 
 
 # Heads

@@ -25,7 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"networks"}),
     frozenset({"likelihoods", "mixture", "adversarial", "augment", "objectives"}),
     frozenset({"engine", "sampling", "metrics"}),
-    frozenset({"description", "ensembles"}),
+    frozenset({"description", "ensembles", "pixel_description"}),
     frozenset({"arguments", "latent", "models"}),
     frozenset({"applications", "families", "pretrained"}),
     frozenset({"config", "recipes", "card", "plots", "curves", "maps", "neighbours"}),

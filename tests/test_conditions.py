@@ -246,7 +246,7 @@ def test_a_model_keeps_its_condition_and_old_ones_have_none(tmp_path: Path) -> N
     assert torch.equal(again.sample(2, condition=given), model.sample(2, condition=given))
     old = built(GREY, ORDERED, "none").description.model_dump(mode="json")
     del old["condition"]
-    assert PixelDescription.model_validate(old).told_picture() is None
+    assert PixelDescription.model_validate(old).conditioning_image() is None
     with pytest.raises(ValidationError, match="smaller@3 needs sides that 3 divides"):
         PixelDescription.model_validate(old | {"condition": "smaller@3"})
 

@@ -161,7 +161,7 @@ def norm_folded_with_the_wrong_sign(patch: Patch) -> None:
     right = rewriting._changed
 
     def wrong(kernel: Callable[[], Kernel], change: Callable[..., Any], constant: Any) -> Kernel:
-        minus = replace(constant, value=lambda: -constant.value())
+        minus = replace(constant, value=lambda known: -constant.value(known))
         return right(kernel, change, minus if change is rewriting.operator.add else constant)
 
     patch.setattr(rewriting, "_changed", wrong)

@@ -115,7 +115,7 @@ def test_is_autoregressive_whatever_it_is_told(name: str) -> None:
     _, _, spec = WORLDS[name]
     network, head = conditional(WORLDS[name])
     told = Told(network, 2, picture(spec, 1))
-    Dataflow(network, spec.shape, head.groups, {k: lambda v=v: v for k, v in told.given(1).items()}).check()
+    Dataflow(network, spec.shape, head.groups, told.given(1)).check()
     assert_autoregressive(told, spec, groups=head.groups, by="gradient")
 
 
@@ -307,10 +307,10 @@ def drawn(network: nn.Module, head: Head, spec: ImageSpec, given: dict[str, Tens
         return to_model(levels, spec.levels, Scaling.symmetric()).double()
 
     noise = ancestral.image_noise(spec, seed, 0, n)
-    plan = make_plan(network, head, spec, given={name: lambda value=value: value for name, value in given.items()})
+    plan = make_plan(network, head, spec, conditioning=given)
     sampler = FastSampler(plan, head, spec, model_space, torch.float64, torch.device("cpu"))
     with poisoned():
-        fast = sampler.sample(noise)
+        fast = sampler.sample(noise, conditioning=given)
     plain = ancestral.sample(lambda levels: network(model_space(levels), **given), head, spec, noise)
     assert torch.equal(fast, plain), f"{int((fast != plain).sum())} of {plain.numel()} values differ"
     return fast
@@ -388,7 +388,7 @@ def test_what_is_missing_or_unknown_is_refused() -> None:
     with pytest.raises(UsageError, match="condition: this network was built with condition and must be given"):
         told(x, labels)
     with pytest.raises(UsageError, match="labels: this network was built with labels and must be given them"):
-        Dataflow(told, spec.shape, given={"condition": lambda: condition})
+        Dataflow(told, spec.shape, conditioning={"condition": condition})
 
 
 def test_the_configuration_may_say_that_there_is_a_picture() -> None:
@@ -489,7 +489,7 @@ def test_pixelcnn_of_classes(block: str, head: HeadConfig, channels: int) -> Non
     options = {"outputs": made.outputs, "groups": made.groups, "classes": 3}
     network = live(build_network("pixelcnn", CLASSED[block], spec, **options)).double().eval()
     labels = torch.tensor([2, 0, 3, 1])
-    Dataflow(network, spec.shape, made.groups, {"labels": lambda: labels}).check()
+    Dataflow(network, spec.shape, made.groups, {"labels": labels}).check()
     x = torch.randn(1, *spec.shape, dtype=torch.float64).expand(4, -1, -1, -1)
     out = network(x, labels).detach()
     assert len(out.unique(dim=0)) == 4

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import checks
 from pixelloom import models
@@ -25,9 +25,10 @@ from pixelloom.likelihoods import Categorical
 from pixelloom.metrics.likelihood import score
 from pixelloom.models import PixelModel
 from pixelloom.networks import pixelcnn
-from pixelloom.sampling import ancestral
-from pixelloom.types import Batch, ImageSpec
+from pixelloom.sampling import ancestral, fast
+from pixelloom.types import Batch, Conditioning, ImageSpec
 from settings import CONFIGS, WORLDS
+from test_shared_models import Case, of_classes, of_images, of_nothing
 
 Patch = pytest.MonkeyPatch
 
@@ -313,6 +314,65 @@ def identity() -> None:
     checks.check_starts_as_identity(GatedBlock(8, 4, 3, norm="none", bias=True, groups=1, dropout=0.0), 8)
 
 
+def kept_conditioning(patch: Patch) -> None:
+    """The model keeps the conditioning of the batch that was last begun, and all who draw by it use that one."""
+    made, used, latest = PixelModel._conditioning, PixelModel._pass, dict[PixelModel, Conditioning]()
+
+    def conditioning(self: PixelModel, *args: Any) -> Conditioning:
+        latest[self] = made(self, *args)
+        return latest[self]
+
+    def stale(self: PixelModel, network: nn.Module, levels: Tensor, given: Conditioning) -> Tensor:
+        rows = {name: latest[self][name][: len(value)] for name, value in given.items()}
+        if any(rows[name].shape != value.shape for name, value in given.items()):
+            rows = {}
+        return used(self, network, levels, {**given, **rows})
+
+    patch.setattr(PixelModel, "_conditioning", conditioning)
+    patch.setattr(PixelModel, "_pass", stale)
+
+
+def stale_conditioning(patch: Patch) -> None:
+    """Buffers, and with them the conditioning that they were made for, serve the next batch too."""
+    right = fast.FastSampler._buffers
+    patch.setattr(fast.FastSampler, "_buffers", lambda self, n, _: self.__dict__.setdefault("kept", right(self, n, _)))
+
+
+def noise_kept_by_the_sampler(patch: Patch) -> None:
+    """A call that begins while another is drawing writes its noise over the other's."""
+    right = fast._Batch.__init__
+
+    def shared(self: fast._Batch, sampler: fast.FastSampler, *args: Any) -> None:
+        right(self, sampler, *args)
+        self.noise = sampler.__dict__.setdefault("kept", self.noise)
+
+    patch.setattr(fast._Batch, "__init__", shared)
+
+
+def plans_by_address(patch: Patch) -> None:
+    """The last plan serves whatever layers there are."""
+    right = PixelModel._plan
+    patch.setattr(PixelModel, "_plan", lambda self, *args: self.__dict__.setdefault("kept", right(self, *args)))
+
+
+def callbacks(case: Case, method: checks.Method) -> None:
+    checks.check_callbacks_change_nothing(*case(), method)
+
+
+def conditioned_batches() -> None:
+    model, calls = of_classes()
+    plain = model.sample(5, method="plain", **calls[0])
+    assert torch.equal(model.sample(5, batch=2, **calls[0]), plain)
+
+
+def samplers() -> None:
+    checks.check_samplers_do_not_mix(*of_classes())
+
+
+def other_layers() -> None:
+    checks.check_layers_put_in_place_are_drawn_by(lambda: of_nothing()[0])
+
+
 MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
     (first_mask_b, [causality, future, binary_world, colour_world]),
     (later_mask_a, [causality]),
@@ -340,6 +400,10 @@ MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
     (noise_of_the_batch, [batch_free, fast_batch_free]),
     (noise_reused, [draws, fast_draws]),
     (blindfold, [draws]),
+    (kept_conditioning, [partial(callbacks, of_classes, "plain"), partial(callbacks, of_images, "plain")]),
+    (stale_conditioning, [conditioned_batches]),
+    (noise_kept_by_the_sampler, [samplers]),
+    (plans_by_address, [other_layers]),
 ]
 
 

@@ -275,10 +275,10 @@ def test_fast_pictures_of_classes(name: str) -> None:
     drawn = []
     for labels in (torch.tensor([3, 0, 4, 1]), torch.tensor([1, 4, 0, 3])):
         noise = ancestral.image_noise(spec, 0, 0, 4)
-        plan = make_plan(network, made, spec, given={"labels": lambda labels=labels: labels})
+        plan = make_plan(network, made, spec, conditioning={"labels": labels})
         sampler = FastSampler(plan, made, spec, model_space, torch.float64, torch.device("cpu"))
         with poisoned():
-            drawn.append(sampler.sample(noise))
+            drawn.append(sampler.sample(noise, conditioning={"labels": labels}))
         plain = ancestral.sample(lambda levels, labels=labels: network(model_space(levels), labels), made, spec, noise)
         assert torch.equal(drawn[-1], plain)
     assert not torch.equal(*drawn)

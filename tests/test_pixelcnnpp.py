@@ -246,7 +246,7 @@ def test_is_autoregressive(world: World) -> None:
 
 def test_is_autoregressive_whatever_the_class() -> None:
     model = model_of(WORLDS["ordered"], classes=3)
-    given = {"labels": lambda: torch.tensor([1])}
+    given = {"labels": torch.tensor([1])}
     Dataflow(model.network, model.spec.shape, model.head.groups, given).check()
 
 

@@ -158,7 +158,7 @@ def test_fast_pictures_are_the_plain_ones(network: str, head: str) -> None:
 def test_fast_pictures_of_classes_are_the_plain_ones(network: str) -> None:
     model = double(network, "bernoulli", classes=3)
     labels = torch.tensor([0, 3, 1, 2])
-    Dataflow(model.network, model.spec.shape, given={"labels": lambda: labels}).check()
+    Dataflow(model.network, model.spec.shape, conditioning={"labels": labels}).check()
     with poisoned():
         images = check_fast_is_plain(model, n=4, labels=labels)
     each = torch.stack([model.log_prob(images, label) for label in range(4)])

@@ -18,7 +18,7 @@ from pixelloom.layers.causal import MaskedConv2d
 from pixelloom.layers.reads import Earlier, Position, Read
 from pixelloom.sampling.graph import (
     Attention,
-    Constant,
+    Constants,
     Each,
     Gathered,
     Image,
@@ -32,6 +32,7 @@ from pixelloom.sampling.graph import (
     Slot,
 )
 from pixelloom.sampling.tracing import trace
+from pixelloom.types import Conditioning
 from random_networks import Attend, Case, Product, causal, knowledge, sensitivity
 from settings import CONFIGS, Setting, live
 
@@ -41,27 +42,28 @@ SHAPE = (2, 4, 5)
 # The oracle: the nodes computed one after the other over the whole grid, layers by plain loops
 
 
-def evaluate(nodes: Sequence[Node], x: Tensor) -> Tensor:
+def evaluate(nodes: Sequence[Node], x: Tensor, conditioning: Conditioning | None = None) -> Tensor:
     """What the nodes say, [B, C, H, W] -> [B, outputs, H, W]."""
     values: list[Tensor] = []
+    constants = Constants(conditioning)
     for node in nodes:
         inputs = [values[i] for i in node.inputs]
         before = [value.clone() for value in inputs]
-        value = x if isinstance(node.operation, Image) else computed(node, inputs)
+        value = x if isinstance(node.operation, Image) else computed(node, inputs, constants)
         assert value.shape[1:] == (node.features, *node.size), node.name
         assert all(map(torch.equal, inputs, before)), f"{node.name} writes over what it reads"
         values.append(value)
     return values[-1]
 
 
-def computed(node: Node, inputs: list[Tensor]) -> Tensor:
+def computed(node: Node, inputs: list[Tensor], constants: Constants) -> Tensor:
     match node.operation:
         case Each(function, args, kwargs):
 
             def now(value: Any) -> Any:
                 if isinstance(value, Slot):
                     return inputs[value.index]
-                return value.value() if isinstance(value, Constant) else value
+                return constants.of(value)
 
             value: Tensor = function(*map(now, args), **{name: now(arg) for name, arg in kwargs.items()})
             return value
@@ -548,11 +550,9 @@ def test_what_is_given_beside_the_image_enters_as_constants() -> None:
     network = live(Conditional().double().eval())
     x = torch.randn(2, *SHAPE, dtype=torch.float64)
     torch.testing.assert_close(evaluate(trace(network, SHAPE), x), network(x))
-    labels = [torch.tensor([0, 2])]
-    nodes = trace(network, SHAPE, {"label": lambda: labels[0]})
-    torch.testing.assert_close(evaluate(nodes, x), network(x, labels[0]))
-    labels[0] = torch.tensor([1, 1])
-    torch.testing.assert_close(evaluate(nodes, x), network(x, labels[0]))
+    nodes = trace(network, SHAPE, {"label": torch.tensor([0])})  # of which only name and shape count
+    for labels in (torch.tensor([0, 2]), torch.tensor([1, 1])):
+        torch.testing.assert_close(evaluate(nodes, x, {"label": labels}), network(x, labels))
     np.testing.assert_array_equal(knowledge(nodes)[-1], knowledge(trace(network, SHAPE))[-1])
 
 

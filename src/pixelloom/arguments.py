@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pixelloom.data.conditions import Condition
 from pixelloom.errors import UsageError
-from pixelloom.types import ImageSpec, Labels, Levels
+from pixelloom.types import Conditioning, ImageSpec, Labels, Levels
 
 _INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
 LabelsLike = Tensor | Labels | Sequence[int] | int | None
@@ -103,9 +103,10 @@ def of_batch(pictures: Tensor | None, rows: slice) -> Tensor | None:
     return pictures if pictures is None or len(pictures) == 1 else pictures[rows]
 
 
-def without_class(told: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
-    """What a network is told about a batch, and then about the same images with no class."""
-    n, untold = len(told["labels"]), {"labels": torch.full_like(told["labels"], classes)}
+def with_null_class(conditioning: Conditioning, classes: int) -> Conditioning:
+    """The conditioning of a batch, and then that of the same images with the null class, for guidance."""
+    n, uncond = len(conditioning["labels"]), {"labels": torch.full_like(conditioning["labels"], classes)}
     return {
-        name: value if len(value) < n else torch.cat((value, untold.get(name, value))) for name, value in told.items()
+        name: value if len(value) < n else torch.cat((value, uncond.get(name, value)))
+        for name, value in conditioning.items()
     }

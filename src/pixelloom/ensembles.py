@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from pixelloom.data.pixels import bit_source
 from pixelloom.errors import UsageError
 from pixelloom.sampling.ancestral import OnStep, image_noise
-from pixelloom.types import ImageSpec
 
 _CHOICE = 0x6F7264  # keeps the choice of an order apart from all else that is drawn from a seed
 
@@ -122,20 +121,16 @@ class InSequence:
         return planes.flatten(-2)[..., self.places.argsort().to(planes.device)].view(planes.shape)
 
 
-Noise = Callable[[ImageSpec, int, int, int], Tensor]
-"""(images, seed, first, n) -> noise of images first .. first + n - 1, float64 [n, C, H, W]."""
-
-
 class Drawers:
     """Draws each image in an order of its own, by a model of that order that is made when it is first needed.
 
     Args:
-        make: the model of a network in raster order; it has a method ``sample``, and the ``noise`` that it draws by.
+        make: the model of a network in raster order; it has a method ``draw`` from noise, and a ``spec``.
     """
 
     def __init__(self, make: Callable[[nn.Module], Any]) -> None:
         self._make = make
-        self._made: dict[int, tuple[InSequence, Any]] = {}
+        self._free: dict[int, list[tuple[InSequence, Any]]] = {}  # models that no call is using, by order
 
     def sample(
         self,
@@ -191,38 +186,40 @@ class Drawers:
         present = sorted(set(chosen.tolist()))
         images = torch.empty(0, dtype=torch.uint8)
         for turn, order in enumerate(present):
-            way, model = self._of(network, order)
             rows = (chosen == order).nonzero()[:, 0]
+            with self._model_of(network, order) as (way, model):
 
-            def put(found: Tensor, way: InSequence = way, rows: Tensor = rows) -> Tensor:
-                nonlocal images
-                if not len(images):
-                    images = torch.zeros(len(numbers), *found.shape[1:], dtype=torch.uint8)
-                images[rows] = way.put_back(found).cpu()
-                return images
+                def put(found: Tensor, way: InSequence = way, rows: Tensor = rows) -> Tensor:
+                    nonlocal images
+                    if not len(images):
+                        images = torch.zeros(len(numbers), *found.shape[1:], dtype=torch.uint8)
+                    images[rows] = way.put_back(found).cpu()
+                    return images
 
-            def told(step: int, steps: int, found: Tensor, turn: int = turn, put: Callable[..., Tensor] = put) -> None:
-                if on_step is not None:
-                    on_step(turn * steps + step, len(present) * steps, put(found))
+                def report(
+                    step: int, steps: int, found: Tensor, turn: int = turn, put: Callable[..., Tensor] = put
+                ) -> None:
+                    if on_step is not None:
+                        on_step(turn * steps + step, len(present) * steps, put(found))
 
-            model.noise = partial(_noise, way, [numbers[row] for row in rows.tolist()])
-            of_rows = None if labels is None else labels[rows.to(labels.device)]
-            put(model.sample(len(rows), seed=seed, labels=of_rows, on_step=told, batch=len(rows), **options))
+                noise = torch.cat([image_noise(model.spec, seed, numbers[row], 1) for row in rows.tolist()])
+                of_rows = None if labels is None else labels[rows.to(labels.device)]
+                # Each pixel has its own noise, wherever it comes in the sequence.
+                put(model.draw(way.taken(noise), labels=of_rows, on_step=report, **options))
         return images
 
-    def _of(self, network: nn.Module, order: int) -> tuple[InSequence, Any]:
-        """With the weights that the network has now."""
-        if order in self._made:
-            self._made[order][0].renew()
-        else:
+    @contextmanager
+    def _model_of(self, network: nn.Module, order: int) -> Iterator[tuple[InSequence, Any]]:
+        """The model of an order, with the weights that the network has now, for this call alone."""
+        try:
+            way, model = self._free.get(order, []).pop()  # one step of the interpreter: no two threads get the same
+        except IndexError:
             way = InSequence(network, order)
-            self._made[order] = way, self._make(way.network)
-        return self._made[order]
-
-
-def _noise(way: InSequence, numbers: list[int], spec: ImageSpec, seed: int, first: int, n: int) -> Tensor:
-    """Of the images of some numbers; each pixel has its own, wherever it comes in the sequence."""
-    return way.taken(torch.cat([image_noise(spec, seed, number, 1) for number in numbers[first : first + n]]))
+            model = self._make(way.network)
+        else:
+            way.renew()
+        yield way, model
+        self._free[order] = [(way, model)]
 
 
 def _ordered(network: nn.Module) -> Iterator[Ordered]:

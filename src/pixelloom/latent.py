@@ -22,6 +22,7 @@ from pixelloom.errors import ModelError, UsageError
 from pixelloom.layers.self_attention import attention_maps
 from pixelloom.networks.latent import LATENT, build_pair
 from pixelloom.sampling.ancestral import OnStep
+from pixelloom.sampling.exact import exact
 from pixelloom.sampling.latent import labels_of, latents, path
 from pixelloom.types import ImageSpec, Levels
 
@@ -198,7 +199,7 @@ class LatentModel:
 
     def _pass(self, z: Tensor, labels: Tensor | None) -> Tensor:
         z = z.to(self.device, next(self.network.parameters()).dtype)
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with exact(z.device):
             images: Tensor = self.network(z) if labels is None else self.network(z, labels)
         return images
 

@@ -7,13 +7,13 @@ description, for people and other programs to read). Loading never runs code fro
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pixelloom import ensembles
@@ -25,53 +25,33 @@ from pixelloom.arguments import (
     check_labels,
     check_levels,
     of_batch,
-    without_class,
+    with_null_class,
 )
 from pixelloom.data.conditions import Condition
-from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.description import CONFIG, WEIGHTS, Description, rebuild
+from pixelloom.data.pixels import to_model
+from pixelloom.description import CONFIG, WEIGHTS, rebuild
 from pixelloom.engine.tensors import save_described
 from pixelloom.errors import UsageError
-from pixelloom.likelihoods import Head, HeadConfig, check_temperature, make_head
-from pixelloom.networks import NETWORKS, build_network
+from pixelloom.layers.reads import Marks
+from pixelloom.likelihoods import Head, check_temperature, make_head
+from pixelloom.networks import build_network
+from pixelloom.pixel_description import PixelDescription
 from pixelloom.sampling import ancestral, fast
+from pixelloom.sampling.exact import exact
 from pixelloom.sampling.plan import Plan
-from pixelloom.types import ImageSpec, Levels
+from pixelloom.types import Conditioning, ImageSpec, Levels
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 Precision = Literal["fp32", "bf16", "fp64"]
 PLAIN_BATCH = 64  # images that the plain loop draws at a time, unless told
 
 
-class PixelDescription(Description):
-    """Everything needed to rebuild a pixel model around its weights, and what it was trained on."""
-
-    table = NETWORKS
-
-    family: Literal["pixel"] = "pixel"
-    head: HeadConfig
-    scaling: Scaling
-    embedding: int = Field(0, ge=0, le=256)
-    """Features of the vector that the network learns for each level; 0 for one that takes scaled numbers."""
-    condition: str = "none"
-    """Rule of the picture that the network goes by, derived from the image; see :mod:`pixelloom.data.conditions`."""
-
-    @model_validator(mode="after")
-    def _what_fits_the_images(self) -> PixelDescription:
-        numbers = Scaling.numbers(self.image.levels)
-        if self.embedding and self.scaling != numbers:
-            raise ValueError(f"embedding={self.embedding} takes numbers of levels, {numbers}, not {self.scaling}")
-        self.told_picture()
-        return self
-
-    def told_picture(self) -> Condition | None:
-        """What the network goes by, beside labels."""
-        return None if self.condition == "none" else Condition(self.condition, self.image)
-
-
 @final
 class PixelModel:
     """A pixel model: draws images, and knows the exact probability of every image.
+
+    Noise and conditioning are arguments of each call. So callbacks, several threads and several samplers may use one
+    model at once, and none changes an image of another.
 
     Args:
         network: maps pixels in model space [B, C, H, W] to parameters of the head.
@@ -83,17 +63,15 @@ class PixelModel:
         self.description = description
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
-        self._plans: dict[tuple[object, ...], Plan] = {}
-        self.noise: ensembles.Noise = ancestral.image_noise
+        self._planned: tuple[tuple[nn.Module, ...], bytes, Plan] | None = None
         self._orders = ensembles.Drawers(lambda network: PixelModel(network, description))
-        self.condition: Condition | None = description.told_picture()
-        """What picture the model goes by; it makes them of images, and tells their shape."""
-        self._told: dict[str, Tensor] = {}  # what the network is told about the batch that is being drawn
+        self.condition: Condition | None = description.conditioning_image()
+        """The conditioning image that the model takes: makes them of images, and knows their shape."""
 
     @classmethod
     def build(cls, description: PixelDescription) -> PixelModel:
         """An untrained model."""
-        head, condition = make_head(description.head, description.image), description.told_picture()
+        head, condition = make_head(description.head, description.image), description.conditioning_image()
         network = build_network(
             description.network,
             description.model,
@@ -128,25 +106,22 @@ class PixelModel:
         orders has none, and refuses.
         """
         ensembles.refuse(self.network, "predict")
-        return self._pass(self.network, levels, self._tell(labels, condition))
+        return self._pass(self.network, levels, self._conditioning(labels, condition))
 
-    def _tell(self, labels: Tensor | None, condition: Tensor | None) -> dict[str, Tensor]:
+    def _conditioning(self, labels: Tensor | None, condition: Tensor | None) -> Conditioning:
         """Further arguments of the network, on its device."""
-        told = {} if labels is None else {"labels": labels.to(self.device)}
+        found = {} if labels is None else {"labels": labels.to(self.device)}
         if self.condition is not None and condition is not None:
-            told["condition"] = self.condition.planes(condition.to(self.device))
-        return told
+            found["condition"] = self.condition.planes(condition.to(self.device))
+        return found
 
     def _to_model(self, levels: Tensor) -> Tensor:
         return to_model(levels, self.spec.levels, self.description.scaling)
 
-    def _pass(self, network: nn.Module, levels: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+    def _pass(self, network: nn.Module, levels: Tensor, conditioning: Conditioning) -> Tensor:
         x = self._to_model(levels).to(next(network.parameters()).dtype)
-        told = {name: value.to(x.dtype) if value.is_floating_point() else value for name, value in told.items()}
-        # TensorFloat-32, torch's default for convolutions on CUDA, keeps 10 bits of a factor: too few for a likelihood
-        # and for the same picture on every device.
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            params: Tensor = network(x, **told)
+        with exact(x.device):
+            params: Tensor = network(x, **_in_dtype(conditioning, x.dtype))
         return params
 
     @torch.no_grad()
@@ -184,7 +159,7 @@ class PixelModel:
             rows = slice(start, start + batch)
             levels, known = (
                 x[rows].to(self.device),
-                self._tell(None if told is None else told[rows], of_batch(seen, rows)),
+                self._conditioning(None if told is None else told[rows], of_batch(seen, rows)),
             )
             each = (self.head.nats(self._pass(network, levels, known), levels) for network in networks)
             parts.append(ensembles.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu())
@@ -248,7 +223,7 @@ class PixelModel:
         seen = check_condition(condition, self.condition, n)
         if not guidance >= 0 or (guidance and (told is None or self.head.kind == "logistics")):
             raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
-        draw, fitting = self._sampler(method, precision, where, guidance)
+        draw, fitting = self._drawer(method, precision, where, guidance)
         size = fitting(n) if batch is None else batch
         if ensembles.orders(self.network) > 1:
             return self._orders.sample(
@@ -258,12 +233,9 @@ class PixelModel:
         parts = []
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
-            noise = self.noise(self.spec, seed, first + start, rows.stop - start).to(self.device)
-            self._told = self._tell(None if told is None else told[rows], of_batch(seen, rows))
-            if guidance:
-                self._told = without_class(self._told, self.description.classes)
             drawn = draw(
-                noise,
+                ancestral.image_noise(self.spec, seed, first + start, rows.stop - start).to(self.device),
+                conditioning=self._conditioning(None if told is None else told[rows], of_batch(seen, rows)),
                 temperature=temperature,
                 given=None if known is None else known[rows],
                 mask=None if where is None else where[rows],
@@ -271,6 +243,32 @@ class PixelModel:
             )
             parts.append(drawn.cpu())
         return torch.cat(parts)
+
+    def draw(
+        self,
+        noise: Tensor,
+        *,
+        labels: Tensor | None = None,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+        method: Literal["fast", "plain"] = "fast",
+        precision: Precision | None = None,
+        on_step: ancestral.OnStep | None = None,
+    ) -> Tensor:
+        """One image for each row of noise, as levels, uint8 [n, C, H, W], all in one batch.
+
+        Args:
+            noise: uniform in [0, 1), float64 [n, C, H, W]; the image is a function of it.
+            labels: int64 [n], for a model with classes.
+            temperature: as in :meth:`sample`, and so are the rest.
+            guidance: as there.
+            method: as there.
+            precision: as there.
+            on_step: as there.
+        """
+        draw, _ = self._drawer(method, precision, None, guidance)
+        conditioning = self._conditioning(labels, None)
+        return draw(noise.to(self.device), conditioning=conditioning, temperature=temperature, on_step=on_step)
 
     def fast_sampler(
         self, precision: Precision | None = None, mask: Tensor | None = None, guidance: float = 0.0
@@ -287,50 +285,66 @@ class PixelModel:
             ModelError: if the network is not autoregressive or a layer does not say what it reads.
         """
         network = self._in(precision)
-        known = None if mask is None else mask.all(dim=0).cpu().numpy()
-        # Layers may have been put in place of others since the last plan was made.
-        key = (*map(id, network.modules()), b"" if known is None else known.tobytes())
-        self._told = self._placeholders()
-        given = {name: partial(self._given, network, name) for name in self._told}
-        plan = self._plans.get(key) or fast.make_plan(network, self.head, self.spec, known, given)
-        if network is self.network:
-            self._plans = {key: plan}  # the last one: drawing batch after batch of the same kind is what takes time
         first = next(network.parameters())
         return fast.FastSampler(
-            plan, self.head, self.spec, self._to_model, first.dtype, first.device, told=bool(given), guidance=guidance
+            self._plan(network, None if mask is None else mask.all(dim=0).cpu().numpy()),
+            self.head,
+            self.spec,
+            self._to_model,
+            first.dtype,
+            first.device,
+            guidance=guidance,
         )
 
-    def _sampler(
+    def _plan(self, network: nn.Module, known: Marks | None) -> Plan:
+        """What to compute when; the last plan serves again as long as the network has the very same layers."""
+        layers, places = tuple(network.modules()), b"" if known is None else known.tobytes()
+        if self._planned is not None:
+            before, where, plan = self._planned
+            if where == places and len(before) == len(layers) and all(map(operator.is_, before, layers)):
+                return plan
+        dtype = next(network.parameters()).dtype
+        plan = fast.make_plan(network, self.head, self.spec, known, _in_dtype(self._placeholders(), dtype))
+        if network is self.network:
+            self._planned = layers, places, plan
+        return plan
+
+    def _drawer(
         self, method: str, precision: Precision | None, where: Tensor | None, guidance: float
     ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
-        """What draws a batch, and how large a batch to draw of n images."""
+        """What draws a batch from noise and conditioning, and how large a batch to draw of n images."""
+        if method not in ("fast", "plain"):
+            raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
+        network, classes = self._in(precision), self.description.classes
         if method == "fast":
             sampler = self.fast_sampler(precision, where, guidance)
-            return sampler.sample, sampler.batch
-        if method != "plain":
-            raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
-        network = self._in(precision)
+            dtype = sampler.dtype
 
-        def predict(levels: Tensor) -> Tensor:
-            if not self._told and network is self.network:
+            def draw(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
+                both = with_null_class(conditioning, classes) if guidance else conditioning
+                return sampler.sample(noise, conditioning=_in_dtype(both, dtype), **options)
+
+            return draw, sampler.batch
+
+        def predict(conditioning: Conditioning, levels: Tensor) -> Tensor:
+            if not conditioning and network is self.network:
                 return self.predict(levels)
             if not guidance:
-                return self._pass(network, levels, self._told)
-            told, untold = self._pass(network, levels.repeat(2, 1, 1, 1), self._told).chunk(2)
-            return fast.guided(told, untold, guidance)
+                return self._pass(network, levels, conditioning)
+            both = with_null_class(conditioning, classes)
+            cond, uncond = self._pass(network, levels.repeat(2, 1, 1, 1), both).chunk(2)
+            return fast.guided(cond, uncond, guidance)
 
-        return partial(ancestral.sample, predict, self.head, self.spec), lambda n: min(n, PLAIN_BATCH)
+        def draw_plainly(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
+            return ancestral.sample(partial(predict, conditioning), self.head, self.spec, noise, **options)
 
-    def _placeholders(self) -> dict[str, Tensor]:
-        """What the network is told, for one image: a plan needs its shapes."""
+        return draw_plainly, lambda n: min(n, PLAIN_BATCH)
+
+    def _placeholders(self) -> Conditioning:
+        """The conditioning of one image: a plan needs its names and shapes."""
         labels = torch.zeros(1, dtype=torch.long) if self.description.classes else None
         shape = None if self.condition is None else self.condition.spec.shape
-        return self._tell(labels, None if shape is None else torch.zeros(1, *shape, dtype=torch.uint8))
-
-    def _given(self, network: nn.Module, name: str) -> Tensor:
-        """What a network is told about the batch that is being drawn."""
-        value = self._told[name]
-        return value.to(next(network.parameters()).dtype) if value.is_floating_point() else value
+        return self._conditioning(labels, None if shape is None else torch.zeros(1, *shape, dtype=torch.uint8))
 
     def _in(self, precision: Precision | None) -> nn.Module:
         """The network with weights of a precision."""
@@ -348,6 +362,11 @@ class PixelModel:
         """
         config = self.description.model_dump(mode="json")
         return save_described(folder / WEIGHTS, folder / CONFIG, self.network.state_dict(), config)
+
+
+def _in_dtype(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
+    """Conditioning as a network with weights of a type takes it; labels stay integers."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
 
 
 def load_pixel(folder: Path) -> PixelModel:

@@ -53,8 +53,8 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         train=TrainConfig(batch=128, epochs=50),
     ),
     # The third tutorial, after the Berkeley course on deep unsupervised learning: residual blocks 1x1, kxk, 1x1 that
-    # are as wide inside as outside, a ReLU after each layer. Its ``--layers 5`` makes four blocks. It clips the gradient
-    # of a sum over 100,000 values at 1, which shortens every gradient; of the mean here, a hundredth does.
+    # are as wide inside as outside, a ReLU after each layer. Its ``--layers 5`` makes four blocks. It clips at 1 the
+    # gradient of a sum over 100,000 values, so every one is clipped; our mean is clipped at 0.01 to that end.
     "mnist-binary-7x7": PixelRun(
         data=DataConfig(source="mnist", binarize="threshold@0.5"),
         model=PixelCNNConfig(block="residual", channels=64, hidden=64, blocks=4, kernel=7, head_kernels=(1,)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -14,6 +15,10 @@ Levels: TypeAlias = npt.NDArray[np.uint8]
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 """Class indices, int64 [N]."""
+
+
+Conditioning: TypeAlias = Mapping[str, torch.Tensor]
+"""Further arguments of a network's ``forward``: ``labels`` int64 [B], ``condition`` planes [B or 1, c, H, W]."""
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,11 @@ def scene(height: int, width: int, seed: int) -> Levels:
     rows, columns = 2 + height // 30, 2 + width // 30
     grid = _uniform(rows * columns, 4, seed, _STREAM + 3).reshape(4, rows, columns)
     planes = np.stack(
-        [Image.fromarray(plane.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC) for plane in grid]
-    ).astype(np.float64)
+        [
+            np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC), np.float64)
+            for plane in grid.astype(np.float32)
+        ]
+    )
     grain = _uniform(height * width, 3, seed, _STREAM + 4).reshape(3, height, width)
     light, hues = planes[0] - 0.5, planes[1:] - 0.5
     values = np.array(_PALE)[:, None, None] + 0.3 * light + 0.2 * hues + 0.04 * (grain - 0.5)

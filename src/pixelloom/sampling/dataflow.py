@@ -30,8 +30,8 @@ from pixelloom.errors import ModelError
 from pixelloom.layers.reads import Closure, Marks, Positions, Values
 from pixelloom.sampling.graph import Join, Node, Recurrence
 from pixelloom.sampling.rewriting import folded, ordered_apart
-from pixelloom.sampling.tracing import Given, trace
-from pixelloom.types import ImageSpec
+from pixelloom.sampling.tracing import trace
+from pixelloom.types import Conditioning, ImageSpec
 
 NEVER = -1
 
@@ -57,16 +57,20 @@ class Dataflow:
         shape: (C, H, W).
         groups: C if the channels of a pixel are ordered, each seeing those before it: then the outputs are C equal
             contiguous parts, one a channel. 1 if a position of the output predicts its whole pixel.
-        given: further arguments of the network's forward.
+        conditioning: further arguments of the network's forward, for one image; only names and shapes count.
 
     Raises:
         ModelError: if a layer does not say what it reads.
     """
 
     def __init__(
-        self, network: nn.Module, shape: tuple[int, int, int], groups: int = 1, given: Given | None = None
+        self,
+        network: nn.Module,
+        shape: tuple[int, int, int],
+        groups: int = 1,
+        conditioning: Conditioning | None = None,
     ) -> None:
-        self.nodes = ordered_apart(folded(trace(network, shape, given)))
+        self.nodes = ordered_apart(folded(trace(network, shape, conditioning)))
         self.shape, self.groups = shape, groups
         output = self.nodes[-1]
         if output.size != shape[1:] or output.features % groups or (groups > 1 and groups != shape[0]):

@@ -15,8 +15,7 @@ from pixelloom.sampling.caches import Front
 from pixelloom.sampling.dataflow import Dataflow, schedule
 from pixelloom.sampling.incremental import Incremental
 from pixelloom.sampling.plan import Plan
-from pixelloom.sampling.tracing import Given
-from pixelloom.types import ImageSpec
+from pixelloom.types import Conditioning, ImageSpec
 
 ToModel = Callable[[Tensor], Tensor]
 """Levels -> values in model space, elementwise."""
@@ -27,7 +26,11 @@ MEMORY = 1 << 30  # bytes that a batch may take where nobody says how much is fr
 
 
 def make_plan(
-    network: nn.Module, head: Head, spec: ImageSpec, known: Marks | None = None, given: Given | None = None
+    network: nn.Module,
+    head: Head,
+    spec: ImageSpec,
+    known: Marks | None = None,
+    conditioning: Conditioning | None = None,
 ) -> Plan:
     """What to compute when, for a network of this structure with any weights.
 
@@ -37,7 +40,7 @@ def make_plan(
         spec: shape and levels of the images.
         known: values that are known in all images, bool [C, H, W]; they and all that depends on them alone are computed
             at once.
-        given: further arguments of the forward pass of the network, as functions that tell what they are now.
+        conditioning: further arguments of the network's forward, for one image; only names and shapes count.
 
     Raises:
         NotAutoregressiveError: if a pixel would have to be known before it is drawn.
@@ -45,11 +48,14 @@ def make_plan(
     """
     if known is not None and head.groups == 1:  # the channels of a pixel are drawn together
         known = np.broadcast_to(known.all(0), known.shape)
-    return Plan(schedule(Dataflow(network, spec.shape, head.groups, given), known))
+    return Plan(schedule(Dataflow(network, spec.shape, head.groups, conditioning), known), conditioning)
 
 
 class FastSampler:
     """Draws images with the weights that the network has when its first batch begins.
+
+    Noise and conditioning are arguments of :meth:`sample`, and buffers belong to one call at a time: callbacks and
+    other threads may draw with the same sampler, or with another one of the same model, and no image changes.
 
     Args:
         plan: made from the network, see :func:`make_plan`.
@@ -58,9 +64,8 @@ class FastSampler:
         to_model: levels as the network takes them.
         dtype: of the network's weights.
         device: where they are.
-        told: whether the network is told something about each image, which may be another thing in the next batch.
         guidance: w of classifier-free guidance; each image is then run twice, as two rows of the batch that are always
-            the same picture: the first half of the rows as told, the second half told nothing.
+            the same image: the first half of the rows conditional, the second half unconditional.
     """
 
     def __init__(
@@ -72,12 +77,11 @@ class FastSampler:
         dtype: torch.dtype,
         device: torch.device,
         *,
-        told: bool = False,
         guidance: float = 0.0,
     ) -> None:
         self.plan, self.head, self.spec, self.to_model = plan, head, spec, to_model
-        self.dtype, self.device, self.told, self.guidance = dtype, device, told, guidance
-        self._batch: _Batch | None = None
+        self.dtype, self.device, self.guidance = dtype, device, guidance
+        self._free: list[_Batch] = []  # buffers that no call is using
 
     @property
     def steps(self) -> int:
@@ -101,6 +105,7 @@ class FastSampler:
         self,
         noise: Tensor,
         *,
+        conditioning: Conditioning | None = None,
         temperature: float = 1.0,
         given: Tensor | None = None,
         mask: Tensor | None = None,
@@ -109,31 +114,44 @@ class FastSampler:
         """Draw one image for each row of noise; arguments and result as those of the plain loop,
         :func:`pixelloom.sampling.ancestral.sample`.
 
+        ``conditioning`` holds further arguments of the network's forward, of the names that the plan was made with: a
+        row an image, or one for all; with guidance the conditional rows, then the unconditional ones.
+
         Raises:
-            UsageError: for a temperature that is not positive.
+            UsageError: for a temperature that is not positive, or conditioning for another number of images.
         """
         check_temperature(temperature)
         if self.guidance:
             noise = noise.repeat(2, 1, 1, 1)
             given, mask = (None if planes is None else planes.repeat(2, 1, 1, 1) for planes in (given, mask))
-        if self._batch is None or self.told or len(noise) > self._batch.images or len(noise) < self._batch.images // 2:
-            self._batch = _Batch(self, len(noise))
         shown = len(noise) // 2 if self.guidance else len(noise)
 
-        def told(step: int, steps: int, images: Tensor) -> None:
+        def report(step: int, steps: int, images: Tensor) -> None:
             if on_step is not None:
                 on_step(step, steps, images[:shown])
 
-        return self._batch.sample(noise, temperature, given, mask, told)[:shown]
+        batch = self._buffers(len(noise), conditioning)
+        images = batch.sample(noise, temperature, given, mask, report)[:shown]
+        self._free = [] if conditioning else [batch]
+        return images
+
+    def _buffers(self, images: int, conditioning: Conditioning | None) -> _Batch:
+        """For so many images, and for this call alone. The last ones serve again where they fit and nobody has them."""
+        try:
+            batch = self._free.pop()  # one step of the interpreter: no two threads get the same
+        except IndexError:
+            return _Batch(self, images, conditioning)
+        fits = not conditioning and batch.images // 2 <= images <= batch.images
+        return batch if fits else _Batch(self, images, conditioning)
 
 
 class _Batch:
     """Buffers for so many images. On CUDA each step is captured as a graph once they have been used, and replayed."""
 
-    def __init__(self, sampler: FastSampler, images: int) -> None:
+    def __init__(self, sampler: FastSampler, images: int, conditioning: Conditioning | None) -> None:
         self.sampler, self.images = sampler, images
         channels, height, width = sampler.spec.shape
-        self.run = Incremental(sampler.plan, images, sampler.dtype, sampler.device)
+        self.run = Incremental(sampler.plan, images, sampler.dtype, sampler.device, conditioning)
         planes = (height * width, images, channels)
         self.noise = torch.zeros(planes, dtype=torch.float64, device=sampler.device)
         self.levels = torch.zeros(planes, dtype=torch.uint8, device=sampler.device)
@@ -185,8 +203,8 @@ class _Batch:
                 front.of(planes[..., which])[:, :, None, None] for planes in (self.noise, self.levels, self.kept)
             )
             if self.sampler.guidance:
-                told, untold = params.view(-1, self.images, params.shape[1]).chunk(2, dim=1)
-                params = guided(told, untold, self.sampler.guidance).repeat(1, 2, 1).flatten(0, 1)
+                cond, uncond = params.view(-1, self.images, params.shape[1]).chunk(2, dim=1)
+                params = guided(cond, uncond, self.sampler.guidance).repeat(1, 2, 1).flatten(0, 1)
             drawn = head.draw(params[:, :, None, None], noise, temperature, (levels, kept))[:, :, 0, 0]
             front.put(self.levels[..., which], drawn)
             return self.sampler.to_model(drawn).to(self.sampler.dtype)
@@ -194,9 +212,9 @@ class _Batch:
         self.run.step(step, draw)
 
 
-def guided(told: Tensor, untold: Tensor, weight: float) -> Tensor:
-    """Logits of classifier-free guidance: (1 + w) told - w untold (Ho and Salimans 2022, eq. 6)."""
-    return told + weight * (told - untold)
+def guided(cond: Tensor, uncond: Tensor, weight: float) -> Tensor:
+    """Logits of classifier-free guidance: (1 + w) cond - w uncond (Ho and Salimans 2022, eq. 6)."""
+    return cond + weight * (cond - uncond)
 
 
 def _planes(images: Tensor) -> Tensor:

@@ -6,15 +6,14 @@ node can be computed where, and :mod:`pixelloom.sampling.incremental` computes i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
 
 from pixelloom.layers.reads import Kernel, Offsets, Position, Positions
+from pixelloom.types import Conditioning
 
 
 @dataclass(frozen=True)
@@ -30,23 +29,47 @@ class Edge:
     input: int = 0
 
 
-@dataclass(frozen=True)
-class Constant:
-    """A value that no pixel changes. Parameters may be trained on or moved, so it is read anew whenever it is used.
+class Constants:
+    """What constants are for one batch: each is worked out once, from the conditioning and the weights of now.
 
-    ``told`` says whether it depends on what the network is told about each image.
+    A plan holds no conditioning. Whoever runs it makes one of these, so batches of the same plan cannot mix.
     """
 
-    value: Callable[[], Any]
-    told: bool = False
+    def __init__(self, conditioning: Conditioning | None = None) -> None:
+        self.conditioning: Conditioning = conditioning or {}
+        self._found: dict[int, Any] = {}
+
+    def of(self, value: Any) -> Any:
+        """Constants replaced by their values, inside any nesting."""
+        return fx.node.map_aggregate(value, lambda v: self._value(v) if isinstance(v, Constant) else v)
+
+    def forget(self) -> None:
+        """Let go of the values, once what is made of them is made."""
+        self._found.clear()
+
+    def _value(self, constant: Constant) -> Any:
+        if id(constant) not in self._found:  # the plan keeps its constants alive, so no number stands for two
+            self._found[id(constant)] = constant.value(self)
+        return self._found[id(constant)]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value that no pixel changes: a function of the conditioning, and of parameters, which training may change.
+
+    ``conditioned`` says whether it depends on the conditioning.
+    """
+
+    value: Callable[[Constants], Any]
+    conditioned: bool = False
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Constant:
         """What a function gives of constants and other values."""
         parts: list[Any] = []
         fx.node.map_aggregate((args, kwargs or {}), parts.append)
-        told = any(isinstance(part, Constant) and part.told for part in parts)
-        return cls(lambda: function(*now(args), **now(kwargs or {})), told)
+        conditioned = any(isinstance(part, Constant) and part.conditioned for part in parts)
+        return cls(lambda known: function(*known.of(args), **known.of(kwargs or {})), conditioned)
 
 
 @dataclass(frozen=True)
@@ -126,34 +149,6 @@ class Gathered:
 @dataclass(frozen=True)
 class Image:
     """The pixels themselves, in model space."""
-
-
-_SHARED: ContextVar[dict[int, Any] | None] = ContextVar("shared", default=None)
-
-
-@contextmanager
-def shared() -> Iterator[None]:
-    """Within, a constant that others are made of is worked out once for all of them: a picture's features, say."""
-    token = _SHARED.set({})
-    try:
-        yield
-    finally:
-        _SHARED.reset(token)
-
-
-def now(value: Any) -> Any:
-    """Constants replaced by what they are now, inside any nesting."""
-    return fx.node.map_aggregate(value, lambda v: _part(v) if isinstance(v, Constant) else v)
-
-
-def _part(constant: Constant) -> Any:
-    """The value of a constant that another one is made of."""
-    known = _SHARED.get()
-    if known is None:
-        return constant.value()
-    if id(constant) not in known:
-        known[id(constant)] = constant.value()
-    return known[id(constant)]
 
 
 Operation: TypeAlias = Image | Each | Join | Linear | Local | Moved | Shuffle | Recurrence | Attention | Gathered

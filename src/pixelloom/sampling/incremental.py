@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from pixelloom.sampling.caches import Cache, Front
-from pixelloom.sampling.graph import shared
+from pixelloom.sampling.graph import Constants
 from pixelloom.sampling.operations import Context, Run, fetching, run_of
 from pixelloom.sampling.plan import Part, Plan, Runs, runs_of
+from pixelloom.types import Conditioning
 
 Draw = Callable[[Tensor, Front, tuple[int, ...]], Tensor]
 """(parameters [M, n], which pixels, which channels) -> values of these pixels in model space, [M, channels]."""
@@ -38,18 +39,28 @@ class Incremental:
         images: batch size.
         dtype: of the features, that of the weights.
         device: of the features, that of the weights.
+        conditioning: what the network is conditioned on, for these images.
     """
 
-    def __init__(self, plan: Plan, images: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        images: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        conditioning: Conditioning | None = None,
+    ) -> None:
         self.plan = plan
         self.caches = {node: Cache(layout, images, dtype, device) for node, layout in plan.caches.items()}
-        self.context = Context(plan, images, dtype, device, self.caches, [None] * plan.slots)
+        values: list[Tensor | None] = [None] * plan.slots
+        self.context = Context(plan, images, dtype, device, self.caches, values, Constants(conditioning))
         self.fronts = [
             {step: Front(segments, images, wave.ready.shape[1]) for step, segments in wave.segments.items()}
             for wave in plan.waves
         ]
-        with torch.no_grad(), shared():
+        with torch.no_grad():
             self._tasks = [self._task(part) for parts in plan.parts[1:] for part in parts]
+        self.context.constants.forget()
         self._drawn = [
             (self.fronts[wave], channels, runs_of(np.array(channels)), fetching(self.context, fetch))
             for (wave, channels, _), fetch in zip(plan.pixels, plan.drawn, strict=True)

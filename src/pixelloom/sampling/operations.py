@@ -22,6 +22,7 @@ from pixelloom.sampling.caches import Cache, Front
 from pixelloom.sampling.graph import (
     Attention,
     Constant,
+    Constants,
     Each,
     Gathered,
     Join,
@@ -43,7 +44,7 @@ Run: TypeAlias = Callable[[Front], Tensor]
 
 @dataclass(frozen=True)
 class Context:
-    """What operations work on: caches by node, and the values of the step by slot."""
+    """What operations work on: caches by node, the values of the step by slot, and constants of the batch."""
 
     plan: Plan
     images: int
@@ -51,6 +52,7 @@ class Context:
     device: torch.device
     caches: dict[int, Cache]
     values: list[Tensor | None]
+    constants: Constants
 
     tables: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
@@ -126,7 +128,7 @@ def _each(context: Context, operation: Each, part: Part, fetched: list[Run]) -> 
         if isinstance(value, Slot):
             return fetched[value.index]
         if isinstance(value, Constant):
-            return _constant(context, value.value(), part)
+            return _constant(context, context.constants.of(value), part)
         return lambda front: value
 
     args = [argument(value) for value in operation.args]

@@ -32,7 +32,8 @@ import torch
 
 from pixelloom.layers.reads import HERE, Earlier, Offsets, Positions, Values
 from pixelloom.sampling.dataflow import NEVER, Schedule
-from pixelloom.sampling.graph import Attention, Constant, Each, Join, Linear, Local, Recurrence, shared
+from pixelloom.sampling.graph import Attention, Constant, Constants, Each, Join, Linear, Local, Recurrence
+from pixelloom.types import Conditioning
 
 Columns: TypeAlias = npt.NDArray[np.int64]
 """Numbers of features, ascending."""
@@ -159,7 +160,7 @@ class Plan:
             that its distribution is read from.
     """
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, conditioning: Conditioning | None = None) -> None:
         self.schedule, self.nodes = schedule, schedule.flow.nodes
         self.waves: list[Wave] = []
         self._numbers: dict[tuple[bytes, tuple[int, ...]], int] = {}
@@ -178,7 +179,7 @@ class Plan:
         self.drawn = [self.fetch(len(self.nodes) - 1, columns, wave) for wave, _, columns in self.pixels]
         for node, layout in self.caches.items():
             self._lay_out(node, layout)
-        self._told = self._told_per_image()
+        self._conditioning = self._conditioning_per_image(Constants(conditioning))
 
     # Parts and waves
 
@@ -324,22 +325,19 @@ class Plan:
                 first = int(lowest[step])
 
     def values_per_image(self) -> int:
-        """Numbers that are held for one image: by all caches, and of what the network is told about it."""
+        """Numbers that are held for one image: by all caches, and of what the network is conditioned on."""
         caches = sum(layout.rows * layout.pitch * layout.features for layout in self.caches.values())
-        return caches + self._told
+        return caches + self._conditioning
 
     @torch.no_grad()
-    def _told_per_image(self) -> int:
-        """Numbers of what is told, as operations take it: planes as large as the node, or one for each feature."""
+    def _conditioning_per_image(self, known: Constants) -> int:
+        """Numbers of the conditioning, as operations take it: planes as large as the node, or one for each feature."""
         held = 0
-        with shared():
-            for node in self.nodes:
-                given = (
-                    (*node.operation.args, *node.operation.kwargs.values()) if isinstance(node.operation, Each) else ()
-                )
-                for value in (c.value() for c in given if isinstance(c, Constant) and c.told):
-                    features, size = value.shape[-3], tuple(value.shape[-2:])
-                    held += features * (1 if size == (1, 1) else math.prod(node.size))
+        for node in self.nodes:
+            given = (*node.operation.args, *node.operation.kwargs.values()) if isinstance(node.operation, Each) else ()
+            for value in (known.of(c) for c in given if isinstance(c, Constant) and c.conditioned):
+                features, size = value.shape[-3], tuple(value.shape[-2:])
+                held += features * (1 if size == (1, 1) else math.prod(node.size))
         return held
 
     def values_at_once(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import HERE, Kernel, Offsets, Position
-from pixelloom.sampling.graph import Constant, Each, Edge, Linear, Node, Operation, Slot
+from pixelloom.sampling.graph import Constant, Constants, Each, Edge, Linear, Node, Operation, Slot
 
 
 def folded(nodes: list[Node]) -> list[Node]:
@@ -41,16 +41,16 @@ def _feature_change(operation: Operation) -> tuple[Callable[..., Any], Constant]
     """(mul or add, constant) where an operation scales or shifts each feature by a number of its own."""
     if not isinstance(operation, Each) or operation.function not in (operator.mul, operator.add):
         return None
-    if not isinstance(constant := operation.args[1], Constant):
+    if not isinstance(constant := operation.args[1], Constant) or constant.conditioned:
         return None
-    value = constant.value()
+    value = Constants().of(constant)
     per_feature = isinstance(value, Tensor) and value.ndim == 3 and value.shape[1:] == (1, 1)
     return (operation.function, constant) if per_feature else None
 
 
 def _changed(kernel: Callable[[], Kernel], change: Callable[..., Any], constant: Constant) -> Kernel:
     """The kernel of a linear layer and of the scale or shift that follows it."""
-    before, value = kernel(), constant.value().flatten()
+    before, value = kernel(), Constants().of(constant).flatten()
     bias = torch.zeros_like(value) if before.bias is None else before.bias
     weight = before.weight * value if change is operator.mul else before.weight
     return before._replace(weight=weight, bias=change(bias, value))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,19 @@ from torch import Tensor, fx, nn
 
 from pixelloom.errors import ModelError
 from pixelloom.layers.reads import HERE, Read
-from pixelloom.sampling.graph import Constant, Each, Edge, Image, Join, Linear, Node, Operation, Shuffle, Slot, now
+from pixelloom.sampling.graph import (
+    Constant,
+    Constants,
+    Each,
+    Edge,
+    Image,
+    Join,
+    Linear,
+    Node,
+    Operation,
+    Shuffle,
+    Slot,
+)  # fmt: skip
 from pixelloom.sampling.known import (
     ELEMENTWISE,
     ELEMENTWISE_MODULES,
@@ -32,16 +44,15 @@ from pixelloom.sampling.known import (
     operation_of,
     pixel_shuffle,
 )  # fmt: skip
+from pixelloom.sampling.symbolic import Tracer, argument, name_of
+from pixelloom.types import Conditioning
 
-Given = Mapping[str, Callable[[], Tensor]]
-"""Further arguments of the network's forward, such as labels [B], as they are whenever they are asked for."""
 
-
-def trace(network: nn.Module, shape: tuple[int, int, int], given: Given | None = None) -> list[Node]:
+def trace(network: nn.Module, shape: tuple[int, int, int], conditioning: Conditioning | None = None) -> list[Node]:
     """The nodes of a network for images of shape (C, H, W): first the image, last the output, each after its inputs.
 
-    What depends on ``given`` alone is known before the first pixel, and enters as constants. Other arguments of
-    ``forward`` take their defaults.
+    What depends on the conditioning alone is known before the first pixel, and enters as constants; of ``conditioning``
+    only names and shapes count. Other arguments of ``forward`` take their defaults.
 
     Raises:
         ModelError: if a layer or function does not say what it reads, or the forward pass cannot be followed.
@@ -49,56 +60,23 @@ def trace(network: nn.Module, shape: tuple[int, int, int], given: Given | None =
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
-        tracer = _Tracer()
+        tracer = Tracer()
         if tracer.is_leaf_module(network, ""):  # a single layer
             network = nn.Sequential(network)
         try:
-            graph = tracer.trace(network, concrete_args=_defaults(network, given or {}))
+            graph = tracer.trace(network, concrete_args=_defaults(network, conditioning or {}))
         except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
             raise ModelError(
                 f"the network's forward cannot be followed: {error}. Put what a graph cannot say into a module that "
                 "declares its reads, see pixelloom.layers.reads"
             ) from error
-        return _Follower(network, shape, given or {}).follow(graph)
+        return _Follower(network, shape, conditioning or {}).follow(graph)
     finally:
         for module in training:
             module.training = True
 
 
-def _in_place(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
-    return lambda value, other: value.tracer.create_proxy("call_function", function, (value, other), {})
-
-
-# By themselves proxies take ``x += y`` for ``x = x + y``.
-_METHODS = {f"__{name}__": _in_place(getattr(operator, name)) for name in INPLACE}
-_Value: type[fx.Proxy] = type("_Value", (fx.Proxy,), _METHODS)
-
-
-class _Tracer(fx.Tracer):
-    """Stops at layers that declare their reads, and at those that torch.nn brings or that are derived from one."""
-
-    proxy_buffer_attributes = True  # what is derived from a buffer is worked out anew, as with parameters
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        bricks = (base for base in type(m).__mro__ if base.__module__.startswith("torch.nn"))
-        return hasattr(m, "reads") or next(bricks) not in (nn.Module, nn.Sequential)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """One that tells operators in place from others."""
-        return _Value(node, self)
-
-    def iter(self, obj: Any) -> Iterator[Any]:
-        """Parts of a chunk or split, whose number is in the call."""
-        name, args, kwargs = _name_of(obj.node), obj.node.args, obj.node.kwargs
-        sizes = _argument(args, kwargs, 1, "split_size_or_sections", _argument(args, kwargs, 1, "split_size"))
-        if name == "split" and isinstance(sizes, Sequence):
-            return (obj[i] for i in range(len(sizes)))
-        if name == "chunk" and isinstance(chunks := _argument(args, kwargs, 1, "chunks"), int):
-            return (obj[i] for i in range(chunks))
-        return super().iter(obj)
-
-
-def _defaults(network: nn.Module, given: Given) -> dict[str, Any] | None:
+def _defaults(network: nn.Module, given: Collection[str]) -> dict[str, Any] | None:
     """Arguments after the image that are not given and need not be."""
     _, *more = inspect.signature(network.forward).parameters.values()
     left = {p.name: p.default for p in more if p.name not in given and p.default is not inspect.Parameter.empty}
@@ -116,8 +94,8 @@ class _Ref:
 class _Follower:
     """Walks through the calls of a graph and writes down the nodes. Shapes come from a batch of no images."""
 
-    def __init__(self, network: nn.Module, shape: tuple[int, int, int], given: Given) -> None:
-        self.network, self.given = network, given
+    def __init__(self, network: nn.Module, shape: tuple[int, int, int], conditioning: Conditioning) -> None:
+        self.network, self.known = network, Constants(conditioning)
         self.nodes: list[Node] = []
         self.written: dict[int, _Ref] = {}
         first = next(network.parameters(), torch.empty(0))
@@ -158,7 +136,7 @@ class _Follower:
             return self._add(str(call.target), Image(), (), (), self.image)
         if call.op == "get_attr":
             path = str(call.target)
-            return Constant(lambda: operator.attrgetter(path)(self.network))
+            return Constant(lambda _: operator.attrgetter(path)(self.network))
         if call.op == "output":
             if not isinstance(args[0], _Ref):
                 raise ModelError("the network's forward must return one tensor that depends on the image")
@@ -171,12 +149,12 @@ class _Follower:
 
     def _argument(self, target: str) -> Constant:
         """What ``forward`` takes beside the image. Where it takes a default, torch.fx adds a number to its name."""
-        if target in self.given:
-            return Constant(self.given[target], told=True)
-        defaults = _defaults(self.network, self.given) or {}
+        if target in self.known.conditioning:
+            return Constant(lambda known: known.conditioning[target], conditioned=True)
+        defaults = _defaults(self.network, self.known.conditioning) or {}
         name = target if target in defaults else target.removesuffix("_1")
         if name in defaults:
-            return Constant(lambda: defaults[name])
+            return Constant(lambda _: defaults[name])
         raise ModelError(f"the network's forward takes more than the image: {target}")
 
     # Modules
@@ -207,7 +185,7 @@ class _Follower:
             apart.inplace = False
             return self._writes(args[0], self._each(name, apart, args, {}, example))
         if isinstance(module, nn.BatchNorm2d):
-            scale, shift = Constant(lambda: affine(module)[0]), Constant(lambda: affine(module)[1])
+            scale, shift = Constant(lambda _: affine(module)[0]), Constant(lambda _: affine(module)[1])
             scaled = self._each(name, operator.mul, (args[0], scale), {}, example)
             return self._each(name, operator.add, (scaled, shift), {}, example)
         if isinstance(module, nn.PixelShuffle):
@@ -231,25 +209,25 @@ class _Follower:
     # Functions
 
     def _function(self, call: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name, label = _name_of(call), _label(call)
+        name, label = name_of(call), _label(call)
         if name == "getitem" and isinstance(args[0], tuple):
             return args[0][args[1]]
         if not _refs((args, kwargs)):
             return Constant.of(_function_of(call), args, kwargs)
         if name in NOTHING:
-            if "dropout" in name and _argument(args, kwargs, 2, "training", kwargs.get("train", True)):
+            if "dropout" in name and argument(args, kwargs, 2, "training", kwargs.get("train", True)):
                 raise ModelError(f"{label}: drops features in evaluation mode too; give it training=self.training")
             return args[0]
         if name in ELEMENTWISE:
             inplace = kwargs.pop("inplace", False) or getattr(call.target, "__name__", "") in INPLACE
             function = _function_of(call)
-            example = function(*_examples(args), **_examples(kwargs))
+            example = function(*self._examples(args), **self._examples(kwargs))
             value = self._each(label, function, args, kwargs, example)
             return self._writes(args[0], value) if inplace and isinstance(args[0], _Ref) else value
         found = None
         if name in ("cat", "concat", "concatenate"):
-            parts = _argument(args, kwargs, 0, "tensors")
-            if all(isinstance(part, _Ref) for part in parts) and _argument(args, kwargs, 1, "dim", 0) in (1, -3):
+            parts = argument(args, kwargs, 0, "tensors")
+            if all(isinstance(part, _Ref) for part in parts) and argument(args, kwargs, 1, "dim", 0) in (1, -3):
                 origin = [(i, f) for i, part in enumerate(parts) for f in range(part.example.shape[1])]
                 found = self._join(label, parts, origin)
         elif name in ("chunk", "split", "getitem"):
@@ -263,18 +241,18 @@ class _Follower:
 
     def _pieces(self, label: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A chunk, a split, or a range of features; None for another cut."""
-        source: _Ref = _argument(args, kwargs, 0, "input", kwargs.get("tensor"))
+        source: _Ref = argument(args, kwargs, 0, "input", kwargs.get("tensor"))
         numbers = list(range(source.example.shape[1]))
         if name == "getitem":
             index, whole = args[1] if isinstance(args[1], tuple) else (args[1],), slice(None)
             if len(index) < 2 or any(i != whole for i in (index[0], *index[2:])) or not isinstance(index[1], slice):
                 return None
             return self._join(label, [source], [(0, f) for f in numbers[index[1]]])
-        if _argument(args, kwargs, 2, "dim", 0) not in (1, -3):
+        if argument(args, kwargs, 2, "dim", 0) not in (1, -3):
             return None
         parts = torch.tensor(numbers)
         if name == "chunk":
-            pieces = parts.chunk(_argument(args, kwargs, 1, "chunks"))
+            pieces = parts.chunk(argument(args, kwargs, 1, "chunks"))
         else:
             pieces = torch.split_with_sizes(parts, list(_sizes(args, kwargs, len(numbers))))
         return tuple(self._join(label, [source], [(0, int(f)) for f in piece]) for piece in pieces)
@@ -322,6 +300,16 @@ class _Follower:
         self.nodes.append(Node(name, operation, refs, tuple(edges), features, (height, width)))
         return _Ref(len(self.nodes) - 1, example)
 
+    def _examples(self, value: Any) -> Any:
+        """Tensors of no images; of what is given for each image, that of the first, so that shapes fit."""
+
+        def example(v: Any) -> Any:
+            if isinstance(v, _Ref):
+                return v.example
+            return v[:1] if isinstance(v, Tensor) and v.ndim == 4 else v
+
+        return fx.node.map_aggregate(self.known.of(value), example)
+
     def _used(self, output: _Ref) -> list[Node]:
         """Without nodes that nothing reads, and the output last."""
         used, todo = {0}, [output.node]
@@ -341,18 +329,12 @@ class _Follower:
         ]
 
 
-def _name_of(call: fx.Node) -> str:
-    """Of a function or method: ``add`` for operator.add, torch.add and Tensor.add alike."""
-    name = call.target if isinstance(call.target, str) else call.target.__name__
-    return INPLACE.get(name, name)
-
-
 def _label(call: fx.Node) -> str:
     """The layer, or the function and the module that calls it."""
     if call.op == "call_module":
         return str(call.target)
     stack = list(call.meta.get("nn_module_stack") or {})
-    return f"{stack[-1]}.{_name_of(call)}" if stack and stack[-1] else _name_of(call)
+    return f"{stack[-1]}.{name_of(call)}" if stack and stack[-1] else name_of(call)
 
 
 def _function_of(call: fx.Node) -> Callable[..., Any]:
@@ -363,13 +345,9 @@ def _function_of(call: fx.Node) -> Callable[..., Any]:
     return getattr(operator, INPLACE[target.__name__]) if target.__name__ in INPLACE else target
 
 
-def _argument(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
-    return kwargs.get(name, args[place] if len(args) > place else default)
-
-
 def _sizes(args: Sequence[Any], kwargs: dict[str, Any], total: int) -> Sequence[int]:
     """Of the parts of a split."""
-    size = _argument(args, kwargs, 1, "split_size_or_sections", _argument(args, kwargs, 1, "split_size"))
+    size = argument(args, kwargs, 1, "split_size_or_sections", argument(args, kwargs, 1, "split_size"))
     return [min(size, total - start) for start in range(0, total, size)] if isinstance(size, int) else size
 
 
@@ -378,17 +356,6 @@ def _refs(value: Any) -> list[_Ref]:
     found: list[_Ref] = []
     fx.node.map_aggregate(value, lambda v: found.append(v) if isinstance(v, _Ref) else None)
     return found
-
-
-def _examples(value: Any) -> Any:
-    """Tensors of no images; of what is given for each image, that of the first, so that shapes fit."""
-
-    def example(v: Any) -> Any:
-        if isinstance(v, _Ref):
-            return v.example
-        return v[:1] if isinstance(v, Tensor) and v.ndim == 4 else v
-
-    return fx.node.map_aggregate(now(value), example)
 
 
 def _shape(example: Tensor) -> str:

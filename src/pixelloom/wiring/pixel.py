@@ -18,9 +18,10 @@ from pixelloom.data.stream import Stream, ordered
 from pixelloom.errors import UsageError
 from pixelloom.likelihoods import make_head
 from pixelloom.metrics.likelihood import Likelihood, likelihood, score, score_told
-from pixelloom.models import PixelDescription, PixelModel
+from pixelloom.models import PixelModel
 from pixelloom.objectives import Monitor, Objective
 from pixelloom.objectives import likelihood as likelihood_objective
+from pixelloom.pixel_description import PixelDescription
 from pixelloom.wiring.base import Wiring, some
 
 
