@@ -92,12 +92,14 @@ def measure(name: str, batch: int, rounds: int, cpu_time: bool = False) -> list[
         context.Process(target=serve, args=(variant, name, batch, cpu_time, other), daemon=True).start()
         other.close()
     seconds: dict[str, list[float]] = {variant: [] for variant in pipes}
-    for _ in range(rounds + 1):
-        for variant, pipe in pipes.items():
-            pipe.send(True)
-            seconds[variant].append(pipe.recv())
-    for pipe in pipes.values():
-        pipe.close()
+    try:
+        for _ in range(rounds + 1):
+            for variant, pipe in pipes.items():
+                pipe.send(True)
+                seconds[variant].append(pipe.recv())
+    finally:  # if one has failed too, or the others would wait for ever: the engine's handler keeps SIGTERM from them
+        for pipe in pipes.values():
+            pipe.close()
     median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
     return [
         {

@@ -13,13 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from pixelloom.data.splits import Split
@@ -149,6 +150,10 @@ class Steps(Hook):
 
 def seen(conf: TrainConfig, out: Path, misfortune: str) -> None:
     """Train in several processes; each notes the labels it saw. A misfortune strikes rank 1 in the fourth round."""
+    if distributed.is_torchelastic_launched():  # started at once, but on a busy machine not there at once
+        (out / f"there{os.environ['RANK']}").touch()
+        while len(list(out.glob("there*"))) < int(os.environ["WORLD_SIZE"]):
+            time.sleep(0.01)
     fabric = make_fabric(conf)
     labels: list[list[int]] = []
     objective = one_phase(dropout=0.0)
@@ -165,15 +170,31 @@ def seen(conf: TrainConfig, out: Path, misfortune: str) -> None:
     (out / f"rank{fabric.global_rank}.json").write_text(json.dumps(labels))
 
 
-def plain(conf: TrainConfig, out: Path, slow: str) -> None:
-    """Train, or go on, one round every ``slow`` seconds."""
+def plain(conf: TrainConfig, out: Path, waits: str = "never") -> None:
+    """Train, or go on. A third round may wait for a "signal", or "beyond" it.
 
-    class Slow(Hook):
+    The file ``going`` says that a round is done, or that one waits, and ``noticed`` that the signal has come: nobody
+    has to guess how long that takes on a busy machine.
+    """
+
+    class Waiting(Hook):
+        rounds = 0
+
         def on_round(self, run: Run, stats: object) -> None:
+            self.rounds += 1
+            if waits == "never":
+                (out / "going").touch()
+            if waits == "never" or self.rounds != 3:
+                return
             (out / "going").touch()
-            time.sleep(float(slow))
+            signals = signal.getsignal(signal.SIGINT).__self__
+            while not signals.received:
+                time.sleep(0.01)
+            (out / "noticed").touch()
+            if waits == "beyond":
+                time.sleep(3600)
 
-    train(one_phase(), conf, out, Slow(), resume=True)
+    train(one_phase(), conf, out, Waiting(), resume=True)
 
 
 def exit_code_of(act: Callable[[], object]) -> int:
@@ -196,25 +217,29 @@ def fork(act: Callable[[], object]) -> int:
 
 
 def killed(conf: TrainConfig, out: Path, times: str) -> None:
-    """Kill a run that saves all the time at random moments; writes how often a save was cut, and each step reached."""
-    quick = os.fsync
+    """Kill a run that saves all the time at random moments; writes how often a save was cut, and each step reached.
 
-    def fsync(file: int) -> None:
+    Every other run dies within a save by its own hand, since a kill from outside might come late on a busy machine.
+    """
+    quick, moments = os.fsync, random.Random(0)
+
+    def fsync(calls: Iterator[int], last: int, file: int) -> None:
         time.sleep(0.02)  # a slow disk
+        if next(calls) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
         quick(file)
 
-    os.fsync = fsync
-    moments = random.Random(0)
     cut, steps = 0, []
     for i in range(int(times)):
         (out / "going").unlink(missing_ok=True)
-        pid = fork(lambda: plain(conf, out, "0"))
-        while not (out / "going").exists():
-            time.sleep(0.002)
-        while i % 2 and not list((out / "checkpoints").glob(".*.part")):
-            time.sleep(0.001)  # every other kill is aimed at a save
-        time.sleep(moments.uniform(0, 0.015 if i % 2 else 0.1))
-        os.kill(pid, signal.SIGKILL)
+        saves = moments.randrange(3) if i % 2 else -1  # that this run may finish; -1: all
+        os.fsync = partial(fsync, count(), 2 * saves)  # each save flushes its file, not in place yet, and the folder
+        pid = fork(lambda: plain(conf, out))
+        if saves < 0:
+            while not (out / "going").exists():
+                time.sleep(0.002)
+            time.sleep(moments.uniform(0, 0.1))
+            os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         assert os.WIFSIGNALED(status), "the run ended before it was killed"
         files = list((out / "checkpoints").iterdir())
@@ -227,17 +252,15 @@ def signalled(conf: TrainConfig, out: Path, _: str) -> None:
     """SIGTERM, SIGINT and two SIGINT; writes the exit codes. The last run is left to finish."""
     codes = {}
     for name, numbers in {"term": [15], "int": [2], "twice": [2, 2]}.items():
-        (out / "going").unlink(missing_ok=True)
-        pid = fork(lambda name=name: plain(conf, out, "10" if name == "twice" else "0.02"))
-        while not (out / "going").exists():
-            time.sleep(0.01)
-        for number in numbers:
-            time.sleep(0.1)
+        for note in ("going", "noticed"):
+            (out / note).unlink(missing_ok=True)
+        pid = fork(lambda name=name: plain(conf, out, "beyond" if name == "twice" else "signal"))
+        for number, note in zip(numbers, ("going", "noticed"), strict=False):
+            while not (out / note).exists():
+                time.sleep(0.01)
             os.kill(pid, number)
-        begun = time.monotonic()
         codes[name] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        codes[name + " seconds"] = time.monotonic() - begun
-    codes["rest"] = exit_code_of(lambda: plain(conf, out, "0"))
+    codes["rest"] = exit_code_of(lambda: plain(conf, out))
     sys.stdout.write(json.dumps(codes))
 
 

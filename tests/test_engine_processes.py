@@ -28,6 +28,11 @@ from pixelloom.engine.tensors import load_tensors
 PROGRAM = [sys.executable, str(Path(__file__).with_name("engine_toys.py"))]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
+# A process needs two seconds of a free core to import torch, and half a minute where other programs want the cores
+# too. So nothing here is judged by the clock, and what limits there are only end a test that hangs.
+LIMIT = 600
+pytestmark = pytest.mark.timeout(2 * LIMIT)
+
 two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
 
 
@@ -38,7 +43,7 @@ def program(command: str, out: Path, extra: str, **given: object) -> subprocess.
         text=True,
         check=False,
         env=ENVIRONMENT,
-        timeout=120,
+        timeout=LIMIT,
     )
 
 
@@ -47,7 +52,7 @@ def test_twenty_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None:
     done = program("killed", tmp_path, "20", images=10**9, checkpoint_every=4)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["cut"] >= 3  # saves were cut in the middle, or this shows nothing
+    assert told["cut"] >= 10  # saves were cut in the middle, or this shows nothing
     assert told["steps"] == sorted(told["steps"])  # no run ever fell back behind the one before
     assert told["steps"][-1] >= 3
     files = list((tmp_path / "checkpoints").glob("step-*"))
@@ -64,15 +69,14 @@ def test_signals_save_and_exit_with_their_codes(tmp_path: Path) -> None:
     done = program("signalled", tmp_path / "cut", "", images=400)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert (told["term"], told["int"], told["twice"], told["rest"]) == (143, 130, 130, 0)
-    assert told["twice seconds"] < 8  # at once: its round would have lasted ten seconds
+    assert told == {"term": 143, "int": 130, "twice": 130, "rest": 0}  # "twice" at once: its round lasts an hour
     assert "stopped by SIGTERM after step" in done.stderr
     assert "stopped by SIGINT after step" in done.stderr
     train(one_phase(), config(images=400), tmp_path / "whole")
     assert same(load_tensors(newest(tmp_path / "whole"))[0], load_tensors(newest(tmp_path / "cut"))[0])
 
 
-TWO = {"batch": 8, "images": 64, "ema": 0.1, "timeout": 60}
+TWO = {"batch": 8, "images": 64, "ema": 0.1, "timeout": LIMIT}
 
 
 def _torchrun(out: Path, misfortune: str, **given: object) -> list[subprocess.Popen[str]]:
@@ -99,7 +103,7 @@ def test_two_processes_equal_one(tmp_path: Path, start: str, accumulate: int) ->
     given = TWO | {"accumulate": accumulate}
     if start == "torchrun":
         for process in _torchrun(tmp_path, "none", **given):
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=LIMIT)
             assert process.returncode == 0, errors
     else:
         done = program("seen", tmp_path, "none", **given, devices=2)
@@ -122,13 +126,12 @@ def test_two_processes_equal_one(tmp_path: Path, start: str, accumulate: int) ->
 
 @two_cores
 @pytest.mark.slow
-@pytest.mark.parametrize(("misfortune", "timeout"), [("dies", 60), ("hangs", 3)])
+@pytest.mark.parametrize(("misfortune", "timeout"), [("dies", 3600), ("hangs", 15)])
 def test_when_one_process_is_lost_the_other_ends(tmp_path: Path, misfortune: str, timeout: int) -> None:
-    begun = time.monotonic()
+    """Of a process that has died the other hears at once; for one that hangs it waits as long as it was told."""
     first, second = _torchrun(tmp_path, misfortune, **TWO | {"timeout": timeout})
-    _, errors = first.communicate(timeout=50)
+    _, errors = first.communicate(timeout=LIMIT)
     assert first.returncode not in (0, None), errors
-    assert time.monotonic() - begun < 40
     second.kill()
     second.communicate()
     assert second.returncode == (9 if misfortune == "dies" else -9)
@@ -145,7 +148,7 @@ def test_a_signal_to_the_first_of_two_processes_ends_both_after_a_save(tmp_path:
         time.sleep(0.1)
         assert process.poll() is None
     process.terminate()
-    _, errors = process.communicate(timeout=50)
+    _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 143, errors
     assert "stopped by SIGTERM" in errors
     _, meta = load_tensors(newest(tmp_path))

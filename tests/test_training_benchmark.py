@@ -31,8 +31,9 @@ def training() -> ModuleType:
 @pytest.mark.slow
 def test_the_training_benchmark_prints_one_object_a_line(training: ModuleType) -> None:
     """Of one network, since each variant is a process that imports torch, which takes long on a busy machine."""
+    few = ["--json", "--batch", "2", "--rounds", "1", "--network", "mnist-binary"]
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "training.py", *"--json --batch 2 --rounds 1 --network mnist-binary".split()],
+        [sys.executable, BENCHMARKS / "training.py", *few],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
