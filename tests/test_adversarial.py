@@ -689,7 +689,10 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains(loss: str) -> None:
-    """On one binary picture in many copies G comes near it, in fifty rounds."""
+    """On one binary picture in many copies G comes near it, in fifty rounds.
+
+    To 0.08 to 0.26 of the distance before, over twelve seeds of each loss; a loss of the wrong sign drives it away.
+    """
     picture = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     picture[..., :2, :] = 1
     data, target = Batch(picture.expand(8, -1, -1, -1), None), picture.float() * 2 - 1
@@ -708,7 +711,7 @@ def test_every_loss_trains(loss: str) -> None:
 
     before = distance()
     fit(objective, endless, conf, make_fabric(conf), epoch=8)
-    assert distance() < 0.3 * before
+    assert distance() < 0.5 * before
 
 
 def test_deploys_the_generator() -> None:

@@ -272,7 +272,7 @@ def test_the_second_writer_waits_and_takes_the_first_one_s_entry(tmp_path: Path)
         time.sleep(0.2)
         assert second.is_alive()
         cache._write(list(blocks(1, 2)), iter(()), facts, tmp_path, "key")
-    second.join(20)
+    second.join()
     assert results[0].images[:, 0, 0, 0].tolist() == [1, 1, 2, 2]
 
 

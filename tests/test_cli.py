@@ -377,13 +377,11 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals, code: int,
     command = [sys.executable, "-m", "pixelloom", "train", "digits", "--epochs", "10000", *QUICK]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT)
     metrics = tmp_path / "runs/digits/metrics.jsonl"
-    deadline = time.monotonic() + 120
     while not (metrics.is_file() and metrics.stat().st_size):
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == code
     assert f"stopped by {number.name}" in err
     assert "--resume" in err
@@ -836,13 +834,11 @@ def test_a_signal_to_the_process_keeps_what_is_done(
 ) -> None:
     command = [sys.executable, "-m", "pixelloom", "sample", "lively", "-n", "1000000", "--batch", "5", "--npy", "a.npy"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT)
-    deadline = time.monotonic() + 120
     while not any(part.stat().st_size > 128 for part in tmp_path.glob(".a.npy.*.part")):
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == code
     assert err.splitlines()[-1] == f"pixelloom: stopped by {number.name}"
     images = np.load("a.npy")
