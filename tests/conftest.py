@@ -15,6 +15,16 @@ settings.register_profile(
 settings.load_profile("suite")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-bf16", action="store_true", help="as on a processor without bf16 (see the Makefile)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--without-bf16"):
+        has = {name: value and "bf16" not in name for name, value in torch.cpu.get_capabilities().items()}
+        torch.cpu.get_capabilities = lambda: has
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
