@@ -19,7 +19,7 @@ SRC = Path(pixelloom.__file__).parent
 # A file imports only from lower floors, or from its own folder on its own floor. On top: what wires a run together, and
 # then the doors that people come in by.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "types"}),
+    frozenset({"errors", "threads", "types"}),
     frozenset({"data"}),
     frozenset({"layers"}),
     frozenset({"networks"}),

@@ -28,7 +28,7 @@ from PIL import Image
 import pixelloom
 from commands import Command, caller
 from pixelloom import plots, runs
-from pixelloom.cli import app, drawing, targets, using
+from pixelloom.cli import app, drawing, targets
 from pixelloom.cli.console import memory
 from pixelloom.cli.options import DataOptions, DrawOptions, Fields, TrainOptions
 from pixelloom.config import LatentRun, PixelRun, compose
@@ -550,20 +550,21 @@ def test_options_as_they_are_written(given: DrawOptions) -> None:
     assert bound.arguments.get("options", DrawOptions()) == given
 
 
-def test_small_work_takes_one_thread(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_are_asked_for_are_taken(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without --threads what pays, of what may be used: here one, as torch is set to."""
     asked: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    draw = ("sample", "flat", "--device", "cpu", "--force")
-    assert run(*draw, "-n", 2).code == 0
-    assert asked == [1]
-    monkeypatch.setattr(using, "_SMALL_STEP", 2 * 64 * model.parameters / 22)  # as much work as two images are a step
-    for options, ones in ((["-n", 2], 1), (["-n", 1], 2), (["-n", 1, "--batch", 2], 2), (["-n", 2, "--batch", 1], 3)):
+    right = torch.set_num_threads
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: (asked.append(n), right(n)))
+    draw = ("sample", "flat", "--device", "cpu", "--force", "-n", 2)
+    for options, numbers in (((), {1}), (("--threads", 2), {1, 2}), (("--threads", 2, "--method", "plain"), {1, 2})):
+        asked.clear()
         assert run(*draw, *options).code == 0
-        assert asked == [1] * ones
-    monkeypatch.setattr(using, "_SMALL_PASS", 2 * 64 * model.parameters)
-    for number, ones in ((2, 3), (1, 4)):
-        assert run(*draw, "-n", number, "--method", "plain").code == 0
-        assert asked == [1] * ones
+        assert set(asked) == numbers
+        assert torch.get_num_threads() == 1  # put back
+    for command in (draw, ("evaluate", "flat")):
+        refused = run(*command, "--threads", 0)
+        assert refused.code == 2
+        assert "--threads: must be 1 or more, not 0" in refused.err
 
 
 def test_a_batch_that_does_not_fit_is_halved(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -149,18 +148,6 @@ def test_seconds_are_those_of_one_call_after_one_to_warm_up(monkeypatch: pytest.
     assert asked == [1, 4]
     assert entry.seconds == 6 / 4
     assert entry.facts()["seconds an image"] == "1.5 (1 thread)"
-
-
-def test_drawing_is_surrounded() -> None:
-    seen: list[tuple[str, int]] = []
-
-    @contextmanager
-    def around(model: Model, n: int) -> Iterator[None]:
-        seen.append((model.description.network, n))
-        yield
-
-    gathering.gather([pixel("runs/a"), latent("runs/b")], Wishes(2), around)
-    assert seen == [("pixelcnn", 2), ("dcgan", 2)]
 
 
 def test_models_are_found_by_any_of_their_names_and_shown_once() -> None:

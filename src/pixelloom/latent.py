@@ -7,6 +7,7 @@ A model folder holds ``model.safetensors`` and ``config.json``, the generator an
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, final
 
@@ -24,6 +25,7 @@ from pixelloom.networks.latent import LATENT, build_pair
 from pixelloom.sampling.ancestral import OnStep
 from pixelloom.sampling.exact import exact
 from pixelloom.sampling.latent import labels_of, latents, path
+from pixelloom.threads import ThreadChoice
 from pixelloom.types import ImageSpec, Levels
 
 DISCRIMINATOR = "discriminator.safetensors"
@@ -57,6 +59,7 @@ class LatentModel:
         self.discriminator = None if discriminator is None else discriminator.eval()
         self.description = description
         self.spec: ImageSpec = description.image
+        self._threads = ThreadChoice()
         self.condition: Condition | None = None
         """A latent model goes by no picture."""
 
@@ -98,7 +101,13 @@ class LatentModel:
 
     @torch.no_grad()
     def render(
-        self, z: Tensor, labels: LabelsLike = None, *, batch: int = BATCH, on_step: OnStep | None = None
+        self,
+        z: Tensor,
+        labels: LabelsLike = None,
+        *,
+        batch: int = BATCH,
+        threads: int | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """The images of noise vectors [n, latent], levels uint8 [n, C, H, W], on the CPU.
 
@@ -106,6 +115,7 @@ class LatentModel:
             z: float [n, latent].
             labels: class of each image, int64 [n], or one for all; for a model with classes.
             batch: images at a time; another number may change a value by a level, as sums are taken in another order.
+            threads: CPU threads to use; None for what pays at the moment, of what may be used.
             on_step: called with (1, 1, images) after each batch.
 
         Raises:
@@ -116,12 +126,14 @@ class LatentModel:
             raise UsageError(f"z: the model takes [n, {self.latent}], not {list(z.shape)}")
         told = self._labels(labels, len(z))
         parts = []
-        for start in range(0, len(z), batch):
-            rows = slice(start, start + batch)
-            images = self._pass(z[rows], None if told is None else told[rows])
-            parts.append(from_model(images, self.spec.levels, Scaling.symmetric()).cpu())
-            if on_step is not None:
-                on_step(1, 1, parts[-1])
+        with self._threads.pace(threads, self.device) as pace:
+            for start in range(0, len(z), batch):
+                rows = slice(start, min(start + batch, len(z)))
+                step = partial(self._pass, z[rows], None if told is None else told[rows])
+                images = pace.run(rows.stop - start, step)
+                parts.append(from_model(images, self.spec.levels, Scaling.symmetric()).cpu())
+                if on_step is not None:
+                    on_step(1, 1, parts[-1])
         return torch.cat(parts) if parts else torch.empty(0, *self.spec.shape, dtype=torch.uint8)
 
     def sample(
@@ -133,6 +145,7 @@ class LatentModel:
         truncation: float | None = None,
         labels: LabelsLike = None,
         batch: int = BATCH,
+        threads: int | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
@@ -144,6 +157,7 @@ class LatentModel:
             truncation: the largest absolute value in a noise vector; None for no limit.
             labels: class of each image, int64 [n], or one for all; None for classes drawn at random.
             batch: images at a time; another number may change a value by a level, as sums are taken in another order.
+            threads: as in :meth:`render`.
             on_step: called with (1, 1, images) after each batch, as a pixel model calls it after each of its steps.
 
         Raises:
@@ -153,7 +167,7 @@ class LatentModel:
         z = self.latents(n, seed=seed, first=first, truncation=truncation)
         if labels is None and self.description.classes:
             labels = labels_of(self.description.classes, seed, first, n)
-        return self.render(z, labels, batch=batch, on_step=on_step)
+        return self.render(z, labels, batch=batch, threads=threads, on_step=on_step)
 
     def interpolate(
         self,

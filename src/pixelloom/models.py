@@ -39,6 +39,7 @@ from pixelloom.pixel_description import PixelDescription
 from pixelloom.sampling import ancestral, fast
 from pixelloom.sampling.exact import exact
 from pixelloom.sampling.plan import Plan
+from pixelloom.threads import ThreadChoice
 from pixelloom.types import Conditioning, ImageSpec, Levels
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
@@ -63,6 +64,7 @@ class PixelModel:
         self.description = description
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
+        self._threads = ThreadChoice()
         self._planned: tuple[tuple[nn.Module, ...], bytes, Plan] | None = None
         self._orders = ensembles.Drawers(lambda network: PixelModel(network, description))
         self.condition: Condition | None = description.conditioning_image()
@@ -132,6 +134,7 @@ class PixelModel:
         condition: Tensor | Levels | None = None,
         *,
         batch: int = 64,
+        threads: int | None = None,
     ) -> Tensor:
         """Natural log-probability of each image, float64 [N], by one parallel pass in float32.
 
@@ -142,7 +145,8 @@ class PixelModel:
             labels: class of each image, int64 [N], or one for all; None for the model that is told no class.
             condition: picture to go by of each image, levels uint8 [N, c, h, w], or one for all; None for each image's
                 own.
-            batch: images at a time; bounds the memory and does not change the result.
+            batch: images at a time; bounds the memory, and changes the result by rounding only.
+            threads: CPU threads to use; None for what pays at the moment, of what may be used.
 
         Raises:
             UsageError: if shape, type or levels are not those of the model, for labels or pictures to go by that it
@@ -154,15 +158,18 @@ class PixelModel:
         if condition is None and self.condition is not None:
             condition = self.condition.of(x)
         seen = check_condition(condition, self.condition, len(x))
-        networks, parts = ensembles.members(self.network), []
-        for start in range(0, len(x), batch):
-            rows = slice(start, start + batch)
-            levels, known = (
-                x[rows].to(self.device),
-                self._conditioning(None if told is None else told[rows], of_batch(seen, rows)),
-            )
+        networks, parts = ensembles.members(self.network), list[Tensor]()
+
+        def scored(rows: slice) -> Tensor:
+            levels = x[rows].to(self.device)
+            known = self._conditioning(None if told is None else told[rows], of_batch(seen, rows))
             each = (self.head.nats(self._pass(network, levels, known), levels) for network in networks)
-            parts.append(ensembles.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu())
+            return ensembles.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu()
+
+        with self._threads.pace(threads, self.device) as pace:
+            for start in range(0, len(x), batch):
+                rows = slice(start, min(start + batch, len(x)))
+                parts.append(pace.run(rows.stop - start, partial(scored, rows)))
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
     def sample(
@@ -180,6 +187,7 @@ class PixelModel:
         batch: int | None = None,
         method: Literal["fast", "plain"] = "fast",
         precision: Precision | None = None,
+        threads: int | None = None,
         on_step: ancestral.OnStep | None = None,
     ) -> Tensor:
         """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
@@ -200,6 +208,7 @@ class PixelModel:
             batch: images drawn at a time; does not change the pictures. None for as many as fit a bounded memory.
             method: "fast" computes every feature once; "plain" is the loop of one pass a pixel. Same pictures.
             precision: "fp32", "bf16" or "fp64"; None for that of the weights. Rounding may change a pixel.
+            threads: CPU threads to use; None for what pays at the moment, of what may be used.
             on_step: called with (steps done, steps of a batch, images of the batch so far) after each step; the images
                 are a view that goes on changing.
 
@@ -223,12 +232,12 @@ class PixelModel:
         seen = check_condition(condition, self.condition, n)
         if not guidance >= 0 or (guidance and (told is None or self.head.kind == "logistics")):
             raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
-        draw, fitting = self._drawer(method, precision, where, guidance)
+        draw, fitting = self._drawer(method, precision, where, guidance, threads)
         size = fitting(n) if batch is None else batch
         if ensembles.orders(self.network) > 1:
             return self._orders.sample(
                 self.network, n, seed=seed, first=first, mask=mask, labels=told, on_step=on_step, batch=size,
-                temperature=temperature, guidance=guidance, method=method, precision=precision,
+                temperature=temperature, guidance=guidance, method=method, precision=precision, threads=threads,
             )  # fmt: skip
         parts = []
         for start in range(0, n, size):
@@ -253,6 +262,7 @@ class PixelModel:
         guidance: float = 0.0,
         method: Literal["fast", "plain"] = "fast",
         precision: Precision | None = None,
+        threads: int | None = None,
         on_step: ancestral.OnStep | None = None,
     ) -> Tensor:
         """One image for each row of noise, as levels, uint8 [n, C, H, W], all in one batch.
@@ -264,14 +274,19 @@ class PixelModel:
             guidance: as there.
             method: as there.
             precision: as there.
+            threads: as there.
             on_step: as there.
         """
-        draw, _ = self._drawer(method, precision, None, guidance)
+        draw, _ = self._drawer(method, precision, None, guidance, threads)
         conditioning = self._conditioning(labels, None)
         return draw(noise.to(self.device), conditioning=conditioning, temperature=temperature, on_step=on_step)
 
     def fast_sampler(
-        self, precision: Precision | None = None, mask: Tensor | None = None, guidance: float = 0.0
+        self,
+        precision: Precision | None = None,
+        mask: Tensor | None = None,
+        guidance: float = 0.0,
+        threads: int | None = None,
     ) -> fast.FastSampler:
         """What :meth:`sample` draws with by method "fast": it knows its steps, the memory of an image and its batch.
 
@@ -279,6 +294,7 @@ class PixelModel:
             precision: as there.
             mask: bool [N, C, H, W], true where a value is known.
             guidance: as there.
+            threads: as there.
 
         Raises:
             UsageError: for an unknown precision.
@@ -294,6 +310,7 @@ class PixelModel:
             first.dtype,
             first.device,
             guidance=guidance,
+            threads=threads,
         )
 
     def _plan(self, network: nn.Module, known: Marks | None) -> Plan:
@@ -310,14 +327,14 @@ class PixelModel:
         return plan
 
     def _drawer(
-        self, method: str, precision: Precision | None, where: Tensor | None, guidance: float
+        self, method: str, precision: Precision | None, where: Tensor | None, guidance: float, threads: int | None
     ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
         """What draws a batch from noise and conditioning, and how large a batch to draw of n images."""
         if method not in ("fast", "plain"):
             raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
         network, classes = self._in(precision), self.description.classes
         if method == "fast":
-            sampler = self.fast_sampler(precision, where, guidance)
+            sampler = self.fast_sampler(precision, where, guidance, threads)
             dtype = sampler.dtype
 
             def draw(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
@@ -336,7 +353,11 @@ class PixelModel:
             return fast.guided(cond, uncond, guidance)
 
         def draw_plainly(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
-            return ancestral.sample(partial(predict, conditioning), self.head, self.spec, noise, **options)
+            with self._threads.pace(threads, noise.device) as pace:
+                step = partial(predict, conditioning)
+                return ancestral.sample(
+                    lambda levels: pace.run(1, partial(step, levels)), self.head, self.spec, noise, **options
+                )
 
         return draw_plainly, lambda n: min(n, PLAIN_BATCH)
 

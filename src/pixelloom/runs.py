@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pixelloom import curves, plots, pretrained
@@ -25,17 +27,19 @@ from pixelloom.data.catalog import DataConfig, Dataset, load, load_for
 from pixelloom.data.download import progress_bar
 from pixelloom.data.stream import Stream, batches, ordered
 from pixelloom.description import WEIGHTS
-from pixelloom.engine.fabric import choose_device, make_fabric
+from pixelloom.engine.fabric import choose_device, make_fabric, memory_explained
 from pixelloom.engine.fabric import describe as place
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
 from pixelloom.engine.loop import fit
 from pixelloom.engine.memory import keep_freed_memory
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.engine.tensors import write_bytes
+from pixelloom.engine.threads import choose_threads
 from pixelloom.errors import ModelError, UsageError, did_you_mean
 from pixelloom.families import load_model
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models import PixelModel
+from pixelloom.objectives import Objective
 from pixelloom.types import Batch, ImageSpec
 from pixelloom.wiring import wire
 from pixelloom.wiring.base import Wiring, some
@@ -63,8 +67,6 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Path:
         data = load(config.data, shown)
     wiring = wire(config, data)
     objective = wiring.objective()
-    if fabric.is_global_zero:
-        _open_folder(out, config)
     stream = Stream(
         data.train,
         data.spec,
@@ -74,7 +76,26 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Path:
         world=fabric.world_size,
         dynamic=data.dynamic,
     )
+    before = torch.get_num_threads()
+    try:
+        with memory_explained(config.train):
+            threads, why = choose_threads(objective, next(batches(stream, 0)), config.train, fabric)
+        torch.set_num_threads(threads)
+        # Kept with the run: a run that is resumed, or repeated from its config.yaml, takes as many, for the same bits.
+        wiring.config = config.model_copy(update={"train": config.train.model_copy(update={"threads": threads})})
+        return _fit(wiring, objective, stream, fabric, out, resume=resume, why=why)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fit(
+    wiring: Wiring[Any, Any], objective: Objective, stream: Stream, fabric: Fabric, out: Path, *, resume: bool, why: str
+) -> Path:
+    """The training itself, with all that is seen and kept of it."""
+    config, data = wiring.config, wiring.data
     if fabric.is_global_zero:
+        _open_folder(out, config)
+        _log.info("threads: %d (%s)", config.train.threads, why)
         size = f"{wiring.model.parameters:,}"
         _log.info("%s: %s; %s parameters; training on %s", data.name, data.spec, size, place(fabric))
     state = fit(

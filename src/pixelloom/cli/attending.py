@@ -13,7 +13,7 @@ from pixelloom.cli import targets
 from pixelloom.cli.console import say, say_json, say_table
 from pixelloom.cli.options import Device, Flag
 from pixelloom.cli.rows import check_class
-from pixelloom.cli.using import loaded, picture, settle_threads
+from pixelloom.cli.using import loaded, picture
 from pixelloom.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -123,7 +123,6 @@ def attention(model: str, /, *, options: MapOptions = NO_MAPS) -> None:
     found = need(loaded(model, options.device), LatentModel, "pixelloom attention")
     check_class(options.class_, found.description.classes)
     queries = _queries(options.query, found.spec)
-    settle_threads(found, options.pictures)
     parts = _parts(found, options)
     targets.probe(options.out.parent)
     sheet = maps.sheet(list(_strips(parts, queries)), found.spec.levels, _NOTES, options.scale)

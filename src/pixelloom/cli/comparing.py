@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,11 +11,10 @@ from cyclopts import Parameter
 from pixelloom.cli import targets
 from pixelloom.cli.console import say
 from pixelloom.cli.options import Device, Flag
-from pixelloom.cli.using import settle_threads
 from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
-    from pixelloom.families import Model
+    pass
 
 _log = logging.getLogger("pixelloom")
 
@@ -68,7 +65,7 @@ def compare(
         if given is not None and not asked:
             raise UsageError(f"{option}: which figures? name some with --metrics")
     wishes = Wishes(number, seed, choose_device(TrainConfig(device=device)), asked, measured or N, split or "test")
-    found = gather(models, wishes, _threads)
+    found = gather(models, wishes)
     for name, reason in found.broken:
         _log.warning("%s: not shown: %s", name, reason)
     picture = poster(found)
@@ -89,20 +86,3 @@ def _check(models: tuple[str, ...], least: dict[str, tuple[int | None, int]]) ->
     for option, (value, bound) in least.items():
         if value is not None and value < bound:
             raise UsageError(f"{option}: must be {bound} or more, not {value}")
-
-
-@contextlib.contextmanager
-def _threads(model: Model, n: int) -> Iterator[None]:
-    """As many as `pixelloom sample` takes, so that the pictures are the same."""
-    import torch
-
-    from pixelloom.models import PixelModel
-
-    before = torch.get_num_threads()
-    if isinstance(model, PixelModel):
-        sampler = model.fast_sampler()
-        settle_threads(model, sampler.batch(n), sampler.steps)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pixelloom.cli.console import memory
 from pixelloom.cli.options import NO_DRAWING, DrawOptions
-from pixelloom.cli.using import picture, settle_threads
+from pixelloom.cli.using import picture
 from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def _pixel(model: PixelModel, options: DrawOptions) -> tuple[Draw, int]:
         guidance=options.guidance,
         method=options.method,
         precision=options.precision,
+        threads=options.threads,
     )
     return draw, _batch(model, options, mask)
 
@@ -79,13 +80,11 @@ def _batch(model: PixelModel, options: DrawOptions, mask: Tensor | None) -> int:
     spec, asked = model.spec, None if options.batch == "auto" else options.batch
     if options.method == "plain":
         batch = asked or min(options.images, PLAIN_BATCH)
-        settle_threads(model, batch)
         passes = spec.height * spec.width * model.head.groups
         _log.info("%d passes of the network, %s at a time", passes, counted(batch))
         return batch
-    sampler = model.fast_sampler(options.precision, mask, options.guidance)
+    sampler = model.fast_sampler(options.precision, mask, options.guidance, options.threads)
     batch = asked or sampler.batch(options.images)
-    settle_threads(model, batch, sampler.steps)
     pixels = spec.height * spec.width if mask is None else int((~mask[0]).any(0).sum())
     each = memory(sampler.bytes_per_image)
     _log.info("%d steps for %d pixels, %s an image, %s at a time", sampler.steps, pixels, each, counted(batch))
@@ -109,9 +108,9 @@ def _latent(model: LatentModel, options: DrawOptions) -> tuple[Draw, int]:
     from pixelloom.latent import BATCH
 
     batch = min(options.images, BATCH) if options.batch == "auto" else options.batch
-    settle_threads(model, batch)
     _log.info("one pass of the generator, %s at a time", counted(batch))
-    return partial(model.sample, seed=options.seed, truncation=options.truncation), batch
+    draw = partial(model.sample, seed=options.seed, truncation=options.truncation, threads=options.threads)
+    return draw, batch
 
 
 def counted(n: int) -> str:

@@ -78,6 +78,7 @@ def _check(options: DrawOptions) -> None:
         ("--columns", options.columns, 1),
         ("--scale", options.scale, 1),
         ("--rows", options.rows, 1),
+        ("--threads", options.threads, 1),
     ):
         if value is not None and value < least:
             raise UsageError(f"{option}: must be {least} or more, not {value}")

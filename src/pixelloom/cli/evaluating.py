@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from pixelloom.cli import targets
 from pixelloom.cli.console import Meter, say, say_json, say_table
 from pixelloom.cli.options import NO_DATA, DataOptions, Device, Flag
-from pixelloom.cli.using import loaded, settle_threads
+from pixelloom.cli.using import loaded
 from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def evaluate(
     features: str = "auto",
     neighbours: Path | None = None,
     force: Flag = False,
+    threads: int | None = None,
     device: Device = "auto",
     json: Flag = False,
     pictures: DataOptions = NO_DATA,
@@ -54,15 +55,23 @@ def evaluate(
             published FIDs; auto is lenet-mnist for digits of MNIST, else random.
         neighbours: A PNG of the samples that are nearest to training pictures, with these; measures nearest.
         force: Replace the PNG if it is there.
+        threads: CPU threads to use at most; by default what pays at the moment, of what this process may use.
         device: auto is CUDA where there is one.
         json: One JSON object with all figures.
         pictures: The data.
     """
+    import torch
+
     from pixelloom import measuring
     from pixelloom.engine.memory import out_of_memory
     from pixelloom.metrics.features import named
 
-    for option, value, least in (("--limit", limit, 1), ("-n", number, 1), ("--seed", seed, 0)):
+    for option, value, least in (
+        ("--limit", limit, 1),
+        ("-n", number, 1),
+        ("--seed", seed, 0),
+        ("--threads", threads, 1),
+    ):
         if value is not None and value < least:
             raise UsageError(f"{option}: must be {least} or more, not {value}")
     words = None if metrics is None else [word.strip() for word in metrics.split(",")]
@@ -71,6 +80,8 @@ def evaluate(
         targets.probe(neighbours.parent)
         words = [*(words or []), "nearest"]
     found = loaded(model, device)
+    if threads is not None:
+        torch.set_num_threads(threads)
     names = measuring.settled(found, words, split)
     drawn = tuple(name for name in names if name != measuring.LIKELIHOOD)
     if not drawn and (number is not None or features != "auto"):
@@ -114,7 +125,6 @@ def _measured(
     data: Dataset | None = None
     if isinstance(model, PixelModel):
         condition = model.description.condition
-        settle_threads(model, 64)
         if likely:
             likelihood, data = runs.evaluate(model, config, wishes.split, limit=wishes.limit)
     if data is None:

@@ -73,6 +73,8 @@ class TrainOptions:
     """auto is CUDA where there is one."""
     devices: int | None = None
     """Processes on this machine, one device each."""
+    threads: int | None = None
+    """CPU threads of a process; by default measured before the first step, and kept in config.yaml."""
 
 
 @Parameter(name="*", group=_FIELDS)
@@ -189,6 +191,8 @@ class DrawOptions:
     """Images drawn at a time; auto as many as a bounded memory holds. Halved when memory runs out."""
     precision: Literal["fp32", "bf16", "fp64"] | None = None
     """Of the network's arithmetic; by default that of its weights."""
+    threads: int | None = None
+    """CPU threads to use; by default what pays at the moment, of what this process may use."""
     device: Device = "auto"
     """auto is CUDA where there is one."""
     columns: int | None = None

@@ -13,7 +13,7 @@ from pixelloom.cli import targets
 from pixelloom.cli.console import say
 from pixelloom.cli.options import Device, Flag
 from pixelloom.cli.rows import check_class
-from pixelloom.cli.using import loaded, settle_threads
+from pixelloom.cli.using import loaded
 from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ def interpolate(
     plots.sheet(legs * (steps + 1), spec.shape, steps + 1, scale)  # which refuses what would be too large
     for path in files:
         targets.probe(path.parent)
-    settle_threads(found, legs * steps + 1)
     frames = found.interpolate(stops, steps, seed=seed, first=first, truncation=truncation, labels=class_).numpy()
     rows = np.concatenate([frames[leg * steps : (leg + 1) * steps + 1] for leg in range(legs)])
     with targets.writing(out):

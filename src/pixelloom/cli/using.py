@@ -14,13 +14,6 @@ if TYPE_CHECKING:
     from pixelloom.families import Model
     from pixelloom.types import ImageSpec
 
-# Multiply-adds below which a second thread gains little and loses much on a busy machine: of a pass ...
-_SMALL_PASS = 500_000_000
-# ... and of a step of the fast sampler, in which threads meet some hundred times. On two idle cores the second gained a
-# third at 4e7 and two thirds at 1e8 and above; where another process ran on them too, each meeting waited for a thread
-# that did not, and two threads were five to thirty times slower than one.
-_SMALL_STEP = 100_000_000
-
 
 def loaded(name: str, device: Device) -> Model:
     """The model of that name on that device."""
@@ -30,22 +23,6 @@ def loaded(name: str, device: Device) -> Model:
 
     chosen = choose_device(TrainConfig(device=device))
     return api.load(name).to(chosen)
-
-
-def settle_threads(model: Model, batch: int, steps: int | None = None) -> None:
-    """One CPU thread for small work. A rule, not a measurement: the number of threads decides the last bits.
-
-    Args:
-        model: as it will be used.
-        batch: images at a time.
-        steps: those of the fast sampler for a batch; None for whole passes.
-    """
-    import torch
-
-    work = model.parameters * model.spec.height * model.spec.width * batch
-    small = _SMALL_PASS if steps is None else _SMALL_STEP * steps
-    if model.device.type == "cpu" and work < small:
-        torch.set_num_threads(1)
 
 
 def picture(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) -> Tensor:

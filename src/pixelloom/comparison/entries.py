@@ -49,7 +49,7 @@ class Entry:
         samples: levels uint8 [n, C, H, W].
         given: what each sample was drawn by, as images like these; None where by nothing.
         seconds: an image, measured while the samples were drawn.
-        threads: CPU threads that drew, 0 for a GPU.
+        threads: CPU threads that could draw, 0 for a GPU.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Entry:
         shown = ", ".join(figure(name, value) for name, value in self.validation.items())
         on = "" if self.n is None else f" (N={self.n:,}{'' if self.split == 'validation' else f', {self.split}'})"
         epochs = "" if self.epochs is None else f" ({self.epochs:.4g} epochs)"
-        threads = "GPU" if not self.threads else "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        threads = "GPU" if not self.threads else "1 thread" if self.threads == 1 else f"up to {self.threads} threads"
         recipe = f", recipe {self.recipe}" if self.recipe not in ("", self.network) else ""
         return {
             "network": f"{self.network}{recipe}",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -24,9 +23,7 @@ from pixelloom.errors import ModelError, PixelloomError, UsageError
 from pixelloom.families import Model, load_model
 from pixelloom.metrics.figures import METRICS, Figure
 from pixelloom.models import PixelModel
-
-Around = Callable[[Model, int], AbstractContextManager[object]]
-"""(model, n) -> what surrounds the drawing of n images."""
+from pixelloom.threads import usable
 
 _log = logging.getLogger("pixelloom")
 _FORM = {key: key for key in ("binarize", "fit", "background", "bits", "frames")} | {"seed": "data seed"}
@@ -56,13 +53,12 @@ class Wishes:
     split: str = "test"
 
 
-def gather(names: Sequence[str], wishes: Wishes = Wishes(), around: Around = lambda *_: nullcontext()) -> Comparison:
+def gather(names: Sequence[str], wishes: Wishes = Wishes()) -> Comparison:
     """Load each model, draw from it and read what its run wrote.
 
     Args:
         names: as :func:`pixelloom.runs.find` takes them; a model that is named twice is shown once.
         wishes: how they are drawn from and measured.
-        around: what surrounds the drawing, for instance a choice of threads.
 
     Raises:
         UsageError: for a metric that is none of samples.
@@ -79,7 +75,7 @@ def gather(names: Sequence[str], wishes: Wishes = Wishes(), around: Around = lam
             folder = runs.find(name).resolve()
             if folder in seen:
                 continue
-            entry = _entry(short[name], folder, wishes, around)
+            entry = _entry(short[name], folder, wishes)
             twice = any(other.parent == folder.parent for other in seen)  # the best and the last model of one run
             entries.append(replace(entry, history=curves.History({}, {})) if twice else entry)
             seen.add(folder)
@@ -110,7 +106,7 @@ def _short(names: Sequence[str]) -> list[str]:
     return last if tellers else list(names)
 
 
-def _entry(name: str, folder: Path, wishes: Wishes, around: Around) -> Entry:
+def _entry(name: str, folder: Path, wishes: Wishes) -> Entry:
     model = load_model(folder).to(wishes.device)
     with safe_open(str(folder / WEIGHTS), "pt") as file:
         sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
@@ -124,10 +120,9 @@ def _entry(name: str, folder: Path, wishes: Wishes, around: Around) -> Entry:
     judges = dict.fromkeys([*history.judges, *curves.judges(validation)])
     images = curves.number(trained.get("images"))
     plots.sheet(wishes.n, model.spec.shape)  # refuses more than a picture can hold, before they are drawn
-    with around(model, wishes.n):
-        samples, given, seconds = _drawn(model, wishes.n, wishes.seed)
-        measured, unmeasured = _measured(name, model, wishes)
-        threads = torch.get_num_threads() if model.device.type == "cpu" else 0
+    samples, given, seconds = _drawn(model, wishes.n, wishes.seed)
+    measured, unmeasured = _measured(name, model, wishes)
+    threads = min(usable(), torch.get_num_threads()) if model.device.type == "cpu" else 0
     grounds = {judge: _ground(model, judge, data, split, name) for judge in judges}
     if measured:
         grounds[SAMPLES] = _ground(model, SAMPLES, data, wishes.split, name)

@@ -25,7 +25,7 @@ class TrainConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(1, gt=0, description="processes on this machine, one device each")
     nodes: int = Field(1, gt=0, description="machines, where a cluster starts the processes")
-    threads: int | None = Field(None, gt=0, description="CPU threads of a process; None leaves it to torch")
+    threads: int | None = Field(None, gt=0, description="CPU threads of a process; None measures")
     timeout: float = Field(600, gt=0, description="seconds until a process gives up waiting for the others")
     workers: int = Field(0, ge=0, description="processes that read data ahead")
     seed: int = Field(0, ge=0)

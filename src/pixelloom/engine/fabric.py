@@ -21,6 +21,7 @@ from torch import distributed
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.memory import keep_freed_memory, out_of_memory
 from pixelloom.errors import UsageError
+from pixelloom.threads import usable
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -32,8 +33,6 @@ def make_fabric(config: TrainConfig) -> Fabric:
     Raises UsageError if a device, a number of devices or a precision that was asked for is not there.
     """
     keep_freed_memory()
-    if config.threads:
-        torch.set_num_threads(config.threads)
     device = choose_device(config)
     precision = choose_precision(config, device)
     devices, nodes = _processes(config, device)
@@ -64,10 +63,12 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
 
 def describe(fabric: Fabric) -> str:
-    """The device, number of processes and precision in words: ``"cpu, 1 process, bf16-mixed"``."""
+    """The device, numbers of processes and threads, and precision: ``"cpu, 1 process, 2 threads, bf16-mixed"``."""
     name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
+    threads = torch.get_num_threads()
+    of_each = "" if fabric.device.type == "cuda" else f" {threads} thread{'s' if threads > 1 else ''},"
     processes = "1 process" if fabric.world_size == 1 else f"{fabric.world_size} processes"
-    return f"{name}, {processes}, {fabric.strategy.precision.precision}"
+    return f"{name}, {processes},{of_each} {fabric.strategy.precision.precision}"
 
 
 def choose_device(config: TrainConfig) -> Literal["cpu", "cuda"]:
@@ -115,7 +116,7 @@ def _processes(config: TrainConfig, device: str) -> tuple[int, int]:
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     else:
         devices, nodes = config.devices, config.nodes
-    available = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
+    available = torch.cuda.device_count() if device == "cuda" else usable()
     if devices > available:
         unit = "CUDA devices" if device == "cuda" else "CPU cores"
         raise UsageError(f"devices: {devices} were asked for, available here: {available} {unit}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 
 from pixelloom.layers.reads import Marks
 from pixelloom.likelihoods import Head, check_temperature
+from pixelloom.sampling import sharing
 from pixelloom.sampling.ancestral import OnStep
 from pixelloom.sampling.caches import Front
 from pixelloom.sampling.dataflow import Dataflow, schedule
 from pixelloom.sampling.incremental import Incremental
 from pixelloom.sampling.plan import Plan
+from pixelloom.threads import Pace, ThreadChoice
 from pixelloom.types import Conditioning, ImageSpec
 
 ToModel = Callable[[Tensor], Tensor]
@@ -64,6 +67,7 @@ class FastSampler:
         to_model: levels as the network takes them.
         dtype: of the network's weights.
         device: where they are.
+        threads: CPU threads to use; None for what pays at the moment, of what may be used.
         guidance: w of classifier-free guidance; each image is then run twice, as two rows of the batch that are always
             the same image: the first half of the rows conditional, the second half unconditional.
     """
@@ -78,10 +82,13 @@ class FastSampler:
         device: torch.device,
         *,
         guidance: float = 0.0,
+        threads: int | None = None,
     ) -> None:
         self.plan, self.head, self.spec, self.to_model = plan, head, spec, to_model
         self.dtype, self.device, self.guidance = dtype, device, guidance
+        self.threads = threads
         self._free: list[_Batch] = []  # buffers that no call is using
+        self._choice = ThreadChoice()
 
     @property
     def steps(self) -> int:
@@ -121,18 +128,21 @@ class FastSampler:
             UsageError: for a temperature that is not positive, or conditioning for another number of images.
         """
         check_temperature(temperature)
-        if self.guidance:
-            noise = noise.repeat(2, 1, 1, 1)
-            given, mask = (None if planes is None else planes.repeat(2, 1, 1, 1) for planes in (given, mask))
-        shown = len(noise) // 2 if self.guidance else len(noise)
+        n, used = len(noise), list[_Batch]()
 
-        def report(step: int, steps: int, images: Tensor) -> None:
-            if on_step is not None:
-                on_step(step, steps, images[:shown])
+        def draw(rows: slice, report: OnStep, pace: Pace | None = None) -> Tensor:
+            known, where = (None if plane is None else plane[rows] for plane in (given, mask))
+            of_rows = None if conditioning is None else _rows_of(conditioning, rows, n)
+            used.append(batch := self._buffers((rows.stop - rows.start) * (2 if self.guidance else 1), of_rows))
+            return batch.sample(noise[rows], known, where, temperature, report, pace)
 
-        batch = self._buffers(len(noise), conditioning)
-        images = batch.sample(noise, temperature, given, mask, report)[:shown]
-        self._free = [] if conditioning else [batch]
+        with self._choice.pace(self.threads, self.device) as pace:
+            workers = sharing.workers(n, self.plan.grain, pace.most) if self.device.type == "cpu" else 1
+            if workers > 1:
+                images = sharing.shared(draw, n, workers, on_step)
+            else:
+                images = draw(slice(0, n), on_step or _nothing, pace)
+        self._free = [] if conditioning else used
         return images
 
     def _buffers(self, images: int, conditioning: Conditioning | None) -> _Batch:
@@ -160,9 +170,19 @@ class _Batch:
         self.used_at: float | None = None
 
     def sample(
-        self, noise: Tensor, temperature: float, given: Tensor | None, mask: Tensor | None, on_step: OnStep | None
+        self,
+        noise: Tensor,
+        given: Tensor | None,
+        mask: Tensor | None,
+        temperature: float,
+        on_step: OnStep,
+        pace: Pace | None,
     ) -> Tensor:
         """Fewer images than there is room for leave the rest unused."""
+        shown = len(noise)
+        if self.sampler.guidance:
+            noise = noise.repeat(2, 1, 1, 1)
+            given, mask = (None if planes is None else planes.repeat(2, 1, 1, 1) for planes in (given, mask))
         if len(self.graphs) < self.sampler.steps:  # stopped while they were captured: rows had moved by then
             self.graphs.clear()
         n, spec = len(noise), self.sampler.spec
@@ -174,10 +194,13 @@ class _Batch:
             self.levels[:, :n] = _planes(torch.where(mask, given, 0))
         self.run.begin(self.sampler.to_model(self.levels).to(self.sampler.dtype))
         images = self.levels.view(spec.height, spec.width, *self.levels.shape[1:])[:, :, :n].permute(2, 3, 0, 1)
-        for step in range(self.sampler.steps):
-            self._step(step, temperature)
-            if on_step is not None:
-                on_step(step + 1, self.sampler.steps, images)
+        images = images[:shown]
+        for step, work in enumerate(self.sampler.plan.values_of_steps):
+            if pace is None:
+                self._step(step, temperature)
+            else:
+                pace.run(work * n, partial(self._step, step, temperature))
+            on_step(step + 1, self.sampler.steps, images)
         self.used_at = temperature
         return images.clone(memory_format=torch.contiguous_format)  # the buffers serve the next batch
 
@@ -210,6 +233,19 @@ class _Batch:
             return self.sampler.to_model(drawn).to(self.sampler.dtype)
 
         self.run.step(step, draw)
+
+
+def _nothing(*_: object) -> None:
+    """Called after each step where nobody wants to be."""
+
+
+def _rows_of(conditioning: Conditioning, rows: slice, n: int) -> Conditioning:
+    """The conditioning of some of n images; with guidance, of their conditional rows and then of the others."""
+
+    def of(value: Tensor) -> Tensor:
+        return value if len(value) == 1 else torch.cat([part[rows] for part in torch.split(value, n)])
+
+    return {name: of(value) for name, value in conditioning.items()}
 
 
 def guided(cond: Tensor, uncond: Tensor, weight: float) -> Tensor:

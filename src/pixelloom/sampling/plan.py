@@ -342,8 +342,25 @@ class Plan:
 
     def values_at_once(self) -> int:
         """Numbers that the parts hold for one image at the busiest step."""
+        return int(self.values_of_steps.max(initial=0))
+
+    @cached_property
+    def values_of_steps(self) -> npt.NDArray[np.int64]:
+        """Numbers that the parts compute for one image at each step."""
         held = np.zeros(self.schedule.steps, np.int64)
         for part in (part for parts in self.parts[1:] for part in parts):
             for step, segments in self.waves[part.wave].segments.items():
                 held[step] += len(part.columns) * sum(segment.n for segment in segments)
-        return int(held.max(initial=0))
+        return held
+
+    @cached_property
+    def grain(self) -> float:
+        """Multiply-adds for one image in a part at a step, on average: how much an operation does at a time."""
+        products, tasks = 0, 0
+        for part in (part for parts in self.parts[1:] for part in parts):
+            node, wave = self.nodes[part.node], self.waves[part.wave]
+            tasks += len(wave.segments)
+            if isinstance(node.operation, Linear):
+                weight = node.operation.kernel().weight
+                products += int((wave.ready != NEVER).sum()) * weight.shape[0] * weight.shape[1] * len(part.columns)
+        return products / max(1, tasks)

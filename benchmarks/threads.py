@@ -1,0 +1,162 @@
+"""Never slower than one thread: sampling and a training step with 1 thread, with all, and as the program chooses.
+
+    python benchmarks/threads.py --json > threads.json
+
+Each is timed on a machine as idle as it is, and beside busy processes, one for each core. The three settings take turns
+in one process, so that a machine whose load drifts hits them alike. ``choice`` is the program's time over the better of
+the two others; ``several`` its time over that of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+
+from machine import facts
+from pixelloom.data.pixels import Scaling
+from pixelloom.engine.fabric import make_fabric
+from pixelloom.engine.optim import build_optimiser
+from pixelloom.engine.threads import choose_threads
+from pixelloom.objectives import Monitor, likelihood
+from pixelloom.recipes import recipe
+from pixelloom.sampling.ancestral import image_noise
+from pixelloom.sampling.fast import make_plan
+from pixelloom.threads import usable
+from pixelloom.types import Batch
+from sampling import model_of
+
+SIDE = 28
+
+
+def spin() -> None:
+    """Use up one core."""
+    while True:
+        sum(range(10_000))
+
+
+@contextlib.contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """Beside so many processes that compute all the time."""
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=spin, daemon=True) for _ in range(processes)]
+    for other in others:
+        other.start()
+    time.sleep(2.0 if others else 0.0)
+    try:
+        yield
+    finally:
+        for other in others:
+            other.terminate()
+            other.join()
+
+
+def timed(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            begun = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - begun)
+    return taken
+
+
+def summary(what: str, load: str, taken: dict[str, list[float]]) -> dict[str, object]:
+    """Medians, and ratios round by round."""
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    return {
+        "what": what,
+        "load": load,
+        "rounds": len(taken["one"]),
+        **{f"{name}_s": round(seconds, 4) for name, seconds in medians.items()},
+        "choice": round(medians["chosen"] / min(medians["one"], medians["all"]), 3),
+        "several": round(medians["chosen"] / medians["one"], 3),
+    }
+
+
+def sampling(network: str, batch: int, cores: int) -> dict[str, Callable[[], object]]:
+    """Drawing a batch, by one sampler for each setting: users keep theirs from batch to batch too."""
+    model = model_of(network, SIDE)
+    noise = image_noise(model.spec, 0, 0, batch)
+    chosen, one, several = (model.fast_sampler(threads=number) for number in (None, 1, cores))
+    several.plan = make_plan(model.network, model.head, model.spec)
+    several.plan.__dict__["grain"] = 0.0  # never shared among threads of Python: torch's own within each operation
+    samplers = {"one": one, "all": several, "chosen": chosen}
+    return {name: partial(sampler.sample, noise) for name, sampler in samplers.items()}
+
+
+def training(network: str, cores: int) -> tuple[dict[str, Callable[[], object]], str]:
+    """Forward, backward and a step of the optimizer; and why the program has chosen as it has."""
+    config, model = recipe(network), model_of(network, SIDE)
+    settings = config.train.model_copy(update={"threads": None, "device": "cpu"})
+    generator = torch.Generator().manual_seed(0)
+    shape = (settings.batch, *model.spec.shape)
+    batch = Batch(torch.randint(model.spec.levels, shape, dtype=torch.uint8, generator=generator), None)
+    objective = likelihood(
+        model.network, model.head, model.spec.levels, Scaling.unit(), config.optim, Monitor("bits/dim", lambda _: {})
+    )
+    model.network.train()
+    fabric = make_fabric(settings)
+    threads, why = choose_threads(objective, batch, settings, fabric)
+    optimizer = build_optimiser(list(model.network.parameters()), config.optim)
+
+    def step(number: int) -> None:
+        torch.set_num_threads(number)
+        with fabric.autocast():
+            loss, _ = objective.phases[0].loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    numbers = {"one": 1, "all": cores, "chosen": threads}
+    return {name: partial(step, number) for name, number in numbers.items()}, f"{threads}: {why}"
+
+
+def measure(load: int, options: argparse.Namespace, cores: int) -> Iterator[dict[str, object]]:
+    """All rows beside so many busy processes."""
+    name = "idle" if not load else f"{load} busy processes"
+    for batch in options.batch:
+        runs = sampling(options.network, batch, cores)
+        for run in runs.values():
+            run()
+        yield summary(f"sample {options.network}, {batch} images", name, timed(runs, options.rounds))
+    for network in options.train:
+        before = torch.get_num_threads()
+        runs, why = training(network, cores)
+        row = summary(f"train {network}", name, timed(runs, options.rounds))
+        torch.set_num_threads(before)
+        yield row | {"threads": why}
+
+
+def main() -> None:
+    """Print a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--network", default="mnist-gray", help="recipe of a pixel model to sample")
+    parser.add_argument("--batch", type=int, action="append", help="images at a time; 25 and 256")
+    parser.add_argument("--train", action="append", help="recipes to train; mnist-binary and best")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--load", choices=["idle", "busy", "both"], default="both")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    options.batch, options.train = options.batch or [25, 256], options.train or ["mnist-binary", "best"]
+    cores, rows = usable(), list[dict[str, object]]()
+    for load in {"idle": (0,), "busy": (cores,), "both": (0, cores)}[options.load]:
+        with busy(load):
+            for row in measure(load, options, cores):
+                rows.append(row)
+                if not options.json:
+                    print(row, flush=True)
+    if options.json:
+        print(json.dumps(facts() | {"usable cores": cores, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

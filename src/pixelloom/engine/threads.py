@@ -1,0 +1,87 @@
+"""How many CPU threads a run takes: measured on its own first batch, before the first step.
+
+The number stays for the whole run, and ``config.yaml`` keeps it: it decides the order in which sums are taken, so a
+run that is resumed or repeated needs the same one to end with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+
+from pixelloom.engine.config import TrainConfig
+from pixelloom.objectives import Objective
+from pixelloom.threads import usable
+from pixelloom.types import Batch
+
+_SECONDS = 2.0  # after which no further pair of steps is measured
+_PAIRS = 5
+_GAIN = 0.92  # several threads must take less than this share of one thread's time
+
+
+def choose_threads(objective: Objective, batch: Batch, config: TrainConfig, fabric: Fabric) -> tuple[int, str]:
+    """Threads for the steps of a run, the same on every process, and why, in words.
+
+    Args:
+        objective: as it will be trained; it is left as it was.
+        batch: this process's share of a batch.
+        config: ``threads`` that are set are taken as they are.
+        fabric: as the run's.
+    """
+    most = max(1, min(usable() // _neighbours(fabric), torch.get_num_threads()))
+    if config.threads:
+        return config.threads, "as set"
+    if fabric.device.type != "cpu" or most == 1:
+        return most, "all that may be used"
+    rows = max(1, len(batch.images) // config.accumulate)
+    part = Batch(batch.images[:rows], None if batch.labels is None else batch.labels[:rows])
+    several, one = timed(lambda: _passes(objective, part, fabric), (most, 1))
+    chosen = int(fabric.broadcast(most if several < _GAIN * one else 1))
+    return chosen, f"{several:.3g} s a step with {most}, {one:.3g} s with 1"
+
+
+def timed(step: Callable[[], None], numbers: tuple[int, int]) -> tuple[float, float]:
+    """Mean seconds of a step with each number of threads, in turn, after one that is not counted."""
+    before, totals, pairs = torch.get_num_threads(), [0.0, 0.0], 0
+    try:
+        torch.set_num_threads(numbers[0])
+        step()
+        while pairs < _PAIRS and sum(totals) < _SECONDS:
+            for place, threads in enumerate(numbers):
+                torch.set_num_threads(threads)
+                begun = time.perf_counter()
+                step()
+                totals[place] += time.perf_counter() - begun
+            pairs += 1
+    finally:
+        torch.set_num_threads(before)
+    return totals[0] / pairs, totals[1] / pairs
+
+
+def _neighbours(fabric: Fabric) -> int:
+    """Processes on this machine, which share its cores."""
+    return max(1, fabric.world_size // max(1, getattr(fabric.strategy, "num_nodes", 1)))
+
+
+def _passes(objective: Objective, batch: Batch, fabric: Fabric) -> None:
+    """Forward and backward of each phase, as a step takes them; buffers, gradients and generators stay as they were."""
+    parts = tuple(objective.parts.values())
+    buffers = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
+    modes = [(module, module.training) for part in parts for module in part.modules()]
+    with torch.random.fork_rng(devices=[]):
+        for part in parts:
+            part.train()
+        for phase in objective.phases:
+            with fabric.autocast():
+                loss, _ = phase.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+    for part in parts:
+        part.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, value in buffers:
+            buffer.copy_(value)
+    for module, training in modes:
+        module.training = training

@@ -1,0 +1,363 @@
+"""How many threads are used: what may be counted on, what pays, and that no number of them changes an image."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from engine_toys import stream, two_phases
+from pixelloom import api, threads
+from pixelloom.engine import threads as engine_threads
+from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.fabric import make_fabric
+from pixelloom.engine.threads import choose_threads, timed
+from pixelloom.sampling import sharing
+from pixelloom.threads import Pace, lent, omp_num_threads, quota, usable
+from test_shared_models import CASES, Case, of_nothing
+
+CORES = 4
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a machine with four cores, all of them this process's."""
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(CORES)))
+    monkeypatch.setattr(threads, "quota", lambda: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(CORES)
+    yield
+    torch.set_num_threads(before)
+
+
+# What may be used
+
+
+def files(root: Path, contents: dict[str, str]) -> Path:
+    for name, text in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("contents", "membership", "expected"),
+    [
+        ({"cpu.max": "150000 100000\n"}, "0::/\n", 1.5),
+        ({"cpu.max": "max 100000\n"}, "0::/\n", None),
+        ({"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000"}, "0::/a/b\n", 2.0),  # of a group above
+        ({"a/b/cpu.max": "50000 100000", "a/cpu.max": "200000 100000"}, "0::/a/b\n", 0.5),
+        ({"cpu.max": "300000 100000"}, "0::/docker/of/the/host\n", 3.0),  # in a container its own files are the root's
+        ({"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu,cpuacct:/\n", 2.5),
+        ({"cpu,cpuacct/x/cpu.cfs_quota_us": "1000", "cpu,cpuacct/x/cpu.cfs_period_us": "500"}, "4:cpu,cpuacct:/x", 2.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu:/\n", None),
+        ({"memory/cpu.max": "100000 100000"}, "3:memory:/\n", None),  # another controller's folder
+        ({"cpu.max": "not a number"}, "0::/\n", None),
+        ({"cpu.max": "100000 0"}, "0::/\n", None),
+        ({}, "", None),
+    ],
+)
+def test_the_quota_of_control_groups(
+    tmp_path: Path, contents: dict[str, str], membership: str, expected: float | None
+) -> None:
+    root = files(tmp_path / "cgroup", contents)
+    member = files(tmp_path, {"self": membership}) / "self"
+    assert quota(root, member) == expected
+    assert quota(tmp_path / "nowhere", tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", None), ("3", 3), (" 2 ", 2), ("4,2", 4), ("0", None), ("-1", None), ("many", None), ("²", None)],
+)
+def test_omp_num_threads(text: str, expected: int | None) -> None:
+    assert omp_num_threads(text) == expected
+
+
+def test_the_smallest_limit_counts(monkeypatch: pytest.MonkeyPatch, four: None) -> None:
+    assert usable() == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert usable() == 3
+    for given, expected in ((2.9, 2), (0.5, 1), (8.0, 3)):
+        monkeypatch.setattr(threads, "quota", lambda given=given: given)
+        assert usable() == expected
+
+
+# Torch's number is borrowed
+
+
+def test_threads_are_lent_to_one_call_at_a_time_and_put_back(four: None) -> None:
+    with lent() as most:
+        assert most == CORES
+        torch.set_num_threads(1)
+        with lent() as inner:  # a callback that draws
+            assert inner == 1
+            torch.set_num_threads(3)
+        with lent(2) as asked:
+            assert asked == 2
+    assert torch.get_num_threads() == CORES
+    torch.set_num_threads(2)  # somebody's own wish
+    with lent() as most:
+        assert most == 2
+
+    def fails() -> None:
+        with lent():
+            torch.set_num_threads(1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert torch.get_num_threads() == 2
+
+
+def test_calls_that_overlap_leave_torchs_number_as_it_was(four: None) -> None:
+    inside, leave, counts = threading.Event(), threading.Event(), list[int]()
+
+    def other() -> None:
+        with lent() as most:
+            counts.append(most)
+            torch.set_num_threads(1)
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with lent() as most:
+        torch.set_num_threads(1)
+        thread.start()
+        inside.wait(10)
+    leave.set()
+    thread.join()
+    assert (most, counts) == (CORES, [1])
+    assert torch.get_num_threads() == CORES
+    later: list[int] = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert later == [CORES]
+
+
+# What pays
+
+
+class Machine:
+    """A clock that a step moves on: by its work with one thread, by ``factor`` times that with several."""
+
+    def __init__(self, factor: Callable[[int], float]) -> None:
+        self.now, self.steps, self.factor = 0.0, 0, factor
+
+    def __call__(self) -> float:
+        return self.now
+
+    def step(self, work: float) -> None:
+        self.now += work * (1.0 if torch.get_num_threads() == 1 else self.factor(self.steps))
+        self.steps += 1
+
+    def run(self, pace: Pace, works: list[float]) -> float:
+        begun = self.now
+        for work in works:
+            pace.run(work, lambda work=work: self.step(work))  # type: ignore[misc]
+        return self.now - begun
+
+
+WORKS = [1.0 + 0.5 * (i % 7) for i in range(136)]  # a schedule's steps differ in size
+STALLS = [1.0, 9.0, 0.6, 14.0, 2.0, 8.0, 0.6, 11.0]  # of several threads beside other programs
+
+
+@pytest.mark.parametrize(
+    ("factor", "best", "bound"),
+    [
+        (lambda _: 0.55, 0.55, 1.05),
+        (lambda _: 1.0, 1.0, 1.0),
+        (lambda _: 1.5, 1.0, 1.1),
+        (lambda _: 6.0, 1.0, 1.1),
+        (lambda step: STALLS[step % len(STALLS)], 1.0, 1.15),
+    ],
+)
+def test_the_choice_is_nearly_as_fast_as_the_better_one(
+    four: None, factor: Callable[[int], float], best: float, bound: float
+) -> None:
+    machine = Machine(factor)
+    pace = Pace(CORES, clock=machine)
+    first, later = machine.run(pace, WORKS), machine.run(pace, WORKS)
+    assert first <= 1.05 * bound * best * sum(WORKS)  # both numbers are new to it
+    assert later <= bound * best * sum(WORKS)
+
+
+def test_a_machine_that_becomes_busy_or_idle_is_noticed(four: None) -> None:
+    busy = [False]
+    machine = Machine(lambda _: 6.0 if busy[0] else 0.55)
+    pace = Pace(CORES, clock=machine)
+    machine.run(pace, WORKS)
+    assert pace.best == CORES
+    busy[0] = True
+    assert machine.run(pace, WORKS) <= 1.15 * sum(WORKS)
+    assert pace.best == 1
+    busy[0] = False
+    for _ in range(3):
+        machine.run(pace, WORKS)
+    assert pace.best == CORES
+
+
+def test_a_number_that_was_asked_for_is_kept(four: None) -> None:
+    machine = Machine(lambda _: 6.0)
+    assert machine.run(Pace(2, fixed=True, clock=machine), [1.0] * 5) == 30.0
+    assert machine.run(Pace(1, clock=machine), [1.0] * 5) == 5.0
+
+
+# A batch shared among threads
+
+
+def test_batches_are_shared_where_operations_are_large() -> None:
+    assert [sharing.workers(n, 249_166, 2) for n in (1, 25, 64, 256)] == [1, 1, 1, 2]
+    assert sharing.workers(256, 249_166, 64) == 3
+    assert sharing.workers(256, 3_599, 64) == 1
+    assert sharing.workers(2, 1e9, 64) == 2
+    assert sharing.workers(256, 1e9, 1) == 1
+
+
+@pytest.fixture(params=[2, 3])
+def shares(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every batch is shared among so many threads."""
+    monkeypatch.setattr(sharing, "workers", lambda images, *_: min(images, request.param))
+    return int(request.param)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_shared_batches_are_the_same_images(case: Case, shares: int) -> None:
+    model, calls = case()
+    for call in calls:
+        plain = model.sample(5, method="plain", **call)
+        assert torch.equal(model.sample(5, **call), plain)
+        assert torch.equal(model.sample(5, batch=3, **call), plain)
+
+
+def test_one_conditioning_image_for_all_is_not_cut(shares: int) -> None:
+    model, calls = next(iter(case() for case in CASES if case.__name__ == "of_images"))
+    one = calls[0]["condition"][:1]
+    images = model.sample(4, labels=1, condition=one)
+    assert torch.equal(images, model.sample(4, labels=1, condition=one.expand(4, -1, -1, -1), method="plain"))
+
+
+def test_steps_of_shared_batches_are_reported_in_order_and_end_with_all_images(shares: int) -> None:
+    model, _ = of_nothing()
+    seen: list[tuple[int, int, torch.Tensor]] = []
+    images = model.sample(5, on_step=lambda step, steps, x: seen.append((step, steps, x.clone())))
+    steps = model.fast_sampler().steps
+    assert [(step, of) for step, of, _ in seen] == [(step + 1, steps) for step in range(steps)]
+    assert all(x.shape == images.shape for _, _, x in seen)
+    assert torch.equal(seen[-1][2], images)
+    share = len(seen[0][2]) // shares  # the first share's pixels appear step by step, the drawn ones for good
+    for _, _, x in seen:
+        drawn = x[:share] != 0
+        assert torch.equal(x[:share][drawn], images[:share][drawn])
+
+
+def test_a_callback_that_raises_ends_all_shares(shares: int) -> None:
+    model, _ = of_nothing()
+
+    def interrupt(step: int, *_: Any) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    before = model.sample(5)
+    with pytest.raises(KeyboardInterrupt):
+        model.sample(5, on_step=interrupt)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pixelloom-share")]
+    assert torch.equal(model.sample(5), before)
+
+
+def test_a_share_that_fails_is_not_lost(shares: int) -> None:
+    def draw(rows: slice, report: Callable[..., None]) -> torch.Tensor:
+        if rows.start:
+            raise MemoryError("no more")
+        for step in range(1000):
+            report(step + 1, 1000, torch.zeros(rows.stop, 1, 1, 1))
+        return torch.zeros(rows.stop, 1, 1, 1)
+
+    with pytest.raises(MemoryError, match="no more"):
+        sharing.shared(draw, 6, shares, None)
+
+
+# Training
+
+
+def test_measuring_leaves_a_run_as_it_was(four: None) -> None:
+    """Buffers, modes, gradients and generators, so that a run with measured threads is the run with that number set."""
+    objective = two_phases()
+    parts = torch.nn.ModuleDict(dict(objective.parts))
+    state = {name: value.clone() for name, value in parts.state_dict().items()}
+    modes = [module.training for module in parts.modules()]
+    torch.manual_seed(5)
+    generator = torch.get_rng_state()
+    config = TrainConfig(batch=8, precision="fp32", device="cpu")
+    fabric = make_fabric(config)
+    batch = next(stream(config, fabric)(0))
+    threads_, why = choose_threads(objective, batch, config, fabric)
+    assert threads_ in (1, CORES)
+    assert f"a step with {CORES}" in why
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, state[name]) for name, value in parts.state_dict().items())
+    assert [module.training for module in parts.modules()] == modes
+    assert all(p.grad is None for p in parts.parameters())
+    assert torch.get_num_threads() == CORES
+
+
+@pytest.mark.parametrize(("several", "one", "expected"), [(0.5, 1.0, CORES), (0.95, 1.0, 1), (3.0, 1.0, 1)])
+def test_several_threads_must_pay(
+    four: None, monkeypatch: pytest.MonkeyPatch, several: float, one: float, expected: int
+) -> None:
+    monkeypatch.setattr(engine_threads, "timed", lambda *_: (several, one))
+    config = TrainConfig(batch=8, precision="fp32", device="cpu")
+    fabric = make_fabric(config)
+    batch = next(stream(config, fabric)(0))
+    assert choose_threads(two_phases(), batch, config, fabric)[0] == expected
+    fixed = config.model_copy(update={"threads": 3})
+    assert choose_threads(two_phases(), batch, fixed, fabric) == (3, "as set")
+    torch.set_num_threads(1)
+    assert choose_threads(two_phases(), batch, config, fabric) == (1, "all that may be used")
+
+
+def test_steps_are_timed_in_turn(four: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(lambda _: 0.25)
+    monkeypatch.setattr(engine_threads.time, "perf_counter", machine)
+    assert timed(lambda: machine.step(0.4), (CORES, 1)) == pytest.approx((0.1, 0.4))
+    assert machine.steps == 1 + 2 * 4  # one that is not counted, then pairs of 0.5 s until two seconds are full
+    assert torch.get_num_threads() == CORES
+
+
+def test_a_run_keeps_its_number_and_torch_gets_its_own_back(
+    four: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers: list[int] = []
+    monkeypatch.setattr(engine_threads, "timed", lambda *_: (0.5, 1.0))
+    right = torch.nn.functional.conv2d
+    monkeypatch.setattr(
+        torch.nn.functional, "conv2d", lambda *a, **k: (numbers.append(torch.get_num_threads()), right(*a, **k))[1]
+    )
+    settings: dict[str, Any] = {"samples": 0, "model.channels": 4, "model.blocks": 1, "validation_images": 8}
+    with caplog.at_level(logging.INFO, "pixelloom"):
+        api.train("pixelcnn", data="digits", images=64, out=tmp_path / "run", overrides=settings)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["train"]["threads"] == CORES
+    assert f"threads: {CORES} (0.5 s a step with {CORES}, 1 s with 1)" in caplog.text
+    assert numbers
+    assert set(numbers) == {CORES}
+    assert torch.get_num_threads() == CORES
+
+    monkeypatch.setattr(engine_threads, "timed", lambda *_: (2.0, 1.0))  # the machine is busy when the run goes on
+    numbers.clear()
+    api.train(None, out=tmp_path / "run", resume=True, images=128)
+    assert set(numbers) == {CORES}
+
+
+def test_the_environment_of_these_tests_uses_one_thread() -> None:
+    """They run beside each other; what they say of several threads they say with a machine of their own."""
+    assert torch.get_num_threads() == 1
+    assert os.environ.get("OMP_NUM_THREADS", "1").isdigit()
