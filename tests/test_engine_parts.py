@@ -303,7 +303,7 @@ def test_mixed_precision_keeps_weights_and_losses_in_fp32(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     conf = config(precision="bf16", images=16)
     fabric = make_fabric(conf)
-    assert describe(fabric) == "cpu, 1 process, bf16-mixed"
+    assert describe(fabric) == "cpu, 1 process, 1 thread, bf16-mixed"
     objective, full = one_phase(0.0), one_phase(0.0)
     kinds: list[torch.dtype] = []
     objective.parts["net"][0].register_forward_hook(lambda _m, _i, output: kinds.append(output.dtype))

@@ -21,7 +21,6 @@ from torch import distributed
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.memory import keep_freed_memory, out_of_memory
 from pixelloom.errors import UsageError
-from pixelloom.threads import usable
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -116,7 +115,7 @@ def _processes(config: TrainConfig, device: str) -> tuple[int, int]:
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     else:
         devices, nodes = config.devices, config.nodes
-    available = torch.cuda.device_count() if device == "cuda" else usable()
+    available = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
     if devices > available:
         unit = "CUDA devices" if device == "cuda" else "CPU cores"
         raise UsageError(f"devices: {devices} were asked for, available here: {available} {unit}.")

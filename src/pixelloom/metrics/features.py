@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from pixelloom.data.pixels import Scaling, bit_source, from_model, to_model
 from pixelloom.errors import DataError, ModelError, UsageError, did_you_mean
 from pixelloom.metrics import inception
+from pixelloom.threads import ThreadChoice
 from pixelloom.types import Levels
 
 Images: TypeAlias = Tensor | Levels
@@ -279,16 +281,25 @@ def as_levels(images: Images, levels: int, what: str) -> Tensor:
 
 @torch.no_grad()
 def features(
-    images: Images, levels: int, extractor: Extractor, *, batch: int | None = None, what: str = "pictures"
+    images: Images,
+    levels: int,
+    extractor: Extractor,
+    *,
+    batch: int | None = None,
+    threads: int | None = None,
+    what: str = "pictures",
 ) -> Tensor:
-    """Features of each image, float64 [N, d] on the CPU; ``batch`` images at a time (the extractor's own number, unless
-    told), which bounds memory and changes nothing else.
+    """Features of each image, float64 [N, d] on the CPU; ``batch`` images at a time (the extractor's own number if
+    None), which bounds memory; ``threads`` on a CPU (those that pay if None). Both change results by rounding only.
 
     Raises DataError as :func:`as_levels` does.
     """
     x = as_levels(images, levels, what)
-    parts = [
-        extractor(to_model(part.to(extractor.device), levels, Scaling.unit())).cpu().double()
-        for part in torch.split(x, batch or extractor.batch)
-    ]
+
+    def of(part: Tensor) -> Tensor:
+        found: Tensor = extractor(to_model(part.to(extractor.device), levels, Scaling.unit()))
+        return found.cpu().double()
+
+    with ThreadChoice().pace(threads, torch.device(extractor.device)) as pace:
+        parts = [pace.run(len(part), partial(of, part)) for part in torch.split(x, batch or extractor.batch)]
     return torch.cat(parts) if len(x) else torch.empty(0, extractor.num_features, dtype=torch.float64)
