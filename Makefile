@@ -24,7 +24,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# The tenth of the tests whose verdicts hang most on arithmetic (a head, the samplers, the engine with its resumed runs,
+# The tenth of the tests whose results depend most on arithmetic (a head, the samplers, the engine with its resumed runs,
 # the losses of GANs, layers that iterate or normalize), as a processor without AVX and without bf16 would run them:
 # other vector widths sum in another order, so whatever hangs on a last bit shows here. What only moves data or words is
 # left out, and so are the other networks, which `make test` holds to the same checks.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from fractions import Fraction
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -67,56 +70,82 @@ def test_a_seed_names_a_set_of_shapes_for_good() -> None:
     assert images[:, :, 0, 0].tolist() == [[225, 168, 141], [34, 61, 38], [35, 55, 66], [32, 45, 41]]
 
 
-GRAY = np.random.default_rng(0).integers(0, 256, (500, 1, 28, 28)).astype(np.uint8)
-GRAY[:, 0, 0, :4] = 0, 127, 128, 255
+GRAY = np.kron(np.arange(300 * 49).reshape(300, 1, 7, 7) * 89 % 251, np.ones((4, 4))).astype(np.uint8)
+"""Of areas that are larger than the enlarged digit's strokes."""
 
 
-def grounds(seed: int = 0, stream: int = 0, n: int = 500) -> Levels:
+def ground_of(images: Levels, seed: int = 0, stream: int = 0) -> Levels:
     """The patches that digits of no ink lie on, which are those of all digits."""
-    return color_digits(np.zeros_like(GRAY[:n]), seed, stream)
+    return color_digits(np.zeros_like(images), seed, stream)
 
 
 def places(monkeypatch: pytest.MonkeyPatch, count: int, seed: int, stream: int) -> npt.NDArray[np.int64]:
-    """Row and column of each digit's upper left corner in the scene, [count, 2]: read from a scene that states them."""
+    """Row and column of each patch's upper left corner in the scene, in half pixels, [count, 2].
 
-    def stated(height: int, width: int, seed: int) -> Levels:
-        rows, columns = np.mgrid[:height, :width].astype(np.uint8)
-        return np.stack([rows, columns, rows])
+    They are read from scenes whose rows, or columns, alternate in brightness at growing periods.
+    """
+    found = np.zeros((count, 2), np.int64)
+    for bit in range(9):
+        rows, columns = np.mgrid[: drawn.SCENE, : drawn.SCENE]
+        planes = [255 * (axis >> bit & 1) for axis in (rows, columns, rows)]
+        with monkeypatch.context() as patched:
+            patched.setattr(drawn, "scene", lambda *_, planes=planes: np.stack(planes).astype(np.uint8))
+            patched.setattr(drawn, "_reduction", lambda: np.eye(28, 64) * 16)  # the upper left part of a patch
+            images = color_digits(np.zeros((count, 1, 28, 28), np.uint8), seed, stream)
+        found |= (images[:, :2, 0, 0] > 1).astype(np.int64) << bit
+    return found
 
-    with monkeypatch.context() as patched:
-        patched.setattr(drawn, "scene", stated)
-        images = color_digits(np.zeros((count, 1, 2, 3), np.uint8), seed, stream)
-    return images[:, :2, 0, 0].astype(np.int64)
+
+def enlarged(digit: npt.NDArray[np.uint8]) -> list[list[Fraction]]:
+    """28x28 to 64x64 by linear interpolation that keeps the corners, in fractions."""
+
+    def line(values: list[Fraction]) -> list[Fraction]:
+        out = []
+        for i in range(64):
+            at = Fraction(27 * i, 63)
+            low = min(int(at), 26)
+            out.append(values[low] * (1 - (at - low)) + values[low + 1] * (at - low))
+        return out
+
+    rows = [line([Fraction(int(v)) for v in row]) for row in digit]
+    return [list(row) for row in zip(*(line(list(column)) for column in zip(*rows, strict=True)), strict=True)]
 
 
-def test_colored_digits_are_their_patch_inverted_above_half_gray() -> None:
-    images, ground, above = color_digits(GRAY, seed=0, stream=0), grounds(), GRAY > 127
-    assert above[0, 0, 0, :4].tolist() == [False, False, True, True]
-    assert images.shape == (500, 3, 28, 28)
+def test_colored_digits_are_made_as_the_course_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patch of 64x64, inverted where the enlarged digit is above half, and the means of its areas in two bits."""
+    images, whole = color_digits(GRAY, seed=0, stream=0), scene(512, 512, seed=0).astype(np.int64)
+    assert images.shape == (300, 3, 28, 28)
     assert images.dtype == np.uint8
     assert set(np.unique(images)) == {0, 1, 2, 3}
-    np.testing.assert_array_equal(images, np.where(above, 3 - ground.astype(int), ground))
-    assert len(np.unique(ground[0].reshape(3, -1), axis=1).T) > 2  # a ground of one color would be the older kind
+    corners = places(monkeypatch, 300, seed=0, stream=0)
+    for i in (0, 7):
+        top, left = corners[i]
+        patch = whole[:, top : top + 64, left : left + 64]
+        ink = np.array([[value > Fraction(255, 2) for value in row] for row in enlarged(GRAY[i, 0])])
+        assert 0.1 < ink.mean() < 0.9
+        mixed = np.where(ink, 255 - patch, patch).repeat(7, 1).repeat(7, 2)  # 448 = 28 * 16 on a side
+        sums = mixed.reshape(3, 28, 16, 28, 16).sum((2, 4))
+        np.testing.assert_array_equal(images[i], sums * 4 // (256 * 256))
 
 
-@pytest.mark.parametrize("stream", [0, 1, 2])
-def test_training_validation_and_test_digits_lie_on_patches_of_one_scene(
-    stream: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ground = scene(228, 228, seed=0)
-    corners = places(monkeypatch, 500, seed=0, stream=stream)
-    for image, (top, left) in zip(grounds(stream=stream), corners, strict=True):
-        np.testing.assert_array_equal(image, ground[:, top : top + 28, left : left + 28])
+def test_ink_is_the_inverse_of_the_ground_within_strokes() -> None:
+    """Level v becomes 3 - v where a whole area is ink, but where its mean lies at the edge of a level's bin."""
+    full = np.full((100, 1, 28, 28), 255, np.uint8)
+    ground, inverse = ground_of(full).astype(int), color_digits(full, 0, 0).astype(int)
+    assert (inverse == 3 - ground).mean() > 0.98
+    assert np.abs(inverse - (3 - ground)).max() <= 1
+    assert len(np.unique(ground[0].reshape(3, -1), axis=1).T) > 2  # neither ground nor ink has one color
 
 
-def test_places_are_uniform_over_all_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    corners = places(monkeypatch, 40_200, seed=0, stream=0)
-    assert corners[:3].tolist() == [[39, 141], [145, 29], [76, 2]]  # a seed names a data set for good
+def test_places_are_uniform_over_all_that_fit_and_differ_between_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    corners = places(monkeypatch, 9_000, seed=0, stream=0)
+    assert corners.min() == 0
+    assert corners.max() == 512 - 64
     for axis in (0, 1):
-        counts = np.bincount(corners[:, axis])
-        assert len(counts) == 201
-        assert (np.abs(counts - 200) < 5 * 200**0.5).all()
-    assert abs(np.corrcoef(corners.T)[0, 1]) < 5 / 40_200**0.5
+        counts = np.histogram(corners[:, axis], bins=9, range=(-0.5, 449.5))[0]
+        expected = 9_000 * np.array([50] * 8 + [49]) / 449
+        assert (np.abs(counts - expected) < 5 * expected**0.5).all()
+    assert abs(np.corrcoef(corners.T)[0, 1]) < 5 / 9_000**0.5
     for other in (places(monkeypatch, 500, seed=1, stream=0), places(monkeypatch, 500, seed=0, stream=1)):
         assert (other == corners[:500]).all(1).sum() < 5
 
@@ -129,18 +158,23 @@ def test_colored_digits_are_a_function_of_seed_and_stream() -> None:
     assert not np.array_equal(images, color_digits(GRAY, seed=0, stream=1))
 
 
+def test_a_seed_names_a_set_of_colored_digits_for_good() -> None:
+    """On every machine: their arithmetic is that of whole numbers."""
+    images = color_digits(GRAY, seed=0, stream=0)
+    assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "64f3567afcfd0664"
+
+
 def test_the_scene_is_soft_pale_and_a_function_of_the_seed() -> None:
-    for seed in range(3):
-        ground = scene(228, 228, seed)
-        assert ground.shape == (3, 228, 228)
-        assert ground.dtype == np.uint8
-        assert (ground[:, :, 1:] == ground[:, :, :-1]).mean() > 0.85  # of independent levels few neighbors are equal
-        means = ground.mean((1, 2))
-        assert (means > 1.2).all()
-        assert means[1] < min(means[0], means[2])
-        assert all(len(np.unique(plane)) > 1 for plane in ground)
-    assert np.array_equal(scene(40, 30, seed=0), scene(40, 30, seed=0))
-    assert not np.array_equal(scene(40, 30, seed=0), scene(40, 30, seed=1))
+    image = scene(512, 512, seed=0).astype(int)
+    assert image.shape == (3, 512, 512)
+    means = image.mean((1, 2))
+    assert np.abs(means - (197, 143, 187)).max() < 12
+    assert means[0] > means[2] > means[1]
+    neighbors = np.abs(np.diff(image, axis=2))
+    assert neighbors.mean() < 12  # the grain alone: uniform over 25 values, 8.3 apart on average
+    assert image.std((1, 2)).min() > 15  # and yet no flat ground
+    assert not np.array_equal(image, scene(512, 512, seed=1))
+    assert np.array_equal(image, scene(512, 512, seed=0))
 
 
 def test_choose_takes_as_many_of_each_class() -> None:

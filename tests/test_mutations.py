@@ -359,6 +359,10 @@ def callbacks(case: Case, method: checks.Method) -> None:
     checks.check_callbacks_change_nothing(*case(), method)
 
 
+def threads(case: Case, method: checks.Method) -> None:
+    checks.check_threads_do_not_mix(*case(), method)
+
+
 def conditioned_batches() -> None:
     model, calls = of_classes()
     plain = model.sample(5, method="plain", **calls[0])
@@ -400,7 +404,14 @@ MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
     (noise_of_the_batch, [batch_free, fast_batch_free]),
     (noise_reused, [draws, fast_draws]),
     (blindfold, [draws]),
-    (kept_conditioning, [partial(callbacks, of_classes, "plain"), partial(callbacks, of_images, "plain")]),
+    (
+        kept_conditioning,
+        [
+            partial(callbacks, of_classes, "plain"),
+            partial(callbacks, of_images, "plain"),
+            partial(threads, of_classes, "plain"),
+        ],
+    ),
     (stale_conditioning, [conditioned_batches]),
     (noise_kept_by_the_sampler, [samplers]),
     (plans_by_address, [other_layers]),

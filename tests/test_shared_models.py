@@ -1,4 +1,4 @@
-"""One model in many hands: callbacks, threads and several samplers at once, and no image changes.
+"""Callbacks, threads and several samplers share one model, and no image changes.
 
 Noise and conditioning are arguments of each call (:mod:`pixelloom.models`); the checks are in ``checks.py``, and
 ``test_mutations.py`` shows that a conditioning kept on the model, or buffers handed out twice, turn them red.

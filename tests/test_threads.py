@@ -1,10 +1,10 @@
-"""How many threads are used: what may be counted on, what pays, and that no number of them changes an image."""
+"""How many threads are used: which cores may be used, what pays, and that no number of threads changes an image."""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ import torch
 import yaml
 
 from engine_toys import stream, two_phases
+from fast_toys import pictures
 from pixelloom import api, threads
 from pixelloom.engine import threads as engine_threads
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.threads import choose_threads, timed
+from pixelloom.errors import UsageError
 from pixelloom.sampling import sharing
-from pixelloom.threads import Pace, lent, omp_num_threads, quota, usable
+from pixelloom.threads import Pace, ThreadChoice, fixed, lent, omp_num_threads, quota, usable
 from test_shared_models import CASES, Case, of_nothing
 
 CORES = 4
@@ -91,7 +93,19 @@ def test_the_smallest_limit_counts(monkeypatch: pytest.MonkeyPatch, four: None) 
         assert usable() == expected
 
 
-# Torch's number is borrowed
+@pytest.mark.parametrize(
+    ("omp", "allowed", "processes", "expected"),
+    [("", None, 2, 2), ("4", None, 2, 2), ("1", None, 2, 1), ("3", None, 1, 3), ("", 3.5, 2, 1), ("", None, 9, 1)],
+)
+def test_processes_share_the_cores_and_omp_num_threads_is_for_each(
+    monkeypatch: pytest.MonkeyPatch, four: None, omp: str, allowed: float | None, processes: int, expected: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    monkeypatch.setattr(threads, "quota", lambda: allowed)
+    assert usable(processes) == expected
+
+
+# Torch's number of threads is changed and put back
 
 
 def test_threads_are_lent_to_one_call_at_a_time_and_put_back(four: None) -> None:
@@ -104,7 +118,7 @@ def test_threads_are_lent_to_one_call_at_a_time_and_put_back(four: None) -> None
         with lent(2) as asked:
             assert asked == 2
     assert torch.get_num_threads() == CORES
-    torch.set_num_threads(2)  # somebody's own wish
+    torch.set_num_threads(2)  # as a user may set it
     with lent() as most:
         assert most == 2
 
@@ -206,6 +220,37 @@ def test_a_machine_that_becomes_busy_or_idle_is_noticed(four: None) -> None:
     assert pace.best == CORES
 
 
+def test_both_numbers_are_measured_by_a_small_step_first(four: None) -> None:
+    machine = Machine(lambda _: 0.5)
+    pace, works = Pace(CORES, clock=machine), list[float]()
+
+    def step(work: float) -> None:
+        works.append(work)
+        machine.step(work)
+
+    pace.prime(1.0, lambda: step(1.0))
+    assert (pace.rates, works) == ({1: 1.0, CORES: 0.5}, [1.0] * 3)
+    pace.prime(1.0, lambda: step(1.0))  # once
+    assert len(works) == 3
+    assert machine.run(pace, [16.0]) == 8.0
+
+
+def test_threads_that_are_fixed_are_taken_by_all(four: None) -> None:
+    model, _ = of_nothing()
+    with fixed(3):
+        assert torch.get_num_threads() == 3
+        for choice in (ThreadChoice(), ThreadChoice()):
+            with choice.pace(None, torch.device("cpu")) as pace:
+                assert (pace.best, pace.fixed) == (3, True)
+        with ThreadChoice().pace(2, torch.device("cpu")) as pace:
+            assert pace.best == 2
+        model.log_prob(model.sample(2))
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == CORES
+    with fixed(None):
+        assert torch.get_num_threads() == CORES
+
+
 def test_a_number_that_was_asked_for_is_kept(four: None) -> None:
     machine = Machine(lambda _: 6.0)
     assert machine.run(Pace(2, fixed=True, clock=machine), [1.0] * 5) == 30.0
@@ -219,7 +264,7 @@ def test_batches_are_shared_where_operations_are_large() -> None:
     assert [sharing.workers(n, 249_166, 2) for n in (1, 25, 64, 256)] == [1, 1, 1, 2]
     assert sharing.workers(256, 249_166, 64) == 3
     assert sharing.workers(256, 3_599, 64) == 1
-    assert sharing.workers(2, 1e9, 64) == 2
+    assert [sharing.workers(n, 1e9, 64) for n in (2, 31, 32, 48)] == [1, 1, 2, 3]
     assert sharing.workers(256, 1e9, 1) == 1
 
 
@@ -246,18 +291,31 @@ def test_one_conditioning_image_for_all_is_not_cut(shares: int) -> None:
     assert torch.equal(images, model.sample(4, labels=1, condition=one.expand(4, -1, -1, -1), method="plain"))
 
 
-def test_steps_of_shared_batches_are_reported_in_order_and_end_with_all_images(shares: int) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_steps_of_shared_batches_are_reported_in_order_and_end_with_all_images(shares: int, known: bool) -> None:
     model, _ = of_nothing()
+    mask = torch.zeros(1, *model.spec.shape, dtype=torch.bool)
+    mask[..., -1, :] = known
+    given = pictures(model.spec, 1)
     seen: list[tuple[int, int, torch.Tensor]] = []
-    images = model.sample(5, on_step=lambda step, steps, x: seen.append((step, steps, x.clone())))
-    steps = model.fast_sampler().steps
+    images = model.sample(
+        5, given=given, mask=mask, on_step=lambda step, steps, x: seen.append((step, steps, x.clone()))
+    )
+    steps = model.fast_sampler(mask=mask).steps
     assert [(step, of) for step, of, _ in seen] == [(step + 1, steps) for step in range(steps)]
-    assert all(x.shape == images.shape for _, _, x in seen)
     assert torch.equal(seen[-1][2], images)
-    share = len(seen[0][2]) // shares  # the first share's pixels appear step by step, the drawn ones for good
-    for _, _, x in seen:
-        drawn = x[:share] != 0
-        assert torch.equal(x[:share][drawn], images[:share][drawn])
+    for _, _, x in seen:  # what is drawn stays, in every share, and what is known is there from the start
+        assert x.shape == images.shape
+        assert torch.equal(x[x != 0], images[x != 0])
+        assert torch.equal(x[..., -1, :], images[..., -1, :]) or not known
+
+
+def test_nothing_is_reported_where_everything_is_known(shares: int) -> None:
+    model, _ = of_nothing()
+    given, seen = pictures(model.spec, 4), list[int]()
+    mask = torch.ones(1, *model.spec.shape, dtype=torch.bool)
+    assert torch.equal(model.sample(4, given=given, mask=mask, on_step=lambda step, *_: seen.append(step)), given)
+    assert seen == []
 
 
 def test_a_callback_that_raises_ends_all_shares(shares: int) -> None:
@@ -274,16 +332,55 @@ def test_a_callback_that_raises_ends_all_shares(shares: int) -> None:
     assert torch.equal(model.sample(5), before)
 
 
-def test_a_share_that_fails_is_not_lost(shares: int) -> None:
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_share_that_fails_stops_the_others_and_is_what_is_raised(shares: int, fails: int) -> None:
+    taken, begun = [0] * shares, torch.zeros(2 * shares, 1, 1, 1)
+    all_there = threading.Barrier(shares, timeout=60)
+
     def draw(rows: slice, report: Callable[..., None]) -> torch.Tensor:
-        if rows.start:
+        index = rows.start // 2
+        all_there.wait()
+        if index == fails:
             raise MemoryError("no more")
-        for step in range(1000):
-            report(step + 1, 1000, torch.zeros(rows.stop, 1, 1, 1))
-        return torch.zeros(rows.stop, 1, 1, 1)
+        for step in range(100_000):
+            report(step + 1, 100_000, torch.zeros(2, 1, 1, 1))
+            taken[index] += 1
+            time.sleep(0.001)
+        return torch.zeros(2, 1, 1, 1)
 
     with pytest.raises(MemoryError, match="no more"):
-        sharing.shared(draw, 6, shares, None)
+        sharing.shared(draw, begun, shares, None)
+    assert max(taken) < 100_000
+
+
+def test_shares_keep_the_inference_mode_of_the_caller(shares: int) -> None:
+    model, _ = of_nothing()
+    expected = model.sample(8, batch=4)
+    with torch.inference_mode():
+        assert torch.equal(model.sample(8, batch=4), expected)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_conditioning_for_another_number_of_images_is_refused(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In shares too, where a row too few could go unnoticed."""
+    monkeypatch.setattr(sharing, "workers", lambda *_: number)
+    model, _ = next(iter(case() for case in CASES if case.__name__ == "of_classes"))
+    noise = torch.rand(4, *model.spec.shape, dtype=torch.float64)
+    sampler = model.fast_sampler()
+    with pytest.raises(UsageError, match="labels: what is given is for 3 images, a batch has 4"):
+        sampler.sample(noise, conditioning={"labels": torch.tensor([0, 1, 2])})
+    with pytest.raises(UsageError, match="the network is conditioned on labels, and was given nothing"):
+        sampler.sample(noise)
+    with pytest.raises(UsageError, match=r"labels: 4 class numbers or one for all"):
+        model.draw(noise, labels=[0, 1, 2])
+    with pytest.raises(UsageError, match=r"noise: \[n, 1, 6, 4\] is needed, not \[4, 1, 6, 3\]"):
+        model.draw(noise[..., :3], labels=0)
+
+
+def test_a_model_of_several_orders_is_not_drawn_from_in_one() -> None:
+    model, _ = next(iter(case() for case in CASES if case.__name__ == "of_orders"))
+    with pytest.raises(UsageError, match="draw: this model averages over 3 orders"):
+        model.draw(torch.rand(2, *model.spec.shape, dtype=torch.float64), labels=0)
 
 
 # Training
@@ -312,15 +409,24 @@ def test_measuring_leaves_a_run_as_it_was(four: None) -> None:
 
 @pytest.mark.parametrize(("several", "one", "expected"), [(0.5, 1.0, CORES), (0.95, 1.0, 1), (3.0, 1.0, 1)])
 def test_several_threads_must_pay(
-    four: None, monkeypatch: pytest.MonkeyPatch, several: float, one: float, expected: int
+    four: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    several: float,
+    one: float,
+    expected: int,
 ) -> None:
     monkeypatch.setattr(engine_threads, "timed", lambda *_: (several, one))
     config = TrainConfig(batch=8, precision="fp32", device="cpu")
     fabric = make_fabric(config)
     batch = next(stream(config, fabric)(0))
     assert choose_threads(two_phases(), batch, config, fabric)[0] == expected
-    fixed = config.model_copy(update={"threads": 3})
-    assert choose_threads(two_phases(), batch, fixed, fabric) == (3, "as set")
+    set_ = config.model_copy(update={"threads": 3})
+    assert choose_threads(two_phases(), batch, set_, fabric) == (3, "as set")
+    assert not caplog.text
+    set_ = config.model_copy(update={"threads": 64})  # of a larger machine
+    assert choose_threads(two_phases(), batch, set_, fabric) == (64, "as set")
+    assert f"the run takes 64 threads, and this process may use {CORES} cores" in caplog.text
     torch.set_num_threads(1)
     assert choose_threads(two_phases(), batch, config, fabric) == (1, "all that may be used")
 
@@ -355,9 +461,3 @@ def test_a_run_keeps_its_number_and_torch_gets_its_own_back(
     numbers.clear()
     api.train(None, out=tmp_path / "run", resume=True, images=128)
     assert set(numbers) == {CORES}
-
-
-def test_the_environment_of_these_tests_uses_one_thread() -> None:
-    """They run beside each other; what they say of several threads they say with a machine of their own."""
-    assert torch.get_num_threads() == 1
-    assert os.environ.get("OMP_NUM_THREADS", "1").isdigit()

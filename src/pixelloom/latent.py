@@ -59,7 +59,7 @@ class LatentModel:
         self.discriminator = None if discriminator is None else discriminator.eval()
         self.description = description
         self.spec: ImageSpec = description.image
-        self._threads = ThreadChoice()
+        self._passes = ThreadChoice()
         self.condition: Condition | None = None
         """A latent model goes by no picture."""
 
@@ -126,7 +126,9 @@ class LatentModel:
             raise UsageError(f"z: the model takes [n, {self.latent}], not {list(z.shape)}")
         told = self._labels(labels, len(z))
         parts = []
-        with self._threads.pace(threads, self.device) as pace:
+        with self._passes.pace(threads, self.device) as pace:
+            if few := min(batch, len(z)) // 16:
+                pace.prime(few, partial(self._pass, z[:few], None if told is None else told[:few]))
             for start in range(0, len(z), batch):
                 rows = slice(start, min(start + batch, len(z)))
                 step = partial(self._pass, z[rows], None if told is None else told[rows])

@@ -64,7 +64,7 @@ class PixelModel:
         self.description = description
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
-        self._threads = ThreadChoice()
+        self._passes, self._steps = ThreadChoice(), ThreadChoice()  # of the network, and of the fast sampler
         self._planned: tuple[tuple[nn.Module, ...], bytes, Plan] | None = None
         self._orders = ensembles.Drawers(lambda network: PixelModel(network, description))
         self.condition: Condition | None = description.conditioning_image()
@@ -166,7 +166,9 @@ class PixelModel:
             each = (self.head.nats(self._pass(network, levels, known), levels) for network in networks)
             return ensembles.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu()
 
-        with self._threads.pace(threads, self.device) as pace:
+        with self._passes.pace(threads, self.device) as pace:
+            if few := min(batch, len(x)) // 16:
+                pace.prime(few, partial(scored, slice(0, few)))
             for start in range(0, len(x), batch):
                 rows = slice(start, min(start + batch, len(x)))
                 parts.append(pace.run(rows.stop - start, partial(scored, rows)))
@@ -257,7 +259,8 @@ class PixelModel:
         self,
         noise: Tensor,
         *,
-        labels: Tensor | None = None,
+        labels: LabelsLike = None,
+        condition: Tensor | Levels | None = None,
         temperature: float = 1.0,
         guidance: float = 0.0,
         method: Literal["fast", "plain"] = "fast",
@@ -265,20 +268,17 @@ class PixelModel:
         threads: int | None = None,
         on_step: ancestral.OnStep | None = None,
     ) -> Tensor:
-        """One image for each row of noise, as levels, uint8 [n, C, H, W], all in one batch.
+        """One image for each row of noise, as levels, uint8 [n, C, H, W], all in one batch; for a model of one order.
 
-        Args:
-            noise: uniform in [0, 1), float64 [n, C, H, W]; the image is a function of it.
-            labels: int64 [n], for a model with classes.
-            temperature: as in :meth:`sample`, and so are the rest.
-            guidance: as there.
-            method: as there.
-            precision: as there.
-            threads: as there.
-            on_step: as there.
+        ``noise`` is uniform in [0, 1), float64 [n, C, H, W], and the images are a function of it. The other arguments,
+        and the errors, are those of :meth:`sample`.
         """
+        ensembles.refuse(self.network, "draw")
+        if noise.ndim != 4 or tuple(noise.shape[1:]) != self.spec.shape or not len(noise):
+            raise UsageError(f"noise: [n, {', '.join(map(str, self.spec.shape))}] is needed, not {list(noise.shape)}")
+        known = check_labels(labels, self.description.classes, len(noise), self.device)
+        conditioning = self._conditioning(known, check_condition(condition, self.condition, len(noise)))
         draw, _ = self._drawer(method, precision, None, guidance, threads)
-        conditioning = self._conditioning(labels, None)
         return draw(noise.to(self.device), conditioning=conditioning, temperature=temperature, on_step=on_step)
 
     def fast_sampler(
@@ -290,11 +290,7 @@ class PixelModel:
     ) -> fast.FastSampler:
         """What :meth:`sample` draws with by method "fast": it knows its steps, the memory of an image and its batch.
 
-        Args:
-            precision: as there.
-            mask: bool [N, C, H, W], true where a value is known.
-            guidance: as there.
-            threads: as there.
+        The arguments are those of :meth:`sample`; ``mask`` is bool [N, C, H, W].
 
         Raises:
             UsageError: for an unknown precision.
@@ -311,6 +307,7 @@ class PixelModel:
             first.device,
             guidance=guidance,
             threads=threads,
+            choice=self._steps,
         )
 
     def _plan(self, network: nn.Module, known: Marks | None) -> Plan:
@@ -353,7 +350,7 @@ class PixelModel:
             return fast.guided(cond, uncond, guidance)
 
         def draw_plainly(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
-            with self._threads.pace(threads, noise.device) as pace:
+            with self._passes.pace(threads, noise.device) as pace:
                 step = partial(predict, conditioning)
                 return ancestral.sample(
                     lambda levels: pace.run(1, partial(step, levels)), self.head, self.spec, noise, **options

@@ -24,7 +24,7 @@ class PixelDescription(Description):
     embedding: int = Field(0, ge=0, le=256)
     """Features of the vector that the network learns for each level; 0 for one that takes scaled numbers."""
     condition: str = "none"
-    """Rule of the picture that the network goes by, derived from the image; see :mod:`pixelloom.data.conditions`."""
+    """Rule of the conditioning image, which is derived from the image; see :mod:`pixelloom.data.conditions`."""
 
     @model_validator(mode="after")
     def _what_fits_the_images(self) -> PixelDescription:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -40,6 +39,7 @@ from pixelloom.families import load_model
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models import PixelModel
 from pixelloom.objectives import Objective
+from pixelloom.threads import fixed
 from pixelloom.types import Batch, ImageSpec
 from pixelloom.wiring import wire
 from pixelloom.wiring.base import Wiring, some
@@ -76,26 +76,23 @@ def train(config: RunConfig, out: Path, *, resume: bool = False) -> Path:
         world=fabric.world_size,
         dynamic=data.dynamic,
     )
-    before = torch.get_num_threads()
-    try:
-        with memory_explained(config.train):
-            threads, why = choose_threads(objective, next(batches(stream, 0)), config.train, fabric)
-        torch.set_num_threads(threads)
+    with memory_explained(config.train):
+        threads, why = choose_threads(objective, next(batches(stream, 0)), config.train, fabric)
+    if fabric.device.type == "cpu":
         # Kept with the run: a run that is resumed, or repeated from its config.yaml, takes as many, for the same bits.
         wiring.config = config.model_copy(update={"train": config.train.model_copy(update={"threads": threads})})
-        return _fit(wiring, objective, stream, fabric, out, resume=resume, why=why)
-    finally:
-        torch.set_num_threads(before)
+        _log_of(fabric, "threads: %d (%s)", threads, why)
+    with fixed(threads):
+        return _fit(wiring, objective, stream, fabric, out, resume=resume)
 
 
 def _fit(
-    wiring: Wiring[Any, Any], objective: Objective, stream: Stream, fabric: Fabric, out: Path, *, resume: bool, why: str
+    wiring: Wiring[Any, Any], objective: Objective, stream: Stream, fabric: Fabric, out: Path, *, resume: bool
 ) -> Path:
-    """The training itself, with all that is seen and kept of it."""
+    """Train, write the run folder, and return the folder of the best model."""
     config, data = wiring.config, wiring.data
     if fabric.is_global_zero:
         _open_folder(out, config)
-        _log.info("threads: %d (%s)", config.train.threads, why)
         size = f"{wiring.model.parameters:,}"
         _log.info("%s: %s; %s parameters; training on %s", data.name, data.spec, size, place(fabric))
     state = fit(
@@ -112,6 +109,12 @@ def _fit(
         _finish(wiring, out, state, objective.monitor.name)
     fabric.barrier()
     return out / BEST
+
+
+def _log_of(fabric: Fabric, message: str, *values: object) -> None:
+    """Say it once, whatever the number of processes."""
+    if fabric.is_global_zero:
+        _log.info(message, *values)
 
 
 def _open_folder(out: Path, config: RunConfig) -> None:

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,14 +22,17 @@ import torch
 _T = TypeVar("_T")
 
 
-def usable() -> int:
-    """Cores that this process may use: by its affinity, the quota of its control groups, and OMP_NUM_THREADS."""
+def usable(processes: int = 1) -> int:
+    """Cores that this process may use, where so many like it share what there is.
+
+    Affinity and the quota of control groups hold for all of them together, OMP_NUM_THREADS for each.
+    """
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
         cores = os.cpu_count() or 1
-    limits = (quota(), omp_num_threads(os.environ.get("OMP_NUM_THREADS", "")))
-    return max(1, min([cores, *(int(limit) for limit in limits if limit)]))
+    share = int(min(cores, quota() or cores)) // processes
+    return max(1, min(share, omp_num_threads(os.environ.get("OMP_NUM_THREADS", "")) or share))
 
 
 def omp_num_threads(text: str) -> int | None:
@@ -108,6 +112,24 @@ def lent(threads: int | None = None) -> Iterator[int]:
             torch.set_num_threads(_before if _calls == 0 or alone else mine)
 
 
+_FIXED: ContextVar[int | None] = ContextVar("fixed", default=None)
+
+
+@contextlib.contextmanager
+def fixed(threads: int | None) -> Iterator[None]:
+    """Within, everything takes so many threads: a training, or a command with --threads. None changes nothing."""
+    if threads is None:
+        yield
+        return
+    before, token = torch.get_num_threads(), _FIXED.set(threads)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        _FIXED.reset(token)
+        torch.set_num_threads(before)
+
+
 _PATIENCE = 0.04  # share of the time that may go into trying the other number of threads
 _EVERY = 6  # steps between two trials, however cheap they are
 _RECENT = 0.3  # weight of the newest step in what a step is expected to take
@@ -135,6 +157,13 @@ class Pace:
     def best(self) -> int:
         """The number of threads that steps have taken least time with."""
         return self.most if self.fixed else min(self.rates, key=lambda n: self.rates[n], default=1)
+
+    def prime(self, work: float, step: Callable[[], object]) -> None:
+        """Measure both numbers by a small step whose result is dropped: the first real step may be the only one."""
+        if not self.fixed and not self.rates:
+            step()  # libraries prepare themselves for its shapes
+            for _ in range(2):
+                self.run(work, step)
 
     def choose(self, work: float) -> int:
         """The number of threads for a step of so much work."""
@@ -177,6 +206,7 @@ class ThreadChoice:
             threads: how many to use, always; None for a choice.
             device: where the work is done; only on a CPU is there a choice.
         """
+        threads = threads or _FIXED.get()
         with lent(threads) as most:
             if threads is not None or most == 1 or device.type != "cpu":
                 yield Pace(most, fixed=True)

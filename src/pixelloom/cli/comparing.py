@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,9 +12,6 @@ from pixelloom.cli import targets
 from pixelloom.cli.console import say
 from pixelloom.cli.options import Device, Flag
 from pixelloom.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger("pixelloom")
 

@@ -55,16 +55,15 @@ def evaluate(
             published FIDs; auto is lenet-mnist for digits of MNIST, else random.
         neighbours: A PNG of the samples that are nearest to training pictures, with these; measures nearest.
         force: Replace the PNG if it is there.
-        threads: CPU threads to use at most; by default what pays at the moment, of what this process may use.
+        threads: CPU threads to use; by default chosen by measuring, at most the cores that may be used.
         device: auto is CUDA where there is one.
         json: One JSON object with all figures.
         pictures: The data.
     """
-    import torch
-
     from pixelloom import measuring
     from pixelloom.engine.memory import out_of_memory
     from pixelloom.metrics.features import named
+    from pixelloom.threads import fixed
 
     for option, value, least in (
         ("--limit", limit, 1),
@@ -80,8 +79,6 @@ def evaluate(
         targets.probe(neighbours.parent)
         words = [*(words or []), "nearest"]
     found = loaded(model, device)
-    if threads is not None:
-        torch.set_num_threads(threads)
     names = measuring.settled(found, words, split)
     drawn = tuple(name for name in names if name != measuring.LIKELIHOOD)
     if not drawn and (number is not None or features != "auto"):
@@ -91,7 +88,8 @@ def evaluate(
     forgiving = words is None or measuring.ALL in words
     wishes = measuring.Wishes(drawn, named(features), number or measuring.N, seed, split, limit, forgiving)
     try:
-        facts, likelihood, measured = _measured(model, found, pictures, wishes, measuring.LIKELIHOOD in names)
+        with fixed(threads):
+            facts, likelihood, measured = _measured(model, found, pictures, wishes, measuring.LIKELIHOOD in names)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

@@ -74,7 +74,7 @@ class TrainOptions:
     devices: int | None = None
     """Processes on this machine, one device each."""
     threads: int | None = None
-    """CPU threads of a process; by default measured before the first step, and kept in config.yaml."""
+    """CPU threads of a process; by default chosen by measuring steps before the first one, and kept in config.yaml."""
 
 
 @Parameter(name="*", group=_FIELDS)
@@ -192,7 +192,7 @@ class DrawOptions:
     precision: Literal["fp32", "bf16", "fp64"] | None = None
     """Of the network's arithmetic; by default that of its weights."""
     threads: int | None = None
-    """CPU threads to use; by default what pays at the moment, of what this process may use."""
+    """CPU threads to use; by default chosen by measuring steps, at most the cores that may be used."""
     device: Device = "auto"
     """auto is CUDA where there is one."""
     columns: int | None = None

@@ -17,9 +17,9 @@ Floats = npt.NDArray[np.float64]
 
 SHAPES = ("circle", "square", "triangle")
 COLOR_LEVELS = 4
-SCENE = 200
-"""Pixels by which a scene is larger than the patches that are cut from it, as the course's photograph is."""
-_PALE = (0.77, 0.56, 0.73)  # mean red, green and blue of a scene
+DIGIT, PATCH, SCENE = 28, 64, 512
+"""Sides, in pixels, of a digit, of the patch that it is put on, and of the scene that patches are cut from."""
+_PALE = (197, 143, 187)  # mean red, green and blue of a scene
 _STREAM = 301  # streams of randomness from here on
 _CHUNK = 1024
 
@@ -61,42 +61,59 @@ def _inside(labels: Labels, x: Floats, y: Floats, r: Floats, angle: Floats, h: i
 
 
 def color_digits(images: Levels, seed: int, stream: int) -> Levels:
-    """Gray digits (uint8 [N, 1, H, W], 256 levels) in color: uint8 [N, 3, H, W] of 4 levels.
+    """Gray digits (uint8 [N, 1, 28, 28], 256 levels) in color: uint8 [N, 3, 28, 28] of 4 levels.
 
-    As in the Berkeley course on deep unsupervised learning (``get_colored_mnist`` of rll/deepul): each digit lies on a
-    patch cut at random from one scene, and where its gray value is above half the patch is inverted, level v becoming
-    3 - v. So neither the ground nor the ink has one color, and the ink is known only through the ground. The course
-    cuts its patches from a photograph; here :func:`scene` draws one.
+    As ``get_colored_mnist`` of the Berkeley course on deep unsupervised learning (rll/deepul) makes them: a digit is
+    enlarged to 64x64 by linear interpolation, a patch of that size is cut at random from one scene, its colors are
+    inverted (v becomes 255 - v) where the digit is above half, and the result is reduced to 28x28 by the mean of each
+    area. Two bits of each value are kept. So the ink is known only through the ground, and edges are mixtures. The
+    course cuts its patches from a photograph; here :func:`scene` draws one.
     """
-    height, width = images.shape[2:]
-    ground = scene(SCENE + height, SCENE + width, seed)
+    ground = scene(SCENE, SCENE, seed).astype(np.float64)
+    enlarge, reduce = _enlargement(), _reduction()
     u = _uniform(len(images), 2, seed, _STREAM + 1, stream)
-    top, left = (u * (SCENE + 1)).astype(np.int64)
-    out = np.empty((len(images), 3, height, width), np.uint8)
+    top, left = (u * (SCENE - PATCH + 1)).astype(np.int64)
+    out = np.empty((len(images), 3, DIGIT, DIGIT), np.uint8)
     for i, image in enumerate(images):
-        patch = ground[:, top[i] : top[i] + height, left[i] : left[i] + width]
-        out[i] = np.where(image > 127, COLOR_LEVELS - 1 - patch, patch)
+        # Products of integers below 2^53 are exact in float64: the same data set on every machine.
+        ink = enlarge @ image[0] @ enlarge.T > 127.5 * 7 * 7  # [64, 64]
+        patch = ground[:, top[i] : top[i] + PATCH, left[i] : left[i] + PATCH]
+        mixed = reduce @ np.where(ink, 255 - patch, patch) @ reduce.T  # [3, 28, 28], 16 x 16 times the mean
+        out[i] = mixed // (16 * 16 * 256 // COLOR_LEVELS)
     return out
 
 
-def scene(height: int, width: int, seed: int) -> Levels:
-    """A soft, pale scene, uint8 [3, H, W] of 4 levels, that stands in for a photograph.
+def _enlargement() -> Floats:
+    """Weights [64, 28], in sevenths, of linear interpolation that keeps the ends: position i is 27 i / 63 = 3 i / 7."""
+    weights = np.zeros((PATCH, DIGIT))
+    for i in range(PATCH):
+        before, sevenths = divmod(3 * i, 7)
+        weights[i, before] += 7 - sevenths
+        if sevenths:
+            weights[i, before + 1] += sevenths
+    return weights
 
-    Brightness and three hues are random values on a grid, about 30 pixels apart, interpolated by a bicubic filter; a
-    little grain roughens the edges between levels.
+
+def _reduction() -> Floats:
+    """Weights [28, 64], in sevenths, of the mean over areas: a pixel covers 64 / 28 = 16 / 7 pixels."""
+    weights = np.zeros((DIGIT, PATCH))
+    for unit in range(7 * PATCH):
+        weights[unit // 16, unit // 7] += 1
+    return weights
+
+
+def scene(height: int, width: int, seed: int) -> Levels:
+    """A soft, pale scene, uint8 [3, H, W] of 256 levels, that stands in for a photograph.
+
+    Brightness and three hues are random values on a grid, about 70 pixels apart, interpolated by Pillow's bicubic
+    filter (whole numbers, the same on every machine); a little grain roughens what would be flat.
     """
-    rows, columns = 2 + height // 30, 2 + width // 30
-    grid = _uniform(rows * columns, 4, seed, _STREAM + 3).reshape(4, rows, columns)
-    planes = np.stack(
-        [
-            np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC), np.float64)
-            for plane in grid.astype(np.float32)
-        ]
-    )
-    grain = _uniform(height * width, 3, seed, _STREAM + 4).reshape(3, height, width)
-    light, hues = planes[0] - 0.5, planes[1:] - 0.5
-    values = np.array(_PALE)[:, None, None] + 0.3 * light + 0.2 * hues + 0.04 * (grain - 0.5)
-    return np.asarray(np.clip(values * COLOR_LEVELS, 0, COLOR_LEVELS - 1), np.uint8)
+    rows, columns = 2 + height // 70, 2 + width // 70
+    grid = (_uniform(rows * columns, 4, seed, _STREAM + 3) * 256).astype(np.uint8).reshape(4, 1, rows, columns)
+    light, *hues = resample(grid, height, width)[:, 0].astype(np.int64) - 128  # [4, H, W]
+    grain = (_uniform(height * width, 3, seed, _STREAM + 4).reshape(3, height, width) * 25).astype(np.int64) - 12
+    values = np.array(_PALE)[:, None, None] + (3 * light + 2 * np.stack(hues)) // 10 + grain
+    return np.asarray(values.clip(0, 255), np.uint8)
 
 
 def choose(labels: Labels, classes: tuple[int, ...], count: int, seed: int, stream: int) -> npt.NDArray[np.int64]:

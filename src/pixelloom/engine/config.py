@@ -11,7 +11,8 @@ class TrainConfig(BaseModel):
     """Budgets, batch, device, precision and how often to look.
 
     Of several budgets the one that is used up first ends the run; with none given, a run lasts one epoch. A run that
-    is counted in images or epochs can be repeated bit for bit; one in minutes follows the clock.
+    is counted in images or epochs can be repeated bit for bit with the same number of threads, which its own
+    ``config.yaml`` has; one in minutes follows the clock.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

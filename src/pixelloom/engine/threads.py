@@ -6,8 +6,10 @@ run that is resumed or repeated needs the same one to end with the same bits.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -16,6 +18,8 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.objectives import Objective
 from pixelloom.threads import usable
 from pixelloom.types import Batch
+
+_log = logging.getLogger("pixelloom")
 
 _SECONDS = 2.0  # after which no further pair of steps is measured
 _PAIRS = 5
@@ -28,12 +32,20 @@ def choose_threads(objective: Objective, batch: Batch, config: TrainConfig, fabr
     Args:
         objective: as it will be trained; it is left as it was.
         batch: this process's share of a batch.
-        config: ``threads`` that are set are taken as they are.
+        config: ``threads`` that are set are taken as they are, with a warning where there are fewer cores.
         fabric: as the run's.
     """
-    most = max(1, min(usable() // _neighbours(fabric), torch.get_num_threads()))
     if config.threads:
+        if fabric.device.type == "cpu" and config.threads > usable(_neighbors(fabric)):
+            _log.warning(
+                "train.threads: the run takes %d threads, and this process may use %d cores; --threads changes it, "
+                "and the last bits of the result with it",
+                *(config.threads, usable(_neighbors(fabric))),
+            )
         return config.threads, "as set"
+    mine = min(usable(_neighbors(fabric)), torch.get_num_threads())
+    least = cast(torch.Tensor, fabric.all_reduce(torch.tensor(-float(mine), device=fabric.device), reduce_op="max"))
+    most = -int(least)
     if fabric.device.type != "cpu" or most == 1:
         return most, "all that may be used"
     rows = max(1, len(batch.images) // config.accumulate)
@@ -61,7 +73,7 @@ def timed(step: Callable[[], None], numbers: tuple[int, int]) -> tuple[float, fl
     return totals[0] / pairs, totals[1] / pairs
 
 
-def _neighbours(fabric: Fabric) -> int:
+def _neighbors(fabric: Fabric) -> int:
     """Processes on this machine, which share its cores."""
     return max(1, fabric.world_size // max(1, getattr(fabric.strategy, "num_nodes", 1)))
 

@@ -286,11 +286,10 @@ def features(
     extractor: Extractor,
     *,
     batch: int | None = None,
-    threads: int | None = None,
     what: str = "pictures",
 ) -> Tensor:
     """Features of each image, float64 [N, d] on the CPU; ``batch`` images at a time (the extractor's own number if
-    None), which bounds memory; ``threads`` on a CPU (those that pay if None). Both change results by rounding only.
+    None), which bounds memory and changes results by rounding only.
 
     Raises DataError as :func:`as_levels` does.
     """
@@ -300,6 +299,8 @@ def features(
         found: Tensor = extractor(to_model(part.to(extractor.device), levels, Scaling.unit()))
         return found.cpu().double()
 
-    with ThreadChoice().pace(threads, torch.device(extractor.device)) as pace:
+    with ThreadChoice().pace(None, torch.device(extractor.device)) as pace:
+        if few := min(batch or extractor.batch, len(x)) // 16:
+            pace.prime(few, partial(of, x[:few]))
         parts = [pace.run(len(part), partial(of, part)) for part in torch.split(x, batch or extractor.batch)]
     return torch.cat(parts) if len(x) else torch.empty(0, extractor.num_features, dtype=torch.float64)

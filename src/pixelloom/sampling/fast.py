@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pixelloom.errors import UsageError
 from pixelloom.layers.reads import Marks
 from pixelloom.likelihoods import Head, check_temperature
 from pixelloom.sampling import sharing
@@ -58,7 +59,8 @@ class FastSampler:
     """Draws images with the weights that the network has when its first batch begins.
 
     Noise and conditioning are arguments of :meth:`sample`, and buffers belong to one call at a time: callbacks and
-    other threads may draw with the same sampler, or with another one of the same model, and no image changes.
+    other threads may draw with the same sampler, or with another one of the same model, and no image changes. (On CUDA
+    the second batch of a sampler is captured as graphs, which allows no other work on the device meanwhile.)
 
     Args:
         plan: made from the network, see :func:`make_plan`.
@@ -68,6 +70,7 @@ class FastSampler:
         dtype: of the network's weights.
         device: where they are.
         threads: CPU threads to use; None for what pays at the moment, of what may be used.
+        choice: what chooses them and learns from it, for samplers of one network; None for one of its own.
         guidance: w of classifier-free guidance; each image is then run twice, as two rows of the batch that are always
             the same image: the first half of the rows conditional, the second half unconditional.
     """
@@ -83,12 +86,13 @@ class FastSampler:
         *,
         guidance: float = 0.0,
         threads: int | None = None,
+        choice: ThreadChoice | None = None,
     ) -> None:
         self.plan, self.head, self.spec, self.to_model = plan, head, spec, to_model
         self.dtype, self.device, self.guidance = dtype, device, guidance
         self.threads = threads
         self._free: list[_Batch] = []  # buffers that no call is using
-        self._choice = ThreadChoice()
+        self._choice = choice or ThreadChoice()
 
     @property
     def steps(self) -> int:
@@ -129,21 +133,35 @@ class FastSampler:
         """
         check_temperature(temperature)
         n, used = len(noise), list[_Batch]()
+        self._check(conditioning or {}, n)
+        given, mask = (None if planes is None else planes.expand(n, *self.spec.shape) for planes in (given, mask))
 
         def draw(rows: slice, report: OnStep, pace: Pace | None = None) -> Tensor:
-            known, where = (None if plane is None else plane[rows] for plane in (given, mask))
-            of_rows = None if conditioning is None else _rows_of(conditioning, rows, n)
+            known, where = (None if planes is None else planes[rows] for planes in (given, mask))
+            of_rows = None if not conditioning else _rows_of(conditioning, rows, n)
             used.append(batch := self._buffers((rows.stop - rows.start) * (2 if self.guidance else 1), of_rows))
             return batch.sample(noise[rows], known, where, temperature, report, pace)
 
         with self._choice.pace(self.threads, self.device) as pace:
             workers = sharing.workers(n, self.plan.grain, pace.most) if self.device.type == "cpu" else 1
             if workers > 1:
-                images = sharing.shared(draw, n, workers, on_step)
+                begun = torch.zeros(n, *self.spec.shape, dtype=torch.uint8)
+                if given is not None and mask is not None:
+                    begun = torch.where(mask, given, 0)
+                images = sharing.shared(draw, begun, workers, on_step)
             else:
                 images = draw(slice(0, n), on_step or _nothing, pace)
         self._free = [] if conditioning else used
         return images
+
+    def _check(self, conditioning: Conditioning, n: int) -> None:
+        """Refuse conditioning of other names than the plan's, or of another number of images than n."""
+        if set(conditioning) != self.plan.conditioned:
+            wanted, found = (", ".join(sorted(names)) or "nothing" for names in (self.plan.conditioned, conditioning))
+            raise UsageError(f"conditioning: the network is conditioned on {wanted}, and was given {found}")
+        for name, value in conditioning.items():
+            if len(value) not in (1, 2 * n if self.guidance else n):
+                raise UsageError(f"{name}: what is given is for {len(value)} images, a batch has {n}")
 
     def _buffers(self, images: int, conditioning: Conditioning | None) -> _Batch:
         """For so many images, and for this call alone. The last ones serve again where they fit and nobody has them."""
@@ -236,7 +254,7 @@ class _Batch:
 
 
 def _nothing(*_: object) -> None:
-    """Called after each step where nobody wants to be."""
+    """The callback of a call that has none."""
 
 
 def _rows_of(conditioning: Conditioning, rows: slice, n: int) -> Conditioning:

@@ -156,6 +156,7 @@ class Plan:
         parts: of each node, in the order in which they are computed.
         waves: distinct ones; parts name theirs by number.
         caches: layout for each node that is read later or elsewhere.
+        conditioned: names of what the network is conditioned on.
         pixels: for each group of channels that is drawn together, its wave, its channels and the features of the output
             that its distribution is read from.
     """
@@ -179,6 +180,7 @@ class Plan:
         self.drawn = [self.fetch(len(self.nodes) - 1, columns, wave) for wave, _, columns in self.pixels]
         for node, layout in self.caches.items():
             self._lay_out(node, layout)
+        self.conditioned = frozenset(conditioning or ())
         self._conditioning = self._conditioning_per_image(Constants(conditioning))
 
     # Parts and waves

@@ -18,12 +18,13 @@ from torch import Tensor
 from pixelloom.sampling.ancestral import OnStep
 
 _ENOUGH = 4e6  # multiply-adds of an operation, see workers()
+_FEWEST = 16  # images of a share
 
 Draw = Callable[[slice, OnStep], Tensor]
 """Draws some images of the batch, uint8 [n, C, H, W], and calls back after each step."""
 
 
-class _Stopped(Exception):  # noqa: N818  # no error: another thread has ended, and this one is to end too
+class _Stopped(Exception):  # noqa: N818  # no error: another share has ended, and this one is to end too
     """Ends the drawing of a share."""
 
 
@@ -41,46 +42,63 @@ def workers(images: int, grain: float, most: int) -> int:
         grain: multiply-adds of an operation for one image.
         most: threads that may be used.
     """
-    return max(1, min(most, images, math.isqrt(int(images * grain / _ENOUGH))))
+    return max(1, min(most, images // _FEWEST, math.isqrt(int(images * grain / _ENOUGH))))
 
 
-def shared(draw: Draw, images: int, number: int, on_step: OnStep | None) -> Tensor:
-    """Draw a batch in ``number`` shares of neighbouring images.
+class _Shares:
+    """A batch that is being drawn in shares: where each stands, and whether all are to stop."""
+
+    def __init__(self, draw: Draw, begun: Tensor, number: int, on_step: OnStep | None) -> None:
+        n = len(begun)
+        edges = [n * i // number for i in range(number + 1)]
+        self.draw, self.on_step = draw, on_step
+        self.slices = [slice(a, b) for a, b in itertools.pairwise(edges)]
+        self.seen = [begun[rows] for rows in self.slices]
+        self.stop, self.errors, self.steps = Event(), list[BaseException](), 0
+        self.inference = torch.is_inference_mode_enabled()  # which belongs to the thread that calls
+
+    def run(self, index: int) -> Tensor:
+        """One share, by a thread of its own."""
+        torch.set_num_threads(1)
+        try:
+            with torch.inference_mode(self.inference):
+                return self.draw(self.slices[index], lambda *step: self._step(index, *step))
+        except _Stopped:
+            raise
+        except BaseException as error:
+            self.errors.append(error)
+            self.stop.set()
+            raise
+
+    def _step(self, index: int, step: int, steps: int, found: Tensor) -> None:
+        if self.stop.is_set():
+            raise _Stopped
+        self.seen[index], self.steps = found, steps
+        if index == 0 and self.on_step is not None and step < steps:
+            self.on_step(step, steps, torch.cat(self.seen))
+
+
+def shared(draw: Draw, begun: Tensor, number: int, on_step: OnStep | None) -> Tensor:
+    """Draw a batch in ``number`` shares of neighboring images.
 
     The first share is drawn, and ``on_step`` called, by the thread that calls: after each step of the first share with
-    all images as far as they are, and after the last step once all shares are done.
+    all images as far as they are, and after the last step once all shares are done. Where one share fails, or the
+    callback does, the others stop after their step.
+
+    Args:
+        draw: draws a share.
+        begun: the images before the first step, uint8 [n, C, H, W].
+        number: of shares.
+        on_step: called after each step.
     """
-    edges = [images * i // number for i in range(number + 1)]
-    slices = [slice(a, b) for a, b in itertools.pairwise(edges)]
-    stop, seen, steps_of_a_batch = Event(), [torch.empty(0)] * number, [1]
-
-    def share(index: int, report: OnStep | None) -> Tensor:
-        torch.set_num_threads(1)
-
-        def step_done(step: int, steps: int, found: Tensor) -> None:
-            if stop.is_set():
-                raise _Stopped
-            seen[index] = found
-            if report is not None:
-                report(step, steps, found)
-
-        return draw(slices[index], step_done)
-
-    def report(step: int, steps: int, found: Tensor) -> None:
-        steps_of_a_batch[0] = steps
-        if on_step is not None and step < steps:
-            blank = [torch.zeros_like(found[:1]).expand(part.stop - part.start, -1, -1, -1) for part in slices]
-            parts = [part if len(part) else none for part, none in zip(seen, blank, strict=True)]
-            on_step(step, steps, torch.cat(parts))
-
+    shares = _Shares(draw, begun, number, on_step)
     with ThreadPoolExecutor(number - 1, thread_name_prefix="pixelloom-share") as pool:
-        others = [pool.submit(share, index, None) for index in range(1, number)]
         try:
-            parts = [share(0, report), *(other.result() for other in others)]
-        except BaseException:
-            stop.set()  # leaving the block waits for the others
-            raise
-    drawn = torch.cat(parts)
-    if on_step is not None:
-        on_step(steps_of_a_batch[0], steps_of_a_batch[0], drawn)
+            others = [pool.submit(shares.run, index) for index in range(1, number)]
+            drawn = torch.cat([shares.run(0), *(other.result() for other in others)])
+        except BaseException as error:
+            shares.stop.set()  # leaving the block waits for the others
+            raise (shares.errors or [error])[0] from None
+    if on_step is not None and shares.steps:
+        on_step(shares.steps, shares.steps, drawn)
     return drawn

@@ -130,9 +130,8 @@ class LatentWiring(Wiring[LatentRun, LatentModel]):
         """Kernel distances of as many samples as there are held-out images, of the same classes, in float32."""
         real, space = self._real, EXTRACTORS[self.extractor](self.data.spec.channels)
         labels = self._held_out.labels if self.classes else None
-        threads = torch.get_num_threads()  # those of the run, for the same bits
-        samples = self.deployed(network).sample(len(real), seed=_MEASURED, labels=labels, threads=threads)
-        drawn = features(samples, self.data.spec.levels, space, threads=threads)
+        samples = self.deployed(network).sample(len(real), seed=_MEASURED, labels=labels)
+        drawn = features(samples, self.data.spec.levels, space)
         found = {f"kid-{self.extractor}": kernel(real, drawn)[0]}
         if self._members:
             each = [kernel(real[rows], drawn[rows])[0] for rows in self._members]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from PIL.Image import Image
@@ -70,8 +69,7 @@ class PixelWiring(Wiring[PixelRun, PixelModel]):
 
     def measure(self, network: nn.Module) -> Mapping[str, float]:
         """Validation figures of a network; in float32 whatever the training's precision."""
-        model, threads = self.deployed(network), torch.get_num_threads()  # those of the run, for the same bits
-        found = scored(model, self.data, "val", self.config.validation_images, threads=threads)
+        found = scored(self.deployed(network), self.data, "val", self.config.validation_images)
         return {"bits/dim": found.bits_per_dim, "nats/image": found.nats_per_image}
 
     def deployed(self, network: nn.Module) -> PixelModel:
@@ -95,13 +93,11 @@ class PixelWiring(Wiring[PixelRun, PixelModel]):
         return plots.table(images.numpy(), model.spec.levels, rows, left=left, right=right)
 
 
-def scored(
-    model: PixelModel, data: Dataset, split: str, limit: int | None = None, *, threads: int | None = None
-) -> Likelihood:
+def scored(model: PixelModel, data: Dataset, split: str, limit: int | None = None) -> Likelihood:
     """Exact likelihood of a split under a model, or of so many images evenly spaced over it."""
     images = ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=limit)
     told = score_told if model.description.classes else score
-    return likelihood(told(partial(model.log_prob, threads=threads), images), data.spec.dims)
+    return likelihood(told(model.log_prob, images), data.spec.dims)
 
 
 def _scaling(config: PixelRun, data: Dataset) -> Scaling:
