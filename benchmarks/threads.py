@@ -27,13 +27,12 @@ from pixelloom.engine.optim import build_optimiser
 from pixelloom.engine.threads import choose_threads
 from pixelloom.objectives import Monitor, likelihood
 from pixelloom.recipes import recipe
-from pixelloom.sampling.ancestral import image_noise
-from pixelloom.sampling.fast import make_plan
+from pixelloom.sampling import sharing
 from pixelloom.threads import usable
 from pixelloom.types import Batch
 from sampling import model_of
 
-SIDE = 28
+SHORTEST = 1.0  # seconds of a measurement
 
 
 def spin() -> None:
@@ -64,7 +63,7 @@ def timed(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[
     for _ in range(rounds):
         for name, run in runs.items():
             times, begun = 0, time.perf_counter()
-            while not times or time.perf_counter() - begun < 1:
+            while not times or time.perf_counter() - begun < SHORTEST:
                 run()
                 times += 1
             taken[name].append((time.perf_counter() - begun) / times)
@@ -84,20 +83,24 @@ def summary(what: str, load: str, taken: dict[str, list[float]]) -> dict[str, ob
     }
 
 
-def sampling(network: str, batch: int, cores: int) -> dict[str, Callable[[], object]]:
-    """Drawing a batch, by one sampler for each setting: users keep theirs from batch to batch too."""
-    model = model_of(network, SIDE)
-    noise = image_noise(model.spec, 0, 0, batch)
-    chosen, one, several = (model.fast_sampler(threads=number) for number in (None, 1, cores))
-    several.plan = make_plan(model.network, model.head, model.spec)
-    several.plan.__dict__["grain"] = 0.0  # never shared among threads of Python: torch's own within each operation
-    samplers = {"one": one, "all": several, "chosen": chosen}
-    return {name: partial(sampler.sample, noise) for name, sampler in samplers.items()}
+def sampling(network: str, batch: int, size: int, cores: int) -> dict[str, Callable[[], object]]:
+    """Drawing a batch as users do, by one model for each setting."""
+    one, several, chosen = (partial(model_of(network, size).sample, batch, batch=batch) for _ in range(3))
+
+    def within_operations() -> None:
+        """torch's own threads, with the batch in one piece."""
+        right, sharing.workers = sharing.workers, lambda *_: 1
+        try:
+            several(threads=cores)
+        finally:
+            sharing.workers = right
+
+    return {"one": partial(one, threads=1), "all": within_operations, "chosen": chosen}
 
 
-def training(network: str, cores: int) -> tuple[dict[str, Callable[[], object]], str]:
+def training(network: str, size: int, cores: int) -> tuple[dict[str, Callable[[], object]], str]:
     """Forward, backward and a step of the optimizer; and why the program has chosen as it has."""
-    config, model = recipe(network), model_of(network, SIDE)
+    config, model = recipe(network), model_of(network, size)
     settings = config.train.model_copy(update={"threads": None, "device": "cpu"})
     generator = torch.Generator().manual_seed(0)
     shape = (settings.batch, *model.spec.shape)
@@ -126,13 +129,13 @@ def measure(load: int, options: argparse.Namespace, cores: int) -> Iterator[dict
     """All rows beside so many busy processes."""
     name = "idle" if not load else f"{load} busy processes"
     for batch in options.batch:
-        runs = sampling(options.network, batch, cores)
+        runs = sampling(options.network, batch, options.size, cores)
         for run in runs.values():
             run()
         yield summary(f"sample {options.network}, {batch} images", name, timed(runs, options.rounds))
     for network in options.train:
         before = torch.get_num_threads()
-        runs, why = training(network, cores)
+        runs, why = training(network, options.size, cores)
         row = summary(f"train {network}", name, timed(runs, options.rounds))
         torch.set_num_threads(before)
         yield row | {"threads": why}
@@ -144,6 +147,7 @@ def main() -> None:
     parser.add_argument("--network", default="mnist-gray", help="recipe of a pixel model to sample")
     parser.add_argument("--batch", type=int, action="append", help="images at a time; 25 and 256")
     parser.add_argument("--train", action="append", help="recipes to train; mnist-binary and best")
+    parser.add_argument("--size", type=int, default=28, help="side of the images")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--load", choices=["idle", "busy", "both"], default="both")
     parser.add_argument("--json", action="store_true")

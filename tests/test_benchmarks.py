@@ -57,6 +57,35 @@ def subprocess_of(*command: str, **environment: str) -> subprocess.CompletedProc
     )
 
 
+# benchmarks/threads.py
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_threads_measures_each_setting_in_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads, numbers = script("threads"), list[int]()
+    monkeypatch.setattr(threads, "SHORTEST", 0.0)
+    monkeypatch.setattr(threads, "usable", lambda: 2)
+    chosen = threads.sharing.workers
+    arguments = ["--json", "--load", "idle", "--rounds", "1", "--network", "best", "--size", "8", "--batch", "2"]
+    monkeypatch.setattr(sys, "argv", ["threads.py", *arguments, "--train", "made"])
+    threads.main()
+    assert threads.sharing.workers is chosen
+    found = json.loads(capsys.readouterr().out)
+    assert found["usable cores"] == 2
+    assert [row["what"] for row in found["rows"]] == ["sample best, 2 images", "train made"]
+    for row in found["rows"]:
+        better = min(row["one_s"], row["all_s"])  # each rounded to 0.1 ms
+        assert row["choice"] == pytest.approx(row["chosen_s"] / better, rel=0.05 + 1e-4 / better)
+        assert (row["load"], row["rounds"]) == ("idle", 1)
+
+    runs = {name: lambda n=n: numbers.append(n) for name, n in (("one", 1), ("all", 2), ("chosen", 3))}
+    taken = threads.timed(runs, 2)
+    assert numbers == [1, 2, 3] * 2
+    assert {name: len(times) for name, times in taken.items()} == {"one": 2, "all": 2, "chosen": 2}
+
+
 # benchmarks/sampling.py
 
 
