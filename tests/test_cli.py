@@ -561,6 +561,12 @@ def test_threads_that_are_asked_for_are_taken(run: Command, model: PixelModel, m
         assert run(*draw, *options).code == 0
         assert set(asked) == numbers
         assert torch.get_num_threads() == 1  # put back
+    assert "threads: 2 (as set)" in run(*draw, "--threads", 2).err
+    assert "threads: 2 (as set)" in run("evaluate", "flat", "--threads", 2, "--device", "cpu").err
+    monkeypatch.setattr(pixelloom.threads, "usable", lambda: 3)
+    right(3)
+    assert "threads: 1 to 3, chosen by the time that steps take" in run(*draw).err
+    right(1)
     for command in (draw, ("evaluate", "flat")):
         refused = run(*command, "--threads", 0)
         assert refused.code == 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pixelloom.cli.console import memory
 from pixelloom.cli.options import NO_DRAWING, DrawOptions
-from pixelloom.cli.using import picture
+from pixelloom.cli.using import log_threads, picture
 from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def plan(model: Model, options: DrawOptions) -> tuple[Draw, int]:
         UsageError: if options do not fit the model.
         DataError: if a picture cannot be read.
     """
-    return DRAWERS[model.description.family].plan(model, options)
+    draw = DRAWERS[model.description.family].plan(model, options)
+    log_threads(model, options.threads)
+    return draw
 
 
 def _pixel(model: PixelModel, options: DrawOptions) -> tuple[Draw, int]:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from pixelloom.cli import targets
 from pixelloom.cli.console import Meter, say, say_json, say_table
 from pixelloom.cli.options import NO_DATA, DataOptions, Device, Flag
-from pixelloom.cli.using import loaded
+from pixelloom.cli.using import loaded, log_threads
 from pixelloom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def evaluate(
     forgiving = words is None or measuring.ALL in words
     wishes = measuring.Wishes(drawn, named(features), number or measuring.N, seed, split, limit, forgiving)
     try:
+        log_threads(found, threads)
         with fixed(threads):
             facts, likelihood, measured = _measured(model, found, pictures, wishes, measuring.LIKELIHOOD in names)
     except (MemoryError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from pixelloom.types import ImageSpec
 
 
+_log = logging.getLogger("pixelloom")
+
+
 def loaded(name: str, device: Device) -> Model:
     """The model of that name on that device."""
     from pixelloom import api
@@ -23,6 +27,19 @@ def loaded(name: str, device: Device) -> Model:
 
     chosen = choose_device(TrainConfig(device=device))
     return api.load(name).to(chosen)
+
+
+def log_threads(model: Model, threads: int | None) -> None:
+    """Log how many CPU threads are taken, or among how many the choice is."""
+    import torch
+
+    from pixelloom import threads as cores
+
+    most = min(cores.usable(), torch.get_num_threads())
+    if threads is not None:
+        _log.info("threads: %d (as set)", threads)
+    elif model.device.type == "cpu" and most > 1:
+        _log.info("threads: 1 to %d, chosen by the time that steps take", most)
 
 
 def picture(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) -> Tensor:
