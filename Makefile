@@ -25,9 +25,9 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The tenth of the tests whose results depend most on arithmetic (a head, the samplers, the engine with its resumed runs,
-# the losses of GANs, layers that iterate or normalize, the tutorials' networks), as a processor without AVX and without bf16 would run them:
-# other vector widths sum in another order, so whatever hangs on a last bit shows here. What only moves data or words is
-# left out, and so are the other networks, which `make test` holds to the same checks.
+# the losses of GANs, layers that iterate or normalize, the tutorials' networks), as a processor without AVX and without
+# bf16 would run them: other vector widths sum in another order, so whatever hangs on a last bit shows here. What only
+# moves data or words is left out, and so are the other networks, which `make test` holds to the same checks.
 PORTABLE := mixture sampling engine engine_parts adversarial spectral self_attention tutorials
 
 test-portable: setup
