@@ -373,6 +373,8 @@ def test_conditioning_for_another_number_of_images_is_refused(number: int, monke
         sampler.sample(noise)
     with pytest.raises(UsageError, match=r"labels: 4 class numbers or one for all"):
         model.draw(noise, labels=[0, 1, 2])
+    with pytest.raises(UsageError, match="guidance: 0 or more"):
+        of_nothing()[0].draw(noise, guidance=1.0)
     with pytest.raises(UsageError, match=r"noise: \[n, 1, 6, 4\] is needed, not \[4, 1, 6, 3\]"):
         model.draw(noise[..., :3], labels=0)
 

@@ -7,7 +7,6 @@ A model folder holds ``model.safetensors`` and ``config.json``, the generator an
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Literal, final
 
@@ -127,12 +126,9 @@ class LatentModel:
         told = self._labels(labels, len(z))
         parts = []
         with self._passes.pace(threads, self.device) as pace:
-            if few := min(batch, len(z)) // 16:
-                pace.prime(few, partial(self._pass, z[:few], None if told is None else told[:few]))
-            for start in range(0, len(z), batch):
-                rows = slice(start, min(start + batch, len(z)))
-                step = partial(self._pass, z[rows], None if told is None else told[rows])
-                images = pace.run(rows.stop - start, step)
+            for images in pace.batches(
+                len(z), batch, lambda rows: self._pass(z[rows], None if told is None else told[rows])
+            ):
                 parts.append(from_model(images, self.spec.levels, Scaling.symmetric()).cpu())
                 if on_step is not None:
                     on_step(1, 1, parts[-1])

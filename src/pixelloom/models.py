@@ -158,7 +158,7 @@ class PixelModel:
         if condition is None and self.condition is not None:
             condition = self.condition.of(x)
         seen = check_condition(condition, self.condition, len(x))
-        networks, parts = ensembles.members(self.network), list[Tensor]()
+        networks = ensembles.members(self.network)
 
         def scored(rows: slice) -> Tensor:
             levels = x[rows].to(self.device)
@@ -167,11 +167,7 @@ class PixelModel:
             return ensembles.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu()
 
         with self._passes.pace(threads, self.device) as pace:
-            if few := min(batch, len(x)) // 16:
-                pace.prime(few, partial(scored, slice(0, few)))
-            for start in range(0, len(x), batch):
-                rows = slice(start, min(start + batch, len(x)))
-                parts.append(pace.run(rows.stop - start, partial(scored, rows)))
+            parts = list(pace.batches(len(x), batch, scored))
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
     def sample(
@@ -232,8 +228,6 @@ class PixelModel:
         )
         told = check_labels(labels, self.description.classes, n, self.device)
         seen = check_condition(condition, self.condition, n)
-        if not guidance >= 0 or (guidance and (told is None or self.head.kind == "logistics")):
-            raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
         draw, fitting = self._drawer(method, precision, where, guidance, threads)
         size = fitting(n) if batch is None else batch
         if ensembles.orders(self.network) > 1:
@@ -329,7 +323,9 @@ class PixelModel:
         """What draws a batch from noise and conditioning, and how large a batch to draw of n images."""
         if method not in ("fast", "plain"):
             raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
-        network, classes = self._in(precision), self.description.classes
+        classes = self.description.classes
+        if not guidance >= 0 or (guidance and (not classes or self.head.kind == "logistics")):
+            raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
         if method == "fast":
             sampler = self.fast_sampler(precision, where, guidance, threads)
             dtype = sampler.dtype
@@ -339,6 +335,8 @@ class PixelModel:
                 return sampler.sample(noise, conditioning=_in_dtype(both, dtype), **options)
 
             return draw, sampler.batch
+
+        network = self._in(precision)
 
         def predict(conditioning: Conditioning, levels: Tensor) -> Tensor:
             if not conditioning and network is self.network:

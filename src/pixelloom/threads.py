@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -184,6 +185,14 @@ class Pace:
         done = step()
         self._learn(threads, work, self._clock() - begun, trial)
         return done
+
+    def batches(self, n: int, batch: int, step: Callable[[slice], _T]) -> Iterator[_T]:
+        """Steps over the rows of n images, ``batch`` at a time."""
+        if few := min(batch, n) // 16:
+            self.prime(few, lambda: step(slice(0, few)))
+        for start in range(0, n, batch):
+            rows = slice(start, min(start + batch, n))
+            yield self.run(rows.stop - start, partial(step, rows))
 
     def _learn(self, threads: int, work: float, seconds: float, trial: bool) -> None:
         rate = seconds / max(work, 1e-12)

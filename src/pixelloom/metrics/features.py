@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
@@ -295,12 +294,10 @@ def features(
     """
     x = as_levels(images, levels, what)
 
-    def of(part: Tensor) -> Tensor:
-        found: Tensor = extractor(to_model(part.to(extractor.device), levels, Scaling.unit()))
+    def of(rows: slice) -> Tensor:
+        found: Tensor = extractor(to_model(x[rows].to(extractor.device), levels, Scaling.unit()))
         return found.cpu().double()
 
     with ThreadChoice().pace(None, torch.device(extractor.device)) as pace:
-        if few := min(batch or extractor.batch, len(x)) // 16:
-            pace.prime(few, partial(of, x[:few]))
-        parts = [pace.run(len(part), partial(of, part)) for part in torch.split(x, batch or extractor.batch)]
+        parts = list(pace.batches(len(x), batch or extractor.batch, of))
     return torch.cat(parts) if len(x) else torch.empty(0, extractor.num_features, dtype=torch.float64)
