@@ -77,7 +77,7 @@ def summary(what: str, load: str, taken: dict[str, list[float]]) -> dict[str, ob
         "what": what,
         "load": load,
         "rounds": len(taken["one"]),
-        **{f"{name}_s": round(seconds, 4) for name, seconds in medians.items()},
+        **{f"{name}_s": round(seconds, 6) for name, seconds in medians.items()},
         "choice": round(medians["chosen"] / min(medians["one"], medians["all"]), 3),
         "several": round(medians["chosen"] / medians["one"], 3),
     }
