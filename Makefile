@@ -28,7 +28,7 @@ test: setup
 # the losses of GANs, layers that iterate or normalize, the tutorials' networks), as a processor without AVX and without
 # bf16 would run them: other vector widths sum in another order, so whatever hangs on a last bit shows here. What only
 # moves data or words is left out, and so are the other networks, which `make test` holds to the same checks.
-PORTABLE := mixture sampling engine engine_parts adversarial spectral self_attention tutorials
+PORTABLE := logistic_mixture sampling engine engine_parts adversarial spectral_norm self_attention tutorials
 
 test-portable: setup
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n auto --dist worksteal \

@@ -1,8 +1,8 @@
-"""Every network of the table on colour images of 3x32x32: built from its recipe, trained, scored and sampled on a CPU.
+"""Every network of the table on color images of 3x32x32: built from its recipe, trained, scored and sampled on a CPU.
 
     python benchmarks/cifar10.py --steps 200 --json [--network NAME ...] [--batch 4] [--limit 100] [--data-root DIR]
 
-This shows that each network takes colour at 8 bit, not how good it becomes: a few hundred images are seen, by
+This shows that each network takes color at 8 bit, not how good it becomes: a few hundred images are seen, by
 networks much smaller than the papers'. SMALL says what differs from the recipe for binarized MNIST. The weights of NADE
 and MADE grow with the square of the pixels, so they get few hidden units and a mixture of few components.
 
@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from machine import facts
-from pixelloom.config import RunConfig, compose
-from pixelloom.errors import PixelloomError
-from pixelloom.models import load_pixel
-from pixelloom.networks import NETWORKS
-from pixelloom.plots import grid, save_png
-from pixelloom.recipes import RECIPES, recipe
-from pixelloom.runs import evaluate, train
+from pixelloom.core.errors import PixelloomError
+from pixelloom.models.pixel import load_pixel
+from pixelloom.networks import PIXEL_NETWORKS
+from pixelloom.runs.config import RunConfig, compose
+from pixelloom.runs.evaluate import likelihood_of
+from pixelloom.runs.recipes import RECIPES, recipe
+from pixelloom.runs.train import train
+from pixelloom.viz.grid import grid, save_png
 
 Row: TypeAlias = dict[str, Any]
 LOGISTICS: Row = {"head.kind": "logistics", "head.mixtures": 5}
@@ -79,7 +80,7 @@ def measure(network: str, options: argparse.Namespace) -> Row:
     clock = [time.process_time()]
     model = load_pixel(train(config, folder))
     clock.append(time.process_time())
-    found, data = evaluate(model, config.data, "test", limit=options.limit)
+    found, data = likelihood_of(model, config.data, "test", limit=options.limit)
     clock.append(time.process_time())
     images = model.sample(4)
     clock.append(time.process_time())
@@ -109,18 +110,18 @@ def measure(network: str, options: argparse.Namespace) -> Row:
 def main(arguments: list[str] | None = None) -> int:
     """Print one line a network."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--network", choices=list(NETWORKS), action="append", help="default: all of the table")
+    parser.add_argument("--network", choices=list(PIXEL_NETWORKS), action="append", help="default: all of the table")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--limit", type=int, default=100, help="test images to score")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--data", default="cifar10", help="another data set in colour, for trials")
+    parser.add_argument("--data", default="cifar10", help="another data set in color, for trials")
     parser.add_argument("--size", type=int, help="another side, for trials")
     parser.add_argument("--data-root", type=Path, help="holds NAME/FILES of the data; default: $PIXELLOOM_DATA")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"), help="folder of the runs")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)
-    for network in options.network or NETWORKS:
+    for network in options.network or PIXEL_NETWORKS:
         try:
             row = measure(network, options)
         except PixelloomError as error:

@@ -19,7 +19,7 @@ WORK = """
 import json, resource, sys, time, zlib
 from pathlib import Path
 import torch
-from pixelloom.data.files import Reading, read_pictures
+from pixelloom.data.io.folders import Reading, read_images
 figures = {}
 def peak(name, start):
     figures[name + "_seconds"] = round(time.perf_counter() - start, 2)
@@ -27,7 +27,7 @@ def peak(name, start):
 peak("import", time.perf_counter())
 if len(sys.argv) > 1:
     start = time.perf_counter()
-    images = read_pictures(Path(sys.argv[1]), Reading(), Path(sys.argv[2])).images
+    images = read_images(Path(sys.argv[1]), Reading(), Path(sys.argv[2])).images
     peak("reading", start)
     start, checksum = time.perf_counter(), 0
     for at in range(0, len(images), 1024):

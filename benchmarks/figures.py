@@ -3,7 +3,7 @@
     python benchmarks/figures.py --data mnist [--size S] [--binarize RULE] [--features F] [-n 800] [--json]
 
 The "samples" are validation pictures, as they are or damaged, and training pictures, measured against the test split.
-A row a kind of samples, a column a figure; the last row is the floor, real pictures against real ones. Beneath stands
+A row a kind of samples, a column a figure; the last row is the baseline, real pictures against real ones. Beneath stands
 the share of the test pictures that lenet-mnist reads right, where they are digits.
 """
 
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixelloom.core.errors import UsageError
 from pixelloom.data.catalog import DataConfig, Dataset, load
-from pixelloom.errors import UsageError
-from pixelloom.metrics.accuracy import digits_of, read
-from pixelloom.metrics.figures import METRICS, Figure, Reference, measure, nearby
+from pixelloom.metrics.class_accuracy import digits_of, read
+from pixelloom.metrics.results import METRICS, Reference, Result, measure, nearby
 
 FIGURES = ("kid", "fd", "precision", "recall", "density", "coverage", "gap", "copied")
 
@@ -62,7 +62,7 @@ def some(data: Dataset, name: str, n: int, rng: np.random.Generator) -> np.ndarr
     return split.take(np.sort(rng.permutation(len(split))[:n]))[0]
 
 
-def rows(data: Dataset, n: int, features: str) -> dict[str, list[Figure]]:
+def rows(data: Dataset, n: int, features: str) -> dict[str, list[Result]]:
     """Name -> the figures of that kind."""
     reference = Reference(data.test.all()[0], data.train.all()[0])
     found = {}
@@ -108,8 +108,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("| samples | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
     for name, figures in found.items():
         print(f"| {name} | " + " | ".join(f"{figure.value:.3f}" for figure in figures) + " |")
-    floors = next(iter(found.values()))
-    print("| floor | " + " | ".join("" if figure.floor is None else f"{figure.floor:.3f}" for figure in floors) + " |")
+    baselines = next(iter(found.values()))
+    print(
+        "| baseline | "
+        + " | ".join("" if figure.baseline is None else f"{figure.baseline:.3f}" for figure in baselines)
+        + " |"
+    )
     if right is not None:
         print(f"\nlenet-mnist reads {100 * right:.1f} % of {len(data.test):,} test pictures right")
 

@@ -5,7 +5,7 @@
 
 For each seed both recipes of a network see as many training images. What they leave is measured on the whole test split
 of their data, by as many generated images: the kernel distance of features, 0 in expectation for a generator as good as
-the data, and its neighbours. The tutorial keeps the last model and knows no other; ours keeps the one that was best on
+the data, and its neighbors. The tutorial keeps the last model and knows no other; ours keeps the one that was best on
 validation images. Both are measured of both recipes, so that what the choice does can be told from what the training
 does.
 
@@ -13,7 +13,7 @@ A run goes on where it was stopped. Results are added to FOLDER/results.jsonl, o
 is not done again.
 
     kept      "last", the model at the end, or "best", the one that was best on validation images
-    figures   name -> value, floor (what real images in the place of the generated ones get), n, reference
+    figures   name -> value, baseline (what real images in the place of the generated ones get), n, reference
     cpu_min   CPU minutes of training, validation and pictures on the way included
 """
 
@@ -28,13 +28,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from machine import facts
-from pixelloom import api, runs
 from pixelloom.data.catalog import Dataset, load
-from pixelloom.families import load_model
-from pixelloom.metrics.figures import Reference, measure
+from pixelloom.metrics.results import Reference, measure
+from pixelloom.models.registry import load_model
+from pixelloom.runs.evaluate import data_for
+from pixelloom.runs.folder import BEST, CONFIG, LAST
+from pixelloom.runs.plan import planned
+from pixelloom.runs.train import carry_out
 
 Row: TypeAlias = dict[str, Any]
-NETWORKS = ("dcgan", "sagan")
+PIXEL_NETWORKS = ("dcgan", "sagan")
 METRICS = ("kid", "fd", "precision", "recall", "nearest")
 
 
@@ -44,9 +47,9 @@ def train(recipe: str, seed: int, options: argparse.Namespace) -> tuple[Path, fl
     wishes = {"train.images": options.images, "train.seed": seed, "train.threads": 1}
     if options.data_root:
         wishes["data.root"] = str(options.data_root)
-    resume = (out / runs.CONFIG).is_file()
-    plan, folder = api.planned(recipe, out=out, overrides=wishes, resume=resume)
-    api.carry_out(plan, folder, resume=resume)
+    resume = (out / CONFIG).is_file()
+    plan, folder = planned(recipe, out=out, overrides=wishes, resume=resume)
+    carry_out(plan, folder, resume=resume)
     return out, (time.process_time() - begun) / 60
 
 
@@ -55,9 +58,9 @@ def rows(network: str, seed: int, options: argparse.Namespace) -> list[Row]:
     found = []
     for recipe in (f"{network}-tutorial", network):
         out, minutes = train(recipe, seed, options)
-        config = api.data_for(load_model(out / runs.BEST))
+        config = data_for(load_model(out / BEST))
         data = load(config)
-        ends = {"best": out / runs.BEST, "last": out / runs.LAST}
+        ends = {"best": out / BEST, "last": out / LAST}
         for kept, folder in ends.items():
             # where the best is the last, only one of them is on disk
             found.append(
@@ -67,7 +70,7 @@ def rows(network: str, seed: int, options: argparse.Namespace) -> list[Row]:
                     "seed": seed,
                     "images": options.images,
                     "data": data.name,
-                    "figures": figures(folder if folder.is_dir() else out / runs.BEST, data),
+                    "figures": figures(folder if folder.is_dir() else out / BEST, data),
                     "cpu_min": round(minutes, 2),
                     **facts(),
                 }
@@ -81,7 +84,7 @@ def figures(folder: Path, data: Dataset) -> Row:
     samples = model.sample(len(test), seed=1)
     measured = measure(samples, Reference(test, seen), model.spec.levels, metrics=METRICS, source=data.name)
     return {
-        figure.name: {"value": figure.value, "floor": figure.floor, "n": figure.n, "reference": figure.reference}
+        figure.name: {"value": figure.value, "baseline": figure.baseline, "n": figure.n, "reference": figure.reference}
         for figure in measured
     }
 
@@ -96,8 +99,8 @@ def table(found: list[Row]) -> str:
     for (recipe, images, kept), mine in groups.items():
         cells = [_cell([float(row["figures"][name]["value"]) for row in mine]) for name in names]
         lines.append(f"| `{recipe}` | {images:,} | {kept} | {len(mine)} | {' | '.join(cells)} |")
-    floors = [_cell([float(row["figures"][name]["floor"]) for row in found]) for name in names]
-    return "\n".join([*lines, f"| real images | | | | {' | '.join(floors)} |"])
+    baselines = [_cell([float(row["figures"][name]["baseline"]) for row in found]) for name in names]
+    return "\n".join([*lines, f"| real images | | | | {' | '.join(baselines)} |"])
 
 
 def _cell(values: list[float]) -> str:
@@ -109,7 +112,7 @@ def _cell(values: list[float]) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: both")
+    parser.add_argument("--network", choices=PIXEL_NETWORKS, action="append", help="default: both")
     parser.add_argument("--images", type=int, default=120_000, help="training images seen: 300 epochs of 400")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -130,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     done = {(row["recipe"], row["seed"], row["images"]) for row in there}
-    for network in options.network or NETWORKS:
+    for network in options.network or PIXEL_NETWORKS:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             if (network, seed, options.images) in done:
                 print(f"{network}, seed {seed}: in {path} already", file=sys.stderr)

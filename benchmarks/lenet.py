@@ -24,11 +24,11 @@ from machine import facts
 from pixelloom.data.catalog import DataConfig, load
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.data.splits import Split
-from pixelloom.metrics import features
-from pixelloom.metrics.features import LENET, LeNet
+from pixelloom.metrics import extractors
+from pixelloom.metrics.extractors import LENET, LeNet
 
 RATE, BATCH, SHIFT = 4e-3, 128, 2
-WEIGHTS = Path(features.__file__).parent / "weights"
+WEIGHTS = Path(extractors.__file__).parent / "weights"
 
 
 def train(split: Split, epochs: int, seed: int) -> LeNet:
@@ -36,15 +36,15 @@ def train(split: Split, epochs: int, seed: int) -> LeNet:
     torch.manual_seed(seed)
     images, labels = held(split)
     network, order = LeNet().to(memory_format=torch.channels_last), torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for _ in range(epochs):
         for rows in torch.randperm(len(images), generator=order).split(BATCH)[: steps // epochs]:
             loss = F.cross_entropy(network(shifted(images[rows], order)), labels[rows], label_smoothing=0.05)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     return network.eval().to(memory_format=torch.contiguous_format)
 
@@ -82,7 +82,7 @@ the 64 features before its last layer, whose mean is about 0 and variance about 
 
 | | |
 |---|---|
-| input | grey 28x28, light on dark, values in [0, 1]; others are made grey and resized (bilinear, antialiased) |
+| input | gray 28x28, light on dark, values in [0, 1]; others are made gray and resized (bilinear, antialiased) |
 | data | MNIST (LeCun, Cortes and Burges), {counts} |
 | training | {training}, seed {report["seed"]} |
 | validation accuracy | {report["validation"]:.2%} |

@@ -32,21 +32,21 @@ from torch import nn
 
 import pixelloom
 from machine import facts
-from pixelloom.config import RunConfig, compose
+from pixelloom.core.errors import PixelloomError
 from pixelloom.data.catalog import Dataset, load
 from pixelloom.data.stream import Stream, batches
 from pixelloom.engine.fabric import choose_precision, make_fabric
 from pixelloom.engine.hooks import Validate
 from pixelloom.engine.loop import fit
 from pixelloom.engine.state import Hook, Run, State
-from pixelloom.errors import PixelloomError
 from pixelloom.metrics.likelihood import Likelihood
-from pixelloom.models import load_pixel
-from pixelloom.networks import NETWORKS
-from pixelloom.objectives import Monitor
-from pixelloom.recipes import RECIPES, recipe
-from pixelloom.wiring import wire
-from pixelloom.wiring.pixel import scored
+from pixelloom.models.pixel import load_pixel
+from pixelloom.networks import PIXEL_NETWORKS
+from pixelloom.objectives.base import Monitor
+from pixelloom.runs.config import RunConfig, compose
+from pixelloom.runs.evaluate import scored
+from pixelloom.runs.families import set_up
+from pixelloom.runs.recipes import RECIPES, recipe
 
 Row: TypeAlias = dict[str, Any]
 DATA = "binarized-mnist"
@@ -73,7 +73,7 @@ def recipes() -> dict[str, str]:
             for name, run in sorted(RECIPES.items(), key=lambda item: item[0] != network)
             if run.network == network and run.data.source == DATA and name != "best"
         )
-        for network in NETWORKS
+        for network in PIXEL_NETWORKS
     }
     return found | {"best": "best"} if "best" in RECIPES else found
 
@@ -85,10 +85,10 @@ class Timed(Validate):
     last: Likelihood
     best: Likelihood
 
-    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Validate if it is time."""
         begun = time.process_time()
-        super().on_round(run, stats)
+        super().on_step(run, stats)
         self.spent += time.process_time() - begun
 
 
@@ -99,7 +99,7 @@ class Ticks(Hook):
         """Begin."""
         self.at = [time.process_time()]
 
-    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Note the time."""
         self.at.append(time.process_time())
 
@@ -107,18 +107,18 @@ class Ticks(Hook):
 def train(config: RunConfig, data: Dataset, folder: Path | None) -> tuple[Ticks, Timed, State]:
     """As ``pixelloom train`` does, with a clock for the steps and one for validation; none without a folder."""
     fabric = make_fabric(config.train)
-    wiring = wire(config, data)
+    setup = set_up(config, data)
 
     def measure(network: nn.Module) -> Mapping[str, float]:
-        timed.last = scored(wiring.deployed(network), data, "val", config.validation_images)
+        timed.last = scored(setup.model_of(network), data, "val", config.validation_images)
         return {"bits/dim": timed.last.bits_per_dim}
 
     def keep(network: nn.Module, figures: Mapping[str, float], state: State) -> None:
         assert folder is not None
         timed.best = timed.last
-        wiring.deployed(network).save(folder)
+        setup.model_of(network).save(folder)
 
-    objective = replace(wiring.objective(), monitor=Monitor("bits/dim", measure))
+    objective = replace(setup.objective(), monitor=Monitor("bits/dim", measure))
     stream = Stream(data.train, data.spec, config.train.batch, seed=config.train.seed, dynamic=data.dynamic)
     ticks, timed = Ticks(), Timed(keep)
     state = fit(

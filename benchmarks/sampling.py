@@ -45,13 +45,13 @@ import torch
 from torch import nn
 
 from machine import facts
+from pixelloom.core.rng import image_noise
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.layers.causal import MaskedConv2d
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.recipes import PIXEL_RUNS, recipe
-from pixelloom.sampling.ancestral import image_noise
-from pixelloom.sampling.fast import FastSampler, make_plan
-from pixelloom.types import ImageSpec
+from pixelloom.layers.masked_conv import MaskedConv2d
+from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.runs.recipes import PIXEL_RUNS, recipe
+from pixelloom.sampling.fast.sampler import FastSampler, make_plan
 
 CHANNELS_AND_LEVELS = {"mnist": (1, 256), "digits": (1, 17), "colored-mnist": (3, 4), "cifar10": (3, 256)}
 SIZES = {"pixelcnn-pp-cifar10": 32}  # where it is not 28
@@ -212,10 +212,10 @@ def figure(rows: list[dict[str, object]], path: Path) -> None:
 
     fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     batches = sorted({int(str(row["batch"])) for row in rows})
-    colours = matplotlib.colormaps["viridis"](torch.linspace(0, 0.85, len(batches)).tolist())
-    for batch, colour in zip(batches, colours, strict=True):
+    colors = matplotlib.colormaps["viridis"](torch.linspace(0, 0.85, len(batches)).tolist())
+    for batch, color in zip(batches, colors, strict=True):
         line = sorted((int(str(r["size"])) ** 2, float(str(r["fast_s"]))) for r in rows if r["batch"] == batch)
-        ax.loglog(*zip(*line, strict=True), "o-", color=colour, label=f"{batch}")
+        ax.loglog(*zip(*line, strict=True), "o-", color=color, label=f"{batch}")
         ax.annotate(f"{line[-1][1]:.2g} s", line[-1], xytext=(6, -3), textcoords="offset points", fontsize=8)
     sizes = sorted({int(str(row["size"])) for row in rows})
     ax.set_xticks([s * s for s in sizes], [str(s) for s in sizes])

@@ -21,15 +21,16 @@ from functools import partial
 import torch
 
 from machine import facts
+from pixelloom.core.threads import usable
+from pixelloom.core.types import Batch
 from pixelloom.data.pixels import Scaling
 from pixelloom.engine.fabric import make_fabric
-from pixelloom.engine.optim import build_optimiser
+from pixelloom.engine.optim import build_optimizer
 from pixelloom.engine.threads import choose_threads
-from pixelloom.objectives import Monitor, likelihood
-from pixelloom.recipes import recipe
+from pixelloom.objectives.base import Monitor
+from pixelloom.objectives.likelihood import likelihood
+from pixelloom.runs.recipes import recipe
 from pixelloom.sampling import sharing
-from pixelloom.threads import usable
-from pixelloom.types import Batch
 from sampling import model_of
 
 SHORTEST = 1.0  # seconds of a measurement
@@ -111,7 +112,7 @@ def training(network: str, size: int, cores: int) -> tuple[dict[str, Callable[[]
     model.network.train()
     fabric = make_fabric(settings)
     threads, why = choose_threads(objective, batch, settings, fabric)
-    optimizer = build_optimiser(list(model.network.parameters()), config.optim)
+    optimizer = build_optimizer(list(model.network.parameters()), config.optim)
 
     def step(number: int) -> None:
         torch.set_num_threads(number)

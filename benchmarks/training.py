@@ -3,7 +3,7 @@
     python benchmarks/training.py --json [--network mnist-gray] [--batch 128] [--rounds 5] [--cpu-time]
 
 The baselines stand in training_tutorials.py. Ours is the recipe's objective as the engine trains it, a round being one
-step of each optimiser: of the network for pixel models, of D and then of G for latent ones. Each variant lives in a
+step of each optimizer: of the network for pixel models, of D and then of G for latent ones. Each variant lives in a
 process of its own, and all see the same random levels. Their rounds are interleaved, one process at a time, and the
 median round of each counts, so that a busy machine slows all alike. CPU time, with one thread, depends less on it.
 bf16 is measured where the processor has it.
@@ -24,14 +24,14 @@ import numpy as np
 import torch
 
 from machine import facts
+from pixelloom.core.types import Batch
 from pixelloom.data.splits import Dataset, Split
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import choose_precision, make_fabric
 from pixelloom.engine.loop import fit
 from pixelloom.metrics.distances import LEAST
-from pixelloom.recipes import recipe
-from pixelloom.types import Batch
-from pixelloom.wiring import wire
+from pixelloom.runs.families import set_up
+from pixelloom.runs.recipes import recipe
 from training_tutorials import IMAGES, tutorial_step
 
 BATCHES = {"mnist-gray": 128, "mnist-binary": 128, "dcgan": 64, "sagan": 64}
@@ -51,12 +51,12 @@ def data(name: str, levels: torch.Tensor) -> Dataset:
 
 
 def train(name: str, precision: str, levels: torch.Tensor, batches: Iterator[Batch]) -> None:
-    """Rounds of the recipe, one for each of ``batches``, with all that the engine does in a run but looking on."""
+    """StepCounter of the recipe, one for each of ``batches``, with all that the engine does in a run but looking on."""
     config = recipe(name)
     endless = {"epochs": None, "minutes": None, "images": 10**12}
     machine = {"batch": len(levels), "precision": precision, "device": "cpu"}
     settings = TrainConfig.model_validate(config.train.model_dump() | endless | machine)
-    objective = wire(config, data(name, levels)).objective()
+    objective = set_up(config, data(name, levels)).objective()
     fit(objective, lambda _: batches, settings, make_fabric(settings), epoch=len(levels))
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from pixelloom.types import ImageSpec
+from pixelloom.core.types import ImageSpec
 
 Step = Callable[[], None]
 
@@ -176,7 +176,7 @@ def pixel_step(network: nn.Module, levels: Tensor, n_levels: int) -> Step:
 
 # Latent networks, for gray images of 64x64
 
-LATENT = 20
+GAN_NETWORKS = 20
 """Numbers in the noise vector."""
 
 WIDTHS = (512, 256, 128, 64)
@@ -208,7 +208,7 @@ class TutorialAttention(nn.Module):
 def tutorial_generator(sagan: bool) -> nn.Module:
     """[B, 20, 1, 1] -> [B, 1, 64, 64]; with spectral norm, and attention at 16x16 and 32x32, if it is SAGAN's."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(itertools.pairwise((LATENT, *WIDTHS))):
+    for i, (a, b) in enumerate(itertools.pairwise((GAN_NETWORKS, *WIDTHS))):
         conv = nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) if i else nn.ConvTranspose2d(a, b, 4)
         layers += [spectral_norm(conv) if sagan else conv, nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
         if sagan and i >= 2:
@@ -261,8 +261,8 @@ class TutorialGame:
 
     def round(self, x: Tensor) -> None:
         """A step of D, then one of G."""
-        self._step(self.d_loss(x, torch.randn(len(x), LATENT, 1, 1)), self.d_optimizer)
-        self._step(self.g_loss(torch.randn(len(x), LATENT, 1, 1)), self.g_optimizer)
+        self._step(self.d_loss(x, torch.randn(len(x), GAN_NETWORKS, 1, 1)), self.d_optimizer)
+        self._step(self.g_loss(torch.randn(len(x), GAN_NETWORKS, 1, 1)), self.g_optimizer)
 
     def _step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         self.g_optimizer.zero_grad()

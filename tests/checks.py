@@ -19,12 +19,13 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
+from pixelloom.core.rng import image_noise
+from pixelloom.core.types import Batch, ImageSpec
+from pixelloom.heads.discrete import Head
 from pixelloom.layers.blocks import GatedBlock, ResidualBlock
-from pixelloom.layers.causal import MaskedConv2d
-from pixelloom.likelihoods import Head
-from pixelloom.models import PixelModel
+from pixelloom.layers.masked_conv import MaskedConv2d
+from pixelloom.models.pixel import PixelModel
 from pixelloom.sampling import ancestral
-from pixelloom.types import Batch, ImageSpec
 from settings import Setting
 
 Method: TypeAlias = Literal["fast", "plain"]
@@ -155,7 +156,7 @@ def check_world_sums_to_one(model: PixelModel) -> None:
 def check_draws(draws: Tensor, probabilities: npt.NDArray[np.float64], spec: ImageSpec) -> None:
     """Chi-square of draws against the exact probability of each image of a small world.
 
-    Images are taken in order and pooled, so that every cell expects 5 draws or more; neighbours differ in the last
+    Images are taken in order and pooled, so that every cell expects 5 draws or more; neighbors differ in the last
     values only.
     """
     place = spec.levels ** np.arange(spec.dims)[::-1]
@@ -235,7 +236,7 @@ def drawn_from(model: PixelModel, n: int, seed: int = 0, **options: Any) -> tupl
         images = model.sample(n, seed=seed, batch=n, **options)
     finally:
         model.head = head
-    noise = ancestral.image_noise(model.spec, seed, 0, n)[:, : head.groups].flatten()  # [n, groups, H, W]
+    noise = image_noise(model.spec, seed, 0, n)[:, : head.groups].flatten()  # [n, groups, H, W]
     keys, params = torch.cat([key for key, _ in seen]), torch.cat([values for _, values in seen])
     ascending, order = noise.sort()
     place = order[torch.searchsorted(ascending, keys).clamp(max=len(noise) - 1)]
@@ -306,7 +307,7 @@ def check_threads_do_not_mix(
 def check_samplers_do_not_mix(model: PixelModel, calls: Sequence[dict[str, Any]], n: int = 5) -> None:
     """Two samplers of one model, and one sampler whose callback calls it again, by their noise and conditioning."""
     samplers = model.fast_sampler(), model.fast_sampler()
-    noises = [ancestral.image_noise(model.spec, seed, 0, n) for seed in (0, 1)]
+    noises = [image_noise(model.spec, seed, 0, n) for seed in (0, 1)]
     labels = [torch.full((n,), label) for label in (0, 2)]
     expected = [
         ancestral.sample(partial(model.predict, labels=label), model.head, model.spec, noise)
@@ -400,16 +401,16 @@ def check_taps(conv: MaskedConv2d) -> None:
     """Forward writes no weights; masked taps get a gradient of exactly 0, do not move and do not matter (trap 4)."""
     mask = conv.mask.bool()
     before, version = conv.weight.detach().clone(), conv.weight._version
-    optimiser = torch.optim.Adam(conv.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(conv.parameters(), lr=0.1)
     x = torch.randn(2, conv.weight.shape[1], 6, 7, generator=torch.Generator().manual_seed(0))
     for step in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         conv(x).square().sum().backward()
         assert step or conv.weight._version == version, "forward wrote to the weights"
         assert conv.weight.grad is not None
         assert bool((conv.weight.grad[~mask] == 0).all()), "masked taps have a gradient"
         assert bool((conv.weight.grad[mask] != 0).any())
-        optimiser.step()
+        optimizer.step()
     assert torch.equal(conv.weight.detach()[~mask], before[~mask]), "masked taps moved"
     out = conv(x)
     with torch.no_grad():

@@ -23,6 +23,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from pixelloom.core.errors import PixelloomError
+from pixelloom.core.types import Batch, ImageSpec
 from pixelloom.data.splits import Split
 from pixelloom.data.stream import Stream, batches
 from pixelloom.engine.config import TrainConfig
@@ -30,9 +32,7 @@ from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.hooks import MetricsWriter, Validate
 from pixelloom.engine.loop import fit
 from pixelloom.engine.state import Hook, Run, State
-from pixelloom.errors import PixelloomError
-from pixelloom.objectives import Monitor, Objective, OptimConfig, Phase
-from pixelloom.types import Batch, ImageSpec
+from pixelloom.objectives.base import Monitor, Objective, OptimConfig, Phase
 
 N = 32
 SPEC = ImageSpec(1, 4, 4, 2)
@@ -74,12 +74,12 @@ def two_phases(optim: OptimConfig = ADAM, every: int = 1) -> Objective:
         nn.utils.parametrizations.spectral_norm(nn.Linear(16, 8)), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1)
     )
 
-    def critic(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def d_loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         real = batch.images.flatten(1).float()
         loss = F.softplus(d(g(torch.randn(len(real), 3)))).mean() + F.softplus(-d(real)).mean()
         return loss, {"critic": loss.detach()}
 
-    def maker(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def g_loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss = F.softplus(-d(g(torch.randn(len(batch.images), 3)))).mean()
         return loss, {"maker": loss.detach()}
 
@@ -87,7 +87,7 @@ def two_phases(optim: OptimConfig = ADAM, every: int = 1) -> Objective:
         drawn = module(torch.linspace(-1, 1, 24).reshape(8, 3))
         return {"gap": abs(drawn.mean().item() - 0.5), "other": 1.0}
 
-    phases = (Phase("D", d, optim, critic), Phase("G", g, optim, maker, every))
+    phases = (Phase("D", d, optim, d_loss), Phase("G", g, optim, g_loss, every))
     return Objective(phases, {"G": g, "D": d}, "G", Monitor("gap", measure))
 
 
@@ -120,7 +120,7 @@ class At(Hook):
     def __init__(self, step: int, act: Callable[[], object]) -> None:
         self.step, self.act = step, act
 
-    def on_round(self, run: Run, stats: object) -> None:
+    def on_step(self, run: Run, stats: object) -> None:
         if run.state.step == self.step:
             self.act()
 
@@ -141,7 +141,7 @@ class Steps(Hook):
     def __init__(self, steps: list[int]) -> None:
         self.steps = steps
 
-    def on_round(self, run: Run, stats: object) -> None:
+    def on_step(self, run: Run, stats: object) -> None:
         self.steps.append(run.state.step)
 
 
@@ -180,7 +180,7 @@ def plain(conf: TrainConfig, out: Path, waits: str = "never") -> None:
     class Waiting(Hook):
         rounds = 0
 
-        def on_round(self, run: Run, stats: object) -> None:
+        def on_step(self, run: Run, stats: object) -> None:
             self.rounds += 1
             if waits == "never":
                 (out / "going").touch()

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelloom.layers.causal import MaskedConv2d
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelModel
-from pixelloom.networks.pixelcnn import PixelCNNConfig
-from pixelloom.sampling.caches import Cache
-from pixelloom.sampling.dataflow import NEVER
-from pixelloom.sampling.incremental import Incremental
-from pixelloom.types import ImageSpec
+from pixelloom.core.types import ImageSpec
+from pixelloom.heads.discrete import HeadConfig
+from pixelloom.layers.masked_conv import MaskedConv2d
+from pixelloom.models.pixel import PixelModel
+from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
+from pixelloom.sampling.fast.analysis import NEVER
+from pixelloom.sampling.fast.caches import Cache
+from pixelloom.sampling.fast.runtime import Incremental
 from random_networks import Attention, Case, Coarse, Earlier, Mean, OwnRow, Product, Shift, Up, Window
 from settings import BERNOULLI, CONFIGS, INDEPENDENT, ORDERED, Setting, live, tiny
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pixelloom.data.pixels import bit_source
+from pixelloom.core.rng import bits
 from pixelloom.metrics.inception import LAYERS, Folded, _built
 
 SEED = 2015
@@ -46,10 +46,10 @@ def weights() -> dict[str, Tensor]:
 
 def picture(channels: int, height: int, width: int) -> Tensor:
     """Noise, uint8 [1, channels, height, width]: 8 bits of raw Philox output each, SeedSequence((7, height, width))."""
-    raw = np.asarray(bit_source(7, height, width).random_raw(channels * height * width))
+    raw = np.asarray(bits(7, height, width).random_raw(channels * height * width))
     return torch.from_numpy((raw >> np.uint64(56)).astype(np.uint8).reshape(1, channels, height, width))
 
 
 def _units(n: int, i: int) -> npt.NDArray[np.float64]:
-    raw = np.asarray(bit_source(SEED, i).random_raw(n))
+    raw = np.asarray(bits(SEED, i).random_raw(n))
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1

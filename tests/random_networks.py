@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pixelloom.layers.blocks import ChannelNorm, Positions
-from pixelloom.layers.causal import Mask, MaskedConv2d, centre_mask
+from pixelloom.layers.masked_conv import Mask, MaskedConv2d, center_mask
 from pixelloom.layers.reads import HERE, Closure, Earlier, Kernel, Offsets, OwnRow, Position, Read, Size, box
-from pixelloom.sampling.graph import Node
+from pixelloom.sampling.fast.ir import Node
 from settings import live
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -101,7 +101,7 @@ class Window(nn.Module):
 
 
 class Up(nn.Module):
-    """Nearest neighbour, out[p] = in[floor(p / factor) + ahead], cut to a size."""
+    """Nearest neighbor, out[p] = in[floor(p / factor) + ahead], cut to a size."""
 
     def __init__(self, features: int, factor: Position, size: Size, ahead: Position = (0, 0)) -> None:
         super().__init__()
@@ -372,7 +372,7 @@ def _coarse(rng: Random, f: int, groups: int, size: Size, shift: bool, ahead: Po
     down = (
         Window(f, f, (0, factor[0] - 1, 0, factor[1] - 1), factor)
         if whole
-        else Window(f, f, (-1, 0, -1, 0), factor, centre_mask("B", f, f, groups))
+        else Window(f, f, (-1, 0, -1, 0), factor, center_mask("B", f, f, groups))
     )
     body, g = _body(rng, f, groups, grid, 0)
     move = (1, 0) if factor[0] > 1 else (0, 1)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.networks.pixelcnn import PixelCNNConfig
-from pixelloom.types import ImageSpec
+from pixelloom.heads.discrete import HeadConfig
+from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
 
 BERNOULLI = HeadConfig(kind="bernoulli")
 ORDERED = HeadConfig(kind="categorical", channels="ordered")
@@ -111,7 +111,7 @@ CONFIGS = {
 }
 
 BINARY_WORLD = ImageSpec(1, 2, 2, 2)
-COLOUR_WORLD = ImageSpec(3, 2, 1, 4)
+COLOR_WORLD = ImageSpec(3, 2, 1, 4)
 
 
 def tiny(block: str, head: HeadConfig, image: ImageSpec, **more: object) -> Setting:
@@ -125,10 +125,10 @@ WORLDS = {
     "binary, Bernoulli, residual": tiny("residual", BERNOULLI, BINARY_WORLD),
     "binary, 2 levels, preactivation": tiny("preactivation", ORDERED, BINARY_WORLD),
     "binary, 2 levels, gated": tiny("gated", ORDERED, BINARY_WORLD, norm="channel", positions=True, dropout=0.3),
-    "colour, ordered, plain": tiny("plain", ORDERED, COLOUR_WORLD),
-    "colour, ordered, preactivation": tiny("preactivation", ORDERED, COLOUR_WORLD),
-    "colour, ordered, gated": tiny("gated", ORDERED, COLOUR_WORLD, channels=20, norm="channel", positions=True),
-    "colour, independent, residual": tiny("residual", INDEPENDENT, COLOUR_WORLD),
-    "colour, independent, gated": tiny("gated", INDEPENDENT, COLOUR_WORLD),
-    "colour, Bernoulli, gated": tiny("gated", BERNOULLI, ImageSpec(3, 2, 2, 2)),
+    "color, ordered, plain": tiny("plain", ORDERED, COLOR_WORLD),
+    "color, ordered, preactivation": tiny("preactivation", ORDERED, COLOR_WORLD),
+    "color, ordered, gated": tiny("gated", ORDERED, COLOR_WORLD, channels=20, norm="channel", positions=True),
+    "color, independent, residual": tiny("residual", INDEPENDENT, COLOR_WORLD),
+    "color, independent, gated": tiny("gated", INDEPENDENT, COLOR_WORLD),
+    "color, Bernoulli, gated": tiny("gated", BERNOULLI, ImageSpec(3, 2, 2, 2)),
 }

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.networks.pixelcnn import PixelCNNConfig
-from pixelloom.types import ImageSpec
+from pixelloom.heads.discrete import HeadConfig
+from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
 
 TINY = {"model.channels": 4, "model.hidden": 2, "model.blocks": 1, "model.kernel": 3, "model.first_kernel": 3}
 """Overrides that make any recipe small."""

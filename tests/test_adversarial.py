@@ -29,19 +29,20 @@ from engine_toys import (
     stream,
     train,
 )
-from pixelloom import adversarial as losses
-from pixelloom import objectives
-from pixelloom.adversarial import LOSSES, DialWatch, Penalties, gradient_penalty, r1, r2
-from pixelloom.augment import Policy
+from pixelloom.core.errors import DataError
+from pixelloom.core.types import Batch
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.hooks import Validate
 from pixelloom.engine.loop import _take, fit
+from pixelloom.engine.safetensors_io import load_tensors
 from pixelloom.engine.signals import Interrupted
 from pixelloom.engine.state import Hook, Run
-from pixelloom.engine.tensors import load_tensors
-from pixelloom.errors import DataError
-from pixelloom.objectives import Monitor, Objective, adversarial
-from pixelloom.types import Batch
+from pixelloom.objectives import adversarial as adversarial_module
+from pixelloom.objectives import gan_losses as losses
+from pixelloom.objectives.adversarial import adversarial
+from pixelloom.objectives.base import Monitor, Objective
+from pixelloom.objectives.diffaugment import Policy
+from pixelloom.objectives.gan_losses import LOSSES, OverfittingWatch, Penalties, gradient_penalty, r1, r2
 
 Patch = pytest.MonkeyPatch
 Stats = dict[str, float]
@@ -100,7 +101,7 @@ def game(loss: str = "non-saturating", norm: bool = False, seed: int = 0, **opti
     torch.manual_seed(seed)
     classes = options.get("classes", 0)
     d = Discriminator(classes, norm)
-    options.setdefault("optimisers", (ADAM, ADAM))
+    options.setdefault("optimizers", (ADAM, ADAM))
     return adversarial(Generator(classes), d, LOSSES[loss], 2, monitor=monitor(), **options)
 
 
@@ -220,7 +221,7 @@ def test_only_differences_count_where_no_boundary_is_given() -> None:
 
 def test_dial() -> None:
     real, fake = torch.tensor([0.2, 0.7, 3.0, -1.0]), torch.tensor([0.0, 0.8, 0.0, 0.0])
-    dials = {name: loss.dial(real, fake).item() for name, loss in LOSSES.items()}
+    dials = {name: loss.r_t(real, fake).item() for name, loss in LOSSES.items()}
     above_zero, above_half, above_fake = (3 - 1) / 4, (2 - 2) / 4, (2 - 2) / 4
     assert dials == {
         "non-saturating": above_zero,
@@ -356,7 +357,7 @@ def test_fakes_of_a_d_step_carry_no_gradient_to_g() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradient_of_a_g_step_reaches_g_through_the_augmentation(loss: str) -> None:
-    objective = game(loss, policy=Policy(translation=0.25, cutout=0.25, colour=1))
+    objective = game(loss, policy=Policy(translation=0.25, cutout=0.25, color=1))
     called(objective, 1)[0].backward()
     assert all(g is not None and g.isfinite().all() for g in gradients(objective.parts["G"]))
 
@@ -372,9 +373,9 @@ def plain_round(objective: Objective, loss: str, given: Batch) -> tuple[Tensor, 
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("together", [False, True])
-def test_figures_of_a_round_mean_what_they_say(loss: str, together: bool) -> None:
-    sound, written = (game(loss, together=together) for _ in range(2))
+@pytest.mark.parametrize("joint_batch", [False, True])
+def test_figures_of_a_round_mean_what_they_say(loss: str, joint_batch: bool) -> None:
+    sound, written = (game(loss, joint_batch=joint_batch) for _ in range(2))
     for objective in (sound, written):
         objective.parts["D"].eval()  # spectral norm as it is: no matter how many passes
     value, stats = called(sound, 0)
@@ -383,7 +384,7 @@ def test_figures_of_a_round_mean_what_they_say(loss: str, together: bool) -> Non
     torch.testing.assert_close(stats["D/adversarial"], expected.detach())
     assert stats["D/real"].item() == pytest.approx(real.mean().item())
     assert stats["D/fake"].item() == pytest.approx(fake.mean().item())
-    assert stats["D/dial"].item() == pytest.approx(LOSSES[loss].dial(real, fake).item())
+    assert stats["D/r_t"].item() == pytest.approx(LOSSES[loss].r_t(real, fake).item())
     value, stats = called(sound, 1)
     _, _, real, fake = plain_round(written, loss, batch())
     torch.testing.assert_close(value, LOSSES[loss].generator(fake, real))
@@ -469,7 +470,7 @@ def check_lazy_penalty() -> None:
     """Over four rounds at fixed weights a lazy penalty gives four times as much once: the same mean gradient."""
 
     def mean_gradient(every: int, accumulate: int = 1) -> tuple[list[Tensor], list[set[str]]]:
-        objective = game("hinge", penalties=Penalties(r1=2, r2=1, every=every), accumulate=accumulate)
+        objective = game("hinge", penalties=Penalties(r1=2, r2=1, lazy_interval=every), accumulate=accumulate)
         objective.parts["D"].eval()
         names = []
         for _ in range(4 * accumulate):
@@ -496,7 +497,7 @@ def test_one_pass_or_two() -> None:
     for norm in (False, True):
         values = []
         for together in (False, True):
-            objective = game(norm=norm, together=together)
+            objective = game(norm=norm, joint_batch=together)
             spectral = objective.parts["D"].convs[0].eval()
             assert not spectral.training
             values.append(called(objective, 0)[0].item())
@@ -505,9 +506,9 @@ def test_one_pass_or_two() -> None:
         assert (values[0] == pytest.approx(values[1], rel=1e-5)) is not norm
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_fakes_have_the_labels_of_the_batch(together: bool) -> None:
-    objective = game("relativistic", classes=4, together=together, penalties=Penalties(r1=1, r2=1, gradient=1))
+@pytest.mark.parametrize("joint_batch", [False, True])
+def test_fakes_have_the_labels_of_the_batch(joint_batch: bool) -> None:
+    objective = game("relativistic", classes=4, joint_batch=joint_batch, penalties=Penalties(r1=1, r2=1, gradient=1))
     given = batch(labels=True)
     for phase in (0, 1):
         called(objective, phase, given)[0].backward()
@@ -524,7 +525,7 @@ def test_fakes_have_the_labels_of_the_batch(together: bool) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_mismatched_pictures_are_real_ones_told_as_each_other_class_alike(loss: str) -> None:
     """Loss: the mean of that against generated pictures and that against real ones wrongly told (Reed et al. 2016)."""
-    objective, given = game(loss, classes=4, mismatched=True), batch(labels=True)
+    objective, given = game(loss, classes=4, matching_aware=True), batch(labels=True)
     d = objective.parts["D"].eval()
     value, stats = called(objective, 0, given)
     (real, told), (fake, _), (shown, wrong) = d.seen
@@ -540,7 +541,7 @@ def test_mismatched_pictures_are_real_ones_told_as_each_other_class_alike(loss: 
         torch.bincount(steps, minlength=4)[1:] / len(steps), torch.full((3,), 1 / 3), atol=0.04, rtol=0
     )
     assert len(game(loss).parts["D"].seen) == 0
-    untold = game(loss, mismatched=True)
+    untold = game(loss, matching_aware=True)
     called(untold, 0)
     assert len(untold.parts["D"].seen) == 2, "without classes there are none to mistake"
 
@@ -604,14 +605,14 @@ def ready(objective: Objective) -> tuple[Run, Batch]:
 
 
 FULL: dict[str, Any] = {
-    "penalties": Penalties(r1=1, r2=1, gradient=0.5, every=3),
-    "policy": Policy(translation=0.25, cutout=0.25, colour=0.5),
+    "penalties": Penalties(r1=1, r2=1, gradient=0.5, lazy_interval=3),
+    "policy": Policy(translation=0.25, cutout=0.25, color=0.5),
 }
 
 
 def check_routing() -> None:
     """A phase moves its own network only, to the bit; in its backward pass the other collects no gradients."""
-    for loss, options in (("hinge", {}), ("relativistic", FULL), ("non-saturating", {"together": True})):
+    for loss, options in (("hinge", {}), ("relativistic", FULL), ("non-saturating", {"joint_batch": True})):
         for index, moves, stays in ((0, "D", "G"), (1, "G", "D")):
             objective = game(loss, **options)
             run, given = ready(objective)
@@ -641,7 +642,7 @@ class Note(Hook):
     def __init__(self) -> None:
         self.rounds: list[Stats] = []
 
-    def on_round(self, run: Run, stats: Stats) -> None:
+    def on_step(self, run: Run, stats: Stats) -> None:
         self.rounds.append(dict(stats))
 
 
@@ -650,7 +651,7 @@ def test_several_steps_of_d_for_one_of_g() -> None:
     objective, note = game(d_steps=3), Note()
     train(objective, config(images=28), None, note)
     assert ["G/loss" in stats for stats in note.rounds] == [True, False, False, True, False, False, True]
-    assert all({"D/loss", "D/adversarial", "D/real", "D/fake", "D/dial"} <= stats.keys() for stats in note.rounds)
+    assert all({"D/loss", "D/adversarial", "D/real", "D/fake", "D/r_t"} <= stats.keys() for stats in note.rounds)
     seen = [x for x, _ in objective.parts["D"].seen]
     real, fake = [seen[i] for i in (0, 3, 5)], [seen[i] for i in (1, 4, 6)]
     assert [len(x) for x in seen] == [4] * (2 * 7 + 3)
@@ -660,7 +661,7 @@ def test_several_steps_of_d_for_one_of_g() -> None:
 
 def test_rounds_of_lazy_penalties_are_counted_with_micro_batches() -> None:
     note = Note()
-    train(game(penalties=Penalties(r1=1, every=2), accumulate=2), config(images=20, accumulate=2), None, note)
+    train(game(penalties=Penalties(r1=1, lazy_interval=2), accumulate=2), config(images=20, accumulate=2), None, note)
     assert ["D/r1" in stats for stats in note.rounds] == [True, False, True, False, True]
     for stats in note.rounds:
         expected = stats["D/adversarial"] + stats.get("D/r1", 0)  # 2 rounds times 1/2
@@ -697,7 +698,7 @@ def test_every_loss_trains(loss: str) -> None:
     picture[..., :2, :] = 1
     data, target = Batch(picture.expand(8, -1, -1, -1), None), picture.float() * 2 - 1
     rates = PLAIN.model_copy(update={"betas": (0.0, 0.9), "lr": 0.03})
-    objective = game(loss, optimisers=(rates, rates), penalties=Penalties(r1=0.5, r2=0.5, every=4))
+    objective = game(loss, optimizers=(rates, rates), penalties=Penalties(r1=0.5, r2=0.5, lazy_interval=4))
     conf = config(batch=8, images=8 * 50)
 
     def endless(step: int) -> Any:
@@ -716,22 +717,22 @@ def test_every_loss_trains(loss: str) -> None:
 
 def test_deploys_the_generator() -> None:
     objective = game()
-    assert objective.deploy == "G"
+    assert objective.ema_part == "G"
     assert [phase.name for phase in objective.phases] == ["D", "G"]
     assert objective.monitor.name == "gap"
     d, g = (ADAM.model_copy(update={"lr": lr}) for lr in (4e-4, 1e-4))
-    assert [p.optimiser.lr for p in game(optimisers=(d, g)).phases] == [4e-4, 1e-4]
+    assert [p.optimizer.lr for p in game(optimizers=(d, g)).phases] == [4e-4, 1e-4]
 
 
 # The dial
 
 
 def said(dials: list[float], **options: Any) -> list[int]:
-    watch = DialWatch(**options)
+    watch = OverfittingWatch(**options)
     return [i for i, dial in enumerate(dials) if watch.see(dial)]
 
 
-def test_the_dial_warns_once_when_d_has_memorised() -> None:
+def test_the_dial_warns_once_when_d_has_memorized() -> None:
     sure = said([1.0] * 2000)
     # 1 - (1 - 1/50)^t exceeds 0.9 after 114 rounds, then 200 on end
     assert sure == [math.ceil(math.log(0.1) / math.log(0.98)) - 1 + 199]
@@ -740,8 +741,8 @@ def test_the_dial_warns_once_when_d_has_memorised() -> None:
     assert said([1.0, 0.6] * 2000) == []  # 0.8 on average, however often it is 1
     assert said([0.95] * 30, smooth=1, patience=10) == [9]
     assert said(([0.95] * 9 + [0.0]) * 5, smooth=1, patience=10) == []
-    watch = DialWatch(smooth=1, patience=1)
-    assert "D/dial 0.97" in str(watch.see(0.97))
+    watch = OverfittingWatch(smooth=1, patience=1)
+    assert "D/r_t 0.97" in str(watch.see(0.97))
     assert watch.see(0.97) is None
 
 
@@ -749,7 +750,7 @@ def test_the_dial_warns_once_when_d_has_memorised() -> None:
 
 
 def not_cut_off(patch: Patch, out: Path) -> Callable[[], None]:
-    patch.setattr(objectives, "torch", SimpleNamespace(**vars(torch) | {"no_grad": contextlib.nullcontext}))
+    patch.setattr(adversarial_module, "torch", SimpleNamespace(**vars(torch) | {"no_grad": contextlib.nullcontext}))
     return check_fakes_are_cut_off
 
 
@@ -764,20 +765,20 @@ def half_precision(patch: Patch, out: Path) -> Callable[[], None]:
 
 
 def lazy_without_weight(patch: Patch, out: Path) -> Callable[[], None]:
-    right = objectives._Game._penalty
+    right = adversarial_module._Game._penalty
 
     def wrong(self: Any, *args: Any) -> Any:
         added, figures = right(self, *args)
-        return added / self.penalties.every, figures
+        return added / self.penalties.lazy_interval, figures
 
-    patch.setattr(objectives._Game, "_penalty", wrong)
+    patch.setattr(adversarial_module._Game, "_penalty", wrong)
     return check_lazy_penalty
 
 
 def real_only(patch: Patch, out: Path) -> Callable[[], None]:
     """Generated pictures, which the toy G of the check gives as a view of its parameter, are left as they are."""
-    right = objectives.augment
-    patch.setattr(objectives, "augment", lambda x, *args: x if x.stride(0) == 0 else right(x, *args))
+    right = adversarial_module.augment
+    patch.setattr(adversarial_module, "augment", lambda x, *args: x if x.stride(0) == 0 else right(x, *args))
     return check_augmentation_is_the_same
 
 
@@ -793,7 +794,7 @@ def counter_forgotten(patch: Patch, out: Path) -> Callable[[], None]:
         whole, cut = (load_tensors(newest(out / name))[0] for name in ("whole", "cut"))
         assert same(whole, cut)
 
-    patch.setattr(objectives.Rounds, "__init__", init)
+    patch.setattr(adversarial_module.StepCounter, "__init__", init)
     return check
 
 

@@ -17,12 +17,16 @@ import yaml
 from torch import Tensor, nn
 
 import pixelloom as pl
-from pixelloom import api, runs
+from pixelloom import api
+from pixelloom.core.errors import ModelError, UsageError
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.config import DataConfig
-from pixelloom.errors import ModelError, UsageError
-from pixelloom.layers.causal import MaskedConv2d
-from pixelloom.models import PixelModel
-from pixelloom.types import ImageSpec
+from pixelloom.layers.masked_conv import MaskedConv2d
+from pixelloom.models.pixel import PixelModel
+from pixelloom.runs import train as runs
+from pixelloom.runs.evaluate import data_for
+from pixelloom.runs.folder import is_first_process
+from pixelloom.runs.plan import as_text, planned
 from small_models import TINY, flat, save_run
 
 DIGITS = ImageSpec(1, 8, 8, 17)
@@ -55,7 +59,7 @@ def test_every_public_name_is_there() -> None:
 
 
 class Plain(nn.Module):
-    """Two 3x3 convolutions as anybody may write them; the second reads too far if its mask has the centre's row."""
+    """Two 3x3 convolutions as anybody may write them; the second reads too far if its mask has the center's row."""
 
     def __init__(self, rows: int = 1) -> None:
         super().__init__()
@@ -117,7 +121,7 @@ def test_a_run_from_name_to_model() -> None:
     trained = model.description.trained
     assert trained["images"] == 224  # seven batches of 32
     assert trained["validation"]["bits/dim"] == pytest.approx(pl.evaluate(model, split="val").bits_per_dim, rel=1e-9)
-    assert trained["validation"]["bits/dim"] < math.log2(17)  # it has learnt something
+    assert trained["validation"]["bits/dim"] < math.log2(17)  # it has learned something
     assert sorted(path.name for path in Path("runs/digits").iterdir() if path.name != "tensorboard") == [
         *("checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "model", "samples")
     ]
@@ -212,7 +216,7 @@ def test_a_folder_that_is_no_run_is_left_alone(force: bool) -> None:
     folder = Path("photos")
     (folder / "samples").mkdir(parents=True)
     (folder / "samples" / "cat.png").write_text("a cat")
-    (folder / "config.yaml").write_text("colour: red\n")
+    (folder / "config.yaml").write_text("color: red\n")
     before = everything("photos")
     with pytest.raises(UsageError, match=r"photos: holds config.yaml, samples, but is no run of Pixelloom"):
         train(out=folder, force=force)
@@ -246,10 +250,10 @@ def test_links_are_unlinked_and_not_followed() -> None:
 def test_a_budget_takes_the_place_of_the_recipes(
     overrides: dict[str, object], budgets: tuple[float | None, ...]
 ) -> None:
-    plan, _ = api.planned("digits", overrides=overrides)
+    plan, _ = planned("digits", overrides=overrides)
     assert (plan.train.minutes, plan.train.images, plan.train.epochs) == budgets
     Path("budget.yaml").write_text(yaml.safe_dump({"train": {"images": 77}}))
-    from_file, _ = api.planned("digits", config="budget.yaml")
+    from_file, _ = planned("digits", config="budget.yaml")
     assert (from_file.train.minutes, from_file.train.images, from_file.train.epochs) == (None, 77, None)
 
 
@@ -266,7 +270,7 @@ def test_a_budget_takes_the_place_of_the_recipes(
 def test_where_a_run_goes(given: dict[str, Any], folder: str) -> None:
     Path("mine.yaml").write_text("samples: 3\n")
     Path("named.yaml").write_text("recipe: digits\nsamples: 3\n")
-    plan, out = api.planned(**given)
+    plan, out = planned(**given)
     assert out == Path(folder)
     assert plan.samples == (3 if "config" in given else 25)
 
@@ -283,7 +287,7 @@ def test_where_a_run_goes(given: dict[str, Any], folder: str) -> None:
 )
 def test_a_slip_in_a_field_is_told_with_the_nearest(overrides: dict[str, object], word: str) -> None:
     with pytest.raises(UsageError, match=word):
-        api.planned("digits", overrides=overrides)
+        planned("digits", overrides=overrides)
 
 
 @pytest.mark.parametrize(
@@ -304,12 +308,12 @@ def test_a_slip_in_a_field_is_told_with_the_nearest(overrides: dict[str, object]
 )
 def test_a_field_of_another_family_is_told_with_what_serves_here(recipe: str, field: str, word: str) -> None:
     with pytest.raises(UsageError, match=re.escape(word)):
-        api.planned(recipe, overrides={field: 1})
+        planned(recipe, overrides={field: 1})
 
 
 def test_a_run_without_a_name_is_refused() -> None:
     with pytest.raises(UsageError, match="name a recipe or a network"):
-        api.planned(None)
+        planned(None)
     with pytest.raises(UsageError, match="given twice"):
         pl.train("digits", images=10, overrides={"train.images": 20})
 
@@ -342,9 +346,9 @@ def test_only_the_first_process_claims_the_folder(name: str, first: bool, monkey
     for variable in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, "1")
-    assert api.is_first_process() is first
+    assert is_first_process() is first
     monkeypatch.setenv(name, "0")
-    assert api.is_first_process()
+    assert is_first_process()
 
 
 # ----------------------------------------------------------------------------------------------------------- load
@@ -370,7 +374,7 @@ def test_the_figures_of_a_flat_model(split: str, n: int | None) -> None:
         assert found.n >= 250
 
 
-def grey_pictures(path: Path, n: int = 60) -> np.ndarray:
+def gray_pictures(path: Path, n: int = 60) -> np.ndarray:
     images = np.random.default_rng(1).integers(0, 256, (n, 6, 5)).astype(np.uint8)
     np.save(path, images)
     return images
@@ -378,7 +382,7 @@ def grey_pictures(path: Path, n: int = 60) -> np.ndarray:
 
 @pytest.mark.parametrize("threshold", [0.25, 0.5])
 def test_other_data_are_read_in_the_form_of_the_training(threshold: float, tmp_path: Path) -> None:
-    grey_pictures(tmp_path / "a.npy")
+    gray_pictures(tmp_path / "a.npy")
     trained = DataConfig(source="elsewhere", binarize=f"threshold@{threshold}").model_dump(mode="json")
     model = flat(ImageSpec(1, 6, 5, 2), trained, ink=0.2)
     found = pl.evaluate(model, tmp_path / "a.npy", "train")
@@ -393,9 +397,9 @@ def test_other_data_are_read_in_the_form_of_the_training(threshold: float, tmp_p
 
 def test_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
     trained = DataConfig(root=Path("/gone/data"), cache=Path("/gone/cache"), levels=4).model_dump(mode="json")
-    found = api.data_for(flat(DIGITS, trained))
+    found = data_for(flat(DIGITS, trained))
     assert (found.root, found.cache, found.levels) == (None, None, 4)
-    here = api.data_for(flat(DIGITS, trained | {"root": str(tmp_path)}))
+    here = data_for(flat(DIGITS, trained | {"root": str(tmp_path)}))
     assert here.root == tmp_path
 
 
@@ -407,9 +411,9 @@ def test_a_model_that_does_not_say_its_data() -> None:
 
 def test_a_form_that_is_not_allowed() -> None:
     with pytest.raises(UsageError, match=r"data: levels: .*\(given: 999\)"):
-        api.data_for(flat(DIGITS), "digits", {"levels": 999})
+        data_for(flat(DIGITS), "digits", {"levels": 999})
 
 
 @pytest.mark.parametrize("text", ["2024", "true", "it's", "null", "a: b", "[x]", "1e3", "~", "# x", " x", "ü"])
 def test_text_stays_text(text: str) -> None:
-    assert yaml.safe_load(api.as_text(text)) == text
+    assert yaml.safe_load(as_text(text)) == text

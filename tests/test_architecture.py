@@ -19,19 +19,14 @@ SRC = Path(pixelloom.__file__).parent
 # A file imports only from lower floors, or from its own folder on its own floor. On top: what wires a run together, and
 # then the doors that people come in by.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "threads", "types"}),
+    frozenset({"core"}),
     frozenset({"data"}),
-    frozenset({"layers"}),
-    frozenset({"networks"}),
-    frozenset({"likelihoods", "mixture", "adversarial", "augment", "objectives"}),
+    frozenset({"layers", "heads"}),
+    frozenset({"networks", "objectives"}),
     frozenset({"engine", "sampling", "metrics"}),
-    frozenset({"description", "ensembles", "pixel_description"}),
-    frozenset({"arguments", "latent", "models"}),
-    frozenset({"applications", "families", "pretrained"}),
-    frozenset({"config", "recipes", "card", "plots", "curves", "maps", "neighbours"}),
-    frozenset({"wiring"}),
-    frozenset({"runs", "measuring", "api"}),
-    frozenset({"comparison"}),
+    frozenset({"models", "viz"}),
+    frozenset({"runs", "applications"}),
+    frozenset({"api", "report"}),
     frozenset({"cli", "studio"}),
     frozenset({"__init__", "__main__"}),
 )
@@ -40,13 +35,13 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LONGEST, LONGEST_LOOP = 400, 150
 FAMILY_WORDS = ("gan", "gans", "pixelcnn", "likelihood", "discriminator", "bits/dim")
 PIXEL_CONSTANTS = {255, 127.5}
-# Bytes of a file or of a colour, where 255 is the format's own number and no level of ours:
+# Bytes of a file or of a color, where 255 is the format's own number and no level of ours:
 BYTES = {
-    "data/decode.py": "alpha, and the largest value of a PNM file",
-    "data/arrays.py": "an 8-bit background colour",
-    "data/drawn.py": "8-bit digits and colours that pictures are drawn from",
+    "data/io/decode.py": "alpha, and the largest value of a PNM file",
+    "data/io/npy.py": "an 8-bit background color",
+    "data/synthetic.py": "8-bit digits and colors that pictures are drawn from",
 }
-UNPICKLES = {"data/formats.py": "CIFAR-10's python files, by an unpickler that looks up nothing"}
+UNPICKLES = {"data/io/published_formats.py": "CIFAR-10's python files, by an unpickler that looks up nothing"}
 LAZY = {"__init__.py": "names are imported at first use"}
 
 
@@ -58,7 +53,7 @@ def files(src: Path) -> Iterator[tuple[str, ast.Module, str]]:
 
 
 def room_of(name: str) -> str:
-    """The folder or file directly under the package that a file lies in: data/files.py -> data, models.py -> models."""
+    """The folder or file directly under the package that a file lies in: data/io/npy.py -> data, api.py -> api."""
     return name.split("/", maxsplit=1)[0].removesuffix(".py")
 
 
@@ -202,46 +197,47 @@ def test_exceptions_are_still_needed() -> None:
 def test_every_room_is_known_and_most_are_there() -> None:
     rooms = {room_of(name) for name, _, _ in files(SRC)}
     assert rooms <= set(FLOOR)
-    assert {"errors", "types", "data", "layers", "networks", "likelihoods", "engine", "models", "runs"} <= rooms
+    assert {"core", "data", "layers", "heads", "networks", "engine", "models", "runs"} <= rooms
 
 
 BROKEN = [
-    ("imports climb no floor", "layers/causal.py", "from pixelloom.models import PixelModel"),
-    ("imports climb no floor", "layers/causal.py", "def f():\n    from pixelloom import runs"),
-    ("imports climb no floor", "layers/causal.py", "if TYPE_CHECKING:\n    import pixelloom.networks.pixelcnn as p"),
+    ("imports climb no floor", "layers/reads.py", "from pixelloom.models.pixel import PixelModel"),
+    ("imports climb no floor", "layers/reads.py", "def f():\n    from pixelloom import runs"),
+    ("imports climb no floor", "layers/reads.py", "if TYPE_CHECKING:\n    import pixelloom.networks.pixel.nade as p"),
     ("imports climb no floor", "engine/loop.py", "from pixelloom.metrics.likelihood import score"),
     ("imports climb no floor", "sampling/ancestral.py", "from pixelloom.engine import loop"),
-    ("imports climb no floor", "models.py", "from pixelloom.api import load"),
+    ("imports climb no floor", "models/pixel.py", "from pixelloom.api import load"),
+    ("imports climb no floor", "models/pixel.py", "from pixelloom.viz.grid import grid"),
     ("imports climb no floor", "api.py", "from pixelloom.cli import main"),
-    ("imports climb no floor", "types.py", "from pixelloom import data"),
-    ("imports climb no floor", "data/files.py", "from . import pixels"),
-    ("imports climb no floor", "data/files.py", "from ..models import PixelModel"),
+    ("imports climb no floor", "core/types.py", "from pixelloom import data"),
+    ("imports climb no floor", "data/splits.py", "from . import pixels"),
+    ("imports climb no floor", "data/splits.py", "from ..models import PixelModel"),
     ("imports climb no floor", "utils/misc.py", "x = 1"),
-    ("imports climb no floor", "models.py", "from pixelloom.utils import x"),
-    ("imports climb no floor", "models.py", "import pixelloom\nmodel = pixelloom.load('runs/digits')"),
-    ("no import is hidden in a string", "models.py", "import importlib\nimportlib.import_module('pixelloom.api')"),
-    ("no import is hidden in a string", "models.py", "from importlib import import_module\nimport_module('pickle')"),
-    ("no import is hidden in a string", "models.py", "__import__('pixelloom.api')"),
-    ("files read in one sitting", "models.py", "x = 1\n" * 401),
+    ("imports climb no floor", "models/pixel.py", "from pixelloom.utils import x"),
+    ("imports climb no floor", "models/pixel.py", "import pixelloom\nmodel = pixelloom.load('runs/digits')"),
+    ("no import is hidden in a string", "api.py", "import importlib\nimportlib.import_module('pixelloom.api')"),
+    ("no import is hidden in a string", "api.py", "from importlib import import_module\nimport_module('pickle')"),
+    ("no import is hidden in a string", "api.py", "__import__('pixelloom.api')"),
+    ("files read in one sitting", "api.py", "x = 1\n" * 401),
     ("files read in one sitting", "engine/loop.py", "x = 1\n" * 151),
     ("the engine knows no family", "engine/hooks.py", "# bits/dim of the batch"),
     ("the engine knows no family", "engine/hooks.py", "is_gan = True"),
     ("the engine knows no family", "engine/state.py", "from pixelloom.networks import PixelCNN"),
     ("the engine knows no family", "engine/loop.py", 'def likelihood() -> float:\n    """Nats."""'),
-    ("levels become numbers in data/pixels.py only", "models.py", "x = (y * 255).long()"),
-    ("levels become numbers in data/pixels.py only", "data/files.py", "x = y / 255.0"),
-    ("levels become numbers in data/pixels.py only", "plots.py", "x = y / 127.5 - 1"),
-    ("levels become numbers in data/pixels.py only", "plots.py", "x = y & 0xFF"),
-    ("levels become numbers in data/pixels.py only", "plots.py", "x = y + -127.5"),
-    ("nothing that is read can run", "models.py", "import pickle"),
-    ("nothing that is read can run", "models.py", "from pickle import load"),
-    ("nothing that is read can run", "models.py", "weights = torch.load(path)"),
-    ("nothing that is read can run", "models.py", "weights = torch.load(path, weights_only=safe)"),
-    ("nothing that is read can run", "models.py", "weights = load(path, weights_only=False)"),
-    ("nothing that is read can run", "data/files.py", "np.load(path, allow_pickle=True)"),
-    ("nothing that is read can run", "cli.py", "value = eval(text)"),
-    ("nothing that is read can run", "cli.py", "exec(text)"),
-    ("nothing that is read can run", "data/formats.py", "import pickle\npickle.loads(content)"),
+    ("levels become numbers in data/pixels.py only", "models/pixel.py", "x = (y * 255).long()"),
+    ("levels become numbers in data/pixels.py only", "data/splits.py", "x = y / 255.0"),
+    ("levels become numbers in data/pixels.py only", "viz/grid.py", "x = y / 127.5 - 1"),
+    ("levels become numbers in data/pixels.py only", "viz/grid.py", "x = y & 0xFF"),
+    ("levels become numbers in data/pixels.py only", "viz/grid.py", "x = y + -127.5"),
+    ("nothing that is read can run", "models/pixel.py", "import pickle"),
+    ("nothing that is read can run", "models/pixel.py", "from pickle import load"),
+    ("nothing that is read can run", "models/pixel.py", "weights = torch.load(path)"),
+    ("nothing that is read can run", "models/pixel.py", "weights = torch.load(path, weights_only=safe)"),
+    ("nothing that is read can run", "models/pixel.py", "weights = load(path, weights_only=False)"),
+    ("nothing that is read can run", "data/splits.py", "np.load(path, allow_pickle=True)"),
+    ("nothing that is read can run", "cli/train.py", "value = eval(text)"),
+    ("nothing that is read can run", "cli/train.py", "exec(text)"),
+    ("nothing that is read can run", "data/io/published_formats.py", "import pickle\npickle.loads(content)"),
 ]
 
 
@@ -254,15 +250,15 @@ def test_each_rule_finds_a_house_that_breaks_it(tmp_path: Path, rule: str, name:
 
 SOUND = {
     "data/pixels.py": "x = (y - 127.5) / 255",
-    "data/formats.py": "import pickle\nclass Strict(pickle.Unpickler): ...",
-    "engine/loop.py": "# organs began\nfrom pixelloom.objectives import Phase\nfrom pixelloom.engine.state import S\n",
+    "data/io/published_formats.py": "import pickle\nclass Strict(pickle.Unpickler): ...",
+    "engine/loop.py": "# organs began\nfrom pixelloom.objectives.base import Phase\nfrom pixelloom.engine.state import S\n",
     "engine/state.py": "x = 255.5",
-    "objectives.py": "from pixelloom.likelihoods import Head\nfrom pixelloom.data import pixels",
-    "likelihoods.py": "from pixelloom.types import ImageSpec",
-    "models.py": "network.eval()\nregex = re.compile('x')\nx = np.load(path, allow_pickle=False)  # not 255",
-    "latent.py": "weights = torch.load(path, weights_only=True)",
-    "runs.py": "import pixelloom\nfrom pixelloom import plots\nversion = pixelloom.__version__",
-    "plots.py": '"""Bytes 0..255."""',
+    "objectives/base.py": "from pixelloom.heads.discrete import Head\nfrom pixelloom.data import pixels",
+    "heads/discrete.py": "from pixelloom.core.types import ImageSpec",
+    "models/pixel.py": "network.eval()\nregex = re.compile('x')\nx = np.load(path, allow_pickle=False)  # not 255",
+    "models/gan.py": "weights = torch.load(path, weights_only=True)",
+    "runs/train.py": "import pixelloom\nfrom pixelloom.viz import grid\nversion = pixelloom.__version__",
+    "viz/grid.py": '"""Bytes 0..255."""',
     "cli/__init__.py": "def main():\n    from pixelloom import api, runs\n",
 }
 

@@ -23,12 +23,12 @@ from PIL import Image
 
 import test_gpu
 from pixelloom import api
-from pixelloom.engine.tensors import load_tensors
-from pixelloom.errors import ModelError
-from pixelloom.layers.causal import MaskedConv2d
-from pixelloom.networks import NETWORKS
-from pixelloom.recipes import PIXEL_RUNS, RECIPES, recipe
-from pixelloom.types import ImageSpec
+from pixelloom.core.errors import ModelError
+from pixelloom.core.types import ImageSpec
+from pixelloom.engine.safetensors_io import load_tensors
+from pixelloom.layers.masked_conv import MaskedConv2d
+from pixelloom.networks import PIXEL_NETWORKS
+from pixelloom.runs.recipes import PIXEL_RUNS, RECIPES, recipe
 from scripts import BENCHMARKS, script
 
 ROOT = BENCHMARKS.parent
@@ -136,8 +136,8 @@ def test_the_sampling_benchmark_knows_the_images_of_every_recipe(name: str) -> N
         "rgb": 256,
         "pixelcnn-pp-cifar10": 256,
     }.get(name, 2)
-    colour = source in ("colored-mnist", "cifar10")
-    assert sampling.spec_of(name, 6) == ImageSpec(3 if colour else 1, 6, 6, levels)
+    color = source in ("colored-mnist", "cifar10")
+    assert sampling.spec_of(name, 6) == ImageSpec(3 if color else 1, 6, 6, levels)
 
 
 @pytest.mark.parametrize("name", ["nade", "gated-pixelcnn", "row-lstm"])
@@ -155,14 +155,14 @@ def test_a_network_without_masked_kernels_is_compared_with_its_own_loop(name: st
 # benchmarks/cifar10.py
 
 
-def test_every_network_is_made_small_for_colour() -> None:
+def test_every_network_is_made_small_for_color() -> None:
     cifar10 = script("cifar10")
-    assert list(cifar10.SMALL) == list(NETWORKS)
+    assert list(cifar10.SMALL) == list(PIXEL_NETWORKS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["made", "row-lstm"])
-def test_networks_learn_colour(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_networks_learn_color(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On drawn shapes of a few pixels; mixtures and 256 levels."""
     small = ["--data=shapes", "--size=6", "--limit=30", f"--out={tmp_path}", "--json", f"--network={name}"]
     bits = []
@@ -189,14 +189,14 @@ def quality() -> ModuleType:
 def test_every_network_is_trained_by_a_recipe_of_its_own(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(RECIPES, "best", raising=False)
     found = quality.recipes()
-    assert list(found) == list(NETWORKS)
+    assert list(found) == list(PIXEL_NETWORKS)
     assert found["pixelcnn"] == "binarized-mnist"
     for network, name in found.items():
         assert (RECIPES[name].network, RECIPES[name].data.source) == (network, "binarized-mnist")
         assert name == network or network == "pixelcnn"
     monkeypatch.setitem(RECIPES, "best", RECIPES["made"])
     assert quality.recipes() == found | {"best": "best"}
-    assert set(quality.PUBLISHED) <= set(NETWORKS)
+    assert set(quality.PUBLISHED) <= set(PIXEL_NETWORKS)
 
 
 def test_a_network_is_trained_chosen_and_scored(
@@ -500,7 +500,7 @@ def ring_after(out: Path, trained: int) -> type:
 
     class Timer:
         def __init__(self, seconds: float, ring: Callable[[], None]) -> None:
-            self.ring, self.cancelled = ring, threading.Event()
+            self.ring, self.canceled = ring, threading.Event()
             self.daemon = True
 
         def start(self) -> None:
@@ -508,13 +508,13 @@ def ring_after(out: Path, trained: int) -> type:
 
         def watch(self) -> None:
             metrics = out / "metrics.jsonl"
-            while not self.cancelled.wait(0.001):
+            while not self.canceled.wait(0.001):
                 if metrics.exists() and metrics.read_text().count("\n") >= trained:
                     self.ring()
                     return
 
         def cancel(self) -> None:
-            self.cancelled.set()
+            self.canceled.set()
 
     return Timer
 

@@ -78,7 +78,7 @@ def test_channel_norm_is_its_formula(features: int, groups: int, shares: list[in
 
 
 def test_channel_norm_is_the_same_in_training() -> None:
-    """Unlike batch normalisation (trap 7)."""
+    """Unlike batch normalization (trap 7)."""
     x = torch.randn(3, 6, 4, 4)
     channel, batch = make_norm("channel", 6, 3), make_norm("batch", 6, 3)
     assert torch.equal(channel.train()(x), channel.eval()(x))

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelloom.data import arrays, cache, files
-from pixelloom.data.cache import cache_folder, find, keep
-from pixelloom.data.decode import Reading
-from pixelloom.data.files import read_pictures
-from pixelloom.errors import DataError
+from pixelloom.core.errors import DataError
+from pixelloom.data.io import cache, folders, npy
+from pixelloom.data.io.cache import cache_folder, find, keep
+from pixelloom.data.io.decode import Reading
+from pixelloom.data.io.folders import read_images
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,13 +31,13 @@ ROOT = Path(__file__).parents[1]
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every set counts as large, and a block holds one picture."""
     monkeypatch.setattr(cache, "IN_MEMORY", 1)
-    monkeypatch.setattr(arrays, "IN_MEMORY", 1)
-    monkeypatch.setattr(files, "BLOCK", 1)
+    monkeypatch.setattr(npy, "IN_MEMORY", 1)
+    monkeypatch.setattr(folders, "BLOCK", 1)
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Six grey 4x4 pictures of two classes; the value of picture i is i + 1."""
+    """Six gray 4x4 pictures of two classes; the value of picture i is i + 1."""
     for i in range(6):
         path = tmp_path / "set" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,11 +64,11 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(*_: Any) -> None:
         pytest.fail("a picture was decoded again")
 
-    monkeypatch.setattr(files, "decode", decode)
+    monkeypatch.setattr(folders, "decode", decode)
 
 
 def test_small_sets_stay_in_memory(tmp_path: Path, pictures: Path) -> None:
-    images = read_pictures(pictures, Reading(), tmp_path / "cache").images
+    images = read_images(pictures, Reading(), tmp_path / "cache").images
     assert not isinstance(images, np.memmap)
     assert images.flags.writeable
     assert listing_of(tmp_path / "cache") == []
@@ -79,11 +79,11 @@ def test_large_sets_are_decoded_once_and_mapped(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (pictures / "b" / "6.png").write_bytes(b"")
-    first = read_pictures(pictures, Reading(), tmp_path / "cache")
+    first = read_images(pictures, Reading(), tmp_path / "cache")
     assert len(listing_of(tmp_path / "cache")) == 4  # the entry with its three files; no lock, nothing temporary
     forbid(monkeypatch)
     caplog.clear()
-    again = read_pictures(pictures, Reading(), tmp_path / "cache")
+    again = read_images(pictures, Reading(), tmp_path / "cache")
     for found in (first, again):
         assert isinstance(found.images, np.memmap)
         assert not found.images.flags.writeable
@@ -109,25 +109,25 @@ def test_large_sets_are_decoded_once_and_mapped(
     ids=["rewritten", "touched", "deleted", "renamed", "added"],
 )
 def test_any_change_of_a_file_is_another_key(tmp_path: Path, pictures: Path, change: Any) -> None:
-    read_pictures(pictures, Reading(), tmp_path / "cache")
+    read_images(pictures, Reading(), tmp_path / "cache")
     change(pictures)
-    read_pictures(pictures, Reading(), tmp_path / "cache")
+    read_images(pictures, Reading(), tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 @pytest.mark.usefixtures("tiny")
 def test_each_reading_has_its_key(tmp_path: Path, pictures: Path) -> None:
     readings = [Reading(), Reading(size=(2, 2)), Reading(size=(2, 2), fit="pad"), Reading(background="red")]
-    readings += [Reading(bits=8), Reading(frames="all"), Reading(bad_images="error"), Reading(grey=True)]
+    readings += [Reading(bits=8), Reading(frames="all"), Reading(bad_images="error"), Reading(gray=True)]
     for reading in readings:
-        read_pictures(pictures, reading, tmp_path / "cache")
+        read_images(pictures, reading, tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == len(readings)
 
 
 @pytest.mark.usefixtures("tiny")
-def test_colour_after_grey_leaves_one_right_entry(tmp_path: Path, pictures: Path) -> None:
+def test_color_after_gray_leaves_one_right_entry(tmp_path: Path, pictures: Path) -> None:
     Image.new("RGB", (4, 4), (7, 8, 9)).save(pictures / "b" / "9.png")
-    found = read_pictures(pictures, Reading(), tmp_path / "cache")
+    found = read_images(pictures, Reading(), tmp_path / "cache")
     assert found.images[:, :, 0, 0].tolist() == [[v] * 3 for v in (1, 3, 5, 2, 4, 6)] + [[7, 8, 9]]
     assert len(listing_of(tmp_path / "cache")) == 4
 
@@ -140,12 +140,12 @@ def test_arrays_go_through_the_cache_where_they_must_be_unpacked(
     array = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7)
     path = tmp_path / f"a{suffix}"
     np.savez_compressed(path, images=array) if suffix == ".npz" else np.save(path, array)
-    images = read_pictures(path, Reading(), tmp_path / "cache").images
+    images = read_images(path, Reading(), tmp_path / "cache").images
     assert isinstance(images, np.memmap)
     assert np.array_equal(images[:, 0], array)
     assert bool(listing_of(tmp_path / "cache")) == (suffix == ".npz")
-    monkeypatch.setattr(arrays, "_rows", lambda *_: pytest.fail("the array was read again"))
-    assert np.array_equal(read_pictures(path, Reading(), tmp_path / "cache").images[:, 0], array)
+    monkeypatch.setattr(npy, "_rows", lambda *_: pytest.fail("the array was read again"))
+    assert np.array_equal(read_images(path, Reading(), tmp_path / "cache").images[:, 0], array)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, chosen: str | None, envir
 def test_a_damaged_entry_is_made_again(
     tmp_path: Path, pictures: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = np.array(read_pictures(pictures, Reading(), tmp_path / "cache").images)
+    expected = np.array(read_images(pictures, Reading(), tmp_path / "cache").images)
     (entry,) = (tmp_path / "cache").iterdir()
     if damage == "truncated":
         os.truncate(entry / "images.npy", 150)
@@ -170,7 +170,7 @@ def test_a_damaged_entry_is_made_again(
         (entry / "images.npy").write_bytes(b"<html>")
     else:
         (entry / ("note.json" if damage == "no note" else "index.npy")).unlink()
-    assert np.array_equal(read_pictures(pictures, Reading(), tmp_path / "cache").images, expected)
+    assert np.array_equal(read_images(pictures, Reading(), tmp_path / "cache").images, expected)
     assert "is damaged" in caplog.text
     assert find(tmp_path / "cache", entry.name) is not None
 
@@ -206,7 +206,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache, "_flush", full)
+    monkeypatch.setattr(cache, "flush", full)
     with pytest.raises(DataError, match=r"the disk is full.*PIXELLOOM_CACHE") as caught:
         keep(blocks(1, 2), facts, tmp_path, "key", 4)
     assert str(tmp_path) in str(caught.value)
@@ -217,7 +217,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"decoded pictures cannot be kept here \(.*PIXELLOOM_CACHE"):
-        read_pictures(pictures, Reading(), tmp_path / "file" / "cache")
+        read_images(pictures, Reading(), tmp_path / "file" / "cache")
 
 
 def test_a_cache_folder_that_may_not_be_searched(
@@ -231,18 +231,18 @@ def test_a_cache_folder_that_may_not_be_searched(
         return real(path, **options)
 
     monkeypatch.setattr(Path, "stat", refusing)
-    assert len(read_pictures(pictures, Reading(), tmp_path / "locked").images) == 6
+    assert len(read_images(pictures, Reading(), tmp_path / "locked").images) == 6
     monkeypatch.setattr(cache, "IN_MEMORY", 1)
     monkeypatch.setattr(Path, "mkdir", lambda path, **_: path.stat())
     with pytest.raises(DataError, match=r"decoded pictures cannot be kept here \(Permission denied\)"):
-        read_pictures(pictures, Reading(), tmp_path / "locked")
+        read_images(pictures, Reading(), tmp_path / "locked")
 
 
 def test_a_killed_writer_leaves_no_entry_and_its_remains_are_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
-        "import os, sys, signal, numpy as np; from pathlib import Path; from pixelloom.data import cache\n"
+        "import os, sys, signal, numpy as np; from pathlib import Path; from pixelloom.data.io import cache\n"
         "cache.IN_MEMORY = 1\n"
         "def blocks():\n"
         "    yield np.zeros((2, 1, 3, 3), np.uint8); yield np.zeros((2, 1, 3, 3), np.uint8)\n"

@@ -11,12 +11,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from layouts import cifar_batches, noise, write_cifar, write_idx, write_mnist, write_root
-from pixelloom.data import drawn
+from pixelloom.core.errors import DataError, UsageError
+from pixelloom.data import synthetic
 from pixelloom.data.catalog import DATASETS, DataConfig, load
-from pixelloom.data.pixels import quantise, threshold, to_bytes
+from pixelloom.data.pixels import quantize, threshold, to_bytes
 from pixelloom.data.splits import NAMES, Dataset
 from pixelloom.data.stream import Stream, ordered
-from pixelloom.errors import DataError, UsageError
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +192,7 @@ def test_shapes_come_in_any_size_levels_and_seed() -> None:
     assert data.spec.shape == (3, 20, 24)
     assert set(np.unique(data.test.all()[0])) == {0, 1, 2, 3, 4}
     assert data.counts() == {"train": 6000, "val": 1000, "test": 1000}
-    assert np.array_equal(data.val.all()[0], quantise(drawn.shapes(1000, 20, 24, 0, 1)[0], 256, 5))
+    assert np.array_equal(data.val.all()[0], quantize(synthetic.shapes(1000, 20, 24, 0, 1)[0], 256, 5))
     assert contents(get("shapes", seed=1))["test"].isdisjoint(contents(get("shapes"))["test"])
 
 
@@ -202,8 +202,8 @@ def test_colored_digits_are_those_of_mnist_inverted_into_patches(root: Path) -> 
     for stream, name in enumerate(NAMES):
         (digits, labels), (images, colored_labels) = gray.split(name).all(), data.split(name).all()
         assert np.array_equal(colored_labels, labels)
-        assert np.array_equal(images, drawn.color_digits(digits, 0, stream))
-        ground = drawn.color_digits(np.zeros_like(digits), 0, stream)
+        assert np.array_equal(images, synthetic.color_digits(digits, 0, stream))
+        ground = synthetic.color_digits(np.zeros_like(digits), 0, stream)
         assert np.array_equal(images, ground) == (not digits.any())
     other = get("colored-mnist", root, seed=1)
     assert np.array_equal(other.train.labels, data.train.labels)
@@ -211,17 +211,17 @@ def test_colored_digits_are_those_of_mnist_inverted_into_patches(root: Path) -> 
 
 
 def test_sevens_and_eights_come_from_the_same_splits_of_mnist(root: Path) -> None:
-    grey, data = get("mnist", root), get("sevens-and-eights", root)
+    gray, data = get("mnist", root), get("sevens-and-eights", root)
     assert {name: np.bincount(np.asarray(data.split(name).labels)).tolist() for name in NAMES} == {
         "train": [200, 200],
         "val": [400, 400],
         "test": [900, 900],
     }
     for name in NAMES:
-        images, labels = grey.split(name).all()
+        images, labels = gray.split(name).all()
         assert labels is not None
         for digit, label in ((7, 0), (8, 1)):
-            possible = {i.tobytes() for i in drawn.resample(images[labels == digit], 64, 64)}
+            possible = {i.tobytes() for i in synthetic.resample(images[labels == digit], 64, 64)}
             chosen, which = data.split(name).all()
             kept = {i.tobytes() for i in chosen[which == label]}
             assert len(kept) == np.count_nonzero(which == label)
@@ -233,7 +233,7 @@ def test_sevens_and_eights_come_from_the_same_splits_of_mnist(root: Path) -> Non
 # -- levels and bits
 
 
-def test_levels_are_quantised_by_floor(root: Path) -> None:
+def test_levels_are_quantized_by_floor(root: Path) -> None:
     whole, data = get("mnist", root), get("mnist", root, levels=4)
     assert (data.spec.levels, data.source_levels) == (4, 256)
     assert np.array_equal(data.test.all()[0], whole.test.all()[0] // 64)
@@ -251,13 +251,13 @@ def test_threshold(root: Path) -> None:
 def test_static_bits_are_one_draw_for_good(root: Path) -> None:
     whole, data = get("mnist", root), get("mnist", root, binarize="static")
     assert (data.spec.levels, data.dynamic) == (2, False)
-    bits, grey = data.test.all()[0], whole.test.all()[0]
+    bits, gray = data.test.all()[0], whole.test.all()[0]
     assert np.array_equal(bits, get("mnist", root, binarize="static").test.all()[0])
     assert not np.array_equal(bits, get("mnist", root, binarize="static", seed=1).test.all()[0])
-    assert bits[grey == 0].max() == 0
-    assert bits[grey == 255].min() == 1
-    middle = (grey > 100) & (grey < 155)
-    p = grey[middle] / 255
+    assert bits[gray == 0].max() == 0
+    assert bits[gray == 255].min() == 1
+    middle = (gray > 100) & (gray < 155)
+    p = gray[middle] / 255
     assert bits[middle].mean() == pytest.approx(p.mean(), abs=4.5 * (p * (1 - p)).sum() ** 0.5 / p.size)
     assert len({data.split(name).bits for name in NAMES}) == 3, "each split has random bits of its own"
     assert np.array_equal(get("mnist", root, binarize="static", limit=9).train.all()[0], data.train.all()[0][:9])
@@ -267,10 +267,10 @@ def test_dynamic_bits_are_drawn_in_the_stream(root: Path) -> None:
     data = get("mnist", root, binarize="dynamic")
     assert data.dynamic
     assert (data.spec.levels, data.source_levels) == (2, 256)
-    grey, _ = data.train.all()
-    assert grey.max() == 255
-    stream = Stream(data.train, data.spec, len(grey), dynamic=True)
-    first, second = (np.sort(stream.batch_at(s).images.numpy().reshape(len(grey), -1).sum(1)) for s in (0, 1))
+    gray, _ = data.train.all()
+    assert gray.max() == 255
+    stream = Stream(data.train, data.spec, len(gray), dynamic=True)
+    first, second = (np.sort(stream.batch_at(s).images.numpy().reshape(len(gray), -1).sum(1)) for s in (0, 1))
     assert not np.array_equal(first, second)
     once, again = (
         np.concatenate([b.images.numpy() for b in ordered(data.test, data.spec, n, dynamic=True)]) for n in (7, 100)
@@ -279,11 +279,11 @@ def test_dynamic_bits_are_drawn_in_the_stream(root: Path) -> None:
     assert set(np.unique(once)) == {0, 1}
 
 
-def test_bits_of_what_is_coloured_or_binary_already(root: Path) -> None:
+def test_bits_of_what_is_colored_or_binary_already(root: Path) -> None:
     for rule in ("static", "dynamic", "threshold@0.5"):
-        with pytest.raises(UsageError, match="coloured; set grey"):
+        with pytest.raises(UsageError, match="colored; set gray"):
             get("cifar10", root, binarize=rule)
-        data = get("cifar10", root, binarize=rule, grey=True)
+        data = get("cifar10", root, binarize=rule, gray=True)
         assert data.spec.shape == (1, 32, 32)
         assert data.spec.levels == 2
         given = get("binarized-mnist", root, binarize=rule)
@@ -292,14 +292,14 @@ def test_bits_of_what_is_coloured_or_binary_already(root: Path) -> None:
         assert "has no effect" in given.note
 
 
-# -- grey and size
+# -- gray and size
 
 
-def test_grey_is_the_601_luma(root: Path) -> None:
-    colour, data = get("cifar10", root), get("cifar10", root, grey=True)
-    r, g, b = colour.test.all()[0].astype(int).transpose(1, 0, 2, 3)
+def test_gray_is_the_601_luma(root: Path) -> None:
+    color, data = get("cifar10", root), get("cifar10", root, gray=True)
+    r, g, b = color.test.all()[0].astype(int).transpose(1, 0, 2, 3)
     assert np.array_equal(data.test.all()[0][:, 0], (19595 * r + 38470 * g + 7471 * b + 32768) >> 16)
-    assert get("mnist", root, grey=True).spec == get("mnist", root).spec
+    assert get("mnist", root, gray=True).spec == get("mnist", root).spec
 
 
 def test_size_and_fit(root: Path) -> None:
@@ -323,7 +323,7 @@ def test_few_levels_stay_few_when_resized() -> None:
     assert set(np.unique(images)) == set(range(17))
     assert get("digits", size=16, levels=4).spec.levels == 4
     flat = to_bytes(np.full((1, 1, 8, 8), 5, np.uint8), 17)
-    assert quantise(flat, 256, 17).max() == 5
+    assert quantize(flat, 256, 17).max() == 5
 
 
 def test_limit_keeps_the_first_training_images() -> None:
@@ -402,10 +402,10 @@ def test_training_that_is_all_in_test_is_refused(tmp_path: Path) -> None:
 
 def test_own_pictures_take_every_wish(tmp_path: Path) -> None:
     save(tmp_path, [f"{i}.png" for i in range(20)])
-    data = get(tmp_path, grey=True, size=4, levels=3)
+    data = get(tmp_path, gray=True, size=4, levels=3)
     assert data.spec.shape == (1, 4, 4)
     assert set(np.unique(data.train.all()[0])) == {0, 1, 2}
-    assert get(tmp_path, grey=True, binarize="dynamic").dynamic
+    assert get(tmp_path, gray=True, binarize="dynamic").dynamic
     with pytest.raises(UsageError, match="background"):
         get(tmp_path, background="whitish")
 

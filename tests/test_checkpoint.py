@@ -15,8 +15,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from pixelloom.engine.tensors import load_tensors, remove_parts, save_tensors
-from pixelloom.errors import ModelError
+from pixelloom.core.atomic import remove_parts
+from pixelloom.core.errors import ModelError
+from pixelloom.engine.safetensors_io import load_tensors, save_tensors
 
 TENSORS = {
     "weight": torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2).contiguous(memory_format=torch.channels_last),
@@ -90,7 +91,7 @@ def test_every_truncation_is_noticed(file: Path) -> None:
 
 
 def test_a_newer_format_says_what_reads_it(file: Path) -> None:
-    text = json.dumps({"format": 2, "needs": "0.9", "meta": {}})
+    text = json.dumps({"format": 3, "needs": "0.9", "meta": {}})
     safetensors.torch.save_file({"a": torch.ones(1)}, file, {"pixelloom": text, "sha256": "of another recipe"})
     with pytest.raises(ModelError, match=r"needs pixelloom >= 0\.9"):
         load_tensors(file)
@@ -145,7 +146,7 @@ def test_a_disk_quota_keeps_the_old_file(file: Path) -> None:
     code = f"""
         import resource, torch
         from pathlib import Path
-        from pixelloom.engine.tensors import save_tensors
+        from pixelloom.engine.safetensors_io import save_tensors
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         save_tensors(Path({str(file)!r}), {{"big": torch.zeros(50_000)}}, {{}})
     """

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pixelloom.cli import main
-from pixelloom.errors import DataError, UsageError
-from pixelloom.likelihoods import Categorical, HeadConfig
-from pixelloom.models import PixelModel, load_pixel
-from pixelloom.objectives import Monitor, Objective, OptimConfig, likelihood
-from pixelloom.sampling.ancestral import image_noise
-from pixelloom.types import Batch, ImageSpec
+from pixelloom.core.errors import DataError, UsageError
+from pixelloom.core.rng import image_noise
+from pixelloom.core.types import Batch, ImageSpec
+from pixelloom.heads.discrete import Categorical, HeadConfig
+from pixelloom.models.pixel import PixelModel, load_pixel
+from pixelloom.objectives.base import Monitor, Objective, OptimConfig
+from pixelloom.objectives.likelihood import likelihood
 from settings import CONFIGS, live
 
 CLASSES = 3
@@ -180,6 +181,6 @@ def test_the_classes_of_a_recipe_can_be_left_out(
     flags: list[str], told: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plans = []
-    monkeypatch.setattr("pixelloom.api.carry_out", lambda plan, out, **_: plans.append(plan) or out)
+    monkeypatch.setattr("pixelloom.runs.train.carry_out", lambda plan, out, **_: plans.append(plan) or out)
     assert main(["train", "sngan", *flags, "--out", str(tmp_path / "run")]) == 0
     assert plans[0].classes is told

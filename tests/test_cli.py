@@ -27,23 +27,24 @@ from PIL import Image
 
 import pixelloom
 from commands import Command, caller
-from pixelloom import plots, runs
-from pixelloom.cli import app, drawing, targets
+from pixelloom.cli import app, outputs
+from pixelloom.cli import sample as drawing
 from pixelloom.cli.console import memory
 from pixelloom.cli.options import DataOptions, DrawOptions, Fields, TrainOptions
-from pixelloom.config import LatentRun, PixelRun, compose
+from pixelloom.core.errors import ModelError
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.catalog import DATASETS
 from pixelloom.data.config import DataConfig
-from pixelloom.data.pixels import quantise
+from pixelloom.data.pixels import quantize
 from pixelloom.engine.config import TrainConfig
-from pixelloom.errors import ModelError
-from pixelloom.models import PixelModel
-from pixelloom.networks import NETWORKS
-from pixelloom.networks.latent import LATENT
-from pixelloom.pretrained import PRETRAINED
-from pixelloom.recipes import RECIPES, recipe
-from pixelloom.sampling import fast
-from pixelloom.types import ImageSpec
+from pixelloom.models.pixel import PixelModel
+from pixelloom.models.pretrained import PRETRAINED
+from pixelloom.networks import GAN_NETWORKS, PIXEL_NETWORKS
+from pixelloom.runs import folder
+from pixelloom.runs.config import GANRun, PixelRun, compose
+from pixelloom.runs.recipes import RECIPES, recipe
+from pixelloom.sampling.fast import sampler
+from pixelloom.viz import grid as plots
 from small_models import TINY, flat, save_run
 
 DIGITS = ImageSpec(1, 8, 8, 17)
@@ -202,7 +203,7 @@ def test_the_page_on_the_command_line_is_true(run: Command) -> None:
     help_texts = [run(name, "--help").out for name in COMMANDS]
     there = {word for text in help_texts for word in re.findall(r"(?<![\w.-])--[a-z][a-z-]*(?=[ ,])", text)}
     assert told - {"--help", "--debug", "--nproc-per-node"} - there == set()
-    assert there - told - {"--no-grey", "--model", "--head", "--optim", "--train"} == set()
+    assert there - told - {"--no-gray", "--model", "--head", "--optim", "--train"} == set()
 
 
 def test_no_device_is_substituted_in_silence(run: Command, model: PixelModel) -> None:
@@ -215,7 +216,7 @@ def test_no_device_is_substituted_in_silence(run: Command, model: PixelModel) ->
 
 
 def test_options_are_fields_of_the_configuration_with_the_same_choices() -> None:
-    fields = (DataConfig.model_fields, TrainConfig.model_fields, LatentRun.model_fields | PixelRun.model_fields)
+    fields = (DataConfig.model_fields, TrainConfig.model_fields, GANRun.model_fields | PixelRun.model_fields)
     for options, known in zip((DataOptions, TrainOptions, Fields), fields, strict=True):
         names = {"data": "source", "data_root": "root"} if options is DataOptions else {}
         for name, hint in typing.get_type_hints(options).items():
@@ -238,7 +239,7 @@ def test_debug_shows_the_traceback_and_nothing_else_does(run: Command, monkeypat
     def broken(_: str) -> Path:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(runs, "find", broken)
+    monkeypatch.setattr(folder, "find", broken)
     said = run("info", "x")
     assert said.code == 1
     assert "ZeroDivisionError: division by zero" in said.err
@@ -259,7 +260,7 @@ def test_exit_codes(error: BaseException, code: int, word: str, run: Command, mo
     def broken(_: str) -> Path:
         raise error
 
-    monkeypatch.setattr(runs, "find", broken)
+    monkeypatch.setattr(folder, "find", broken)
     said = run("info", "x")
     assert said.code == code
     assert said.err == f"pixelloom: {word}\n" or word in said.err
@@ -292,7 +293,7 @@ def test_a_closed_pipe_ends_quietly(buffered: bool) -> None:
 def test_the_lists_hold_the_tables(run: Command) -> None:
     tables = {
         "recipes": ("recipe", RECIPES),
-        "networks": ("network", NETWORKS | LATENT),
+        "networks": ("network", PIXEL_NETWORKS | GAN_NETWORKS),
         "datasets": ("dataset", DATASETS),
         "models": ("model", PRETRAINED),
     }
@@ -303,7 +304,7 @@ def test_the_lists_hold_the_tables(run: Command) -> None:
     assert len(run("list").out.splitlines()) == sum(len(table) + 2 for _, table in tables.values()) - 1
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *NETWORKS, *LATENT])
+@pytest.mark.parametrize("name", [*RECIPES, *PIXEL_NETWORKS, *GAN_NETWORKS])
 def test_a_printed_recipe_is_that_recipe(name: str, run: Command) -> None:
     for printed in (yaml.safe_load(run("config", name).out), json.loads(run("config", name, "--json").out)):
         assert compose(PixelRun(), file=printed) == recipe(name)
@@ -424,7 +425,7 @@ def test_single_pictures_hold_the_levels(run: Command, model: PixelModel) -> Non
     images = np.load("all.npy")
     assert sorted(path.name for path in Path("new/singles").iterdir()) == ["00002.png", "00003.png", "00004.png"]
     for i, image in enumerate(images):
-        assert np.array_equal(quantise(read(f"new/singles/{i + 2:05d}.png"), 256, 17), image[0])
+        assert np.array_equal(quantize(read(f"new/singles/{i + 2:05d}.png"), 256, 17), image[0])
 
 
 def test_nothing_is_overwritten_without_force(run: Command, model: PixelModel) -> None:
@@ -444,7 +445,7 @@ def test_nothing_is_overwritten_without_force(run: Command, model: PixelModel) -
 
 def test_a_picture_is_completed_below_the_rows_that_are_kept(run: Command, model: PixelModel) -> None:
     run("sample", "flat", "-n", 1, "--seed", 5, "--each", "given")
-    known = quantise(read("given/00000.png"), 256, 17)
+    known = quantize(read("given/00000.png"), 256, 17)
     for option, rows in (([], 4), (["--keep-rows", 2], 2), (["--keep-rows", 8], 8), (["--keep-rows", 0], 0)):
         said = run("sample", "flat", "-n", 3, "--given", "given/00000.png", *option, "--npy", "out.npy", "--force")
         assert said.code == 0
@@ -496,7 +497,7 @@ def test_a_batch_is_as_large_as_the_memory_allows(
     run: Command, lively: PixelModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = batches_of(monkeypatch)
-    monkeypatch.setattr(fast, "MEMORY", 3 * lively.fast_sampler().bytes_per_image)
+    monkeypatch.setattr(sampler, "MEMORY", 3 * lively.fast_sampler().bytes_per_image)
     assert "3 images at a time" in run("sample", "lively", "-n", 7, "--npy", "a.npy", "--device", "cpu").err
     assert batches == [3, 3, 1]
     monkeypatch.setattr(drawing, "_HELD", 4 * 64)  # bytes: one call of the sampler returns no more than four images
@@ -506,14 +507,14 @@ def test_a_batch_is_as_large_as_the_memory_allows(
 
 def batches_of(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None] = lambda n: None) -> list[int]:
     """How many images the fast sampler is asked for, batch by batch; ``before`` is called with each number."""
-    sample, asked = fast.FastSampler.sample, list[int]()
+    sample, asked = sampler.FastSampler.sample, list[int]()
 
-    def watched(self: fast.FastSampler, noise: torch.Tensor, **settings: Any) -> torch.Tensor:
+    def watched(self: sampler.FastSampler, noise: torch.Tensor, **settings: Any) -> torch.Tensor:
         asked.append(len(noise))
         before(len(noise))
         return sample(self, noise, **settings)
 
-    monkeypatch.setattr(fast.FastSampler, "sample", watched)
+    monkeypatch.setattr(sampler.FastSampler, "sample", watched)
     return asked
 
 
@@ -563,7 +564,7 @@ def test_threads_that_are_asked_for_are_taken(run: Command, model: PixelModel, m
         assert torch.get_num_threads() == 1  # put back
     assert "threads: 2 (as set)" in run(*draw, "--threads", 2).err
     assert "threads: 2 (as set)" in run("evaluate", "flat", "--threads", 2, "--device", "cpu").err
-    monkeypatch.setattr(pixelloom.threads, "usable", lambda: 3)
+    monkeypatch.setattr(pixelloom.core.threads, "usable", lambda: 3)
     right(3)
     assert "threads: 1 to 3, chosen by the time that steps take" in run(*draw).err
     right(1)
@@ -652,7 +653,7 @@ def test_an_interrupt_keeps_what_is_done_and_the_rest_can_follow(
     assert np.array_equal(np.concatenate(parts), whole)
     assert len(list(Path("singles").iterdir())) == 7
     for i, image in enumerate(whole):
-        assert np.array_equal(quantise(read(f"singles/{10 + i:05d}.png"), 256, 17), image[0])
+        assert np.array_equal(quantize(read(f"singles/{10 + i:05d}.png"), 256, 17), image[0])
     assert not list(Path().rglob("*.part"))
 
 
@@ -673,7 +674,7 @@ def test_a_completion_can_be_interrupted_and_resumed(
 def test_the_rest_is_drawn_with_the_batch_that_fitted(
     run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fast, "MEMORY", 3 * model.fast_sampler().bytes_per_image)
+    monkeypatch.setattr(sampler, "MEMORY", 3 * model.fast_sampler().bytes_per_image)
     with monkeypatch.context() as patch:
         at_step(patch, 22 + 3, kick(signal.SIGINT))
         said = run("sample", "flat", "-n", 10, "--npy", "all.npy", "--device", "cpu")
@@ -738,7 +739,7 @@ def test_what_was_there_is_replaced_at_the_end_only(
     assert "--force" in goes_on(said.err)  # the rest is there too, of another seed
     assert run(*goes_on(said.err)).code == 0
     for i, image in enumerate(model.sample(4, seed=1).numpy()):
-        assert np.array_equal(quantise(read(f"singles/{i:05d}.png"), 256, 17), image[0])
+        assert np.array_equal(quantize(read(f"singles/{i:05d}.png"), 256, 17), image[0])
 
 
 def test_a_fault_in_the_middle_keeps_what_is_done(
@@ -823,7 +824,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_drawing(
     def refused(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(targets.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(outputs.tempfile, "TemporaryFile", refused)
     asked = batches_of(monkeypatch)
     said = run("sample", "flat", target, "there/x")
     assert said.code == 2
@@ -909,7 +910,7 @@ def test_the_figures_in_words(run: Command, model: PixelModel) -> None:
     assert "95 % interval" in lines[3]
 
 
-def test_other_data_are_binarised_as_in_training(run: Command) -> None:
+def test_other_data_are_binarized_as_in_training(run: Command) -> None:
     np.save("other.npy", np.random.default_rng(1).integers(0, 256, (60, 6, 5)).astype(np.uint8))
     trained = DataConfig(source="mine", binarize="threshold@0.75").model_dump(mode="json")
     save_run(flat(ImageSpec(1, 6, 5, 2), trained, ink=0.9), Path("runs/ink"))
@@ -930,7 +931,7 @@ def test_data_of_another_shape_are_refused(run: Command, model: PixelModel) -> N
     assert "1x8x8 with 17 levels" in said.err
     assert "3x8x8 with 17 levels" in said.err
     assert "--size" in said.err
-    said = run("evaluate", "flat", "--data", "shapes", "--levels", 17, "--grey", "--size", 8, "--limit", 20)
+    said = run("evaluate", "flat", "--data", "shapes", "--levels", 17, "--gray", "--size", 8, "--limit", 20)
     assert said.code == 0, said.err
 
 

@@ -17,30 +17,33 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from checks import all_images
-from pixelloom import api, plots
+from pixelloom import api
 from pixelloom.cli import main
+from pixelloom.core.errors import UsageError
+from pixelloom.core.types import Batch, ImageSpec
 from pixelloom.data import catalog
 from pixelloom.data.conditions import Condition
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
-from pixelloom.errors import UsageError
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_pixel
-from pixelloom.networks import NETWORKS, build_network, takes_condition
-from pixelloom.networks.gated import GatedPixelCNNConfig
-from pixelloom.objectives import Monitor, OptimConfig, likelihood
-from pixelloom.sampling import fast
-from pixelloom.types import Batch, ImageSpec
+from pixelloom.heads.discrete import HeadConfig
+from pixelloom.models.pixel import PixelDescription, PixelModel, load_pixel
+from pixelloom.networks import PIXEL_NETWORKS, build_network, takes_condition
+from pixelloom.networks.pixel.gated import GatedPixelCNNConfig
+from pixelloom.objectives.base import Monitor, OptimConfig
+from pixelloom.objectives.likelihood import likelihood
+from pixelloom.runs.plan import planned
+from pixelloom.sampling.fast import sampler
+from pixelloom.viz import grid as plots
 from settings import BERNOULLI, ORDERED, live
 
 SMALL = GatedPixelCNNConfig(channels=6, layers=2, first_kernel=3, kernel=3, condition_kernels=(3,))
-GREY, COLOUR, BITS = ImageSpec(1, 4, 6, 7), ImageSpec(3, 4, 4, 4), ImageSpec(1, 4, 4, 2)
+GRAY, COLOR, BITS = ImageSpec(1, 4, 6, 7), ImageSpec(3, 4, 4, 4), ImageSpec(1, 4, 4, 2)
 WORLDS = {
-    "grey, smaller@2": (GREY, ORDERED, "smaller@2"),
-    "grey, edges": (GREY, ORDERED, "edges"),
-    "colour, smaller@4": (COLOUR, ORDERED, "smaller@4"),
-    "colour, edges": (COLOUR, HeadConfig(kind="categorical", channels="independent"), "edges"),
-    "bits, smaller@2": (BITS, BERNOULLI, "smaller@2"),
+    "gray, downsample@2": (GRAY, ORDERED, "downsample@2"),
+    "gray, edges": (GRAY, ORDERED, "edges"),
+    "color, downsample@4": (COLOR, ORDERED, "downsample@4"),
+    "color, edges": (COLOR, HeadConfig(kind="categorical", channels="independent"), "edges"),
+    "bits, downsample@2": (BITS, BERNOULLI, "downsample@2"),
 }
 each_world = pytest.mark.parametrize("name", WORLDS)
 Levels = npt.NDArray[np.uint8]
@@ -86,7 +89,7 @@ def by_hand(rule: str, image: Levels, levels: int) -> Levels:
                 if y + dy < h and x + dx < w:
                     edges[0, y, x] |= any(abs(v[i, y, x] - v[i, y + dy, x + dx]) >= (levels - 1) / 4 for i in range(c))
         return edges
-    k = int(rule.removeprefix("smaller@"))
+    k = int(rule.removeprefix("downsample@"))
     small = np.zeros((c, h // k, w // k), np.uint8)
     for i, y, x in itertools.product(range(c), range(h // k), range(w // k)):
         small[i, y, x] = math.floor(v[i, k * y : k * y + k, k * x : k * x + k].mean() + 0.5)
@@ -97,7 +100,7 @@ def by_hand(rule: str, image: Levels, levels: int) -> Levels:
 
 
 @pytest.mark.parametrize("levels", [2, 3, 16, 17, 256])
-@pytest.mark.parametrize("rule", ["smaller@2", "smaller@3", "smaller@4", "edges"])
+@pytest.mark.parametrize("rule", ["downsample@2", "downsample@3", "downsample@4", "edges"])
 def test_a_condition_is_what_it_says(rule: str, levels: int) -> None:
     for channels in (1, 3):
         spec = ImageSpec(channels, 12, 24, levels)
@@ -111,7 +114,7 @@ def test_a_condition_is_what_it_says(rule: str, levels: int) -> None:
         assert torch.equal(condition.of(images.to(memory_format=torch.channels_last)), found)
 
 
-@pytest.mark.parametrize("rule", ["smaller@3", "edges"])
+@pytest.mark.parametrize("rule", ["downsample@3", "edges"])
 def test_a_network_and_a_person_see_it_at_full_size(rule: str) -> None:
     condition = Condition(rule, ImageSpec(3, 6, 9, 5))
     levels = condition.of(some(condition.image, 2))
@@ -123,10 +126,12 @@ def test_a_network_and_a_person_see_it_at_full_size(rule: str) -> None:
     np.testing.assert_array_equal(shown.numpy(), expected)
 
 
-@pytest.mark.parametrize("rule", ["none", "smaller", "smaller@1", "smaller@0", "smaller@-2", "edge", "smaller@5"])
+@pytest.mark.parametrize(
+    "rule", ["none", "smaller", "downsample@1", "downsample@0", "downsample@-2", "edge", "downsample@5"]
+)
 def test_other_conditions_are_refused(rule: str) -> None:
-    with pytest.raises(ValueError, match=r"none|smaller@5 needs sides that 5 divides, the images are 4x6"):
-        Condition(rule, GREY)
+    with pytest.raises(ValueError, match=r"none|downsample@5 needs sides that 5 divides, the images are 4x6"):
+        Condition(rule, GRAY)
 
 
 # In a model
@@ -152,7 +157,7 @@ def test_it_reaches_the_network_and_steers(name: str) -> None:
     assert (other - model.log_prob(images)).abs().min() > 1e-3
 
 
-@pytest.mark.parametrize("rule", ["smaller@2", "edges"])
+@pytest.mark.parametrize("rule", ["downsample@2", "edges"])
 @pytest.mark.parametrize("spec", [ImageSpec(1, 2, 2, 2), ImageSpec(1, 2, 2, 4)], ids=["bits", "four levels"])
 def test_probabilities_sum_to_one_given_a_condition(spec: ImageSpec, rule: str) -> None:
     model = built(spec, ORDERED, rule)
@@ -188,7 +193,7 @@ def test_samplers_agree_in_any_batch(name: str, classes: int) -> None:
 
 
 def test_partly_known_images_go_by_pictures_too() -> None:
-    model = model_of("grey, smaller@2")
+    model = model_of("gray, downsample@2")
     images = some(model.spec, 3)
     mask = torch.zeros(1, *model.spec.shape, dtype=torch.bool)
     mask[:, :, :2] = True
@@ -200,16 +205,16 @@ def test_partly_known_images_go_by_pictures_too() -> None:
 
 
 def test_a_picture_is_read_once_a_batch_and_its_memory_is_counted() -> None:
-    model, without = model_of("grey, smaller@2"), built(GREY, ORDERED, "none")
+    model, without = model_of("gray, downsample@2"), built(GRAY, ORDERED, "none")
     assert model.condition is not None
-    planes = SMALL.layers * 2 * 2 * SMALL.channels * GREY.height * GREY.width  # v and h of each layer, a and b
+    planes = SMALL.layers * 2 * 2 * SMALL.channels * GRAY.height * GRAY.width  # v and h of each layer, a and b
     held, plain = (m.fast_sampler().plan.values_per_image() for m in (model, without))
     assert held == plain + planes
     assert model.fast_sampler().bytes_per_image > 8 * held
     calls: list[int] = []
     assert isinstance(model.network.spatial, nn.Module)
     model.network.spatial[0].register_forward_hook(lambda *told: calls.append(len(told[1][0])))  # type: ignore[operator,index]
-    model.sample(5, condition=model.condition.of(some(GREY, 5)), batch=3)
+    model.sample(5, condition=model.condition.of(some(GRAY, 5)), batch=3)
     assert calls[-2:] == [3, 2]
     assert len(calls) <= 3  # one for the shapes, if the plan is new
 
@@ -217,7 +222,7 @@ def test_a_picture_is_read_once_a_batch_and_its_memory_is_counted() -> None:
 @pytest.mark.parametrize(
     ("condition", "said"),
     [
-        (None, "goes by a picture and needs one, smaller@2, the means of its 2x2 blocks: 1x2x3 with 7 levels"),
+        (None, "goes by a picture and needs one, downsample@2, the means of its 2x2 blocks: 1x2x3 with 7 levels"),
         (torch.zeros(5, 1, 4, 6, dtype=torch.uint8), r"the model takes \[N, 1, 2, 3\], not \[5, 1, 4, 6\]"),
         (torch.zeros(4, 1, 2, 3, dtype=torch.uint8), "5 pictures or one for all, not 4"),
         (torch.full((1, 1, 2, 3), 7, dtype=torch.uint8), "levels go from 0 to 6"),
@@ -225,30 +230,30 @@ def test_a_picture_is_read_once_a_batch_and_its_memory_is_counted() -> None:
     ],
 )
 def test_pictures_that_do_not_fit_are_refused(condition: Tensor | None, said: str) -> None:
-    model = model_of("grey, smaller@2")
+    model = model_of("gray, downsample@2")
     with pytest.raises(UsageError, match=f"^condition: .*{said}"):
         model.sample(5, condition=condition)
     if condition is not None:
         with pytest.raises(UsageError, match=f"^condition: .*{said}"):
-            model.log_prob(some(GREY, 5), condition=condition)
+            model.log_prob(some(GRAY, 5), condition=condition)
         with pytest.raises(UsageError, match=r"^condition: this model goes by no picture"):
-            built(GREY, ORDERED, "none").sample(5, condition=condition)
+            built(GRAY, ORDERED, "none").sample(5, condition=condition)
 
 
 def test_a_model_keeps_its_condition_and_old_ones_have_none(tmp_path: Path) -> None:
-    model = model_of("colour, edges")
+    model = model_of("color, edges")
     model.network.float()
     model.save(tmp_path)
     again = load_pixel(tmp_path)
     assert again.condition == model.condition
     assert again.condition is not None
-    given = again.condition.of(some(COLOUR, 2))
+    given = again.condition.of(some(COLOR, 2))
     assert torch.equal(again.sample(2, condition=given), model.sample(2, condition=given))
-    old = built(GREY, ORDERED, "none").description.model_dump(mode="json")
+    old = built(GRAY, ORDERED, "none").description.model_dump(mode="json")
     del old["condition"]
     assert PixelDescription.model_validate(old).conditioning_image() is None
-    with pytest.raises(ValidationError, match="smaller@3 needs sides that 3 divides"):
-        PixelDescription.model_validate(old | {"condition": "smaller@3"})
+    with pytest.raises(ValidationError, match="downsample@3 needs sides that 3 divides"):
+        PixelDescription.model_validate(old | {"condition": "downsample@3"})
 
 
 # Training
@@ -268,24 +273,24 @@ class Recorder(nn.Module):
 
 
 def test_training_goes_by_the_picture_of_each_image() -> None:
-    condition, network = Condition("smaller@2", GREY), Recorder()
-    head = built(GREY, ORDERED, "none").head
+    condition, network = Condition("downsample@2", GRAY), Recorder()
+    head = built(GRAY, ORDERED, "none").head
     objective = likelihood(
         network, head, 7, Scaling.symmetric(), OptimConfig(), Monitor("none", lambda _: {}), condition=condition
     )
-    images = some(GREY, 4)
+    images = some(GRAY, 4)
     objective.phases[0].loss(Batch(images, torch.arange(4)))
     assert set(network.told[0]) == {"condition"}
     assert torch.equal(network.told[0]["condition"], condition.planes(condition.of(images)))
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if not takes_condition(name)])
+@pytest.mark.parametrize("name", [name for name in PIXEL_NETWORKS if not takes_condition(name)])
 def test_networks_that_take_no_picture_refuse_it(name: str) -> None:
     with pytest.raises(
         UsageError, match=f"^configuration: condition: the network '{name}' takes no picture to go by.*gated-"
     ):
-        api.planned(name, overrides={"condition": "edges"})
-    config, _ = NETWORKS[name]
+        planned(name, overrides={"condition": "edges"})
+    config, _ = PIXEL_NETWORKS[name]
     with pytest.raises(UsageError, match=f"^condition: the network '{name}' takes no picture"):
         build_network(name, config(), ImageSpec(1, 8, 8, 2), outputs=1, groups=1, condition=1)
 
@@ -293,19 +298,21 @@ def test_networks_that_take_no_picture_refuse_it(name: str) -> None:
 def test_a_condition_is_checked_before_training(tmp_path: Path) -> None:
     for overrides, said in (
         (
-            {"condition": "smaller@x"},
-            "condition: choose none, smaller@K with K of 2 or more, or edges, not 'smaller@x'",
+            {"condition": "downsample@x"},
+            "condition: choose none, downsample@K with K of 2 or more, or edges, not 'downsample@x'",
         ),
         ({"condition": "edges", "model.condition": 1}, "condition: leave model.condition at 0"),
     ):
         with pytest.raises(UsageError, match=said):
-            api.planned("gated-pixelcnn", overrides=overrides)
-    with pytest.raises(UsageError, match=r"^condition: smaller@3 needs sides that 3 divides, the images are 8x8"):
-        api.train("gated-pixelcnn", data="digits", out=tmp_path / "run", images=1, overrides={"condition": "smaller@3"})
+            planned("gated-pixelcnn", overrides=overrides)
+    with pytest.raises(UsageError, match=r"^condition: downsample@3 needs sides that 3 divides, the images are 8x8"):
+        api.train(
+            "gated-pixelcnn", data="digits", out=tmp_path / "run", images=1, overrides={"condition": "downsample@3"}
+        )
 
 
 TINY = {
-    "condition": "smaller@2",
+    "condition": "downsample@2",
     "model.channels": 12,
     "model.layers": 3,
     "model.first_kernel": 5,
@@ -414,8 +421,8 @@ def test_pictures_of_a_split_are_gone_by(at: Path, run: Path, capsys: pytest.Cap
     assert main(["evaluate", "by"]) == 0
     assert main(["info", "by"]) == 0
     said = capsys.readouterr().out
-    assert "given the picture that the model goes by, smaller@2: conditional figures" in said
-    assert "condition   smaller@2, the means of its 2x2 blocks: 1x4x4 with 17 levels" in said
+    assert "given the picture that the model goes by, downsample@2: conditional figures" in said
+    assert "condition   downsample@2, the means of its 2x2 blocks: 1x4x4 with 17 levels" in said
 
 
 ALL = ["--condition-from", "test"]
@@ -424,7 +431,10 @@ ALL = ["--condition-from", "test"]
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "--condition: this model goes by a picture and needs one, smaller@2, the means of its 2x2 blocks: 1x4x4"),
+        (
+            [],
+            "--condition: this model goes by a picture and needs one, downsample@2, the means of its 2x2 blocks: 1x4x4",
+        ),
         (["--condition", "large.png"], "--condition large.png: is 8x8 pixels, the model takes 4x4"),
         (["--condition", "none.png"], "none.png: cannot be read: No such file"),
         (["--condition", "small.png", *ALL], "--condition, --condition-from: choose one"),
@@ -446,7 +456,7 @@ def test_wrong_usage_is_told(at: Path, capsys: pytest.CaptureFixture[str], optio
 
 def test_a_model_that_goes_by_nothing_says_so(at: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("L", (2, 2)).save("small.png")
-    plain = built(GREY, ORDERED, "none")
+    plain = built(GRAY, ORDERED, "none")
     plain.network.float()
     plain.save(Path("runs/plain/model"))
     for options, said in (
@@ -468,7 +478,7 @@ def test_a_model_that_goes_by_nothing_says_so(at: Path, capsys: pytest.CaptureFi
 @pytest.fixture
 def classes(at: Path) -> PixelModel:
     """A model of three classes in runs/three, that goes by nothing."""
-    description = built(GREY, ORDERED, "none", 3).description
+    description = built(GRAY, ORDERED, "none", 3).description
     names = {"trained": {"classes": ["0", "T-shirt/top", "bag"]}}
     model = PixelModel.build(description.model_copy(update=names))
     live(model.network)
@@ -510,15 +520,15 @@ def test_rows_that_were_interrupted_go_on(
     """Whole rounds are kept, whatever the batch: the rest begins where they end."""
     whole = classes.sample(15, labels=torch.arange(15) % 3).numpy()
     with monkeypatch.context() as patch:
-        sample, calls = fast.FastSampler.sample, [0]
+        sample, calls = sampler.FastSampler.sample, [0]
 
-        def stop(self: fast.FastSampler, *args: Any, **told: Any) -> Tensor:
+        def stop(self: sampler.FastSampler, *args: Any, **told: Any) -> Tensor:
             calls[0] += 1
             if calls[0] * memory > 8:
                 raise ZeroDivisionError("division by zero")
             return sample(self, *args, **told)
 
-        patch.setattr(fast.FastSampler, "sample", stop)
+        patch.setattr(sampler.FastSampler, "sample", stop)
         command = ["sample", "three", "--each-class", "-n", "5", "--batch", str(memory)]
         assert main([*command, "--npy", "a.npy", "--each", "singles", "--device", "cpu"]) == 1
     err = capsys.readouterr().err

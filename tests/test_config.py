@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pixelloom.augment import Policy
-from pixelloom.config import LatentRun, PixelRun, compose, dump_yaml, fields_of, kind_of, read_yaml
-from pixelloom.errors import UsageError
-from pixelloom.networks import NETWORKS
-from pixelloom.networks.latent import LATENT
-from pixelloom.recipes import RECIPES, recipe
+from pixelloom.core.errors import UsageError
+from pixelloom.networks import GAN_NETWORKS, PIXEL_NETWORKS
+from pixelloom.objectives.diffaugment import Policy
+from pixelloom.runs.config import GANRun, PixelRun, compose, dump_yaml, fields_of, kind_of, read_yaml
+from pixelloom.runs.recipes import RECIPES, recipe
 
 
 def from_text(text: str | bytes, tmp_path: Path) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def refusal(text: str | bytes, tmp_path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *NETWORKS, *LATENT])
+@pytest.mark.parametrize("name", [*RECIPES, *PIXEL_NETWORKS, *GAN_NETWORKS])
 def test_a_recipe_survives_its_yaml(name: str, tmp_path: Path) -> None:
     run = recipe(name)
     read = from_text(dump_yaml(run), tmp_path)
@@ -202,10 +201,10 @@ def test_another_family_keeps_what_all_runs_have_and_nothing_else() -> None:
     """As in `pixelloom train --config FILE` with `network: sagan`, from the default run of the other family."""
     asked = {"network": "sagan", "loss": "hinge", "augment": {"cutout": 0.5}, "train": {"batch": 8}}
     run = compose(compose(recipe("digits"), overrides={"samples": 3}), file=asked)
-    assert isinstance(run, LatentRun)
+    assert isinstance(run, GANRun)
     assert (run.samples, run.train.batch, run.data.source, run.loss) == (3, 8, "digits", "hinge")
     assert run.augment == Policy(cutout=0.5)
-    assert run.model == LATENT["sagan"][0]()
+    assert run.model == GAN_NETWORKS["sagan"][0]()
     back = compose(run, overrides={"network": "pixelcnn"})
     assert isinstance(back, PixelRun)
     assert back.head == PixelRun().head
@@ -217,7 +216,7 @@ def test_another_family_keeps_what_all_runs_have_and_nothing_else() -> None:
         ("sagan", "head.kind", "head: Extra inputs"),
         ("pixelcnn", "loss", "loss: Extra inputs"),
         ("sagan", "augment.cutuot", "Did you mean 'cutout'"),
-        ("dcgan", "penalties.r3", "Known here: r1, r2, gradient, every"),
+        ("dcgan", "penalties.r3", "Known here: r1, r2, gradient, lazy_interval"),
     ],
 )
 def test_a_field_of_another_family_is_unknown(network: str, field: str, words: str) -> None:

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from pixelloom import curves
-from pixelloom.errors import ModelError, UsageError
+from pixelloom.core.errors import ModelError, UsageError
+from pixelloom.viz import curves
 
 
 def metrics(path: Path, lines: list[dict[str, object]], tail: str = "") -> Path:
@@ -31,12 +31,12 @@ RUN = [
     {"split": "val", "step": 7, "images": 700, "nats/image": 80.0},
     {"split": "other", "step": 7, "images": 700, "bits/dim": 1.0},
 ]
-LATENT = [
-    {"split": "train", "step": 10, "images": 640, "D/real": 0.5, "D/fake": -0.5, "D/dial": 0.25, "G/loss": 1.0},
+GAN_NETWORKS = [
+    {"split": "train", "step": 10, "images": 640, "D/real": 0.5, "D/fake": -0.5, "D/r_t": 0.25, "G/loss": 1.0},
     {"split": "val", "step": 10, "images": 640, "kid-lenet-mnist": 0.5},
-    {"split": "train", "step": 20, "images": 1280, "D/real": 1.5, "D/fake": -1.0, "D/dial": 0.75, "G/loss": 2.0},
+    {"split": "train", "step": 20, "images": 1280, "D/real": 1.5, "D/fake": -1.0, "D/r_t": 0.75, "G/loss": 2.0},
     {"split": "val", "step": 20, "images": 1280, "kid-lenet-mnist": 0.125},
-    {"split": "train", "step": 30, "images": 1920, "D/real": 1.0, "D/fake": math.nan, "D/dial": 0.5},
+    {"split": "train", "step": 30, "images": 1920, "D/real": 1.0, "D/fake": math.nan, "D/r_t": 0.5},
     {"split": "val", "step": 30, "images": 1920, "kid-lenet-mnist": 0.25},
 ]
 
@@ -100,7 +100,7 @@ def test_the_figure_draws_the_history_in_both_units(tmp_path: Path) -> None:
 
 
 def test_the_panels_of_a_run_with_two_sides(tmp_path: Path) -> None:
-    figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", LATENT)))
+    figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", GAN_NETWORKS)))
     assert figure is not None
     margins, dial, distance = figure.axes
     figure.draw_without_rendering()
@@ -124,7 +124,7 @@ def test_the_panels_of_a_run_with_two_sides(tmp_path: Path) -> None:
 
 def test_a_single_point_of_training_is_seen_and_more_are_a_line(tmp_path: Path) -> None:
     for count, marker in ((1, "o"), (2, "None")):
-        figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", LATENT[: 2 * count])))
+        figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", GAN_NETWORKS[: 2 * count])))
         assert figure is not None
         margins, dial, _ = figure.axes
         for axes, drawn in ((margins, 2), (dial, 1)):
@@ -136,7 +136,7 @@ def test_a_single_point_of_training_is_seen_and_more_are_a_line(tmp_path: Path) 
     ("names", "panels"),
     [
         (["D/real", "D/fake"], ["mean logit of D"]),
-        (["D/real", "D/dial"], ["D/dial"]),
+        (["D/real", "D/r_t"], ["D/r_t"]),
         (["bits/dim", "D/real", "D/fake"], ["bits/dim", "mean logit of D"]),
         (["G/loss", "D/loss", "network/loss"], []),
     ],
@@ -174,7 +174,17 @@ def test_smoothing_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", [RUN, RUN[:1], RUN[1:2], [RUN[3], RUN[1]], LATENT, LATENT[:1], LATENT[1:2], [*RUN, *LATENT]]
+    "lines",
+    [
+        RUN,
+        RUN[:1],
+        RUN[1:2],
+        [RUN[3], RUN[1]],
+        GAN_NETWORKS,
+        GAN_NETWORKS[:1],
+        GAN_NETWORKS[1:2],
+        [*RUN, *GAN_NETWORKS],
+    ],
 )
 def test_curves_are_a_png_from_the_first_figure_on(lines: list[dict[str, object]], tmp_path: Path) -> None:
     curves.draw(metrics(tmp_path / "m.jsonl", lines), tmp_path / "curves.png")

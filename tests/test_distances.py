@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelloom.errors import DataError
+from pixelloom.core.errors import DataError
 from pixelloom.metrics import distances
-from pixelloom.metrics.distances import frechet, kernel, nearest, neighbourhoods, squared_distances, subset_size
+from pixelloom.metrics.distances import frechet, kernel, nearest, neighborhoods, squared_distances, subset_size
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
@@ -150,20 +150,20 @@ def test_one_process_measures_without_the_others(monkeypatch: pytest.MonkeyPatch
 
 def test_identical_sets_cover_each_other() -> None:
     x = normal(100, 3, 0)
-    found = neighbourhoods(x, x[torch.randperm(100)])
+    found = neighborhoods(x, x[torch.randperm(100)])
     assert found[:2] == (1, 1)
     assert found.coverage == 1
     assert found.density == pytest.approx(6 / 5)  # an image itself and its five nearest
 
 
 def test_far_sets_share_nothing() -> None:
-    assert neighbourhoods(normal(50, 3, 0), normal(60, 3, 1) + 100) == (0, 0, 0, 0)
+    assert neighborhoods(normal(50, 3, 0), normal(60, 3, 1) + 100) == (0, 0, 0, 0)
 
 
 def test_a_dropped_mode_is_not_recalled() -> None:
     """Three modes far apart, of 40, 30 and 30 %; only the first two are drawn, by real images themselves."""
     modes = [normal(n, 4, n + i) + 1000 * i for i, n in enumerate((80, 60, 60))]
-    found = neighbourhoods(torch.cat(modes), torch.cat(modes[:2]))
+    found = neighborhoods(torch.cat(modes), torch.cat(modes[:2]))
     assert found.precision == 1
     assert found.recall == pytest.approx(0.7)
     assert found.coverage == pytest.approx(0.7)
@@ -171,15 +171,15 @@ def test_a_dropped_mode_is_not_recalled() -> None:
 
 def test_an_invented_mode_is_not_precise() -> None:
     real = normal(80, 4, 0)
-    found = neighbourhoods(real, torch.cat([real[:60], normal(20, 4, 1) + 1000]))
+    found = neighborhoods(real, torch.cat([real[:60], normal(20, 4, 1) + 1000]))
     assert found.precision == pytest.approx(0.75)
     assert 0.75 <= found.recall <= 1
 
 
 def test_duplicates_lie_at_distance_zero() -> None:
-    """Every picture three times or more: neighbourhoods without an extent, which hold exactly what equals them."""
+    """Every picture three times or more: neighborhoods without an extent, which hold exactly what equals them."""
     x = 100 + normal(20, 5, 0).repeat(6, 1)
-    found = neighbourhoods(x, torch.cat([x[:20], x[:20] + 1e-3]))
+    found = neighborhoods(x, torch.cat([x[:20], x[:20] + 1e-3]))
     assert found.precision == pytest.approx(0.5)
     assert found.coverage == 1
 
@@ -208,27 +208,27 @@ def plain(real: npt.NDArray[np.float64], fake: npt.NDArray[np.float64], k: int, 
 def test_shares_by_plain_loops(monkeypatch: pytest.MonkeyPatch, n: int, m: int, k: int, k_density: int) -> None:
     real, fake = normal(n, 2, n), normal(m, 2, m) * 0.8 + 0.4
     expected = pytest.approx(plain(real.numpy(), fake.numpy(), k, k_density))
-    assert neighbourhoods(real, fake, k=k, k_density=k_density) == expected
+    assert neighborhoods(real, fake, k=k, k_density=k_density) == expected
     monkeypatch.setattr(distances, "_CHUNK", 4)  # many chunks, the last of them uneven
-    assert neighbourhoods(real, fake, k=k, k_density=k_density) == expected
+    assert neighborhoods(real, fake, k=k, k_density=k_density) == expected
 
 
 def test_density_and_coverage_of_one_distribution() -> None:
     n, m, k = 150, 100, 5
-    found = np.array([neighbourhoods(normal(n, 4, 2 * i), normal(m, 4, 2 * i + 1))[2:] for i in range(60)])
+    found = np.array([neighborhoods(normal(n, 4, 2 * i), normal(m, 4, 2 * i + 1))[2:] for i in range(60)])
     miss = np.prod([(n - 1 - j) / (n - 1 + m - j) for j in range(k)])
     for values, expected in zip(found.T, (1, 1 - miss), strict=True):
         assert abs(values.mean() - expected) < 3.5 * values.std() / np.sqrt(60)
 
 
-def test_too_few_neighbours_are_refused() -> None:
+def test_too_few_neighbors_are_refused() -> None:
     with pytest.raises(DataError, match="precision, recall, density, coverage: 19 real pictures"):
-        neighbourhoods(normal(19, 2, 0), normal(30, 2, 1))
+        neighborhoods(normal(19, 2, 0), normal(30, 2, 1))
     with pytest.raises(DataError, match="it takes 40"):
-        neighbourhoods(normal(39, 2, 0), normal(40, 2, 1), k=20)
+        neighborhoods(normal(39, 2, 0), normal(40, 2, 1), k=20)
 
 
-@pytest.mark.parametrize("distance", [frechet, kernel, neighbourhoods])
+@pytest.mark.parametrize("distance", [frechet, kernel, neighborhoods])
 def test_features_that_are_no_numbers_are_refused(distance: object) -> None:
     broken = normal(30, 2, 0)
     broken[3, 1] = torch.nan

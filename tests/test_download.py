@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pixelloom.data import download
-from pixelloom.data.download import PUBLISHED, Remote, data_roots, fetch, progress_bar, provide
-from pixelloom.errors import DataError
+from pixelloom.core.errors import DataError
+from pixelloom.data.io import download
+from pixelloom.data.io.download import PUBLISHED, Remote, data_roots, fetch, progress_bar, provide
 
 CONTENT = os.urandom(3_000_000)
 OTHER = os.urandom(len(CONTENT))

@@ -27,15 +27,16 @@ from engine_toys import (
     two_phases,
     weights,
 )
+from pixelloom.core.errors import ModelError, UsageError
+from pixelloom.core.rng import seed_of
+from pixelloom.core.types import Batch
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.hooks import Validate
-from pixelloom.engine.loop import _take, seed_of
+from pixelloom.engine.loop import _take
+from pixelloom.engine.safetensors_io import load_tensors
 from pixelloom.engine.signals import Interrupted
 from pixelloom.engine.state import Hook, Run
-from pixelloom.engine.tensors import load_tensors
-from pixelloom.errors import ModelError, UsageError
-from pixelloom.objectives import Objective, OptimConfig
-from pixelloom.types import Batch
+from pixelloom.objectives.base import Objective, OptimConfig
 
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 
@@ -55,13 +56,13 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path, family: str, worker
     assert newest(tmp_path / "cut").stem == f"step-{cut:09d}"
     resumed = OBJECTIVES[family]()
     with torch.no_grad():
-        for parameter in resumed.parts[resumed.deploy].parameters():
+        for parameter in resumed.parts[resumed.ema_part].parameters():
             parameter.zero_()  # all must come from the file
     state = train(resumed, conf, tmp_path / "cut", Validate(), resume=True)
     whole, whole_meta = load_tensors(newest(tmp_path / "whole"))
     cut_up, cut_meta = load_tensors(newest(tmp_path / "cut"))
     assert (state.step, state.images) == (20, 80)
-    assert same(whole, cut_up)  # parts, average and both moments of every optimiser
+    assert same(whole, cut_up)  # parts, average and both moments of every optimizer
     assert cut_meta["state"] | {"seconds": 0} == whole_meta["state"] | {"seconds": 0}
     assert same(weights(resumed), {k.removeprefix("part/"): v for k, v in whole.items() if k.startswith("part/")})
 
@@ -212,7 +213,7 @@ def test_a_phase_can_run_every_third_round() -> None:
     seen: list[set[str]] = []
 
     class Note(Hook):
-        def on_round(self, run: Run, stats: dict[str, float]) -> None:
+        def on_step(self, run: Run, stats: dict[str, float]) -> None:
             seen.append(set(stats))
 
     train(two_phases(every=3), config(images=28), None, Note())

@@ -1,4 +1,4 @@
-"""Schedules, optimisers, the average, budgets, devices and hooks: numbers against closed forms."""
+"""Schedules, optimizers, the average, budgets, devices and hooks: numbers against closed forms."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from engine_toys import (
     train,
     weights,
 )
+from pixelloom.core.errors import UsageError
 from pixelloom.engine import fabric as fabric_module
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import choose_precision, describe, make_fabric
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
 from pixelloom.engine.loop import fit
 from pixelloom.engine.muon import orthogonal
-from pixelloom.engine.optim import WeightAverage, build_optimiser, power_exponent, rate
+from pixelloom.engine.optim import WeightAverage, build_optimizer, power_exponent, rate
 from pixelloom.engine.state import Hook, Run, State
-from pixelloom.errors import UsageError
-from pixelloom.objectives import OptimConfig
+from pixelloom.objectives.base import OptimConfig
 
-# Optimiser, schedule, average
+# Optimizer, schedule, average
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_rates_of_a_run_follow_the_schedule() -> None:
     seen: list[float] = []
 
     class Note(Hook):
-        def on_round(self, run: Run, stats: dict[str, float]) -> None:
+        def on_step(self, run: Run, stats: dict[str, float]) -> None:
             seen.append(stats["net/rate"])
 
     train(one_phase(optim=OptimConfig(lr=1.0, warmup=12, decay="linear")), config(images=40), None, Note())
@@ -70,20 +70,20 @@ def test_rates_of_a_run_follow_the_schedule() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
-def test_optimiser_steps_as_in_its_paper(kind: str) -> None:
+def test_optimizer_steps_as_in_its_paper(kind: str) -> None:
     """Two steps on one weight against the formulas; the fused kernels read memory in storage order, so odd layouts."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last))
     conf = OptimConfig.model_validate({"kind": kind, "lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.01})
-    optimiser = build_optimiser([weight], conf)
+    optimizer = build_optimizer([weight], conf)
     w = weight.detach().double().clone()
     m, v = torch.zeros_like(w), torch.zeros_like(w)
     for t in (1, 2):
         x = torch.randn(5, 3, 2, 2)
         (torch.nn.functional.conv2d(x, weight).square().sum()).backward()
         g = weight.grad.double().clone()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         if kind == "adamw":
             w = w * (1 - 0.1 * 0.01)
         else:
@@ -116,8 +116,8 @@ def test_muon_steps_as_in_its_paper() -> None:
     weights[0].data = weights[0].data.contiguous(memory_format=torch.channels_last)
     twins = [nn.Parameter(w.detach().clone()) for w in weights[3:]]
     conf = OptimConfig(kind="muon", lr=0.1, betas=(0.95, 0.99), weight_decay=0.01)
-    optimiser = build_optimiser(weights, conf)
-    reference = build_optimiser(twins, conf.model_copy(update={"kind": "adamw"}))
+    optimizer = build_optimizer(weights, conf)
+    reference = build_optimizer(twins, conf.model_copy(update={"kind": "adamw"}))
     expected = [w.detach().double().clone() for w in weights[:3]]
     momenta = [torch.zeros_like(w) for w in expected]
     for _ in range(3):
@@ -135,9 +135,9 @@ def test_muon_steps_as_in_its_paper() -> None:
                 x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
             size = 0.2 * math.sqrt(max(x.shape))
             expected[i] = (1 - 0.1 * 0.01) * expected[i] - 0.1 * size * x.view(shapes[i])
-        optimiser.step()
+        optimizer.step()
         reference.step()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
     for weight, value in zip(weights[:3], expected, strict=True):
         torch.testing.assert_close(weight.detach().double(), value, rtol=1e-4, atol=1e-4)
     for weight, twin in zip(weights[3:], twins, strict=True):
@@ -224,7 +224,7 @@ def test_minutes_end_a_run_and_drive_the_schedule() -> None:
     seen: list[tuple[float, float]] = []
 
     class Note(Hook):
-        def on_round(self, run: Run, stats: dict[str, float]) -> None:
+        def on_step(self, run: Run, stats: dict[str, float]) -> None:
             seen.append((run.progress, stats["net/rate"]))
 
     state = train(objective, conf, None, Note())
@@ -337,7 +337,7 @@ def test_metrics_are_means_of_their_rounds(tmp_path: Path) -> None:
     every: list[float] = []
 
     class Note(Hook):
-        def on_round(self, run: Run, stats: dict[str, float]) -> None:
+        def on_step(self, run: Run, stats: dict[str, float]) -> None:
             every.append(stats["bits"])
 
     train(one_phase(), config(validate_every=40), None, Note(), MetricsWriter(tmp_path / "m.jsonl", 8), Validate())

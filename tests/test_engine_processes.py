@@ -23,7 +23,7 @@ from engine_toys import (
     train,
 )
 from pixelloom.engine.hooks import Validate
-from pixelloom.engine.tensors import load_tensors
+from pixelloom.engine.safetensors_io import load_tensors
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("engine_toys.py"))]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -12,11 +12,11 @@ from PIL import Image
 
 import pixelloom
 from commands import Command, caller
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.config import DataConfig
-from pixelloom.latent import LatentDescription, LatentModel
-from pixelloom.metrics.figures import METRICS
-from pixelloom.networks.sngan import SNGANConfig
-from pixelloom.types import ImageSpec
+from pixelloom.metrics.results import METRICS
+from pixelloom.models.gan import GANDescription, GANModel
+from pixelloom.networks.gan.sngan import SNGANConfig
 from small_models import flat, save_run
 
 DIGITS = ImageSpec(1, 8, 8, 17)
@@ -30,14 +30,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     save_run(flat(DIGITS, DataConfig().model_dump(mode="json")), Path("runs/flat"))
     torch.manual_seed(0)
     trained = {"classes": list("0123456789"), "data": DataConfig(size=16).model_dump(mode="json")}
-    description = LatentDescription(
+    description = GANDescription(
         network="sngan",
         model=SNGANConfig(latent=6, generator_width=8, discriminator_width=6),
         image=ImageSpec(1, 16, 16, 17),
         classes=10,
         trained=trained,
     )
-    LatentModel.build(description).save(Path("runs/latent/model"))
+    GANModel.build(description).save(Path("runs/latent/model"))
 
     return caller(capsys)
 
@@ -60,7 +60,9 @@ def test_figures_of_samples_are_those_of_python(run: Command) -> None:
     whole = pixelloom.measure(pixelloom.load("flat"), metrics=["kid", "nearest"], features="pixels", n=40, seed=3)
     for line, figure in zip(lines[2:], whole, strict=True):
         spread = f"+- {figure.spread:.2g} " if figure.spread else ""
-        assert " ".join(line.split()).startswith(f"{figure.name} {figure.value:.4f} {spread}{figure.floor:.4f} 40 / ")
+        assert " ".join(line.split()).startswith(
+            f"{figure.name} {figure.value:.4f} {spread}{figure.baseline:.4f} 40 / "
+        )
 
 
 def test_a_pixel_model_gets_its_likelihood_and_with_it_what_is_asked_for(run: Command) -> None:
@@ -83,7 +85,7 @@ def test_a_latent_model_gets_every_figure_of_samples(run: Command) -> None:
     assert names[:6] == [f"{name}-random" for name in METRICS[:6]]
     assert names[-1] == "accuracy-lenet-mnist"
     accuracy = facts["figures"][-1]
-    assert (accuracy["n"], accuracy["floor_n"]) == (70, [269, 0])
+    assert (accuracy["n"], accuracy["baseline_n"]) == (70, [269, 0])
     assert 0 <= accuracy["interval"][0] <= accuracy["value"] <= accuracy["interval"][1] < 0.4
     assert "not fit" in accuracy["note"]  # 8x8 digits fill their frame
     said = run("evaluate", "latent", "--metrics", "likelihood")
@@ -91,20 +93,20 @@ def test_a_latent_model_gets_every_figure_of_samples(run: Command) -> None:
     assert "sngan has no 'likelihood': it makes images of noise and cannot tell how probable one is" in said.err
 
 
-def test_the_sheet_of_neighbours(run: Command) -> None:
-    said = run("evaluate", "flat", "--neighbours", "near/sheet.png", "-n", 30, "--json")
+def test_the_sheet_of_neighbors(run: Command) -> None:
+    said = run("evaluate", "flat", "--neighbors", "near/sheet.png", "-n", 30, "--json")
     facts = json.loads(said.out)
-    assert facts["neighbours"] == "near/sheet.png"
+    assert facts["neighbors"] == "near/sheet.png"
     assert [figure["name"] for figure in facts["figures"]][:2] == ["nearest-random", "gap-random"]
     assert "nats_per_image" not in facts
     before = Path("near/sheet.png").read_bytes()
     with Image.open("near/sheet.png") as sheet:
         assert len(np.unique(np.asarray(sheet))) > 17
-    said = run("evaluate", "flat", "--neighbours", "near/sheet.png", "-n", 30, "--seed", 1)
+    said = run("evaluate", "flat", "--neighbors", "near/sheet.png", "-n", 30, "--seed", 1)
     assert said.code == 2
     assert "exists already" in said.err
     assert Path("near/sheet.png").read_bytes() == before
-    said = run("evaluate", "flat", "--neighbours", "near/sheet.png", "-n", 30, "--seed", 1, "--force")
+    said = run("evaluate", "flat", "--neighbors", "near/sheet.png", "-n", 30, "--seed", 1, "--force")
     assert said.out.splitlines()[-1] == "near/sheet.png"
     assert Path("near/sheet.png").read_bytes() != before
 
@@ -119,7 +121,7 @@ def test_the_sheet_of_neighbours(run: Command) -> None:
         ("flat --metrics kid -n 0", 2, "-n: must be 1 or more, not 0"),
         ("flat --metrics kid --seed -1", 2, "--seed: must be 0 or more"),
         ("flat --metrics kid -n 5", 3, "kid: 5 generated pictures are too few"),
-        ("flat --neighbours .", 2, "is a folder"),
+        ("flat --neighbors .", 2, "is a folder"),
         ("latent --metrics kid --levels 4", 3, "digits: pictures are 1x16x16 with 4 levels"),
     ],
 )

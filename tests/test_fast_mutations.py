@@ -15,18 +15,18 @@ from torch import Tensor
 import checks
 import fast_toys
 from fast_toys import TALL, double, masks, of_make, of_size, pictures, single
-from pixelloom.layers.causal import MaskedConv2d
+from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.reads import HERE, Kernel, Offsets, Read
-from pixelloom.sampling import fast, rewriting, tracing
-from pixelloom.sampling.caches import Cache
-from pixelloom.sampling.dataflow import Schedule
-from pixelloom.sampling.incremental import Incremental
-from pixelloom.sampling.plan import CacheLayout, Columns, Plan, Segment
+from pixelloom.sampling.fast import passes, sampler, trace
+from pixelloom.sampling.fast.analysis import Schedule
+from pixelloom.sampling.fast.caches import Cache
+from pixelloom.sampling.fast.planner import CacheLayout, Columns, Plan, Segment
+from pixelloom.sampling.fast.runtime import Incremental
 from settings import CONFIGS
 
 Patch = pytest.MonkeyPatch
 
-GREY, COLOUR, INDEPENDENT = (of_size(name, 6, 7) for name in ("mnist-gray", "gated-rgb-20", "rgb-independent"))
+GRAY, COLOR, INDEPENDENT = (of_size(name, 6, 7) for name in ("mnist-gray", "gated-rgb-20", "rgb-independent"))
 
 
 # What is broken
@@ -34,18 +34,18 @@ GREY, COLOUR, INDEPENDENT = (of_size(name, 6, 7) for name in ("mnist-gray", "gat
 
 def features_too_early(patch: Patch) -> None:
     """Features are computed one step before all that they read is known."""
-    right = fast.schedule
+    right = sampler.schedule
 
     def wrong(*args: Any) -> Schedule:
         found = right(*args)
         return replace(found, ready=[found.ready[0], *(np.where(r > 0, r - 1, r) for r in found.ready[1:])])
 
-    patch.setattr(fast, "schedule", wrong)
+    patch.setattr(sampler, "schedule", wrong)
 
 
 def pixels_too_early(patch: Patch) -> None:
     """Pixels are drawn one step before their distribution is known."""
-    right = fast.schedule
+    right = sampler.schedule
 
     def wrong(*args: Any) -> Schedule:
         found = right(*args)
@@ -53,7 +53,7 @@ def pixels_too_early(patch: Patch) -> None:
             found, ready=[np.where(found.ready[0] > 1, found.ready[0] - 1, found.ready[0]), *found.ready[1:]]
         )
 
-    patch.setattr(fast, "schedule", wrong)
+    patch.setattr(sampler, "schedule", wrong)
 
 
 def tap_not_declared(patch: Patch) -> None:
@@ -66,7 +66,7 @@ def tap_not_declared(patch: Patch) -> None:
     patch.setattr(MaskedConv2d, "reads", reads)
 
 
-def centre_lost(patch: Patch) -> None:
+def center_lost(patch: Patch) -> None:
     """The kernel has nothing at its own position."""
     right = MaskedConv2d.kernel
 
@@ -152,35 +152,35 @@ def skew_off_by_one(patch: Patch) -> None:
 
 
 def margin_too_narrow(patch: Patch) -> None:
-    """The last tap reaches into the neighbouring image."""
+    """The last tap reaches into the neighboring image."""
     patch.setattr(CacheLayout, "pitch", property(lambda self: self.width + max(0, self.margin - 1)))
 
 
 def norm_folded_with_the_wrong_sign(patch: Patch) -> None:
     """The shift of a batch norm is taken away from the bias in place of added."""
-    right = rewriting._changed
+    right = passes._changed
 
     def wrong(kernel: Callable[[], Kernel], change: Callable[..., Any], constant: Any) -> Kernel:
         minus = replace(constant, value=lambda known: -constant.value(known))
-        return right(kernel, change, minus if change is rewriting.operator.add else constant)
+        return right(kernel, change, minus if change is passes.operator.add else constant)
 
-    patch.setattr(rewriting, "_changed", wrong)
+    patch.setattr(passes, "_changed", wrong)
 
 
 def bias_added_twice(patch: Patch) -> None:
-    """Once with the taps before the centre, and once with the centre."""
-    right = rewriting._taps_of
-    patch.setattr(rewriting, "_taps_of", lambda kernel, edges: right(kernel, edges)._replace(bias=kernel().bias))
+    """Once with the taps before the center, and once with the center."""
+    right = passes._taps_of
+    patch.setattr(passes, "_taps_of", lambda kernel, edges: right(kernel, edges)._replace(bias=kernel().bias))
 
 
 def in_place_ignored(patch: Patch) -> None:
     """Who holds a tensor that is written over goes on with the old value."""
-    patch.setattr(tracing._Follower, "_writes", lambda self, ref, value: value)
+    patch.setattr(trace._Follower, "_writes", lambda self, ref, value: value)
 
 
 def _other_planes(patch: Patch, dtype: torch.dtype, change: Callable[[Tensor], Tensor]) -> None:
-    right = fast._planes
-    patch.setattr(fast, "_planes", lambda images: right(change(images) if images.dtype == dtype else images))
+    right = sampler._planes
+    patch.setattr(sampler, "_planes", lambda images: right(change(images) if images.dtype == dtype else images))
 
 
 def noise_of_another_position(patch: Patch) -> None:
@@ -223,12 +223,12 @@ def channels_in_reverse(patch: Patch) -> None:
 # What turns red
 
 
-def grey() -> None:
-    checks.check_fast_is_plain(double(GREY))
+def gray() -> None:
+    checks.check_fast_is_plain(double(GRAY))
 
 
-def colour() -> None:
-    checks.check_fast_is_plain(double(COLOUR))
+def color() -> None:
+    checks.check_fast_is_plain(double(COLOR))
 
 
 def independent() -> None:
@@ -236,12 +236,12 @@ def independent() -> None:
 
 
 def logits() -> None:
-    checks.check_every_logit(single(COLOUR), tolerance=1e-5)
+    checks.check_every_logit(single(COLOR), tolerance=1e-5)
 
 
 def completed() -> None:
     checks.check_fast_is_plain(
-        double(GREY), given=pictures(GREY.image, 3), mask=masks(GREY.image, 3)["different in each"]
+        double(GRAY), given=pictures(GRAY.image, 3), mask=masks(GRAY.image, 3)["different in each"]
     )
 
 
@@ -261,25 +261,25 @@ def changed_weights() -> None:
 
 
 MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
-    (features_too_early, [grey, colour, logits]),
-    (pixels_too_early, [grey, colour, logits]),
-    (tap_not_declared, [grey, logits]),
-    (centre_lost, [grey, logits]),
-    (kernel_mirrored, [grey, logits]),
+    (features_too_early, [gray, color, logits]),
+    (pixels_too_early, [gray, color, logits]),
+    (tap_not_declared, [gray, logits]),
+    (center_lost, [gray, logits]),
+    (kernel_mirrored, [gray, logits]),
     (kernel_of_the_first_call, [changed_weights]),
-    (features_never_kept, [grey, colour, logits]),
-    (pixels_never_kept, [grey, colour, logits]),
+    (features_never_kept, [gray, color, logits]),
+    (pixels_never_kept, [gray, color, logits]),
     (row_released_too_early, [tall]),
     (rows_moved_too_little, [tall]),
-    (skew_off_by_one, [grey, logits]),
-    (margin_too_narrow, [grey, logits]),
-    (norm_folded_with_the_wrong_sign, [grey]),
-    (bias_added_twice, [colour, logits]),
+    (skew_off_by_one, [gray, logits]),
+    (margin_too_narrow, [gray, logits]),
+    (norm_folded_with_the_wrong_sign, [gray]),
+    (bias_added_twice, [color, logits]),
     (in_place_ignored, [short_cut]),
-    (noise_of_another_position, [grey, colour]),
-    (noise_of_another_image, [grey, colour]),
+    (noise_of_another_position, [gray, color]),
+    (noise_of_another_image, [gray, color]),
     (known_drawn_over, [completed]),
-    (parameters_of_another_channel, [colour, logits]),
+    (parameters_of_another_channel, [color, logits]),
     (channels_in_reverse, [independent]),
 ]
 

@@ -8,13 +8,14 @@ from types import ModuleType
 
 import pytest
 
-from pixelloom import api, runs
-from pixelloom.config import LatentRun, compose, read_yaml
+from pixelloom import api
 from pixelloom.data.catalog import load
 from pixelloom.data.config import DataConfig
-from pixelloom.metrics.figures import Reference, measure
-from pixelloom.networks.dcgan import DCGANConfig
-from pixelloom.recipes import RECIPES
+from pixelloom.metrics.results import Reference, measure
+from pixelloom.networks.gan.dcgan import DCGANConfig
+from pixelloom.runs.config import GANRun, compose, read_yaml
+from pixelloom.runs.folder import BEST, CONFIG, LAST
+from pixelloom.runs.recipes import RECIPES
 from scripts import script
 
 
@@ -37,9 +38,9 @@ def test_both_recipes_of_a_network_are_measured_on_test_images(
     ]
     for row in rows:
         out = tmp_path / f"{row['recipe']}-128-{row['seed']}"
-        config = compose(LatentRun(), file=read_yaml(out / runs.CONFIG))
+        config = compose(GANRun(), file=read_yaml(out / CONFIG))
         assert (config.train.images, config.train.seed) == (128, row["seed"])
-        kept = out / runs.LAST if row["kept"] == "last" and (out / runs.LAST).is_dir() else out / runs.BEST
+        kept = out / LAST if row["kept"] == "last" and (out / LAST).is_dir() else out / BEST
         model, data = api.load(kept), load(config.data)
         reference = Reference(data.test.all()[0], data.train.all()[0])
         samples = model.sample(len(data.test), seed=1)
@@ -54,7 +55,7 @@ def test_both_recipes_of_a_network_are_measured_on_test_images(
 
 def test_the_table_has_means_and_ranges_over_seeds(gans: ModuleType) -> None:
     found = [
-        {"recipe": recipe, "kept": "last", "images": n, "figures": {"kid-x": {"value": value, "floor": 0.5}}}
+        {"recipe": recipe, "kept": "last", "images": n, "figures": {"kid-x": {"value": value, "baseline": 0.5}}}
         for recipe, n, values in (
             ("dcgan-tutorial", 20_000, (4.0, 5.0, 9.0)),
             ("dcgan", 20_000, (1.0, 1.0, 1.0)),

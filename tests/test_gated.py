@@ -15,20 +15,21 @@ from torch import Tensor, nn
 
 from checks import Bools, all_images, check_fast_is_plain, check_world_sums_to_one, earlier, jacobian
 from fast_toys import masks, pictures, poisoned
+from pixelloom.core.errors import UsageError
+from pixelloom.core.rng import image_noise
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.errors import UsageError
-from pixelloom.layers.shifted import BoxConv2d
-from pixelloom.likelihoods import Head, HeadConfig, make_head
-from pixelloom.models import PixelDescription, PixelModel
+from pixelloom.heads.discrete import Head, HeadConfig, make_head
+from pixelloom.layers.shifted_conv import BoxConv2d
+from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.networks import build_network
-from pixelloom.networks.gated import GatedPixelCNN, GatedPixelCNNConfig
-from pixelloom.networks.pixelcnn import PixelCNN, PixelCNNConfig
-from pixelloom.recipes import RECIPES, recipe
+from pixelloom.networks.pixel.gated import GatedPixelCNN, GatedPixelCNNConfig
+from pixelloom.networks.pixel.pixelcnn import PixelCNN, PixelCNNConfig
+from pixelloom.runs.recipes import RECIPES, recipe
 from pixelloom.sampling import ancestral
-from pixelloom.sampling.dataflow import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
-from pixelloom.sampling.fast import FastSampler, make_plan
-from pixelloom.types import ImageSpec
-from settings import BERNOULLI, BINARY_WORLD, COLOUR_WORLD, INDEPENDENT, ORDERED, live
+from pixelloom.sampling.fast.analysis import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
+from pixelloom.sampling.fast.sampler import FastSampler, make_plan
+from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 
 Array = npt.NDArray[np.float64]
 
@@ -258,7 +259,7 @@ def test_groups_of_a_pixel_are_kept_apart() -> None:
 
 @pytest.mark.parametrize(
     "world",
-    [(SMALL, BERNOULLI, BINARY_WORLD), (WIDE, ORDERED, COLOUR_WORLD), (SMALL, INDEPENDENT, COLOUR_WORLD)],
+    [(SMALL, BERNOULLI, BINARY_WORLD), (WIDE, ORDERED, COLOR_WORLD), (SMALL, INDEPENDENT, COLOR_WORLD)],
     ids=["binary", "ordered", "independent"],
 )
 def test_probabilities_of_all_images_sum_to_one(world: World) -> None:
@@ -306,7 +307,7 @@ def drawn(network: nn.Module, head: Head, spec: ImageSpec, given: dict[str, Tens
     def model_space(levels: Tensor) -> Tensor:
         return to_model(levels, spec.levels, Scaling.symmetric()).double()
 
-    noise = ancestral.image_noise(spec, seed, 0, n)
+    noise = image_noise(spec, seed, 0, n)
     plan = make_plan(network, head, spec, conditioning=given)
     sampler = FastSampler(plan, head, spec, model_space, torch.float64, torch.device("cpu"))
     with poisoned():
@@ -450,7 +451,7 @@ def test_settings_that_make_no_network_are_refused(settings: dict[str, Any], com
 
 def test_too_few_features_for_the_channels_are_refused() -> None:
     with pytest.raises(UsageError, match="2 features cannot be shared among 3 image channels"):
-        build_network("gated-pixelcnn", GatedPixelCNNConfig(channels=2), COLOUR_WORLD, outputs=12, groups=3)
+        build_network("gated-pixelcnn", GatedPixelCNNConfig(channels=2), COLOR_WORLD, outputs=12, groups=3)
 
 
 def test_the_recipe_is_the_network_of_the_paper_made_small() -> None:

@@ -23,7 +23,8 @@ from engine_toys import At, same, weights
 from fast_toys import TALL, double, of_make
 from inception_toys import picture
 from inception_toys import weights as inception_weights
-from pixelloom.config import RunConfig
+from pixelloom.core.rng import image_noise
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.catalog import Split
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream, batches
@@ -32,14 +33,14 @@ from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.loop import fit
 from pixelloom.engine.signals import Interrupted
 from pixelloom.engine.state import Hook, State
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.metrics.features import Inception, features
-from pixelloom.models import PixelDescription, PixelModel, load_pixel
-from pixelloom.networks.pixelcnn import PixelCNNConfig
-from pixelloom.objectives import Monitor, Objective, OptimConfig, likelihood
-from pixelloom.recipes import PIXEL_RUNS
-from pixelloom.sampling import ancestral
-from pixelloom.types import ImageSpec
+from pixelloom.heads.discrete import HeadConfig
+from pixelloom.metrics.extractors import Inception, features
+from pixelloom.models.pixel import PixelDescription, PixelModel, load_pixel
+from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
+from pixelloom.objectives.base import Monitor, Objective, OptimConfig
+from pixelloom.objectives.likelihood import likelihood
+from pixelloom.runs.config import RunConfig
+from pixelloom.runs.recipes import PIXEL_RUNS
 from settings import CONFIGS
 
 pytestmark = pytest.mark.gpu
@@ -125,7 +126,7 @@ def check_batch_after_batch(model: PixelModel) -> None:
             raise KeyboardInterrupt
 
     for seed, (temperature, n, partly) in enumerate([*batches, (0.7, 2, True), (0.7, 4, False), (1.0, 4, False)]):
-        noise = ancestral.image_noise(spec, seed, 0, n)
+        noise = image_noise(spec, seed, 0, n)
         known = {"given": levels_of(spec, n).to(DEVICE), "mask": (noise < 0.3).to(DEVICE)} if partly else {}
         if seed in (1, 5):
             with pytest.raises(KeyboardInterrupt):
@@ -203,7 +204,7 @@ class Losses(Hook):
     def __init__(self) -> None:
         self.bits: list[float] = []
 
-    def on_round(self, run: object, stats: object) -> None:
+    def on_step(self, run: object, stats: object) -> None:
         self.bits.append(stats["bits/dim"])  # type: ignore[index]
 
 

@@ -22,15 +22,15 @@ from torch.nn import functional as F
 import pixelloom
 from commands import caller
 from inception_toys import picture, shapes, weights
+from pixelloom.core.errors import ModelError, UsageError
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import to_bytes
-from pixelloom.errors import ModelError, UsageError
-from pixelloom.metrics import features as extractors
-from pixelloom.metrics import figures, inception
-from pixelloom.metrics.features import EXTRACTORS, Inception, Pixels, choose, extractor_for, features, named
-from pixelloom.metrics.figures import Reference, measure
+from pixelloom.metrics import extractors as extractors
+from pixelloom.metrics import inception, results
+from pixelloom.metrics.extractors import EXTRACTORS, Inception, Pixels, choose, extractor_for, features, named
 from pixelloom.metrics.inception import Conv, Folded, InceptionV3, Pool, Pooling, enlarged, read
-from pixelloom.types import ImageSpec
+from pixelloom.metrics.results import Reference, measure
 from small_models import flat, save_run
 
 SMALL = 75  # pixels, the least that the network takes: 16 times faster than 299
@@ -52,7 +52,7 @@ GOLDEN = {
 """Shape of a picture -> the length of its features, and every hundredth of them, by torch-fidelity 0.4.0, torch 2.13.0.
 
 Its FeatureExtractorInceptionV3, features "2048", with the weights and pictures of ``inception_toys``, whose recipes are
-in the docstrings there; a grey picture was given three times. All 2048 features agree within 4e-7 of the largest.
+in the docstrings there; a gray picture was given three times. All 2048 features agree within 4e-7 of the largest.
 """
 
 
@@ -168,21 +168,21 @@ def test_levels_are_the_bytes_of_a_file(extractor: Inception, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("small")
-def test_grey_is_three_equal_colours_and_batches_change_nothing(extractor: Inception) -> None:
+def test_gray_is_three_equal_colors_and_batches_change_nothing(extractor: Inception) -> None:
     assert not any(parameter.requires_grad for parameter in extractor.parameters())
     extractor.train()
-    grey = torch.cat([picture(1, 20, 31) // (i + 1) for i in range(5)])
-    found = features(grey, 256, extractor)
+    gray = torch.cat([picture(1, 20, 31) // (i + 1) for i in range(5)])
+    found = features(gray, 256, extractor)
     assert (found[0] - found[1]).norm() > 1e-3 * found[0].norm()
     for other in (
-        features(grey.expand(-1, 3, -1, -1), 256, extractor),
-        features(grey, 256, extractor, batch=2),
-        features(grey, 256, extractor.on(torch.device("cpu"))),
+        features(gray.expand(-1, 3, -1, -1), 256, extractor),
+        features(gray, 256, extractor, batch=2),
+        features(gray, 256, extractor.on(torch.device("cpu"))),
     ):
         torch.testing.assert_close(other, found, rtol=1e-5, atol=1e-5)
     taken: list[int] = []
     watch = extractor.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
-    features(grey[:1].expand(17, -1, -1, -1), 256, extractor)
+    features(gray[:1].expand(17, -1, -1, -1), 256, extractor)
     watch.remove()
     assert taken == [16, 1]
 
@@ -316,7 +316,7 @@ def test_names_of_features(file: Path) -> None:
 def test_a_figure_says_what_published_ones_take(monkeypatch: pytest.MonkeyPatch) -> None:
     extractor = Pixels(1)
     monkeypatch.setattr(extractor, "name", "inception")
-    monkeypatch.setattr(figures, "_PUBLISHED", 100)
+    monkeypatch.setattr(results, "_PUBLISHED", 100)
     images = torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8)
     for n, held_out, said in ((99, 100, True), (100, 99, True), (100, 100, False)):
         reference = Reference(images[-held_out:])
@@ -342,11 +342,11 @@ def test_evaluate_by_a_file(
     kid, precision = json.loads(said.out)["figures"]
     name = f"inception-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
     assert (kid["name"], precision["name"]) == (f"kid-{name}", f"precision-{name}")
-    assert (kid["n"], kid["reference"], kid["floor_n"]) == (20, 44, [20, 24])
-    assert kid["value"] > 5 * abs(kid["floor"])  # noise and digits
+    assert (kid["n"], kid["reference"], kid["baseline_n"]) == (20, 44, [20, 24])
+    assert kid["value"] > 5 * abs(kid["baseline"])  # noise and digits
     assert "not the published weights" in said.err
     (found,) = pixelloom.measure(pixelloom.load("flat"), metrics=["kid"], features=f"inception={file}", n=20, limit=44)
-    assert found.as_dict() | {"floor_n": list(found.floor_n or ())} == kid
+    assert found.as_dict() | {"baseline_n": list(found.baseline_n or ())} == kid
 
 
 def test_a_wrong_file_is_told_before_anything_is_measured(

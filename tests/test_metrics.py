@@ -72,7 +72,7 @@ def test_sums_are_float64() -> None:
 def test_uneven_batches_count_every_image_once() -> None:
     """No means of batch means, no dropped last batch (trap 10)."""
     check_every_image_counts(score, CONFIGS["gated"].model())
-    check_every_image_counts(score, CONFIGS["mnist-gray"].model())  # batch normalisation, evaluated (trap 7)
+    check_every_image_counts(score, CONFIGS["mnist-gray"].model())  # batch normalization, evaluated (trap 7)
 
 
 def test_ragged_means_by_hand() -> None:

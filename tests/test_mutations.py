@@ -17,23 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import checks
-from pixelloom import models
-from pixelloom.layers import blocks, causal
+from pixelloom.core.rng import image_noise
+from pixelloom.core.types import Batch, Conditioning, ImageSpec
+from pixelloom.heads.discrete import Categorical
+from pixelloom.layers import blocks, masked_conv
 from pixelloom.layers.blocks import GatedBlock, ResidualBlock
-from pixelloom.layers.causal import MaskedConv2d
-from pixelloom.likelihoods import Categorical
+from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.metrics.likelihood import score
-from pixelloom.models import PixelModel
-from pixelloom.networks import pixelcnn
-from pixelloom.sampling import ancestral, fast
-from pixelloom.types import Batch, Conditioning, ImageSpec
+from pixelloom.models import pixel
+from pixelloom.models.pixel import PixelModel
+from pixelloom.networks.pixel import pixelcnn
+from pixelloom.sampling import ancestral
+from pixelloom.sampling.fast import sampler as fast
 from settings import CONFIGS, WORLDS
 from test_shared_models import Case, of_classes, of_images, of_nothing
 
 Patch = pytest.MonkeyPatch
 
-COLOUR = CONFIGS["gated-rgb-20"]
-COLOUR_WORLD = WORLDS["colour, ordered, gated"]
+COLOR = CONFIGS["gated-rgb-20"]
+COLOR_WORLD = WORLDS["color, ordered, gated"]
 BINARY_WORLD = WORLDS["binary, 2 levels, gated"]
 BATCH_NORM = CONFIGS["gated-batch"].on(ImageSpec(1, 4, 4, 5))
 HEAD_SPEC = ImageSpec(3, 2, 3, 17)
@@ -45,7 +47,7 @@ HEAD_SPEC = ImageSpec(3, 2, 3, 17)
 def first_mask_b(patch: Patch) -> None:
     """The first layer sees the pixel that it predicts."""
 
-    def wrong(*args: Any, mask: causal.Mask, **options: Any) -> MaskedConv2d:
+    def wrong(*args: Any, mask: masked_conv.Mask, **options: Any) -> MaskedConv2d:
         return MaskedConv2d(*args, mask="B", **options)
 
     patch.setattr(pixelcnn, "MaskedConv2d", wrong)
@@ -54,7 +56,7 @@ def first_mask_b(patch: Patch) -> None:
 def later_mask_a(patch: Patch) -> None:
     """Later layers do not see their own position: causal, but blind to more than the masks say."""
 
-    def wrong(*args: Any, mask: causal.Mask, **options: Any) -> MaskedConv2d:
+    def wrong(*args: Any, mask: masked_conv.Mask, **options: Any) -> MaskedConv2d:
         return MaskedConv2d(*args, mask="A", **options)
 
     patch.setattr(blocks, "MaskedConv2d", wrong)
@@ -62,13 +64,13 @@ def later_mask_a(patch: Patch) -> None:
 
 def groups_swapped(patch: Patch) -> None:
     """Blue before green before red: still a distribution that sums to 1, but not the one that the loop draws from."""
-    right = causal.feature_groups
-    patch.setattr(causal, "feature_groups", lambda features, groups: groups - 1 - right(features, groups))
+    right = masked_conv.feature_groups
+    patch.setattr(masked_conv, "feature_groups", lambda features, groups: groups - 1 - right(features, groups))
 
 
 def groups_interleaved(patch: Patch) -> None:
     """R, G, B, R, G, B ... where the head reads thirds."""
-    patch.setattr(causal, "feature_groups", lambda features, groups: torch.arange(features) % groups)
+    patch.setattr(masked_conv, "feature_groups", lambda features, groups: torch.arange(features) % groups)
 
 
 def groups_forgotten(patch: Patch) -> None:
@@ -121,13 +123,13 @@ def gate_misgrouped(patch: Patch) -> None:
 
 
 def norm_over_all_groups(patch: Patch) -> None:
-    """One normalisation for all features of a pixel: red learns of blue by its mean."""
+    """One normalization for all features of a pixel: red learns of blue by its mean."""
     right = blocks.ChannelNorm
     patch.setattr(blocks, "ChannelNorm", lambda features, groups: right(features, 1))
 
 
 def norm_over_positions(patch: Patch) -> None:
-    """A normalisation over the image: the first pixel learns of the last."""
+    """A normalization over the image: the first pixel learns of the last."""
 
     def forward(self: blocks.ChannelNorm, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[1:]) * self.gain[:, None, None] + self.bias[:, None, None]
@@ -179,7 +181,7 @@ def last_level_dropped(patch: Patch) -> None:
 
 
 def nats_without_last_level(patch: Patch) -> None:
-    """Training normalises over all levels but the highest."""
+    """Training normalizes over all levels but the highest."""
 
     def nats(self: Categorical, params: Tensor, x: Tensor) -> Tensor:
         logits = self._logits(params).float()
@@ -189,7 +191,7 @@ def nats_without_last_level(patch: Patch) -> None:
     patch.setattr(Categorical, "nats", nats)
 
 
-def unnormalised(patch: Patch) -> None:
+def unnormalized(patch: Patch) -> None:
     """A sigmoid for each level in place of a softmax over them."""
 
     def table(self: Categorical, params: Tensor, temperature: float = 1.0, x: Tensor | None = None) -> Tensor:
@@ -233,7 +235,7 @@ def channels_drawn_at_once(patch: Patch) -> None:
         at_once = replace(head, channels="independent")  # a loop that takes the order for none
         return right(predict, at_once, *args, **options)
 
-    patch.setattr(models.ancestral, "sample", sample)
+    patch.setattr(pixel.ancestral, "sample", sample)
 
 
 def noise_of_the_batch(patch: Patch) -> None:
@@ -242,13 +244,13 @@ def noise_of_the_batch(patch: Patch) -> None:
     def noise(spec: ImageSpec, seed: int, first: int, n: int) -> Tensor:
         return torch.from_numpy(np.random.default_rng((seed, first)).random((n, *spec.shape)))
 
-    patch.setattr(models.ancestral, "image_noise", noise)
+    patch.setattr(pixel, "image_noise", noise)
 
 
 def noise_reused(patch: Patch) -> None:
     """One number for all values of an image."""
-    right = ancestral.image_noise
-    patch.setattr(models.ancestral, "image_noise", lambda *args: right(*args)[:, :1, :1, :1].expand(-1, *args[0].shape))
+    right = image_noise
+    patch.setattr(pixel, "image_noise", lambda *args: right(*args)[:, :1, :1, :1].expand(-1, *args[0].shape))
 
 
 def blindfold(patch: Patch) -> None:
@@ -258,14 +260,14 @@ def blindfold(patch: Patch) -> None:
     def sample(predict: Any, *args: Any, **options: Any) -> Tensor:
         return right(lambda x: predict(torch.zeros_like(x)), *args, **options)
 
-    patch.setattr(models.ancestral, "sample", sample)
+    patch.setattr(pixel.ancestral, "sample", sample)
 
 
 # What turns red
 
-causality = partial(checks.check_causality, COLOUR)
-future = partial(checks.check_future_is_ignored, COLOUR)
-thirds = partial(checks.check_thirds, COLOUR)
+causality = partial(checks.check_causality, COLOR)
+future = partial(checks.check_future_is_ignored, COLOR)
+thirds = partial(checks.check_thirds, COLOR)
 head_sums = partial(checks.check_head_sums_to_one, Categorical(HEAD_SPEC), HEAD_SPEC)
 head_draws = partial(checks.check_draw_inverts, Categorical(HEAD_SPEC), HEAD_SPEC)
 
@@ -274,24 +276,24 @@ def binary_world() -> None:
     checks.check_world_sums_to_one(BINARY_WORLD.model())
 
 
-def colour_world() -> None:
-    checks.check_world_sums_to_one(COLOUR_WORLD.model())
+def color_world() -> None:
+    checks.check_world_sums_to_one(COLOR_WORLD.model())
 
 
 def draws() -> None:
-    checks.check_sampler(COLOUR_WORLD.model(1), "plain")
+    checks.check_sampler(COLOR_WORLD.model(1), "plain")
 
 
 def fast_draws() -> None:
-    checks.check_sampler(COLOUR_WORLD.model(1), "fast")
+    checks.check_sampler(COLOR_WORLD.model(1), "fast")
 
 
 def tempered_draws() -> None:
-    checks.check_sampler(COLOUR_WORLD.model(1), "plain", temperature=0.6, n=3000)
+    checks.check_sampler(COLOR_WORLD.model(1), "plain", temperature=0.6, n=3000)
 
 
 def tempered_fast_draws() -> None:
-    checks.check_sampler(COLOUR_WORLD.model(1), "fast", temperature=0.6, n=3000)
+    checks.check_sampler(COLOR_WORLD.model(1), "fast", temperature=0.6, n=3000)
 
 
 def batch_free() -> None:
@@ -378,26 +380,26 @@ def other_layers() -> None:
 
 
 MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
-    (first_mask_b, [causality, future, binary_world, colour_world]),
+    (first_mask_b, [causality, future, binary_world, color_world]),
     (later_mask_a, [causality]),
     (groups_swapped, [causality, future, thirds, draws]),
-    (groups_interleaved, [causality, future, thirds, colour_world]),
-    (groups_forgotten, [causality, future, thirds, colour_world]),
+    (groups_interleaved, [causality, future, thirds, color_world]),
+    (groups_forgotten, [causality, future, thirds, color_world]),
     (row_below, [causality, future, binary_world]),
-    (weights_unmasked, [causality, future, binary_world, colour_world, taps]),
+    (weights_unmasked, [causality, future, binary_world, color_world, taps]),
     (weights_overwritten, [taps]),
-    (gate_misgrouped, [causality, future, thirds, colour_world]),
-    (norm_over_all_groups, [causality, future, thirds, colour_world]),
+    (gate_misgrouped, [causality, future, thirds, color_world]),
+    (norm_over_all_groups, [causality, future, thirds, color_world]),
     (norm_over_positions, [causality, future, binary_world]),
     (batch_norm_in_training, [batch_free]),
     (residual_doubled, [residual]),
     (residual_lost, [residual]),
     (residual_overwritten, [residual]),
     (gate_not_at_zero, [identity]),
-    (last_level_dropped, [head_sums, colour_world]),
-    (nats_without_last_level, [head_sums, colour_world]),
-    (unnormalised, [head_sums, colour_world]),
-    (levels_before_channels, [thirds, colour_world]),
+    (last_level_dropped, [head_sums, color_world]),
+    (nats_without_last_level, [head_sums, color_world]),
+    (unnormalized, [head_sums, color_world]),
+    (levels_before_channels, [thirds, color_world]),
     (draw_one_too_high, [head_draws, draws, fast_draws]),
     (temperature_ignored, [tempered_draws, tempered_fast_draws]),
     (channels_drawn_at_once, [draws]),

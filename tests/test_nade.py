@@ -14,19 +14,20 @@ from torch import Tensor, nn
 
 from checks import Bools, check_fast_is_plain, check_sampler, check_world_sums_to_one, earlier, jacobian
 from fast_toys import masks, pictures, poisoned
+from pixelloom.core.errors import UsageError
+from pixelloom.core.rng import image_noise
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.errors import UsageError
-from pixelloom.likelihoods import HeadConfig, make_head
-from pixelloom.models import PixelDescription, PixelModel
+from pixelloom.heads.discrete import HeadConfig, make_head
+from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.networks import build_network
-from pixelloom.networks.made import MADE, MADEConfig, MaskedLinear
-from pixelloom.networks.nade import NADE, NADEConfig
-from pixelloom.recipes import recipe
+from pixelloom.networks.pixel.made import MADE, MADEConfig, MaskedLinear
+from pixelloom.networks.pixel.nade import NADE, NADEConfig
+from pixelloom.runs.recipes import recipe
 from pixelloom.sampling import ancestral
-from pixelloom.sampling.dataflow import Dataflow, assert_autoregressive, receptive_field, schedule
-from pixelloom.sampling.fast import FastSampler, make_plan
-from pixelloom.types import ImageSpec
-from settings import BERNOULLI, BINARY_WORLD, COLOUR_WORLD, INDEPENDENT, ORDERED, live
+from pixelloom.sampling.fast.analysis import Dataflow, assert_autoregressive, receptive_field, schedule
+from pixelloom.sampling.fast.sampler import FastSampler, make_plan
+from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 
 Array = npt.NDArray[np.float64]
 World = tuple[BaseModel, HeadConfig, ImageSpec]
@@ -228,7 +229,7 @@ def test_outputs_asked_for_alone_are_those_of_the_whole(mask: Any) -> None:
 @pytest.mark.parametrize("config", [_NADE, _MADE, _DEEP], ids=["nade", "made", "deep"])
 @pytest.mark.parametrize(
     ("head", "image"),
-    [(BERNOULLI, BINARY_WORLD), (ORDERED, COLOUR_WORLD), (INDEPENDENT, COLOUR_WORLD)],
+    [(BERNOULLI, BINARY_WORLD), (ORDERED, COLOR_WORLD), (INDEPENDENT, COLOR_WORLD)],
     ids=["binary", "ordered", "independent"],
 )
 def test_probabilities_of_all_images_sum_to_one(config: BaseModel, head: HeadConfig, image: ImageSpec) -> None:
@@ -274,7 +275,7 @@ def test_fast_pictures_of_classes(name: str) -> None:
 
     drawn = []
     for labels in (torch.tensor([3, 0, 4, 1]), torch.tensor([1, 4, 0, 3])):
-        noise = ancestral.image_noise(spec, 0, 0, 4)
+        noise = image_noise(spec, 0, 0, 4)
         plan = make_plan(network, made, spec, conditioning={"labels": labels})
         sampler = FastSampler(plan, made, spec, model_space, torch.float64, torch.device("cpu"))
         with poisoned():

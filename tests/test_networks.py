@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from checks import Bools, check_causality, check_future_is_ignored, check_thirds, dependences, earlier, reachable
-from pixelloom.errors import UsageError
-from pixelloom.layers.causal import MaskedConv2d
-from pixelloom.networks import NETWORKS, build_network
-from pixelloom.networks.pixelcnn import PixelCNN, PixelCNNConfig
-from pixelloom.recipes import RECIPES
-from pixelloom.types import ImageSpec
+from pixelloom.core.errors import UsageError
+from pixelloom.core.types import ImageSpec
+from pixelloom.layers.masked_conv import MaskedConv2d
+from pixelloom.networks import PIXEL_NETWORKS, build_network
+from pixelloom.networks.pixel.pixelcnn import PixelCNN, PixelCNNConfig
+from pixelloom.runs.recipes import RECIPES
 from settings import BERNOULLI, CONFIGS, INDEPENDENT, ORDERED, Setting
 
 each_config = pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
@@ -61,11 +61,11 @@ TESTED_IN = {
 }
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", PIXEL_NETWORKS)
 def test_every_network_of_the_table_has_its_tests(network: str) -> None:
     assert network in TESTED_IN, "say where the new network is tested"
     text = (Path(__file__).parent / TESTED_IN[network]).read_text(encoding="utf-8")
-    config, _ = NETWORKS[network]
+    config, _ = PIXEL_NETWORKS[network]
     assert config.__name__ in text
 
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from checks import check_fast_is_plain
 from fast_toys import poisoned
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
+from pixelloom.heads.discrete import HeadConfig
 from pixelloom.layers.blocks import ChannelNorm, Positions
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.networks import NETWORKS, build_network
-from pixelloom.networks.pixelcnnpp import PixelCNNPlusPlusConfig, Residual, over_above
-from pixelloom.networks.pixelsnail import GatedResidual, PixelSNAILConfig
-from pixelloom.sampling.dataflow import assert_autoregressive
-from pixelloom.types import ImageSpec
+from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.networks import PIXEL_NETWORKS, build_network
+from pixelloom.networks.pixel.pixelcnnpp import PixelCNNPlusPlusConfig, Residual, down_shifted
+from pixelloom.networks.pixel.pixelsnail import GatedResidual, PixelSNAILConfig
+from pixelloom.sampling.fast.analysis import assert_autoregressive
 from settings import BERNOULLI, ORDERED, live
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -51,18 +51,18 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 ]
 each_option = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda part: str(part).replace("'", ""))
 each_world = pytest.mark.parametrize(
-    ("head", "spec"), [(BERNOULLI, ImageSpec(1, 4, 5, 2)), (ORDERED, ImageSpec(3, 3, 4, 4))], ids=["binary", "colour"]
+    ("head", "spec"), [(BERNOULLI, ImageSpec(1, 4, 5, 2)), (ORDERED, ImageSpec(3, 3, 4, 4))], ids=["binary", "color"]
 )
-GREY = ImageSpec(1, 4, 5, 3)
+GRAY = ImageSpec(1, 4, 5, 3)
 
 
 def config_of(name: str, **options: Any) -> BaseModel:
-    return NETWORKS[name][0].model_validate(SMALL[name] | options)
+    return PIXEL_NETWORKS[name][0].model_validate(SMALL[name] | options)
 
 
 def network_of(name: str, **options: Any) -> nn.Module:
-    """As if trained, in float64, for grey images."""
-    network = build_network(name, config_of(name, **options), GREY, outputs=3, groups=1)
+    """As if trained, in float64, for gray images."""
+    network = build_network(name, config_of(name, **options), GRAY, outputs=3, groups=1)
     return alive(network).double().eval()
 
 
@@ -77,7 +77,7 @@ def alive(network: nn.Module) -> nn.Module:
 
 def picture(features: int = 1, images: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(images, features, GREY.height, GREY.width, generator=generator, dtype=torch.float64)
+    return torch.randn(images, features, GRAY.height, GRAY.width, generator=generator, dtype=torch.float64)
 
 
 def normed(x: Tensor, norm: nn.Module) -> Tensor:
@@ -108,9 +108,9 @@ def test_with_options_it_is_autoregressive_and_drawn_fast(
     assert len(images.unique()) > 1
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", PIXEL_NETWORKS)
 def test_by_default_a_network_is_that_of_its_paper(name: str) -> None:
-    fields = NETWORKS[name][0].model_fields
+    fields = PIXEL_NETWORKS[name][0].model_fields
     faithful = {
         "norm": {"none"},
         "activation": {"concat-elu" if name in ("pixelcnn-pp", "pixelsnail") else "gelu", "relu", "sigmoid"},
@@ -181,7 +181,7 @@ def test_norm_of_ordered_channels_keeps_them_apart() -> None:
 def test_options_of_a_block_of_pixelcnnpp() -> None:
     """x + gate(last * silu(first * silu(norm(x)) + A silu(a)))"""
     config = PixelCNNPlusPlusConfig(channels=4, activation="silu", norm="channel", weight_norm=False, dropout=0.0)
-    block = live(Residual(config, over_above(4, 4), 3, over_above(4, 8), 0)).double().eval()
+    block = live(Residual(config, down_shifted(4, 4), 3, down_shifted(4, 8), 0)).double().eval()
     assert isinstance(block, Residual)
     assert block.join is not None
     x, a = picture(4), picture(3)

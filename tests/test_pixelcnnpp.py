@@ -21,29 +21,22 @@ from checks import (
     jacobian,
 )
 from fast_toys import masks, pictures, poisoned
+from pixelloom.core.errors import UsageError
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
-from pixelloom.errors import UsageError
-from pixelloom.layers.shifted import BoxConv2d
-from pixelloom.likelihoods import HeadConfig, make_head
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.networks.pixelcnnpp import (
-    Block,
-    Both,
-    Double,
-    PixelCNNPlusPlus,
-    PixelCNNPlusPlusConfig,
-    Residual,
-)
-from pixelloom.recipes import recipe
-from pixelloom.sampling.dataflow import (
+from pixelloom.heads.discrete import HeadConfig, make_head
+from pixelloom.layers.shifted_conv import BoxConv2d
+from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.networks.pixel.pixelcnnpp import Block, Both, Double, PixelCNNPlusPlus, PixelCNNPlusPlusConfig, Residual
+from pixelloom.runs.recipes import recipe
+from pixelloom.sampling.fast.analysis import (
     Dataflow,
     NotAutoregressiveError,
     assert_autoregressive,
     receptive_field,
     schedule,
 )
-from pixelloom.types import ImageSpec
-from settings import BERNOULLI, BINARY_WORLD, COLOUR_WORLD, INDEPENDENT, ORDERED, live
+from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 
 LOGISTICS = HeadConfig(kind="logistics", mixtures=3)
 
@@ -51,8 +44,8 @@ SMALL = PixelCNNPlusPlusConfig(channels=5, blocks=1)
 FLAT = PixelCNNPlusPlusConfig(channels=6, blocks=2, scales=1, weight_norm=False)
 DEEP = PixelCNNPlusPlusConfig(channels=4, blocks=1, scales=4, weight_norm=False)
 WORLDS = {
-    "logistics, colour": (SMALL, LOGISTICS, ImageSpec(3, 8, 4, 256)),
-    "logistics, grey, odd": (SMALL, LOGISTICS, ImageSpec(1, 5, 7, 17)),
+    "logistics, color": (SMALL, LOGISTICS, ImageSpec(3, 8, 4, 256)),
+    "logistics, gray, odd": (SMALL, LOGISTICS, ImageSpec(1, 5, 7, 17)),
     "Bernoulli": (SMALL, BERNOULLI, ImageSpec(1, 4, 6, 2)),
     "categorical, odd": (DEEP, ORDERED, ImageSpec(1, 9, 3, 7)),
     "ordered": (SMALL, ORDERED, ImageSpec(3, 3, 5, 4)),
@@ -343,10 +336,10 @@ def test_the_schedule_of_the_paper(blocks: int) -> None:
     "world",
     [
         (SMALL, BERNOULLI, BINARY_WORLD),
-        (FLAT, ORDERED, COLOUR_WORLD),
-        (SMALL, LOGISTICS, COLOUR_WORLD),
+        (FLAT, ORDERED, COLOR_WORLD),
+        (SMALL, LOGISTICS, COLOR_WORLD),
     ],
-    ids=["binary, Bernoulli", "colour, ordered", "colour, logistics"],
+    ids=["binary, Bernoulli", "color, ordered", "color, logistics"],
 )
 def test_probabilities_of_small_worlds(world: World) -> None:
     model = model_of(world, seed=1)
@@ -361,7 +354,7 @@ def test_fast_pictures_are_the_plain_ones(world: World) -> None:
     check_every_logit(model, 1e-9)
 
 
-@pytest.mark.parametrize("name", ["logistics, colour", "ordered"])
+@pytest.mark.parametrize("name", ["logistics, color", "ordered"])
 @pytest.mark.parametrize("place", ["the top", "one channel", "different in each"])
 def test_fast_pictures_of_which_some_is_known(name: str, place: str) -> None:
     model = model_of(WORLDS[name])
@@ -380,7 +373,7 @@ def test_fast_pictures_of_classes(name: str) -> None:
     assert not torch.equal(model.sample(3, labels=2), drawn)
 
 
-@pytest.mark.parametrize("name", ["logistics, colour", "logistics, grey, odd", "ordered"])
+@pytest.mark.parametrize("name", ["logistics, color", "logistics, gray, odd", "ordered"])
 def test_nothing_is_read_before_its_time(name: str) -> None:
     model = model_of(WORLDS[name])
     expected = model.sample(2)
@@ -391,7 +384,7 @@ def test_nothing_is_read_before_its_time(name: str) -> None:
 
 def test_the_fast_sampler_follows_the_weights() -> None:
     """Weights that are worked out from length and direction are those of now."""
-    model = model_of(WORLDS["logistics, colour"])
+    model = model_of(WORLDS["logistics, color"])
     before = model.sample(2)
     with torch.no_grad():
         for name, parameter in model.network.named_parameters():
@@ -403,7 +396,7 @@ def test_the_fast_sampler_follows_the_weights() -> None:
 # Before and in training
 
 
-@pytest.mark.parametrize("name", ["Bernoulli", "ordered", "logistics, colour"])
+@pytest.mark.parametrize("name", ["Bernoulli", "ordered", "logistics, color"])
 def test_first_prediction_knows_nothing(name: str) -> None:
     model = fresh(WORLDS[name])
     images = pictures(model.spec, 2)
@@ -414,7 +407,7 @@ def test_first_prediction_knows_nothing(name: str) -> None:
         assert model.log_prob(images).tolist() == pytest.approx([expected] * 2)
 
 
-@pytest.mark.parametrize("name", ["Bernoulli", "logistics, colour", "categorical, odd"])
+@pytest.mark.parametrize("name", ["Bernoulli", "logistics, color", "categorical, odd"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_every_parameter_learns(name: str, precision: torch.dtype) -> None:
     """After a step away from zero each parameter has a gradient, by mixed precision too."""

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pixelloom.core.errors import UsageError
+from pixelloom.core.rng import bits
 from pixelloom.data import pixels
 from pixelloom.data.pixels import Scaling
-from pixelloom.errors import UsageError
 
 ALL_LEVELS = range(2, 257)
 SCALINGS = {"unit": Scaling.unit(), "symmetric": Scaling.symmetric(), "standard": Scaling(0.1307, 0.3081)}
@@ -41,27 +42,27 @@ def test_standard_scaling_is_the_mean_and_deviation() -> None:
     assert scaling.scale == pytest.approx((images / 16).std(), abs=1e-12)
 
 
-def test_standard_scaling_of_constant_images_only_centres() -> None:
+def test_standard_scaling_of_constant_images_only_centers() -> None:
     assert Scaling.standard(np.full((3, 1, 2, 2), 8, np.uint8), 17) == Scaling(0.5, 1.0)
 
 
-def test_quantise_is_floor_and_covers_all_levels() -> None:
+def test_quantize_is_floor_and_covers_all_levels() -> None:
     v = np.arange(256, dtype=np.uint8)
     for levels in ALL_LEVELS:
-        q = pixels.quantise(v, 256, levels)
+        q = pixels.quantize(v, 256, levels)
         assert q.tolist() == [i * levels // 256 for i in range(256)]
         assert set(q.tolist()) == set(range(levels))
 
 
-def test_quantise_from_few_levels() -> None:
+def test_quantize_from_few_levels() -> None:
     v = np.arange(17, dtype=np.uint8)
-    assert pixels.quantise(v, 17, 17).tolist() == list(range(17))
-    assert pixels.quantise(v, 17, 2).tolist() == [0] * 9 + [1] * 8
+    assert pixels.quantize(v, 17, 17).tolist() == list(range(17))
+    assert pixels.quantize(v, 17, 2).tolist() == [0] * 9 + [1] * 8
 
 
-def test_quantise_refuses_more_levels_than_there_are() -> None:
+def test_quantize_refuses_more_levels_than_there_are() -> None:
     with pytest.raises(UsageError, match=r"17 levels; choose 2 to 17, not 256"):
-        pixels.quantise(np.zeros(1, np.uint8), 17, 256)
+        pixels.quantize(np.zeros(1, np.uint8), 17, 256)
 
 
 def test_display_bytes_are_monotone_and_reach_black_and_white() -> None:
@@ -76,7 +77,7 @@ def test_display_bytes_are_monotone_and_reach_black_and_white() -> None:
 def test_a_saved_picture_reads_back_as_the_same_levels() -> None:
     for levels in ALL_LEVELS:
         v = np.arange(levels, dtype=np.uint8)
-        assert np.array_equal(pixels.quantise(pixels.to_bytes(v, levels), 256, levels), v), levels
+        assert np.array_equal(pixels.quantize(pixels.to_bytes(v, levels), 256, levels), v), levels
 
 
 def test_threshold_is_strict() -> None:
@@ -91,7 +92,7 @@ def test_drawn_bits_have_the_right_mean_at_every_level() -> None:
     for levels in (2, 4, 17, 256):
         v = np.unique(np.linspace(0, levels - 1, 9).astype(np.uint8))
         images = np.repeat(v[:, None], n, axis=1)
-        mean = pixels.draw_bits(images, levels, pixels.bit_source(levels)).mean(1)
+        mean = pixels.draw_bits(images, levels, bits(levels)).mean(1)
         p = v / (levels - 1)
         assert mean[0] == 0
         assert mean[-1] == 1
@@ -99,9 +100,9 @@ def test_drawn_bits_have_the_right_mean_at_every_level() -> None:
 
 
 def test_drawn_bits_are_a_fixed_stream() -> None:
-    """The bits of a static binarisation are part of the data: they must never change."""
-    bits = pixels.draw_bits(np.full(24, 128, np.uint8), 256, pixels.bit_source(0, 1, 2))
-    assert "".join(map(str, bits)) == "000011100010111101010111"
+    """The bits of a static binarization are part of the data: they must never change."""
+    drawn = pixels.draw_bits(np.full(24, 128, np.uint8), 256, bits(0, 1, 2))
+    assert "".join(map(str, drawn)) == "000011100010111101010111"
 
 
 def test_bits_of_an_image_depend_on_its_key_alone() -> None:

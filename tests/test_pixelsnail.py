@@ -12,16 +12,16 @@ from pydantic import ValidationError
 
 from checks import check_every_logit, check_fast_is_plain, check_world_sums_to_one, earlier, jacobian
 from fast_toys import masks, pictures, poisoned
+from pixelloom.core.errors import UsageError
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
-from pixelloom.errors import UsageError
-from pixelloom.layers.attention import CausalAttention
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.networks.pixelsnail import PixelSNAIL, PixelSNAILConfig
-from pixelloom.recipes import RECIPES
-from pixelloom.sampling.dataflow import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
-from pixelloom.types import ImageSpec
-from settings import BERNOULLI, BINARY_WORLD, COLOUR_WORLD, INDEPENDENT, ORDERED, live
+from pixelloom.heads.discrete import HeadConfig
+from pixelloom.layers.causal_attention import CausalAttention
+from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.networks.pixel.pixelsnail import PixelSNAIL, PixelSNAILConfig
+from pixelloom.runs.recipes import RECIPES
+from pixelloom.sampling.fast.analysis import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
+from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 
 Array = npt.NDArray[np.float64]
 World = tuple[PixelSNAILConfig, HeadConfig, ImageSpec]
@@ -231,7 +231,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 @pytest.mark.parametrize(
     "world",
-    [(SMALL, BERNOULLI, BINARY_WORLD), (HEADS, ORDERED, COLOUR_WORLD), (LOCAL, INDEPENDENT, COLOUR_WORLD)],
+    [(SMALL, BERNOULLI, BINARY_WORLD), (HEADS, ORDERED, COLOR_WORLD), (LOCAL, INDEPENDENT, COLOR_WORLD)],
     ids=["binary", "ordered", "independent"],
 )
 def test_probabilities_of_all_images_sum_to_one(world: World) -> None:

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from checks import check_every_logit, check_fast_is_plain
 from fast_toys import TALL, double, of_size, poisoned
-from pixelloom.models import PixelModel
-from pixelloom.networks.pixelcnn import PixelCNNConfig
-from pixelloom.sampling import fast
-from pixelloom.sampling.caches import Cache, Front
-from pixelloom.sampling.dataflow import NEVER
-from pixelloom.sampling.fast import make_plan
-from pixelloom.sampling.incremental import Incremental
-from pixelloom.sampling.plan import CacheLayout, Plan, Segment, cut, runs_of, wave_of
-from pixelloom.types import ImageSpec
+from pixelloom.core.types import ImageSpec
+from pixelloom.models.pixel import PixelModel
+from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
+from pixelloom.sampling.fast import sampler as fast
+from pixelloom.sampling.fast.analysis import NEVER
+from pixelloom.sampling.fast.caches import Cache, Wavefront
+from pixelloom.sampling.fast.planner import CacheLayout, Plan, Segment, cut, runs_of, wave_of
+from pixelloom.sampling.fast.runtime import Incremental
+from pixelloom.sampling.fast.sampler import make_plan
 from settings import CONFIGS, ORDERED, Setting
 
 each_config = pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
@@ -230,12 +230,12 @@ def test_what_is_written_is_read_and_nothing_else_changes(
     columns = np.array(sorted(data.draw(st.sets(st.integers(0, layout.features - 1), min_size=1))))
     truth = torch.zeros(height, images, layout.width, layout.features, dtype=torch.float64)
     for segments in wave_of(np.array(ready).reshape(height, layout.width)).segments.values():
-        front = Front(segments, images, layout.width)
-        rows = torch.rand(front.rows, len(columns), dtype=torch.float64)
-        cache.write(front, runs_of(columns), rows)
-        for place, (y, x) in enumerate(front.positions):
+        wavefront = Wavefront(segments, images, layout.width)
+        rows = torch.rand(wavefront.rows, len(columns), dtype=torch.float64)
+        cache.write(wavefront, runs_of(columns), rows)
+        for place, (y, x) in enumerate(wavefront.positions):
             truth[y, :, x, columns] = rows[place * images : (place + 1) * images]
-        assert torch.equal(cache.read(front, runs_of(columns)), rows)
+        assert torch.equal(cache.read(wavefront, runs_of(columns)), rows)
         assert torch.equal(torch.stack([cache.line(y) for y in range(height)]), truth)
     for y in range(height):
         cache.line(y).zero_()
@@ -266,7 +266,7 @@ def test_rows_are_released_when_nobody_reads_them_again(rows: int) -> None:
     assert counts["moves"] > 0
 
 
-def test_colours_release_rows_too() -> None:
+def test_colors_release_rows_too() -> None:
     config = PixelCNNConfig(block="gated", channels=7, first_kernel=3, kernel=3, blocks=1, norm="channel")
     with poisoned() as counts:
         check_fast_is_plain(double(Setting(config, ORDERED, ImageSpec(3, 24, 3, 3))))
@@ -280,7 +280,7 @@ def test_margins_stay_zero(setting: Setting) -> None:
     run.begin(torch.rand(setting.image.height * setting.image.width, 2, setting.image.channels))
     with torch.no_grad():
         for step in range(plan.schedule.steps):
-            run.step(step, lambda params, front, channels: torch.rand(front.rows, len(channels)))
+            run.step(step, lambda params, wavefront, channels: torch.rand(wavefront.rows, len(channels)))
     for cache in run.caches.values():
         assert cache.flat.any()
         for y in range(max(cache.first, 0), cache.first + cache.layout.rows - cache.layout.bottom):

@@ -9,9 +9,10 @@ import pytest
 from safetensors import safe_open
 
 import pixelloom as pl
-from pixelloom import pretrained, runs
-from pixelloom.description import WEIGHTS
-from pixelloom.errors import ModelError
+from pixelloom.core.errors import ModelError
+from pixelloom.models import pretrained
+from pixelloom.models.description import WEIGHTS
+from pixelloom.runs.folder import find
 
 each_model = pytest.mark.parametrize("name", pretrained.PRETRAINED)
 
@@ -54,14 +55,14 @@ def test_binarized_mnist_draws_what_it_finds_likely() -> None:
 
 def test_a_run_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert runs.find("binarized-mnist") == pretrained.folder("binarized-mnist")
+    assert find("binarized-mnist") == pretrained.folder("binarized-mnist")
     mine = tmp_path / "runs/binarized-mnist/model"
     mine.parent.mkdir(parents=True)
     shutil.copytree(pretrained.folder("binarized-mnist"), mine)
-    assert (tmp_path / runs.find("binarized-mnist")).samefile(mine)
+    assert (tmp_path / find("binarized-mnist")).samefile(mine)
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"Did you mean 'binarized-mnist'\?.*With the package: binarized-mnist"):
-        pl.load("binarised-mnist")
+        pl.load("binarizd-mnist")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pixelloom.layers.blocks import ChannelNorm, GatedBlock, Normalise, ResidualBlock
+from pixelloom.layers.blocks import ChannelNorm, GatedBlock, Normalize, ResidualBlock
 from pixelloom.layers.blocks import Positions as LearnedPositions
-from pixelloom.layers.causal import Mask, MaskedConv2d
+from pixelloom.layers.masked_conv import Mask, MaskedConv2d
 from pixelloom.layers.reads import HERE, Closure, Earlier, Offsets, OwnRow, Position, Positions, Read, Size, box
 from settings import live
 
@@ -264,7 +264,7 @@ def test_a_kernel_is_as_live_as_the_weights() -> None:
 
 
 def test_a_norm_reads_all_features_of_its_position_or_of_its_group() -> None:
-    np.testing.assert_array_equal(declared(Normalise().reads(), 4, 4, (2, 3)), support(Normalise(), 4, (2, 3)))
+    np.testing.assert_array_equal(declared(Normalize().reads(), 4, 4, (2, 3)), support(Normalize(), 4, (2, 3)))
     grouped = support(live(ChannelNorm(6, groups=3).double()), 6, (1, 1))[:, 0, 0, :, 0, 0]
     np.testing.assert_array_equal(grouped, np.kron(np.eye(3), np.ones((2, 2))) > 0)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pixelloom.layers.reads import Closure, Position, Size
 from pixelloom.layers.recurrent import DiagonalLSTM, RasterSum, RowLSTM
-from pixelloom.sampling.operations import _turns
+from pixelloom.sampling.fast.executors import _turns
 
 Array = npt.NDArray[np.float64]
 

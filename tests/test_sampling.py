@@ -11,17 +11,18 @@ from torch import Tensor
 
 from checks import Method, all_images, check_batch_free, check_draws, check_sampler, check_world_sums_to_one, exact
 from checks import value_probabilities as conditionals
-from pixelloom.errors import UsageError
-from pixelloom.models import PixelModel, Precision
+from pixelloom.core.errors import UsageError
+from pixelloom.core.rng import image_noise
+from pixelloom.core.types import ImageSpec
+from pixelloom.models.pixel import PixelModel, Precision
 from pixelloom.sampling import ancestral
-from pixelloom.types import ImageSpec
 from settings import BERNOULLI, INDEPENDENT, ORDERED, WORLDS, Setting, tiny
 
 each_world = pytest.mark.parametrize("setting", WORLDS.values(), ids=WORLDS)
 each_method = pytest.mark.parametrize("method", ["fast", "plain"])
 
 SMALL = {
-    "grey": tiny("gated", ORDERED, ImageSpec(1, 3, 4, 17), norm="channel", positions=True),
+    "gray": tiny("gated", ORDERED, ImageSpec(1, 3, 4, 17), norm="channel", positions=True),
     "binary": tiny("residual", BERNOULLI, ImageSpec(1, 4, 3, 2)),
     "batch norm": tiny("plain", ORDERED, ImageSpec(1, 3, 3, 5), norm="batch", bias=False),
     "ordered": tiny("preactivation", ORDERED, ImageSpec(3, 2, 3, 4)),
@@ -85,7 +86,7 @@ MASKS = {
 
 @each_method
 @pytest.mark.parametrize("place", MASKS)
-@pytest.mark.parametrize("name", ["binary, 2 levels, gated", "colour, ordered, gated", "colour, independent, gated"])
+@pytest.mark.parametrize("name", ["binary, 2 levels, gated", "color, ordered, gated", "color, independent, gated"])
 def test_draws_given_a_part_of_the_image(name: str, place: str, method: Method) -> None:
     model = WORLDS[name].model(1)
     spec = model.spec
@@ -123,21 +124,21 @@ def test_seeds_and_indices_choose_the_picture(setting: Setting, method: Method) 
 
 def test_noise_is_uniform_and_each_images_own() -> None:
     spec = ImageSpec(3, 8, 9, 4)
-    noise = ancestral.image_noise(spec, seed=2, first=0, n=50)
+    noise = image_noise(spec, seed=2, first=0, n=50)
     assert noise.dtype == torch.float64
     assert noise.shape == (50, *spec.shape)
     assert 0 <= float(noise.min()) < 0.001 < 0.999 < float(noise.max()) < 1
     assert len(noise.unique()) == noise.numel()
-    assert torch.equal(ancestral.image_noise(spec, seed=2, first=7, n=3), noise[7:10])
-    assert not torch.equal(ancestral.image_noise(spec, seed=3, first=0, n=1), noise[:1])
-    assert not torch.equal(ancestral.image_noise(spec, seed=0, first=2, n=1), noise[:1])  # seed and index differ
+    assert torch.equal(image_noise(spec, seed=2, first=7, n=3), noise[7:10])
+    assert not torch.equal(image_noise(spec, seed=3, first=0, n=1), noise[:1])
+    assert not torch.equal(image_noise(spec, seed=0, first=2, n=1), noise[:1])  # seed and index differ
     histogram = np.histogram(noise.numpy(), bins=20, range=(0, 1))[0]
     assert float(((histogram - noise.numel() / 20) ** 2).sum() / (noise.numel() / 20)) < 44  # chi-square, p > 0.001
 
 
 def test_a_picture_stays_the_same_for_good() -> None:
     """numpy keeps the stream of a seed; a change here changes every published seed."""
-    noise = ancestral.image_noise(ImageSpec(1, 1, 3, 2), seed=1, first=2, n=1)
+    noise = image_noise(ImageSpec(1, 1, 3, 2), seed=1, first=2, n=1)
     assert noise.flatten().tolist() == np.random.default_rng((1, 2)).random(3).tolist()
     assert noise.flatten().tolist() == [0.44841514333227195, 0.4308819875443376, 0.4199991293921922]
 
@@ -160,7 +161,7 @@ class Watched:
 def draw(model: PixelModel, n: int = 2, **options: object) -> tuple[Tensor, int]:
     """Images and the number of passes that they took."""
     predict = Watched(model)
-    noise = ancestral.image_noise(model.spec, 0, 0, n)
+    noise = image_noise(model.spec, 0, 0, n)
     images = ancestral.sample(predict, model.head, model.spec, noise, **options)  # type: ignore[arg-type]
     return images, predict.calls
 
@@ -246,7 +247,7 @@ def test_steps_are_announced_with_what_is_drawn_so_far(setting: Setting, method:
 
 @each_method
 def test_steps_are_announced_batch_by_batch(method: Method) -> None:
-    model = SMALL["grey"].model()
+    model = SMALL["gray"].model()
     told: list[tuple[int, int, int]] = []
     model.sample(5, batch=2, method=method, on_step=lambda done, of, so_far: told.append((done, of, len(so_far))))
     steps = told[0][1]
@@ -273,7 +274,7 @@ class Stopped(Exception):
 
 @each_method
 def test_a_stop_by_who_watches_leaves_no_trace(method: Method) -> None:
-    model = SMALL["grey"].model()
+    model = SMALL["gray"].model()
     expected = model.sample(3, seed=2, method=method)
     for last in (1, 3):
 
@@ -289,7 +290,7 @@ def test_a_stop_by_who_watches_leaves_no_trace(method: Method) -> None:
 @each_method
 @pytest.mark.parametrize("precision", [None, "bf16"])
 def test_sampling_needs_no_gradient_and_leaves_the_model_alone(method: Method, precision: Precision | None) -> None:
-    model = SMALL["grey"].model()
+    model = SMALL["gray"].model()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     model.sample(2, method=method, precision=precision)
     assert all(parameter.grad is None for parameter in model.network.parameters())
@@ -305,7 +306,7 @@ def test_sampling_needs_no_gradient_and_leaves_the_model_alone(method: Method, p
 @each_method
 @pytest.mark.parametrize("temperature", [0.0, -0.5, math.nan, math.inf])
 def test_temperatures_are_checked_before_anything_is_drawn(temperature: float, method: Method) -> None:
-    model = SMALL["grey"].model()
+    model = SMALL["gray"].model()
     with pytest.raises(UsageError, match="temperature: must be a positive number"):
         model.sample(1, temperature=temperature, method=method)
     predict = Watched(model)
@@ -333,12 +334,12 @@ def test_temperatures_are_checked_before_anything_is_drawn(temperature: float, m
         ({"given": torch.zeros(3, 1, 3, 4).byte(), "mask": torch.ones(1).bool()}, "do not fit 2 images"),
         ({"given": torch.zeros(1, 1, 3, 4).byte(), "mask": torch.ones(2, 5).bool()}, "do not fit 2 images"),
         ({"given": torch.full((1, 1, 3, 4), 17).byte(), "mask": torch.ones(1).bool()}, "go from 0 to 16, found 17"),
-        ({"given": torch.zeros(1, 1, 3, 4), "mask": torch.ones(1).bool()}, "not torch.float32; quantise them"),
+        ({"given": torch.zeros(1, 1, 3, 4), "mask": torch.ones(1).bool()}, "not torch.float32; quantize them"),
         ({"given": -torch.ones(1, 1, 3, 4).long(), "mask": torch.ones(1).bool()}, "from 0 to 16, found -1"),
     ],
 )
 def test_arguments_that_draw_nothing_are_refused(arguments: dict[str, object], complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        SMALL["grey"].model().sample(**{"n": 2} | arguments)  # type: ignore[arg-type]
+        SMALL["gray"].model().sample(**{"n": 2} | arguments)  # type: ignore[arg-type]
     assert complaint in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latent_toys import double, pair
-from pixelloom.layers.self_attention import SelfAttention, Style, attention_figures, attention_maps
-from pixelloom.layers.spectral import refresh, spectral_layers
+from gan_toys import double, pair
+from pixelloom.layers.self_attention import SelfAttention, Style, attention_maps, attention_stats
+from pixelloom.layers.spectral_norm import refresh, spectral_layers
 
 each_style = pytest.mark.parametrize("style", ["tutorial", "paper"])
 each_kind = pytest.mark.parametrize("kind", ["sagan", "sagan-paper"])
@@ -204,7 +204,7 @@ def test_recording_changes_nothing(kind: str) -> None:
     assert len(maps) == len(more) == 2
 
 
-def test_figures() -> None:
+def test_results() -> None:
     network = nn.Sequential(SelfAttention(8), SelfAttention(8, "paper"))
     with torch.no_grad():
         network[0].gamma.fill_(0.25)
@@ -213,7 +213,7 @@ def test_figures() -> None:
     x = torch.randn(2, 8, 4, 4)
     with attention_maps(network) as maps:
         network(x)
-    figures = attention_figures(network, maps)
+    figures = attention_stats(network, maps)
     assert figures.keys() == {"0", "1"}
     assert figures["0"].gamma == 0.25
     assert figures["0"].entropy == pytest.approx(1)
@@ -222,5 +222,5 @@ def test_figures() -> None:
     assert figures["1"].entropy == pytest.approx(-(weights * weights.log()).sum(3).mean().item() / math.log(4))
     sure = torch.zeros(1, 2, 2, 2, 2)
     sure[..., 0, 0] = 1
-    assert attention_figures(network, [("0", sure)])["0"].entropy == 0
-    assert attention_figures(network, []) == {}
+    assert attention_stats(network, [("0", sure)])["0"].entropy == 0
+    assert attention_stats(network, []) == {}

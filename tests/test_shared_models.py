@@ -1,6 +1,6 @@
 """Callbacks, threads and several samplers share one model, and no image changes.
 
-Noise and conditioning are arguments of each call (:mod:`pixelloom.models`); the checks are in ``checks.py``, and
+Noise and conditioning are arguments of each call (:mod:`pixelloom.models.pixel`); the checks are in ``checks.py``, and
 ``test_mutations.py`` shows that a conditioning kept on the model, or buffers handed out twice, turn them red.
 """
 
@@ -22,13 +22,13 @@ from checks import (
     check_threads_do_not_mix,
 )
 from fast_toys import pictures
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.networks.gated import GatedPixelCNNConfig
-from pixelloom.networks.made import MADEConfig
-from pixelloom.networks.pixelcnn import PixelCNNConfig
-from pixelloom.types import ImageSpec
+from pixelloom.heads.discrete import HeadConfig
+from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.networks.pixel.gated import GatedPixelCNNConfig
+from pixelloom.networks.pixel.made import MADEConfig
+from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
 from settings import live
 
 GRAY = ImageSpec(1, 6, 4, 5)
@@ -75,7 +75,7 @@ def of_classes() -> tuple[PixelModel, list[dict[str, Any]]]:
 
 def of_images() -> tuple[PixelModel, list[dict[str, Any]]]:
     """Draws that differ in class and conditioning image."""
-    model = model_of("gated-pixelcnn", GATED, classes=CLASSES, condition="smaller@2")
+    model = model_of("gated-pixelcnn", GATED, classes=CLASSES, condition="downsample@2")
     assert model.condition is not None
     seen = model.condition.of(pictures(GRAY, 5))
     return model, [{"labels": 1, "condition": seen}, {"labels": 2, "condition": seen.flip(0)}]

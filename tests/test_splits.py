@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixelloom.data.pixels import quantise_table
+from pixelloom.core.errors import DataError, UsageError
+from pixelloom.core.types import ImageSpec
+from pixelloom.data.pixels import quantize_table
 from pixelloom.data.splits import Dataset, Split, cut, fingerprints, without
-from pixelloom.errors import DataError, UsageError
-from pixelloom.types import ImageSpec
 
 
 def pictures(n: int, seed: int = 0) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_taken_images_are_the_callers_own() -> None:
 
 def test_a_table_is_applied_on_the_way_out() -> None:
     store = pictures(5)
-    images, _ = Split(store, table=quantise_table(256, 4)).take([1, 3])
+    images, _ = Split(store, table=quantize_table(256, 4)).take([1, 3])
     assert np.array_equal(images, store[[1, 3]] // 64)
 
 

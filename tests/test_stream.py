@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from pixelloom.core.errors import DataError, UsageError
+from pixelloom.core.types import Batch, ImageSpec
 from pixelloom.data.splits import Split
 from pixelloom.data.stream import Stream, batches, ordered
-from pixelloom.errors import DataError, UsageError
-from pixelloom.types import Batch, ImageSpec
 
 SPEC = ImageSpec(1, 2, 2, 256)
 

@@ -15,23 +15,23 @@ from torch import nn
 from checks import check_fast_is_plain, check_world_sums_to_one, earlier, jacobian
 from fast_toys import pictures, poisoned
 from pixelloom import api
+from pixelloom.core.types import ImageSpec
 from pixelloom.data import catalog
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
-from pixelloom.engine.tensors import load_tensors
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel, load_pixel
-from pixelloom.networks import NETWORKS
-from pixelloom.networks.gated import GatedPixelCNNConfig
-from pixelloom.networks.made import MADEConfig
-from pixelloom.networks.nade import NADEConfig
-from pixelloom.networks.pixelcnn import PixelCNNConfig
-from pixelloom.networks.pixelcnnpp import PixelCNNPlusPlusConfig
-from pixelloom.networks.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfig
-from pixelloom.networks.pixelsnail import PixelSNAILConfig
-from pixelloom.networks.transformer import PixelTransformerConfig
-from pixelloom.sampling.dataflow import Dataflow, assert_autoregressive, receptive_field
-from pixelloom.types import ImageSpec
+from pixelloom.engine.safetensors_io import load_tensors
+from pixelloom.heads.discrete import HeadConfig
+from pixelloom.models.pixel import PixelDescription, PixelModel, load_pixel
+from pixelloom.networks import PIXEL_NETWORKS
+from pixelloom.networks.pixel.gated import GatedPixelCNNConfig
+from pixelloom.networks.pixel.made import MADEConfig
+from pixelloom.networks.pixel.nade import NADEConfig
+from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
+from pixelloom.networks.pixel.pixelcnnpp import PixelCNNPlusPlusConfig
+from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfig
+from pixelloom.networks.pixel.pixelsnail import PixelSNAILConfig
+from pixelloom.networks.pixel.transformer import PixelTransformerConfig
+from pixelloom.sampling.fast.analysis import Dataflow, assert_autoregressive, receptive_field
 from settings import BERNOULLI, BINARY_WORLD, INDEPENDENT, ORDERED, live
 
 SMALL: dict[str, BaseModel] = {
@@ -50,22 +50,22 @@ SMALL: dict[str, BaseModel] = {
 LOGISTICS = HeadConfig(kind="logistics", mixtures=2)
 HEADS = {
     "bernoulli": (BERNOULLI, ImageSpec(1, 4, 5, 2)),
-    "bernoulli, colour": (BERNOULLI, ImageSpec(3, 3, 4, 2)),
+    "bernoulli, color": (BERNOULLI, ImageSpec(3, 3, 4, 2)),
     "categorical": (ORDERED, ImageSpec(1, 5, 4, 7)),
     "ordered": (ORDERED, ImageSpec(3, 3, 4, 4)),
     "independent": (INDEPENDENT, ImageSpec(3, 4, 3, 5)),
     "logistics": (LOGISTICS, ImageSpec(1, 4, 5, 17)),
-    "logistics, colour": (LOGISTICS, ImageSpec(3, 3, 4, 256)),
+    "logistics, color": (LOGISTICS, ImageSpec(3, 3, 4, 256)),
 }
 BLIND = ("pixelcnn", "row-lstm")  # by their papers: a cone to the right, and all outside a triangle
 
-each_network = pytest.mark.parametrize("network", NETWORKS)
+each_network = pytest.mark.parametrize("network", PIXEL_NETWORKS)
 each_head = pytest.mark.parametrize("head", HEADS)
 
 
 def test_there_is_a_small_one_of_every_network() -> None:
-    assert list(SMALL) == list(NETWORKS)
-    assert all(isinstance(config, NETWORKS[name][0]) for name, config in SMALL.items())
+    assert list(SMALL) == list(PIXEL_NETWORKS)
+    assert all(isinstance(config, PIXEL_NETWORKS[name][0]) for name, config in SMALL.items())
 
 
 def model_of(network: str, head: HeadConfig, image: ImageSpec, seed: int = 0, classes: int = 0) -> PixelModel:
@@ -170,7 +170,7 @@ def test_fast_pictures_of_classes_are_the_plain_ones(network: str) -> None:
 
 
 @each_network
-@pytest.mark.parametrize("head", ["categorical", "logistics, colour"])
+@pytest.mark.parametrize("head", ["categorical", "logistics, color"])
 def test_saved_and_loaded_it_has_the_same_bits(network: str, head: str, tmp_path: Path) -> None:
     model = model_of(network, *HEADS[head], classes=2)
     model.save(tmp_path)

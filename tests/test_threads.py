@@ -15,14 +15,15 @@ import yaml
 
 from engine_toys import stream, two_phases
 from fast_toys import pictures
-from pixelloom import api, threads
+from pixelloom import api
+from pixelloom.core import threads
+from pixelloom.core.errors import UsageError
+from pixelloom.core.threads import Pace, ThreadChoice, fixed, lent, omp_num_threads, quota, usable
 from pixelloom.engine import threads as engine_threads
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.threads import choose_threads, timed
-from pixelloom.errors import UsageError
 from pixelloom.sampling import sharing
-from pixelloom.threads import Pace, ThreadChoice, fixed, lent, omp_num_threads, quota, usable
 from test_shared_models import CASES, Case, of_nothing
 
 CORES = 4

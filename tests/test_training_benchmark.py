@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pixelloom.recipes import recipe
-from pixelloom.types import Batch
-from pixelloom.wiring import wire
+from pixelloom.core.types import Batch
+from pixelloom.runs.families import set_up
+from pixelloom.runs.recipes import recipe
 from scripts import BENCHMARKS, script
 
 
@@ -175,7 +175,7 @@ def test_the_tutorials_game_is_ours(name: str, tutorials: ModuleType, training: 
     """In both steps the same loss and gradients from the same weights, pictures and noise."""
     levels = torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8)
     config = recipe(f"{name}-tutorial")
-    objective = wire(config, training.data(name, levels)).objective()
+    objective = set_up(config, training.data(name, levels)).objective()
     game = tutorials.TutorialGame(name == "sagan")
     for part, network in (("G", game.generator), ("D", game.discriminator)):
         give(network, objective.parts[part].train())
@@ -186,7 +186,7 @@ def test_the_tutorials_game_is_ours(name: str, tutorials: ModuleType, training: 
         torch.manual_seed(3)
         ours, _ = phase.loss(Batch(levels, None))
         torch.manual_seed(3)
-        theirs = step(torch.randn(4, tutorials.LATENT, 1, 1))
+        theirs = step(torch.randn(4, tutorials.GAN_NETWORKS, 1, 1))
         assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
         phase.module.zero_grad()
         network.zero_grad()
@@ -200,7 +200,7 @@ def test_the_tutorials_game_is_ours(name: str, tutorials: ModuleType, training: 
 def test_the_tutorials_step_of_d_reaches_g(tutorials: ModuleType) -> None:
     """What ours leaves out: without it the comparison would be with less than the tutorials do."""
     game = tutorials.TutorialGame(sagan=False)
-    x, z = torch.zeros(2, 1, 64, 64), torch.randn(2, tutorials.LATENT, 1, 1)
+    x, z = torch.zeros(2, 1, 64, 64), torch.randn(2, tutorials.GAN_NETWORKS, 1, 1)
     game.d_loss(x, z).backward()
     assert all(parameter.grad.any() for parameter in game.generator[0].parameters() if parameter.ndim > 1)
     game.discriminator.zero_grad()

@@ -13,17 +13,17 @@ from pydantic import ValidationError
 
 from checks import check_every_logit, check_fast_is_plain, check_world_sums_to_one, earlier, jacobian
 from fast_toys import masks, pictures, poisoned
+from pixelloom.core.errors import UsageError
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
-from pixelloom.errors import UsageError
-from pixelloom.layers.attention import Rotary
-from pixelloom.layers.shifted import BoxConv2d
-from pixelloom.likelihoods import HeadConfig
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.networks.transformer import PixelTransformer, PixelTransformerConfig
-from pixelloom.recipes import RECIPES
-from pixelloom.sampling.dataflow import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
-from pixelloom.types import ImageSpec
-from settings import BERNOULLI, BINARY_WORLD, COLOUR_WORLD, INDEPENDENT, ORDERED, live
+from pixelloom.heads.discrete import HeadConfig
+from pixelloom.layers.causal_attention import Rotary
+from pixelloom.layers.shifted_conv import BoxConv2d
+from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.networks.pixel.transformer import PixelTransformer, PixelTransformerConfig
+from pixelloom.runs.recipes import RECIPES
+from pixelloom.sampling.fast.analysis import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
+from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 
 Array = npt.NDArray[np.float64]
 World = tuple[PixelTransformerConfig, HeadConfig, ImageSpec]
@@ -135,7 +135,7 @@ class Equations:
         return normed * self.p[f"{name}.gain"][:, None, None] + self.p[f"{name}.bias"][:, None, None]
 
     def masked(self, weight: Array, x: Array, own: bool) -> Array:
-        """A kxk kernel of mask A or B, of which rows from the top to the centre are stored."""
+        """A kxk kernel of mask A or B, of which rows from the top to the center are stored."""
         out, r = np.zeros((len(weight), *x.shape[1:])), weight.shape[3] // 2
         for y, u in np.ndindex(*x.shape[1:]):
             for v, w in np.ndindex(*x.shape[1:]):
@@ -254,7 +254,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 @pytest.mark.parametrize(
     "world",
-    [(SMALL, BERNOULLI, BINARY_WORLD), (ROTARY, ORDERED, COLOUR_WORLD), (LOCAL, INDEPENDENT, COLOUR_WORLD)],
+    [(SMALL, BERNOULLI, BINARY_WORLD), (ROTARY, ORDERED, COLOR_WORLD), (LOCAL, INDEPENDENT, COLOR_WORLD)],
     ids=["binary", "ordered", "independent"],
 )
 def test_probabilities_of_all_images_sum_to_one(world: World) -> None:

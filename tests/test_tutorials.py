@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelloom.adversarial import LOSSES
-from pixelloom.config import compose
 from pixelloom.data.pixels import Scaling
-from pixelloom.layers.causal import causal_mask
+from pixelloom.layers.masked_conv import causal_mask
 from pixelloom.layers.self_attention import attention_layers, attention_maps
-from pixelloom.layers.spectral import spectral_layers
-from pixelloom.recipes import LATENT_RUNS, RECIPES
+from pixelloom.layers.spectral_norm import spectral_layers
+from pixelloom.objectives.gan_losses import LOSSES
+from pixelloom.runs.config import compose
+from pixelloom.runs.recipes import GAN_RECIPES, RECIPES
 from tutorials import (
     IMAGES,
     attentions,
@@ -37,7 +37,7 @@ EQUAL = 1e-14
 EQUAL_MAPS = 5e-14
 """The same of attention maps, which are exponentials of scores: the absolute error of a score is their relative one."""
 
-LATENT = ("dcgan", "sagan")
+GAN_NETWORKS = ("dcgan", "sagan")
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -49,7 +49,7 @@ def test_a_pixel_network_is_its_tutorials(name: str) -> None:
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["G", "D"])
-@pytest.mark.parametrize("name", LATENT)
+@pytest.mark.parametrize("name", GAN_NETWORKS)
 def test_a_latent_network_is_its_tutorials(name: str, part: int) -> None:
     pair = latent_pairs(name)[part]
     theirs, _ = pair.outputs()
@@ -261,10 +261,10 @@ def test_clipping_a_long_gradient_of_the_mean_at_a_hundredth_is_clipping_that_of
     assert relative(of_mean / clip, of_sum) < 1e-3  # clipping adds 1e-6 to a norm before it divides by it
 
 
-@pytest.mark.parametrize("name", LATENT)
+@pytest.mark.parametrize("name", GAN_NETWORKS)
 def test_the_losses_of_a_latent_network_are_its_tutorials(name: str) -> None:
     real, fake = torch.randn(2, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    loss, hinge = LOSSES[LATENT_RUNS[f"{name}-tutorial"].loss], name == "sagan"
+    loss, hinge = LOSSES[GAN_RECIPES[f"{name}-tutorial"].loss], name == "sagan"
     ours = loss.discriminator(real, fake), loss.generator(fake, None)
     theirs = plain.d_loss(real, fake, hinge=hinge), plain.g_loss(fake, hinge=hinge)
     assert [value.item() for value in ours] == pytest.approx([value.item() for value in theirs], rel=1e-14)

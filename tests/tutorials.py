@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pixelloom.config import LatentRun, PixelRun, compose
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
-from pixelloom.layers.causal import MaskedConv2d
+from pixelloom.heads.discrete import Head, make_head
+from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.self_attention import attention_layers
-from pixelloom.likelihoods import Head, make_head
-from pixelloom.models import PixelDescription, PixelModel
-from pixelloom.networks.latent import build_pair
-from pixelloom.recipes import LATENT_RUNS, PIXEL_RUNS
-from pixelloom.types import ImageSpec
+from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.networks import build_pair
+from pixelloom.runs.config import GANRun, PixelRun, compose
+from pixelloom.runs.recipes import GAN_RECIPES, PIXEL_RUNS
 from scripts import script
 
 plain = script("training_tutorials")
@@ -93,7 +93,7 @@ def pixel_pair(name: str, run: PixelRun | None = None) -> PixelPair:
 
 def latent_pairs(name: str) -> tuple[Pair, Pair]:
     """G and D, for images of 64x64, where the networks are those of the tutorial."""
-    run: LatentRun = LATENT_RUNS[f"{name}-tutorial"]
+    run: GANRun = GAN_RECIPES[f"{name}-tutorial"]
     generator = torch.Generator().manual_seed(0)
     game = plain.TutorialGame(name == "sagan")
     z = torch.randn(2, run.model.latent, generator=generator, dtype=torch.float64)

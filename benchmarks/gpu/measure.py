@@ -29,19 +29,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from pixelloom.config import RunConfig, compose
+from pixelloom.core.errors import PixelloomError
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.catalog import Dataset, Split
 from pixelloom.data.stream import Stream, batches
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.loop import fit
 from pixelloom.engine.state import State
-from pixelloom.errors import PixelloomError
-from pixelloom.models import PixelModel
-from pixelloom.objectives import Monitor, likelihood
-from pixelloom.recipes import PIXEL_RUNS, recipe
-from pixelloom.sampling.fast import make_plan
-from pixelloom.types import ImageSpec
-from pixelloom.wiring import wire
+from pixelloom.models.pixel import PixelModel
+from pixelloom.objectives.base import Monitor
+from pixelloom.objectives.likelihood import likelihood
+from pixelloom.runs.config import RunConfig, compose
+from pixelloom.runs.families import set_up
+from pixelloom.runs.recipes import PIXEL_RUNS, recipe
+from pixelloom.sampling.fast.sampler import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = {"tests": 0.2, "forward": 0.05, "training": 0.5, "sampling": 0.25}
@@ -82,7 +83,7 @@ def model_of(name: str, device: str) -> PixelModel:
     """A recipe's model, untrained, with no picture to go by."""
     torch.manual_seed(0)
     config = compose(recipe(name), overrides={"condition": "none"})
-    return wire(config, noise_like(config, 64)).model.to(device)
+    return set_up(config, noise_like(config, 64)).model.to(device)
 
 
 def wait(device: str) -> None:
@@ -113,12 +114,12 @@ def forward(name: str, batch: int, device: str, seconds: float) -> Row:
 
 
 def training(name: str, batch: int, precision: str, device: str, seconds: float) -> Row:
-    """Rounds of the engine itself, data stream, optimiser and weight average included."""
+    """StepCounter of the engine itself, data stream, optimizer and weight average included."""
     budget = {"train.epochs": None, "train.minutes": None, "train.threads": None, "train.accumulate": 1}
     run = {"train.batch": batch, "train.precision": precision, "train.device": device, "condition": "none"}
     config = compose(recipe(name), overrides=budget | run)
     data = noise_like(config, max(batch, 2048))
-    description = wire(config, data).model.description
+    description = set_up(config, data).model.description
     model = PixelModel.build(description)
     model.network.train()
     monitor = Monitor("none", lambda _: {})

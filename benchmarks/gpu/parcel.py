@@ -13,8 +13,9 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from pixelloom.engine.tensors import load_tensors, write_bytes
-from pixelloom.errors import ModelError
+from pixelloom.core.atomic import write_bytes
+from pixelloom.core.errors import ModelError
+from pixelloom.engine.safetensors_io import load_tensors
 
 PIECE = 15 << 20  # bytes
 PIECES = 7

@@ -23,12 +23,14 @@ from typing import Any, NoReturn
 
 from parcel import pack, state_of, unpack
 
-from pixelloom.config import PixelRun, RunConfig, compose, read_yaml
+from pixelloom.core.errors import PixelloomError, UsageError
 from pixelloom.engine.signals import Interrupted
-from pixelloom.errors import PixelloomError, UsageError
-from pixelloom.models import load_pixel
-from pixelloom.recipes import PIXEL_RUNS, recipe
-from pixelloom.runs import CONFIG, evaluate, train
+from pixelloom.models.pixel import load_pixel
+from pixelloom.runs.config import PixelRun, RunConfig, compose, read_yaml
+from pixelloom.runs.evaluate import likelihood_of
+from pixelloom.runs.folder import CONFIG
+from pixelloom.runs.recipes import PIXEL_RUNS, recipe
+from pixelloom.runs.train import train
 
 SETTINGS: dict[str, dict[str, Any]] = {
     # Small images leave a large GPU idle at the recipes' batches. The rate stays (Adam's step hardly depends on the
@@ -121,10 +123,10 @@ def take_slice(config: RunConfig, out: Path, seconds: float) -> bool:
     return True
 
 
-def test_figures(config: RunConfig, out: Path) -> dict[str, Any]:
+def test_results(config: RunConfig, out: Path) -> dict[str, Any]:
     """The test split under the model that validation chose."""
     model = load_pixel(out / "model").to(config.train.device)
-    found, data = evaluate(model, config.data, "test")
+    found, data = likelihood_of(model, config.data, "test")
     return {"split": "test", "data": data.name, "note": data.note} | found.as_dict()
 
 
@@ -149,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
         except Interrupted as stopped:
             code = stopped.exit_code
         label = pack(options.out, options.parcel)
-        figures = {"test": test_figures(config, options.out)} if done else {}
+        figures = {"test": test_results(config, options.out)} if done else {}
     except PixelloomError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -23,23 +23,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pixelloom.api import evaluate, load, measure, train
-    from pixelloom.config import RunConfig
+    from pixelloom.core.errors import DataError, ModelError, PixelloomError, UsageError
+    from pixelloom.core.types import ImageSpec
     from pixelloom.data.config import DataConfig
-    from pixelloom.errors import DataError, ModelError, PixelloomError, UsageError
-    from pixelloom.metrics.figures import Figure
     from pixelloom.metrics.likelihood import Likelihood
-    from pixelloom.models import PixelModel
-    from pixelloom.plots import grid
-    from pixelloom.recipes import recipe
-    from pixelloom.sampling.dataflow import NotAutoregressiveError, assert_autoregressive, receptive_field
-    from pixelloom.types import ImageSpec
+    from pixelloom.metrics.results import Result
+    from pixelloom.models.pixel import PixelModel
+    from pixelloom.runs.config import RunConfig
+    from pixelloom.runs.recipes import recipe
+    from pixelloom.sampling.fast.analysis import NotAutoregressiveError, assert_autoregressive, receptive_field
+    from pixelloom.viz.grid import grid
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DataConfig",
     "DataError",
-    "Figure",
+    "Result",
     "ImageSpec",
     "Likelihood",
     "ModelError",
@@ -61,23 +61,23 @@ __all__ = [
 
 _HOMES = {
     "DataConfig": "data.config",
-    "DataError": "errors",
-    "Figure": "metrics.figures",
-    "ImageSpec": "types",
+    "DataError": "core.errors",
+    "Result": "metrics.results",
+    "ImageSpec": "core.types",
     "Likelihood": "metrics.likelihood",
-    "ModelError": "errors",
-    "NotAutoregressiveError": "sampling.dataflow",
-    "PixelModel": "models",
-    "PixelloomError": "errors",
-    "RunConfig": "config",
-    "UsageError": "errors",
-    "assert_autoregressive": "sampling.dataflow",
+    "ModelError": "core.errors",
+    "NotAutoregressiveError": "sampling.fast.analysis",
+    "PixelModel": "models.pixel",
+    "PixelloomError": "core.errors",
+    "RunConfig": "runs.config",
+    "UsageError": "core.errors",
+    "assert_autoregressive": "sampling.fast.analysis",
     "evaluate": "api",
-    "grid": "plots",
+    "grid": "viz.grid",
     "load": "api",
     "measure": "api",
-    "receptive_field": "sampling.dataflow",
-    "recipe": "recipes",
+    "receptive_field": "sampling.fast.analysis",
+    "recipe": "runs.recipes",
     "train": "api",
 }
 

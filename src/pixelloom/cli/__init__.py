@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import pixelloom
-from pixelloom.cli import attending, comparing, drawing, evaluating, paths, showing, training
+from pixelloom.cli import attention, compare, evaluate, info, interpolate, listing, sample, train
 from pixelloom.cli.console import logs
-from pixelloom.errors import PixelloomError
+from pixelloom.core.errors import PixelloomError
 
 _HELP = """Train image generators on your own pictures, measure them, draw with them.
 
@@ -36,15 +36,15 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,  # it would end the process from within
 )
-app.command(training.train, usage="Usage: pixelloom train RECIPE|NETWORK [OPTIONS]", sort_key=1)
-app.command(drawing.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
-app.command(evaluating.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=3)
-app.command(comparing.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=4)
-app.command(attending.attention, usage="Usage: pixelloom attention MODEL [OPTIONS]", sort_key=5)
-app.command(paths.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=6)
-app.command(showing.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=7)
-app.command(showing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets] [--json]", sort_key=8)
-app.command(showing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=9)
+app.command(train.train, usage="Usage: pixelloom train RECIPE|NETWORK [OPTIONS]", sort_key=1)
+app.command(sample.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
+app.command(evaluate.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=3)
+app.command(compare.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=4)
+app.command(attention.attention, usage="Usage: pixelloom attention MODEL [OPTIONS]", sort_key=5)
+app.command(interpolate.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=6)
+app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=7)
+app.command(listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets] [--json]", sort_key=8)
+app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=9)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

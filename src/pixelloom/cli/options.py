@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from pixelloom.errors import UsageError
+from pixelloom.core.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
 Batch = Literal["auto"] | int
@@ -35,12 +35,12 @@ class DataOptions:
     """none, static, dynamic, or threshold@T such as threshold@0.33."""
     size: str | None = None
     """Side in pixels, or HEIGHTxWIDTH."""
-    grey: bool | None = None
+    gray: bool | None = None
     """One channel."""
     fit: Literal["crop", "resize", "pad", "error"] | None = None
     """What to do with pictures of another size."""
     background: str | None = None
-    """Colour beneath transparent pixels and around padded pictures."""
+    """Color beneath transparent pixels and around padded pictures."""
     bits: Literal[8] | None = None
     """8 reads 16-bit files by their upper 8 bits."""
     frames: Literal["first", "all"] | None = None
@@ -104,9 +104,9 @@ class Fields:
     """Of generator and discriminator."""
     d_steps: int | None = None
     """Steps of the discriminator for one of the generator."""
-    together: bool | None = None
+    joint_batch: bool | None = None
     """One pass of the discriminator over real and generated images."""
-    mismatched: bool | None = None
+    matching_aware: bool | None = None
     """With --classes: real images told as another class than theirs count as generated ones too."""
     features: Literal["auto", "lenet-mnist", "random", "pixels"] | None = None
     """By which the kernel distance that chooses the best latent model is measured."""
@@ -119,7 +119,7 @@ class Fields:
     label_dropout: float | None = None
     """Share of the images whose class is not told in training."""
     condition: str | None = None
-    """Picture that the network goes by, made of the image itself: smaller@2, smaller@4, ..., or edges."""
+    """Picture that the network goes by, made of the image itself: downsample@2, downsample@4, ..., or edges."""
     validation_images: int | None = None
     """Images of the validation split that are scored while training."""
     samples: int | None = None

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pixelloom.data import drawn, formats
+from pixelloom.core.errors import DataError, UsageError, did_you_mean
+from pixelloom.core.types import ImageSpec
+from pixelloom.data import synthetic
 from pixelloom.data.config import DataConfig
-from pixelloom.data.decode import Reading
-from pixelloom.data.download import PUBLISHED, Progress, provide
-from pixelloom.data.files import read_pictures
-from pixelloom.data.forms import binarised, quantised, reshaped
+from pixelloom.data.io import published_formats
+from pixelloom.data.io.decode import Reading
+from pixelloom.data.io.download import PUBLISHED, Progress, provide
+from pixelloom.data.io.folders import read_images
 from pixelloom.data.splits import NAMES, Dataset, Split, assembled, cut, fingerprints, given, miscounted, own, published
-from pixelloom.errors import DataError, UsageError, did_you_mean
-from pixelloom.types import ImageSpec
+from pixelloom.data.transforms import binarized, quantized, reshaped
 
 __all__ = ["DATASETS", "DataConfig", "Dataset", "Entry", "Split", "load", "load_for"]
 
@@ -38,13 +39,13 @@ class Entry:
 def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     """The data set that a configuration asks for, in disjoint splits.
 
-    The order of transforms is: levels as published, grey, size, then quantisation or binarisation. Files that are not
+    The order of transforms is: levels as published, gray, size, then quantization or binarization. Files that are not
     found are downloaded, with ``progress`` called as bytes arrive. Raises DataError for what is missing, damaged or too
     few, UsageError for a name that nobody knows or a wish that does not fit the pictures.
     """
     entry = DATASETS.get(config.source)
     data = reshaped(entry.read(config, progress), config) if entry else _own(config)
-    data = quantised(data, config) if config.binarize == "none" else binarised(data, config)
+    data = quantized(data, config) if config.binarize == "none" else binarized(data, config)
     return data if config.limit is None else replace(data, train=data.train.first(config.limit))
 
 
@@ -54,7 +55,7 @@ def load_for(spec: ImageSpec, config: DataConfig, progress: Progress | None = No
     if data.spec != spec:
         raise DataError(
             f"{config.source}: pictures are {data.spec}, the model was trained on {spec}; "
-            "convert them with --size, --grey, --levels or --binarize"
+            "convert them with --size, --gray, --levels or --binarize"
         )
     return data
 
@@ -78,7 +79,10 @@ def _idx(name: str, classes: tuple[str, ...], config: DataConfig, progress: Prog
     folder = provide(name, config.root, lambda folder: all(found(folder, f).is_file() for f in files), progress)
     parts: list[Split] = []
     for image_file, label_file in (files[:2], files[2:]):
-        images, labels = formats.read_idx(found(folder, image_file)), formats.read_idx(found(folder, label_file))
+        images, labels = (
+            published_formats.read_idx(found(folder, image_file)),
+            published_formats.read_idx(found(folder, label_file)),
+        )
         if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
             raise DataError(
                 f"{found(folder, image_file)}: {images.shape} images with {labels.shape} labels in {label_file}, "
@@ -91,18 +95,24 @@ def _idx(name: str, classes: tuple[str, ...], config: DataConfig, progress: Prog
 
 def _cifar10(config: DataConfig, progress: Progress | None) -> Dataset:
     def whole(folder: Path) -> bool:
-        return all(formats.find_cifar(folder, names) for names in (formats.CIFAR_TRAIN, formats.CIFAR_TEST))
+        return all(
+            published_formats.find_cifar(folder, names)
+            for names in (published_formats.CIFAR_TRAIN, published_formats.CIFAR_TEST)
+        )
 
     folder = provide("cifar10", config.root, whole, progress)
-    places = [formats.find_cifar(folder, names) for names in (formats.CIFAR_TRAIN, formats.CIFAR_TEST)]
-    train, test = (Split(*formats.read_cifar(place)) for place in places if place)
+    places = [
+        published_formats.find_cifar(folder, names)
+        for names in (published_formats.CIFAR_TRAIN, published_formats.CIFAR_TEST)
+    ]
+    train, test = (Split(*published_formats.read_cifar(place)) for place in places if place)
     return published("cifar10", train, test, CIFAR, (50000, 10000))
 
 
 def _binarized_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
     files = [remote.name for remote in PUBLISHED["binarized-mnist"]]
     folder = provide("binarized-mnist", config.root, lambda f: all((f / file).is_file() for file in files), progress)
-    train, val, test = (Split(formats.read_amat(folder / file, 28, 28), levels=2) for file in files)
+    train, val, test = (Split(published_formats.read_amat(folder / file, 28, 28), levels=2) for file in files)
     notes = [
         miscounted("training", train, 50000),
         miscounted("validation", val, 10000),
@@ -113,45 +123,45 @@ def _binarized_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
 
 def _shapes(config: DataConfig, _: Progress | None) -> Dataset:
     sides = config.sides or (32, 32)
-    train, val, test = (Split(*drawn.shapes(n, *sides, config.seed, i)) for i, n in enumerate((6000, 1000, 1000)))
-    return given("shapes", train, val, test, drawn.SHAPES)
+    train, val, test = (Split(*synthetic.shapes(n, *sides, config.seed, i)) for i, n in enumerate((6000, 1000, 1000)))
+    return given("shapes", train, val, test, synthetic.SHAPES)
 
 
 def _colored_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
-    grey = _mnist(config, progress)
+    gray = _mnist(config, progress)
 
-    def coloured(split: Split, stream: int) -> Split:
+    def colored(split: Split, stream: int) -> Split:
         images, labels = split.all()
-        return Split(drawn.color_digits(images, config.seed, stream), labels, drawn.COLOR_LEVELS)
+        return Split(synthetic.color_digits(images, config.seed, stream), labels, synthetic.COLOR_LEVELS)
 
-    train, val, test = (coloured(grey.split(name), i) for i, name in enumerate(NAMES))
-    return given("colored-mnist", train, val, test, DIGITS, grey.note)
+    train, val, test = (colored(gray.split(name), i) for i, name in enumerate(NAMES))
+    return given("colored-mnist", train, val, test, DIGITS, gray.note)
 
 
 def _sevens_and_eights(config: DataConfig, progress: Progress | None) -> Dataset:
-    grey = _mnist(config, progress)
+    gray = _mnist(config, progress)
     sides = config.sides or (64, 64)
 
     def chosen(split: Split, count: int, stream: int) -> Split:
         labels = np.asarray(split.labels)
-        members = drawn.choose(labels, (7, 8), count, config.seed, stream)
-        return Split(drawn.resample(split.take(members)[0], *sides), (labels[members] == 8).astype(np.int64))
+        members = synthetic.choose(labels, (7, 8), count, config.seed, stream)
+        return Split(synthetic.resample(split.take(members)[0], *sides), (labels[members] == 8).astype(np.int64))
 
     # Of each digit, from MNIST's own train, val and test: few to learn from, enough to measure on.
     counts = (200, 400, 900)
-    train, val, test = (chosen(grey.split(name), counts[i], i) for i, name in enumerate(NAMES))
-    return given("sevens-and-eights", train, val, test, ("7", "8"), grey.note)
+    train, val, test = (chosen(gray.split(name), counts[i], i) for i, name in enumerate(NAMES))
+    return given("sevens-and-eights", train, val, test, ("7", "8"), gray.note)
 
 
 _mnist = partial(_idx, "mnist", DIGITS)
 
 DATASETS: dict[str, Entry] = {
     "digits": Entry(_digits, "1797 handwritten digits, 1x8x8, 17 levels (UCI, CC BY 4.0); inside the package"),
-    "shapes": Entry(_shapes, "coloured circles, squares and triangles, 3x32x32 or any size; drawn"),
+    "shapes": Entry(_shapes, "colored circles, squares and triangles, 3x32x32 or any size; drawn"),
     "mnist": Entry(_mnist, "handwritten digits, 1x28x28"),
     "fashion-mnist": Entry(partial(_idx, "fashion-mnist", FASHION), "pieces of clothing, 1x28x28 (MIT)"),
     "cifar10": Entry(_cifar10, "photographs of ten classes, 3x32x32"),
-    "binarized-mnist": Entry(_binarized_mnist, "Larochelle's static binarisation of MNIST, 1x28x28, 2 levels"),
+    "binarized-mnist": Entry(_binarized_mnist, "Larochelle's static binarization of MNIST, 1x28x28, 2 levels"),
     "colored-mnist": Entry(
         _colored_mnist, "MNIST digits inverted into patches of a colored scene, 3x28x28, 4 levels; drawn from mnist"
     ),
@@ -170,8 +180,8 @@ def _own(config: DataConfig) -> Dataset:
             f"There are {', '.join(DATASETS)}; or give the path of a folder, zip, .npz, .npy or list of pictures"
         )
     reading = Reading(
-        config.sides, config.grey, config.fit, config.background, config.bits, config.frames, config.bad_images
+        config.sides, config.gray, config.fit, config.background, config.bits, config.frames, config.bad_images
     )
-    pictures = read_pictures(path, reading, config.cache)
+    pictures = read_images(path, reading, config.cache)
     whole = Split(pictures.images, pictures.labels, pictures.source_levels)
     return own(config.source, whole, pictures.parts, pictures.classes, pictures.note, config.seed)

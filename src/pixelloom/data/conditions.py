@@ -1,6 +1,6 @@
 """Pictures to go by: what an image is conditioned on, derived from the image itself.
 
-    smaller@k    c[y, x] = floor(mean of the k x k block at (k y, k x) + 1/2), channel by channel, in the image's levels
+    downsample@k    c[y, x] = floor(mean of the k x k block at (k y, k x) + 1/2), channel by channel, in the image's levels
     edges        c[y, x] = 1 where |v[y, x] - v'| >= (levels - 1) / 4 for v' = v[y, x + 1] or v[y + 1, x] in any channel
 
 A small picture is repeated to the size of the image before a network reads it. All is integers up to there.
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.types import ImageSpec
 
-_SMALLER = re.compile(r"smaller@(\d{1,4})")
-RULES = "none, smaller@K with K of 2 or more, or edges"
+_DOWNSAMPLE = re.compile(r"downsample@(\d{1,4})")
+RULES = "none, downsample@K with K of 2 or more, or edges"
 
 
 def check_rule(rule: str) -> str:
@@ -29,7 +29,7 @@ def check_rule(rule: str) -> str:
 
 
 def _factor(rule: str) -> int:
-    found = _SMALLER.fullmatch(rule)
+    found = _DOWNSAMPLE.fullmatch(rule)
     return int(found[1]) if found else 1
 
 

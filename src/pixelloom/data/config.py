@@ -14,7 +14,7 @@ _MAX_SIDE = 1 << 12
 
 
 class DataConfig(BaseModel):
-    """A data set and what is done to it, in this order: grey, size, levels or binarisation."""
+    """A data set and what is done to it, in this order: gray, size, levels or binarization."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,19 +22,19 @@ class DataConfig(BaseModel):
         "digits", description="name of a data set, or path of a folder, zip, .npz, .npy or list of files"
     )
     root: Path | None = Field(None, description="folder that holds <name>/<published files>; else $PIXELLOOM_DATA")
-    levels: int | None = Field(None, ge=2, le=256, description="quantise to this many levels a value")
+    levels: int | None = Field(None, ge=2, le=256, description="quantize to this many levels a value")
     binarize: str = Field("none", description="none, static, dynamic or threshold@T with 0 <= T < 1")
     size: int | str | None = Field(None, description="side in pixels, or HEIGHTxWIDTH")
-    grey: bool = Field(False, description="one channel, ITU-R 601 luma")
+    gray: bool = Field(False, description="one channel, ITU-R 601 luma")
     fit: Literal["crop", "resize", "pad", "error"] = Field(
         "crop", description="what to do with pictures of another size"
     )
-    background: str = Field("white", description="colour beneath transparent pixels and around padded pictures")
+    background: str = Field("white", description="color beneath transparent pixels and around padded pictures")
     bits: Literal[8] | None = Field(None, description="8: read 16-bit files by their upper 8 bits")
     frames: Literal["first", "all"] = Field("first", description="of animated and multipage files")
     bad_images: Literal["skip", "error"] = Field("skip", description="what to do with damaged files")
     seed: int = Field(
-        0, ge=0, lt=1 << 63, description="of what is drawn: shapes, colours, static bits, the cut of own pictures"
+        0, ge=0, lt=1 << 63, description="of what is drawn: shapes, colors, static bits, the cut of own pictures"
     )
     cache: Path | None = Field(None, description="folder for decoded pictures; else $PIXELLOOM_CACHE")
     limit: int | None = Field(None, ge=1, description="train on the first so many images only, for trials")

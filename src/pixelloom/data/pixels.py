@@ -1,4 +1,4 @@
-"""Integer levels and what becomes of them: quantisation, binarisation, model space, display.
+"""Integer levels and what becomes of them: quantization, binarization, model space, display.
 
 An image is integers from file to head: uint8 levels v in 0..S-1. Every constant that turns levels into something else
 lives here and nowhere else, and no path goes through a float and back (``(x * 255).long()`` after a trip to [-1, 1]
@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pixelloom.errors import UsageError
-from pixelloom.types import Levels
+from pixelloom.core import rng
+from pixelloom.core.errors import UsageError
+from pixelloom.core.types import Levels
 
 Table: TypeAlias = npt.NDArray[np.uint8]
 """A map of levels to levels, uint8 [256]; entries at or above the source's number of levels are never read."""
@@ -24,7 +25,7 @@ Table: TypeAlias = npt.NDArray[np.uint8]
 _CHUNK = 4096  # images at a time where a memory-mapped array is scanned
 
 
-def quantise_table(source_levels: int, levels: int) -> Table:
+def quantize_table(source_levels: int, levels: int) -> Table:
     """The map v -> floor(v * levels / source_levels): bins of equal width, so all levels are reached.
 
     Raises UsageError when ``levels`` exceeds ``source_levels``: levels that never occur would be paid for in bits.
@@ -39,9 +40,9 @@ def threshold_table(levels: int, t: float) -> Table:
     return (np.arange(256) / (levels - 1) > t).astype(np.uint8)
 
 
-def quantise(images: Levels, source_levels: int, levels: int) -> Levels:
+def quantize(images: Levels, source_levels: int, levels: int) -> Levels:
     """Levels 0..source_levels-1 to 0..levels-1 by v -> floor(v * levels / source_levels)."""
-    return quantise_table(source_levels, levels)[images]
+    return quantize_table(source_levels, levels)[images]
 
 
 def threshold(images: Levels, levels: int, t: float) -> Levels:
@@ -53,7 +54,7 @@ def draw_bits(images: Levels, levels: int, rng: np.random.BitGenerator) -> Level
     """One Bernoulli(v / (levels - 1)) draw for each value: 0 never gives 1, the highest level always does.
 
     Works on raw 32-bit integers u: the bit is 1 where floor(u (levels - 1) / 2^32) < v. Raw output is the one stream
-    that numpy promises to keep between versions, so a static binarisation stays the same data set for good.
+    that numpy promises to keep between versions, so a static binarization stays the same data set for good.
     """
     n = images.size
     u = np.asarray(rng.random_raw((n + 1) // 2)).view(np.uint32)[:n].astype(np.uint64)
@@ -62,15 +63,8 @@ def draw_bits(images: Levels, levels: int, rng: np.random.BitGenerator) -> Level
 
 def draw_bits_each(images: Levels, levels: int, seed: int, stream: int, keys: Sequence[int]) -> Levels:
     """``draw_bits`` with a generator of its own for each image: image i depends on (seed, stream, keys[i]) alone."""
-    bits = [
-        draw_bits(image, levels, bit_source(seed, stream, int(key))) for image, key in zip(images, keys, strict=True)
-    ]
+    bits = [draw_bits(image, levels, rng.bits(seed, stream, int(key))) for image, key in zip(images, keys, strict=True)]
     return np.stack(bits) if bits else images.copy()
-
-
-def bit_source(*words: int) -> np.random.Philox:
-    """A counter-based generator that is a function of some non-negative integers."""
-    return np.random.Philox(np.random.SeedSequence(words))
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ class Scaling:
 
     @classmethod
     def standard(cls, images: Levels, levels: int) -> Scaling:
-        """To mean 0 and deviation 1 over all values of the (training) images; constant images are only centred.
+        """To mean 0 and deviation 1 over all values of the (training) images; constant images are only centered.
 
         Counts are exact integers, and a memory-mapped array is never copied whole.
         """
@@ -127,7 +121,7 @@ def from_model(y: torch.Tensor, levels: int, scaling: Scaling) -> torch.Tensor:
 
 
 def bytes_table(levels: int) -> Table:
-    """The map of levels to display bytes: round(255 v / (levels - 1)), held inside the bin that quantises back to v.
+    """The map of levels to display bytes: round(255 v / (levels - 1)), held inside the bin that quantizes back to v.
 
     So 0 is black, the highest level is white, and a picture saved and read again with ``levels`` has the same levels.
     """
@@ -137,5 +131,5 @@ def bytes_table(levels: int) -> Table:
 
 
 def to_bytes(images: Levels, levels: int) -> Levels:
-    """Levels to display bytes 0..255: monotone, onto both ends, and undone exactly by ``quantise(_, 256, levels)``."""
+    """Levels to display bytes 0..255: monotone, onto both ends, and undone exactly by ``quantize(_, 256, levels)``."""
     return bytes_table(levels)[images]

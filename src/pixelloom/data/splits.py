@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pixelloom.core.errors import DataError, UsageError, did_you_mean
+from pixelloom.core.types import ImageSpec, Labels, Levels
 from pixelloom.data.pixels import Table, draw_bits_each
-from pixelloom.errors import DataError, UsageError, did_you_mean
-from pixelloom.types import ImageSpec, Labels, Levels
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 """Positions in an array of images, int64 [N]."""
@@ -35,7 +35,7 @@ class Split:
 
     ``store`` is uint8 [M, C, H, W] (an array or a memory map) of values below ``levels``, ``store_labels`` int64 [M];
     ``rows`` are the members in order (all of the store when None). Values pass through ``table`` where there is one;
-    ``bits = (seed, stream)`` binarises image i by one draw that depends on (seed, stream, i) alone.
+    ``bits = (seed, stream)`` binarizes image i by one draw that depends on (seed, stream, i) alone.
     """
 
     store: Levels
@@ -77,7 +77,7 @@ class Split:
     def subset(self, positions: Rows) -> Split:
         """The images at some positions, still a view of the same store; for splits without drawn bits."""
         if self.bits is not None:
-            raise ValueError("drawn bits belong to positions; take the subset first and binarise then")
+            raise ValueError("drawn bits belong to positions; take the subset first and binarize then")
         return replace(self, rows=positions if self.rows is None else self.rows[positions])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,8 +129,8 @@ class Mapped:
 class Dataset:
     """Images in three disjoint splits, and what a model must know of them.
 
-    When ``dynamic``, ``spec.levels`` is 2 but splits give grey images of ``source_levels`` levels, and the stream
-    binarises them anew at each visit. ``note`` says in words what a figure measured on this data must mention.
+    When ``dynamic``, ``spec.levels`` is 2 but splits give gray images of ``source_levels`` levels, and the stream
+    binarizes them anew at each visit. ``note`` says in words what a figure measured on this data must mention.
     """
 
     name: str

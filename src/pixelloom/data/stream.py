@@ -18,19 +18,18 @@ import numpy as np
 import torch
 from torch.utils import data as torch_data
 
-from pixelloom.data.pixels import bit_source, draw_bits_each
+from pixelloom.core import rng
+from pixelloom.core.errors import DataError, UsageError
+from pixelloom.core.types import Batch, ImageSpec, Levels
+from pixelloom.data.pixels import draw_bits_each
 from pixelloom.data.splits import Rows, Split
-from pixelloom.errors import DataError, UsageError
-from pixelloom.types import Batch, ImageSpec, Levels
-
-_SHUFFLE, _TRAIN_BITS, _EVAL_BITS = 101, 102, 103  # streams of randomness, kept apart
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
     """The endless shuffled sequence of one split, in steps of ``batch`` images over all ranks together.
 
-    ``dynamic`` binarises the split's grey images anew at each visit; the bits depend on (seed, position in the
+    ``dynamic`` binarizes the split's gray images anew at each visit; the bits depend on (seed, position in the
     sequence). Raises UsageError when ranks cannot share a batch evenly, DataError when the split is empty.
     """
 
@@ -56,7 +55,7 @@ class Stream:
         positions = np.arange(first, first + share)
         images, labels = self.split.take(self._shuffled(positions))
         if self.dynamic:
-            images = draw_bits_each(images, self.split.levels, self.seed, _TRAIN_BITS, positions.tolist())
+            images = draw_bits_each(images, self.split.levels, self.seed, rng.Stream.TRAIN_BITS, positions.tolist())
         return _batch(images, labels)
 
     def _shuffled(self, positions: Rows) -> Rows:
@@ -109,8 +108,8 @@ def ordered(
 ) -> Iterator[Batch]:
     """Every image of a split exactly once, in order, the short last batch included; each rank has a contiguous part.
 
-    With ``limit`` only so many images, evenly spaced over the split, whose order may be by class. ``dynamic`` binarises
-    grey images by bits that depend on (seed, position in the split) alone.
+    With ``limit`` only so many images, evenly spaced over the split, whose order may be by class. ``dynamic`` binarizes
+    gray images by bits that depend on (seed, position in the split) alone.
     """
     _check(split, spec, batch, rank, world)
     n = len(split) if limit is None else min(limit, len(split))
@@ -124,7 +123,7 @@ def at(split: Split, positions: Rows, dynamic: bool = False, seed: int = 0) -> B
     """Images at some positions of a split, as the ordered pass gives them."""
     images, labels = split.take(positions)
     if dynamic:
-        images = draw_bits_each(images, split.levels, seed, _EVAL_BITS, positions.tolist())
+        images = draw_bits_each(images, split.levels, seed, rng.Stream.EVAL_BITS, positions.tolist())
     return _batch(images, labels)
 
 
@@ -144,8 +143,7 @@ def _as_is(item: Any) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> Rows:
-    # Sorting raw 64-bit draws, and not Generator.permutation, whose output may change between versions of numpy.
-    order = np.argsort(np.asarray(bit_source(seed, _SHUFFLE, epoch).random_raw(n)), kind="stable")
+    order = rng.permutation(n, seed, rng.Stream.SHUFFLE, epoch)
     order.setflags(write=False)
     return order
 

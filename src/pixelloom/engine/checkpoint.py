@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pixelloom.core.atomic import remove_parts
+from pixelloom.core.errors import ModelError, UsageError
+from pixelloom.engine.safetensors_io import check_keys, load_tensors, save_tensors
 from pixelloom.engine.state import Hook, Run, State
-from pixelloom.engine.tensors import check_keys, load_tensors, remove_parts, save_tensors
-from pixelloom.errors import ModelError, UsageError
 
 _log = logging.getLogger("pixelloom")
 _KEEP = 2  # a damaged newest file must leave another to fall back to
@@ -29,7 +30,7 @@ class Checkpoint(Hook):
         self.folder = folder
         self._last = time.monotonic()
 
-    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Save at the end, every ``checkpoint_every`` images, or by default 20 times a run and every five minutes."""
         every = run.config.checkpoint_every
         if run.due(every, 20) or (every is None and time.monotonic() - self._last > _SECONDS):
@@ -117,13 +118,13 @@ def prepare(out: Path, run: Run) -> None:
 
 
 def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
-    """Everything to save: ``part/<part>/<key>``, ``average/<key>``, ``optimiser/<phase>/<slot>/<parameter>``."""
+    """Everything to save: ``part/<part>/<key>``, ``average/<key>``, ``optimizer/<phase>/<slot>/<parameter>``."""
     yield from _weights(run)
     for turn in run.turns:
         for name, parameter in turn.phase.module.named_parameters():
-            for slot, value in turn.optimiser.state.get(parameter, {}).items():
+            for slot, value in turn.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    yield f"optimiser/{turn.phase.name}/{slot}/{name}", value
+                    yield f"optimizer/{turn.phase.name}/{slot}/{name}", value
 
 
 def _weights(run: Run) -> Iterator[tuple[str, Tensor]]:
@@ -140,9 +141,9 @@ def _apply(run: Run, path: Path, tensors: dict[str, Tensor], meta: Mapping[str, 
     the order of summation in some kernels, and with it the last bits.
     """
     weights = dict(_weights(run))
-    moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith("optimiser/")}
+    moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith("optimizer/")}
     slots = {
-        f"optimiser/{turn.phase.name}/{slot}/{name}": (turn, slot, parameter)
+        f"optimizer/{turn.phase.name}/{slot}/{name}": (turn, slot, parameter)
         for turn in run.turns
         for name, parameter in turn.phase.module.named_parameters()
         for slot in _SLOTS
@@ -154,7 +155,7 @@ def _apply(run: Run, path: Path, tensors: dict[str, Tensor], meta: Mapping[str, 
             value.copy_(tensors[key])
         for key, value in moments.items():
             turn, slot, parameter = slots[key]
-            turn.optimiser.state[parameter][slot] = _like(slot, parameter).copy_(value)
+            turn.optimizer.state[parameter][slot] = _like(slot, parameter).copy_(value)
     run.state = State(**meta["state"])
     _warn_of_changes(run, path, meta["config"])
 

@@ -1,4 +1,4 @@
-"""What a user can set about training itself. What is trained, and by which optimiser, comes with the objective."""
+"""What a user can set about training itself. What is trained, and by which optimizer, comes with the objective."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 
+from pixelloom.core.errors import UsageError
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.memory import keep_freed_memory, out_of_memory
-from pixelloom.errors import UsageError
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -82,7 +82,7 @@ def choose_device(config: TrainConfig) -> Literal["cpu", "cuda"]:
 def choose_precision(config: TrainConfig, device: Literal["cpu", "cuda"]) -> Literal["32-true", "bf16-mixed"]:
     """bf16 where it was asked for, or for "auto" where the hardware has it: elsewhere it is emulated, and slow.
 
-    Weights, their average and the optimiser's moments are fp32 in both. Raises UsageError if bf16 is not supported.
+    Weights, their average and the optimizer's moments are fp32 in both. Raises UsageError if bf16 is not supported.
     """
     if device == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -19,8 +19,8 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from torch import nn
 
+from pixelloom.core.atomic import write_bytes
 from pixelloom.engine.state import Hook, Run, State
-from pixelloom.engine.tensors import write_bytes
 
 _SHOW_BAR, _SHOW_LINES = 0.2, 10.0  # seconds between two updates on a terminal, and elsewhere
 _SMOOTH = 0.95  # weight of the past in the figures shown
@@ -45,7 +45,7 @@ class Progress(Hook):
             self._task = self._bar.add_task("", total=1.0)
             self._bar.start()
 
-    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Take in the round; show where the run stands now and then."""
         for name, value in stats.items():
             self._means[name] = _SMOOTH * self._means.get(name, value) + (1 - _SMOOTH) * value
@@ -105,7 +105,7 @@ class MetricsWriter(Hook):
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self.path.open("a", encoding="utf-8")
 
-    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Take in the round; write a line every ``every`` rounds and at the end."""
         self._window.append(stats)
         if run.state.step % self.every and run.progress < 1:
@@ -160,7 +160,7 @@ class TensorBoard(Hook):
 
         self._writer = SummaryWriter(str(self.folder), purge_step=run.state.step + 1)
 
-    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Write every ``every``-th round's figures."""
         if run.state.step % self.every == 0 or run.progress >= 1:
             self._scalars("train", run, stats)
@@ -185,7 +185,7 @@ class Validate(Hook):
     Runs every ``validate_every`` images, by default 20 times a run, and at the end. Under a budget in minutes a
     validation is left out while the ones before have taken more than a tenth of the time.
 
-    ``on_best(module, figures, state)`` is called with the deployed module (averaged weights, eval mode) whenever the
+    ``on_best(module, figures, state)`` is called with the ema_weights module (averaged weights, eval mode) whenever the
     monitored figure is the lowest so far.
     """
 
@@ -193,7 +193,7 @@ class Validate(Hook):
         self.on_best = on_best
         self._seconds = 0.0
 
-    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Validate if it is time."""
         if not run.due(run.config.validate_every, 20):
             return
@@ -201,7 +201,7 @@ class Validate(Hook):
             return
         begun = time.monotonic()
         monitor, state = run.objective.monitor, run.state
-        with run.deployed() as module:
+        with run.ema_weights() as module:
             figures = monitor.measure(module)
             value = figures[monitor.name]
             if math.isfinite(value) and (state.best is None or value < state.best):
@@ -218,8 +218,8 @@ class EverySamples(Hook):
     def __init__(self, draw: Callable[[nn.Module, State], None]) -> None:
         self.draw = draw
 
-    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Draw if it is time."""
         if run.due(run.config.sample_every, 10):
-            with run.deployed() as module:
+            with run.ema_weights() as module:
                 self.draw(module, run.state)

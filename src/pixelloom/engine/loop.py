@@ -11,19 +11,19 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from signal import Signals as Signal
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from pixelloom.core.errors import ModelError
+from pixelloom.core.rng import seed_of
+from pixelloom.core.types import Batch
 from pixelloom.engine.checkpoint import Checkpoint, last, prepare
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import memory_explained
 from pixelloom.engine.optim import rate
 from pixelloom.engine.signals import Interrupted, Signals
 from pixelloom.engine.state import Hook, Run, State, Turn
-from pixelloom.errors import ModelError
-from pixelloom.objectives import Objective
-from pixelloom.types import Batch
+from pixelloom.objectives.base import Objective
 
 
 def fit(
@@ -76,13 +76,13 @@ def _rounds(run: Run, batches: Iterator[Batch], signals: Signals, checkpoint: Ch
         batch = run.fabric.to_device(next(batches))
         stats: dict[str, float] = {}
         for index, turn in enumerate(run.turns):
-            if run.state.step % turn.phase.every == 0:
+            if run.state.step % turn.phase.interval == 0:
                 stats |= _take(run, turn, index, batch)
         signal = run.advance(signals.received)
         if run.average:
             run.average.update(run.state.step)
         for hook in run.hooks:
-            hook.on_round(run, stats)
+            hook.on_step(run, stats)
         if signal:
             _stop(run, signal, checkpoint)
 
@@ -91,7 +91,7 @@ def _take(run: Run, turn: Turn, index: int, batch: Batch) -> dict[str, float]:
     """One phase of one round: accumulate gradients, check them, clip them, step. Returns means of the statistics."""
     phase, fabric, n = turn.phase, run.fabric, run.config.accumulate
     run.only(turn)
-    lr = rate(run.progress, run.state.images + run.config.batch, phase.optimiser)
+    lr = rate(run.progress, run.state.images + run.config.batch, phase.optimizer)
     sums: dict[str, torch.Tensor] = {}
     for m, micro in enumerate(_split(batch, n)):
         _seed(fabric, seed_of(run.config.seed, run.state.step, fabric.global_rank, index, m))
@@ -107,12 +107,12 @@ def _take(run: Run, turn: Turn, index: int, batch: Batch) -> dict[str, float]:
             f"training diverged at step {run.state.step}, phase {phase.name!r}: loss {means[1]}, gradient norm "
             f"{means[0]}. {last(run)} Lower the rate (now {lr:.3g}), lengthen the warm-up or clip the gradient."
         )
-    if phase.optimiser.clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(turn.parameters, phase.optimiser.clip, norm)
-    for group in turn.optimiser.param_groups:
+    if phase.optimizer.clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(turn.parameters, phase.optimizer.clip, norm)
+    for group in turn.optimizer.param_groups:
         group["lr"] = lr
-    turn.optimiser.step()
-    turn.optimiser.zero_grad(set_to_none=True)
+    turn.optimizer.step()
+    turn.optimizer.zero_grad(set_to_none=True)
     return {f"{phase.name}/norm": means[0], f"{phase.name}/rate": lr, **dict(zip(sums, means[1:], strict=True))}
 
 
@@ -128,11 +128,6 @@ def _seed(fabric: Fabric, seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if fabric.device.type == "cuda":
         torch.cuda.manual_seed(seed)
-
-
-def seed_of(*key: int) -> int:
-    """A 64-bit seed for a tuple of non-negative integers; near keys give unrelated seeds."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def _stop(run: Run, signal: int, checkpoint: Checkpoint | None) -> None:

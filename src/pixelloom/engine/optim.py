@@ -1,4 +1,4 @@
-"""The optimiser of a phase, its learning rate over a run, and the average of the weights that users get."""
+"""The optimizer of a phase, its learning rate over a run, and the average of the weights that users get."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pixelloom.engine.muon import Muon
-from pixelloom.objectives import OptimConfig
+from pixelloom.objectives.base import OptimConfig
 
 
-def build_optimiser(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
-    """The optimiser that ``config`` names; for "sgd" the first beta is the (Nesterov) momentum.
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
+    """The optimizer that ``config`` names; for "sgd" the first beta is the (Nesterov) momentum.
 
     ``fused``: one kernel for all parameters, several times faster than the default on CPUs and GPUs alike.
     """
@@ -39,7 +39,7 @@ def build_optimiser(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
 def rate(progress: float, images: int, config: OptimConfig) -> float:
     """The learning rate of a round: warm-up over the ``images`` seen by its end, decay over ``progress`` at its start.
 
-    Warm-up is counted in images because its length is a matter of the optimiser's moments, not of the budget; decay in
+    Warm-up is counted in images because its length is a matter of the optimizer's moments, not of the budget; decay in
     shares of the budget, so that one recipe fits every budget, the clock's too.
     """
     warmup = min(1.0, images / config.warmup) if config.warmup else 1.0

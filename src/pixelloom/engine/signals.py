@@ -8,7 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from pixelloom.errors import PixelloomError
+from pixelloom.core.errors import PixelloomError
 
 
 class Interrupted(PixelloomError):  # noqa: N818  # no error: it was asked for

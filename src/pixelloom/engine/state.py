@@ -16,10 +16,10 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pixelloom.core.types import Batch
 from pixelloom.engine.config import TrainConfig
-from pixelloom.engine.optim import WeightAverage, build_optimiser
-from pixelloom.objectives import Objective, Phase, Stats
-from pixelloom.types import Batch
+from pixelloom.engine.optim import WeightAverage, build_optimizer
+from pixelloom.objectives.base import Objective, Phase, Stats
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Hook:
     def on_start(self, run: Run) -> None:
         """Before the first round; after a resumption ``run.state`` says where it goes on."""
 
-    def on_round(self, run: Run, stats: Mapping[str, float]) -> None:
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """After each round, with the means of its statistics over micro-batches and processes."""
 
     def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
@@ -63,11 +63,11 @@ class _LossModule(nn.Module):
 
 @dataclass(frozen=True)
 class Turn:
-    """A phase made ready: its loss as Fabric runs it, its optimiser, and the parameters that move in it."""
+    """A phase made ready: its loss as Fabric runs it, its optimizer, and the parameters that move in it."""
 
     phase: Phase
     loss: _FabricModule
-    optimiser: Optimizer
+    optimizer: Optimizer
     parameters: list[nn.Parameter]
 
 
@@ -81,19 +81,19 @@ class Run:
         self.hooks = hooks
         self.state = State()
         self.saved: Path | None = None  # the last checkpoint, written or resumed from
-        self._ready: tuple[int, nn.Module] | None = None  # the deployed part as it was made ready, and at which step
+        self._ready: tuple[int, nn.Module] | None = None  # the ema_weights part as it was made ready, and at which step
         for part in objective.parts.values():
             part.to(fabric.device)
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 4-D weights: fastest on CPUs
         self._parameters = [p for part in objective.parts.values() for p in part.parameters()]
         self.turns = tuple(map(self._make_ready, objective.phases))
-        self.average = WeightAverage(objective.parts[objective.deploy], config.ema) if config.ema else None
+        self.average = WeightAverage(objective.parts[objective.ema_part], config.ema) if config.ema else None
         self.start_clock()
 
     def _make_ready(self, phase: Phase) -> Turn:
         parameters = [p for p in phase.module.parameters() if p.requires_grad]
         loss = self.fabric.setup_module(_LossModule(phase), move_to_device=False)
-        return Turn(phase, loss, build_optimiser(parameters, phase.optimiser), parameters)
+        return Turn(phase, loss, build_optimizer(parameters, phase.optimizer), parameters)
 
     def start_clock(self) -> None:
         """Count time from now, on top of what ``state`` has used already."""
@@ -147,9 +147,9 @@ class Run:
         return int(self.progress * times) > int(progress * times)
 
     @contextlib.contextmanager
-    def deployed(self) -> Iterator[nn.Module]:
-        """What users would get now: the deployed part with averaged weights, made ready, in eval mode, no gradients."""
-        module = self.average.module if self.average else self.objective.parts[self.objective.deploy]
+    def ema_weights(self) -> Iterator[nn.Module]:
+        """What users would get now: the ema_weights part with averaged weights, made ready, in eval mode, no gradients."""
+        module = self.average.module if self.average else self.objective.parts[self.objective.ema_part]
         modes = {m: m.training for m in module.modules()}
         with torch.no_grad():
             if self._ready is None or self._ready[0] != self.state.step:

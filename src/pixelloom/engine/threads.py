@@ -14,10 +14,10 @@ from typing import cast
 import torch
 from lightning_fabric import Fabric
 
+from pixelloom.core.threads import usable
+from pixelloom.core.types import Batch
 from pixelloom.engine.config import TrainConfig
-from pixelloom.objectives import Objective
-from pixelloom.threads import usable
-from pixelloom.types import Batch
+from pixelloom.objectives.base import Objective
 
 _log = logging.getLogger("pixelloom")
 

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelloom.layers.causal import MaskedConv2d, group_sizes
+from pixelloom.layers.masked_conv import MaskedConv2d, group_sizes
 from pixelloom.layers.reads import HERE, Read
 
 Norm = Literal["none", "batch", "channel"]
 Activation = Literal["relu", "silu"]
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """Zero mean and unit variance over the features of each position."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,25 +33,25 @@ class Normalise(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the features of one position (Ba et al. 2016), within each channel group.
+    """Layer normalization over the features of one position (Ba et al. 2016), within each channel group.
 
-    Unlike batch normalisation it sees one image and one position only, so the likelihood of an image never depends on
-    its neighbours in the batch, and training mode is evaluation mode.
+    Unlike batch normalization it sees one image and one position only, so the likelihood of an image never depends on
+    its neighbors in the batch, and training mode is evaluation mode.
     """
 
     def __init__(self, features: int, groups: int = 1) -> None:
         super().__init__()
         self.sizes = group_sizes(features, groups)
-        self.normalise = Normalise()
+        self.normalize = Normalize()
         self.gain = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> same"""
         if len(self.sizes) > 1:
-            normed = torch.cat([self.normalise(part) for part in torch.split(x, self.sizes, dim=1)], dim=1)
+            normed = torch.cat([self.normalize(part) for part in torch.split(x, self.sizes, dim=1)], dim=1)
         else:
-            normed = self.normalise(x)
+            normed = self.normalize(x)
         return normed * self.gain[:, None, None] + self.bias[:, None, None]
 
 

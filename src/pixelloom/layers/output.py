@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelloom.layers.causal import MaskedConv2d
+from pixelloom.layers.masked_conv import MaskedConv2d
 
 
 class Output(nn.Module):

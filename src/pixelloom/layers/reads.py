@@ -9,7 +9,7 @@ reads these features of this input at these positions. Four kinds of positions c
     Closure    all that is reached by steps such as "up" and "left", as a recurrence over the image does
 
 From these alone follow when a feature can be computed, what a pixel can see, and whether a network is autoregressive
-(:mod:`pixelloom.sampling.dataflow`). Each kind offers the two directions that this takes, on arrays over positions:
+(:mod:`pixelloom.sampling.fast.analysis`). Each kind offers the two directions that this takes, on arrays over positions:
 ``latest`` carries values forward (the largest value among the positions read), ``back`` carries marks backward (which
 positions are read by the marked ones).
 
@@ -25,7 +25,7 @@ A layer also says how it computes one output from what it reads, in one of these
                                   each of M outputs in the order of ``Positions.of``, and ``present``, bool [M, N],
                                   false beyond the edge and where an output reads fewer than N -> [M, out]
 
-A layer that reads one offset of the same feature only (a shift, a nearest-neighbour upsampling), or its own position
+A layer that reads one offset of the same feature only (a shift, a nearest-neighbor upsampling), or its own position
 only (a norm over features), need say no more.
 """
 
@@ -77,7 +77,7 @@ class Offsets:
 
     Attributes:
         taps: offsets (down, right).
-        stride: input positions between neighbouring outputs, (rows, columns): downsampling.
+        stride: input positions between neighboring outputs, (rows, columns): downsampling.
         up: outputs that share an input position, (rows, columns): upsampling.
     """
 
@@ -119,7 +119,7 @@ class Offsets:
         return here + min(dy for dy, _ in self.taps), here + max(dy for dy, _ in self.taps)
 
     def _pairs(self, axis: int, shift: int, outputs: int, inputs: int) -> tuple[slice, npt.NDArray[np.int64]]:
-        """Along one axis: the outputs whose tap lies inside, which are neighbours, and what they read there."""
+        """Along one axis: the outputs whose tap lies inside, which are neighbors, and what they read there."""
         read = np.arange(outputs) * self.stride[axis] // self.up[axis] + shift
         first, end = np.searchsorted(read, (0, inputs))
         return slice(int(first), int(end)), read[first:end]

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelloom.layers.spectral import spectral
+from pixelloom.layers.spectral_norm import spectral
 
 Style = Literal["tutorial", "paper"]
 
@@ -107,7 +107,7 @@ def attention_maps(network: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
             hook.remove()
 
 
-class AttentionFigures(NamedTuple):
+class AttentionStats(NamedTuple):
     """Whether a layer's attention does anything: it does not while gamma is 0, nor tell places apart at entropy 1."""
 
     gamma: float
@@ -115,14 +115,14 @@ class AttentionFigures(NamedTuple):
     """Mean entropy of its maps over that of a uniform one, in [0, 1]."""
 
 
-def attention_figures(network: nn.Module, maps: Sequence[tuple[str, Tensor]]) -> dict[str, AttentionFigures]:
+def attention_stats(network: nn.Module, maps: Sequence[tuple[str, Tensor]]) -> dict[str, AttentionStats]:
     """The figures of each layer by name, from maps that :func:`attention_maps` collected of the same network."""
     figures = {}
     for name, layer in attention_layers(network):
         seen = [weights.flatten(3).double() for found, weights in maps if found == name]
         if seen:
             nats = torch.cat([torch.special.entr(weights).sum(3).flatten() for weights in seen]).mean().item()
-            figures[name] = AttentionFigures(layer.gamma.item(), nats / math.log(seen[0].shape[3]))
+            figures[name] = AttentionStats(layer.gamma.item(), nats / math.log(seen[0].shape[3]))
     return figures
 
 

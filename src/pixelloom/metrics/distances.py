@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pixelloom.errors import DataError
+from pixelloom.core.errors import DataError
 
 LEAST = 20
 """The smallest set, on either side, that a distance is worked out for."""
@@ -86,14 +86,14 @@ def subset_size(n: int, m: int, subset: int = 1000) -> int:
     return min(subset, n // 2, m // 2)
 
 
-class Neighbourhoods(NamedTuple):
-    """Shares of one set in neighbourhoods of the other, each of which ends at the k-th nearest image of its own set.
+class Neighborhoods(NamedTuple):
+    """Shares of one set in neighborhoods of the other, each of which ends at the k-th nearest image of its own set.
 
-    precision  generated images inside a real one's neighbourhood: is what is drawn like the data?
-    recall     real images inside a generated one's neighbourhood: can all of the data be drawn?
-    density    real neighbourhoods around a generated image, over k: like precision, but an outlier weighs little, and 1
+    precision  generated images inside a real one's neighborhood: is what is drawn like the data?
+    recall     real images inside a generated one's neighborhood: can all of the data be drawn?
+    density    real neighborhoods around a generated image, over k: like precision, but an outlier weighs little, and 1
                in expectation for equal distributions
-    coverage   real images with a generated one in their neighbourhood
+    coverage   real images with a generated one in their neighborhood
     """
 
     precision: float
@@ -102,7 +102,7 @@ class Neighbourhoods(NamedTuple):
     coverage: float
 
 
-def neighbourhoods(real: Tensor, fake: Tensor, *, k: int = 3, k_density: int = 5) -> Neighbourhoods:
+def neighborhoods(real: Tensor, fake: Tensor, *, k: int = 3, k_density: int = 5) -> Neighborhoods:
     """The four shares, with k for precision and recall and ``k_density`` for density and coverage, as in the papers.
 
     For real [N, d] and fake [M, d] of one continuous distribution the expected density is 1, and the expected coverage
@@ -112,7 +112,7 @@ def neighbourhoods(real: Tensor, fake: Tensor, *, k: int = 3, k_density: int = 5
         DataError: with fewer than LEAST images, or than 2 k, on a side.
     """
     checked(real, fake, max(LEAST, 2 * k, 2 * k_density), "precision, recall, density, coverage")
-    real, fake = _centred(real, fake)
+    real, fake = _centered(real, fake)
     # Column k is the k-th nearest other image: column 0 is the image itself, or one that equals it.
     reach = nearest(real, real, max(k, k_density) + 1)[0].square() * _SLACK
     reach_fake = nearest(fake, fake, k + 1)[0][:, k].square() * _SLACK
@@ -125,7 +125,7 @@ def neighbourhoods(real: Tensor, fake: Tensor, *, k: int = 3, k_density: int = 5
         within = distances <= radii[:, k_density, None]
         covered.append(within.any(1))
         inside += int(within.sum())
-    return Neighbourhoods(
+    return Neighborhoods(
         precision=float(precise.double().mean()),
         recall=float(torch.cat(recalled).double().mean()),
         density=inside / (k_density * len(fake)),
@@ -162,7 +162,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return squares.masked_fill_(squares < 1e-12 * norms, 0)
 
 
-def _centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+def _centered(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     middle = real.double().mean(0)
     return real.double() - middle, fake.double() - middle
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixelloom.errors import ModelError
+from pixelloom.core.errors import ModelError
 
 PUBLISHED = "6726825d"
 """How the SHA-256 of the published weights begins, as their name says; pytorch-fid and torch-fidelity have the same."""

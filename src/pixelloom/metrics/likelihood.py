@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from pixelloom.types import Batch
+from pixelloom.core.types import Batch
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def score(log_prob: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Ten
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
-def score_told(log_prob: Callable[[Tensor, Tensor | None], Tensor], batches: Iterable[Batch]) -> Tensor:
+def score_conditional(log_prob: Callable[[Tensor, Tensor | None], Tensor], batches: Iterable[Batch]) -> Tensor:
     """Log-probability of every image given its label, where there is one, float64 [N]."""
     parts = [log_prob(batch.images, batch.labels).double().cpu() for batch in batches]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)

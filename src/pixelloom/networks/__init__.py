@@ -15,19 +15,23 @@ from dataclasses import replace
 from pydantic import BaseModel
 from torch import nn
 
-from pixelloom.errors import UsageError, did_you_mean
-from pixelloom.layers.embedding import Embedded
-from pixelloom.networks.gated import GatedPixelCNN, GatedPixelCNNConfig
-from pixelloom.networks.made import MADE, MADEConfig
-from pixelloom.networks.nade import NADE, NADEConfig
-from pixelloom.networks.pixelcnn import PixelCNN, PixelCNNConfig
-from pixelloom.networks.pixelcnnpp import PixelCNNPlusPlus, PixelCNNPlusPlusConfig
-from pixelloom.networks.pixelrnn import DiagonalBiLSTMConfig, PixelRNN, RowLSTMConfig
-from pixelloom.networks.pixelsnail import PixelSNAIL, PixelSNAILConfig
-from pixelloom.networks.transformer import PixelTransformer, PixelTransformerConfig
-from pixelloom.types import ImageSpec
+from pixelloom.core.errors import UsageError, did_you_mean
+from pixelloom.core.types import ImageSpec
+from pixelloom.layers.level_embedding import Embedded
+from pixelloom.networks.gan.dcgan import DCGANConfig, DCGANDiscriminator, DCGANGenerator
+from pixelloom.networks.gan.r3gan import R3GANConfig, R3GANDiscriminator, R3GANGenerator
+from pixelloom.networks.gan.sagan import SAGANConfig, SAGANDiscriminator, SAGANGenerator
+from pixelloom.networks.gan.sngan import SNGANConfig, SNGANDiscriminator, SNGANGenerator
+from pixelloom.networks.pixel.gated import GatedPixelCNN, GatedPixelCNNConfig
+from pixelloom.networks.pixel.made import MADE, MADEConfig
+from pixelloom.networks.pixel.nade import NADE, NADEConfig
+from pixelloom.networks.pixel.pixelcnn import PixelCNN, PixelCNNConfig
+from pixelloom.networks.pixel.pixelcnnpp import PixelCNNPlusPlus, PixelCNNPlusPlusConfig
+from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, PixelRNN, RowLSTMConfig
+from pixelloom.networks.pixel.pixelsnail import PixelSNAIL, PixelSNAILConfig
+from pixelloom.networks.pixel.transformer import PixelTransformer, PixelTransformerConfig
 
-NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
+PIXEL_NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
     "pixelcnn": (PixelCNNConfig, PixelCNN),
     "gated-pixelcnn": (GatedPixelCNNConfig, GatedPixelCNN),
     "row-lstm": (RowLSTMConfig, PixelRNN),
@@ -40,14 +44,22 @@ NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
 }
 
 
+GAN_NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "dcgan": (DCGANConfig, DCGANGenerator, DCGANDiscriminator),
+    "sagan": (SAGANConfig, SAGANGenerator, SAGANDiscriminator),
+    "sngan": (SNGANConfig, SNGANGenerator, SNGANDiscriminator),
+    "r3gan": (R3GANConfig, R3GANGenerator, R3GANDiscriminator),
+}
+
+
 def takes_condition(name: str) -> bool:
     """Whether the network of that name can go by a picture."""
-    return "condition" in inspect.signature(NETWORKS[name][1]).parameters
+    return "condition" in inspect.signature(PIXEL_NETWORKS[name][1]).parameters
 
 
 def no_condition(name: str) -> str:
     """What to say of a network that cannot."""
-    able = ", ".join(filter(takes_condition, NETWORKS))
+    able = ", ".join(filter(takes_condition, PIXEL_NETWORKS))
     return f"the network {name!r} takes no picture to go by; leave it out, or choose one that does: {able}"
 
 
@@ -62,7 +74,7 @@ def build_network(
     condition: int = 0,
     embedding: int = 0,
 ) -> nn.Module:
-    """A freshly initialised network of that name; with classes, its forward takes labels [B] as well.
+    """A freshly initialized network of that name; with classes, its forward takes labels [B] as well.
 
     With so many channels of a condition, it also takes a picture to go by, [B, condition, H, W]. With an embedding it
     takes numbers of levels, and makes a vector of so many features of each.
@@ -70,9 +82,11 @@ def build_network(
     Raises:
         UsageError: for an unknown name, or settings that do not fit the images.
     """
-    if name not in NETWORKS:
-        raise UsageError(f"no network is called {name!r}.{did_you_mean(name, NETWORKS)} Known: {', '.join(NETWORKS)}")
-    expected, module = NETWORKS[name]
+    if name not in PIXEL_NETWORKS:
+        raise UsageError(
+            f"no network is called {name!r}.{did_you_mean(name, PIXEL_NETWORKS)} Known: {', '.join(PIXEL_NETWORKS)}"
+        )
+    expected, module = PIXEL_NETWORKS[name]
     if not isinstance(config, expected):
         raise UsageError(f"network {name!r} takes a {expected.__name__}, not a {type(config).__name__}")
     if condition and not takes_condition(name):
@@ -82,5 +96,24 @@ def build_network(
         more = {"condition": condition} if condition else {}
         network = module(config, seen, outputs=outputs, groups=groups, classes=classes, **more)
         return Embedded(network, spec, embedding) if embedding else network
+    except ValueError as error:
+        raise UsageError(f"model: {error}") from error
+
+
+def build_pair(name: str, config: BaseModel, spec: ImageSpec, *, classes: int = 0) -> tuple[nn.Module, nn.Module]:
+    """A freshly initialized generator and discriminator of that name.
+
+    Raises:
+        UsageError: for an unknown name, or settings that do not fit the images.
+    """
+    if name not in GAN_NETWORKS:
+        raise UsageError(
+            f"no network is called {name!r}.{did_you_mean(name, GAN_NETWORKS)} Known: {', '.join(GAN_NETWORKS)}"
+        )
+    expected, generator, discriminator = GAN_NETWORKS[name]
+    if type(config) is not expected:
+        raise UsageError(f"network {name!r} takes a {expected.__name__}, not a {type(config).__name__}")
+    try:
+        return generator(config, spec, classes=classes), discriminator(config, spec, classes=classes)
     except ValueError as error:
         raise UsageError(f"model: {error}") from error

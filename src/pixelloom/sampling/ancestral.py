@@ -7,28 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pixelloom.likelihoods import Head, check_temperature
-from pixelloom.types import ImageSpec
+from pixelloom.core.types import ImageSpec
+from pixelloom.heads.discrete import Head, check_temperature
 
 Predict = Callable[[Tensor], Tensor]
 """Levels uint8 [B, C, H, W] -> parameters of the head [B, outputs, H, W]."""
 
 OnStep = Callable[[int, int, Tensor], None]
 """Called after each step with the number of steps done and of all steps, and the images so far, uint8 [B, C, H, W]."""
-
-
-def image_noise(spec: ImageSpec, seed: int, first: int, n: int) -> Tensor:
-    """Uniform noise in [0, 1) for images first .. first + n - 1, float64 [n, C, H, W].
-
-    Each image has a generator of its own, seeded by (seed, image index): a picture does not depend on the batch it was
-    drawn in, nor on the device.
-    """
-    draws = [np.random.default_rng((seed, index)).random(spec.shape) for index in range(first, first + n)]
-    return torch.from_numpy(np.stack(draws))
 
 
 @torch.no_grad()

@@ -1,0 +1,87 @@
+"""``pixelloom compare``"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from pixelloom.cli import outputs
+from pixelloom.cli.console import say
+from pixelloom.cli.options import Device, Flag
+from pixelloom.core.errors import UsageError
+
+_log = logging.getLogger("pixelloom")
+
+
+def compare(
+    *models: str,
+    out: Path = Path("compare.html"),
+    png: Path | None = None,
+    number: Annotated[int, Parameter(name=("--number", "-n"))] = 16,
+    seed: int = 0,
+    metrics: str | None = None,
+    measured: int | None = None,
+    split: Literal["train", "val", "test"] | None = None,
+    device: Device = "auto",
+    force: Flag = False,
+) -> None:
+    """Show models side by side, of any mix of families: samples, curves and figures, as a page and as a picture.
+
+    Args:
+        models: Run folders, model folders, names of runs under runs/ or of models that come with the package.
+        out: The page: one HTML file that needs nothing beside it.
+        png: The same as a PNG; by default beside the page, under its name.
+        number: Samples of each.
+        seed: Of the samples.
+        metrics: Measure also some of kid,fd,precision,recall,density,coverage,nearest,accuracy, or all that apply.
+        measured: How many samples to measure these on, 2000.
+        split: Whose pictures they are measured against, test.
+        device: auto is CUDA where there is one.
+        force: Replace files that are there.
+    """
+    from pixelloom.core.atomic import write_bytes
+    from pixelloom.engine.config import TrainConfig
+    from pixelloom.engine.fabric import choose_device
+    from pixelloom.report.collect import CompareOptions, gather
+    from pixelloom.report.html import page
+    from pixelloom.report.png import poster
+    from pixelloom.runs.evaluate import N
+    from pixelloom.viz.grid import save_png
+
+    outputs.check_file(out, force)
+    png = out.with_suffix(".png") if png is None else png
+    _check(models, {"-n": (number, 1), "--seed": (seed, 0), "--measured": (measured, 1)})
+    if out == png:
+        raise UsageError(f"--out, --png: both are {out}; name two files")
+    outputs.check_file(png, force)
+    asked = tuple(word.strip() for word in metrics.split(",")) if metrics else ()
+    for option, given in (("--measured", measured), ("--split", split)):
+        if given is not None and not asked:
+            raise UsageError(f"{option}: which figures? name some with --metrics")
+    options = CompareOptions(
+        number, seed, choose_device(TrainConfig(device=device)), asked, measured or N, split or "test"
+    )
+    found = gather(models, options)
+    for name, reason in found.broken:
+        _log.warning("%s: not shown: %s", name, reason)
+    picture = poster(found)
+    for path in (out, png):
+        outputs.probe(path.parent)
+    with outputs.writing(out):
+        write_bytes(out, page(found).encode())
+    with outputs.writing(png):
+        save_png(picture, png)
+    say(str(out))
+    say(str(png))
+
+
+def _check(models: tuple[str, ...], least: dict[str, tuple[int | None, int]]) -> None:
+    """What can be found wrong before a model is loaded; ``least`` is (given, least) of each option."""
+    if not models:
+        raise UsageError("name the models to compare: run folders, or names of runs or models")
+    for option, (value, bound) in least.items():
+        if value is not None and value < bound:
+            raise UsageError(f"{option}: must be {bound} or more, not {value}")

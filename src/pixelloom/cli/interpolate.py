@@ -1,0 +1,109 @@
+"""``pixelloom interpolate``: the way from image to image of a latent model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from pixelloom.cli import outputs
+from pixelloom.cli.common import loaded
+from pixelloom.cli.conditioning import check_class
+from pixelloom.cli.console import say
+from pixelloom.cli.options import Device, Flag
+from pixelloom.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SIDE = 256  # pixels that an animation is about as large as
+_FRAME = 80  # milliseconds that each of its pictures is shown
+
+
+def interpolate(
+    model: str,
+    /,
+    *,
+    stops: int = 5,
+    steps: int = 8,
+    seed: int = 0,
+    first: int = 0,
+    truncation: float | None = None,
+    class_: Annotated[int | None, Parameter(name="--class")] = None,
+    out: Path = Path("path.png"),
+    gif: Path | None = None,
+    loop: Flag = False,
+    scale: int | None = None,
+    device: Device = "auto",
+    force: Flag = False,
+) -> None:
+    """Draw the way from image to image of a latent model, on great circles of its noise: a row from each to the next.
+
+    Args:
+        model: A run folder, a model folder, or the name of a run under runs/.
+        stops: Images on the way, those that `pixelloom sample` draws from the same seed.
+        steps: From each of them to the next.
+        seed: Chooses their noise.
+        first: Number of the first of them.
+        truncation: The largest absolute value in their noise; the smaller, the less they differ.
+        class_: Draw images of this class, from a model that was trained with --classes.
+        out: A PNG of the whole way.
+        gif: An animation of it.
+        loop: The animation goes there and back for ever, instead of once.
+        scale: Pixels of the files a pixel of an image.
+        device: auto is CUDA where there is one.
+        force: Replace files that are there.
+    """
+    import numpy as np
+
+    from pixelloom.models.gan import GANModel
+    from pixelloom.models.inputs import at_least
+    from pixelloom.models.registry import need
+    from pixelloom.sampling.latent_noise import check_truncation
+    from pixelloom.viz.grid import grid, save_png, sheet
+
+    for option, value, least in (
+        ("--stops", stops, 2),
+        ("--steps", steps, 1),
+        ("--seed", seed, 0),
+        ("--first", first, 0),
+        ("--scale", 1 if scale is None else scale, 1),
+    ):
+        at_least(option, value, least)
+    check_truncation(truncation, "--truncation")
+    if loop and gif is None:
+        raise UsageError("--loop: of what? name an animation with --gif")
+    if out == gif:
+        raise UsageError(f"--out, --gif: both are {out}; name two files")
+    files = [out] if gif is None else [out, gif]
+    for path in files:
+        outputs.check_file(path, force)
+    found = need(loaded(model, device), GANModel, "pixelloom interpolate")
+    check_class(class_, found.description.classes)
+    spec, legs = found.spec, stops - 1
+    sheet(legs * (steps + 1), spec.shape, steps + 1, scale)  # which refuses what would be too large
+    for path in files:
+        outputs.probe(path.parent)
+    frames = found.interpolate(stops, steps, seed=seed, first=first, truncation=truncation, labels=class_).numpy()
+    rows = np.concatenate([frames[leg * steps : (leg + 1) * steps + 1] for leg in range(legs)])
+    with outputs.writing(out):
+        save_png(grid(rows, spec.levels, steps + 1, scale), out)
+    if gif is not None:
+        large = scale or max(1, _SIDE // max(spec.height, spec.width))
+        there = [grid(frame[None], spec.levels, 1, large, 0) for frame in frames]
+        _animate([*there, *there[-2:0:-1]] if loop else there, gif, loop)
+    for path in files:
+        say(str(path))
+
+
+def _animate(images: Sequence[Image], path: Path, loop: bool) -> None:
+    from pixelloom.core.atomic import write_bytes
+
+    buffer = io.BytesIO()
+    for_ever = {"loop": 0} if loop else {}
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=_FRAME, **for_ever)
+    with outputs.writing(path):
+        write_bytes(path, buffer.getvalue())

@@ -1,0 +1,103 @@
+"""``pixelloom list`` and ``config``: what there is, and every setting of a run."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Literal
+
+from pixelloom.cli.console import say, say_json, say_table
+from pixelloom.cli.options import Flag
+
+if TYPE_CHECKING:
+    from pixelloom.runs.config import RunConfig
+
+
+def list_(kind: Literal["recipes", "networks", "datasets", "models"] | None = None, /, *, json: Flag = False) -> None:
+    """List recipes, networks, data sets, or the models that come with the package; all four if none is named.
+
+    Args:
+        kind: What to list.
+        json: A list of objects, or an object of four lists.
+    """
+    makers = {"recipes": _recipes, "networks": _networks, "datasets": _datasets, "models": _models}
+    tables = {name: make() for name, make in makers.items() if kind in (None, name)}
+    if json:
+        say_json(tables[kind] if kind else tables)
+        return
+    for i, rows in enumerate(filter(None, tables.values())):
+        if i:
+            say("")
+        say_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _recipes() -> list[dict[str, str]]:
+    from pixelloom.runs.recipes import RECIPES
+
+    return [{"recipe": name} | _summary(run) for name, run in RECIPES.items()]
+
+
+def _summary(run: RunConfig) -> dict[str, str]:
+    data, train, settings = run.data, run.train, run.model.model_dump(exclude_defaults=True)
+    told = run.model_dump(exclude_defaults=True, include={"condition", "loss"})
+    form = f"levels {data.levels}" if data.levels else "" if data.binarize == "none" else data.binarize
+    budgets = (("epochs", train.epochs), ("images", train.images), ("minutes", train.minutes))
+    return {
+        "network": " ".join([run.network, *(f"{k}={v}" for k, v in (*settings.items(), *told.items()))]),
+        "data": f"{data.source} {form}".rstrip(),
+        "batch": str(train.batch),
+        "budget": ", ".join(f"{value:g} {name}" for name, value in budgets if value) or "1 epochs",
+    }
+
+
+def _networks() -> list[dict[str, str]]:
+    from pixelloom.runs.config import KINDS
+
+    return [
+        {"network": name, "settings": " ".join(config.model_fields), "about": _first_line(inspect.getmodule(module))}
+        for kind in KINDS
+        for name, (config, module, *_) in kind.table.items()
+    ]
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+
+def _datasets() -> list[dict[str, str]]:
+    from pixelloom.data.catalog import DATASETS
+
+    return [{"dataset": name, "about": entry.about} for name, entry in DATASETS.items()]
+
+
+def _models() -> list[dict[str, str]]:
+    import json
+
+    from pixelloom.models import pretrained
+    from pixelloom.models.description import CONFIG
+
+    rows = []
+    for name in pretrained.PRETRAINED:
+        folder = pretrained.folder(name)
+        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = about["trained"]["validation"]
+        shown = ", ".join(f"{value:.4f} {name}" for name, value in found.items() if isinstance(value, float))
+        figure = f"{shown} (N={found['n']})"
+        rows.append({"model": name, "network": about["network"], "validation": figure, "folder": str(folder)})
+    return rows
+
+
+def config(recipe: str, /, *, json: Flag = False) -> None:
+    """Print every setting of a recipe or network as YAML; an edited copy is what `train --config` reads.
+
+    Args:
+        recipe: Name of a recipe or a network.
+        json: One JSON object instead.
+    """
+    from pixelloom.runs.config import dump_yaml
+    from pixelloom.runs.recipes import recipe as named_run
+
+    run = named_run(recipe)
+    if json:
+        say_json(run.model_dump(mode="json"))
+    else:
+        say(dump_yaml(run).rstrip())

@@ -1,0 +1,316 @@
+"""Where drawn images go: each batch as soon as it is there, so that whatever comes next does not cost those done."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pixelloom.core.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pixelloom.cli.conditioning import Rows
+    from pixelloom.cli.options import DrawOptions
+    from pixelloom.core.types import ImageSpec, Levels
+
+
+class Target(Protocol):
+    """Takes images in order, and keeps the first of them under the name that was asked for."""
+
+    path: Path
+    count: int
+    """Images it holds so far."""
+    kept: bool
+    """Whether they are on disk, under that name."""
+
+    def put(self, images: Levels, at: int) -> None:
+        """Take images number ``at`` and following, uint8 [n, C, H, W]; the same ones may come again."""
+
+    def close(self, count: int) -> None:
+        """Keep the first so many images; without any, nothing."""
+
+
+class Targets:
+    """All that was asked for. ``done`` counts the images that every one of them holds."""
+
+    def __init__(self, options: DrawOptions, spec: ImageSpec, rows: Rows) -> None:
+        grid = _Grid(options, spec, rows) if options.out else None  # which refuses what would be too large
+        files = [path for path in (options.out, options.npy) if path is not None]
+        for folder in {path.parent for path in files} | ({options.each} if options.each else set()):
+            probe(folder)
+        self._all: list[Target] = []
+        if options.npy:
+            self._all.append(_Array(options.npy, options.images, spec))
+            if rows.folders:
+                self._all.append(_Classes(labels_beside(options.npy), options.first, rows))
+        if grid:
+            self._all.append(grid)
+        if options.each:  # last: it holds no more than the others, which are cut to what all hold
+            self._all.append(_Singles(options.each, options.first, spec, rows))
+        self._open, self._round = self._all, rows.count
+        self._held: list[Levels] = []  # images of a round that is not complete
+
+    @property
+    def done(self) -> int:
+        """Images that need not be drawn again."""
+        return min(target.count for target in self._all) // self._round * self._round
+
+    @property
+    def taken(self) -> int:
+        """Images that were put, those of a round that is not complete included."""
+        return self.done + sum(map(len, self._held))
+
+    def begin(self) -> None:
+        """The next images will be those after ``done``."""
+        self._held = []
+
+    @property
+    def kept(self) -> list[Path]:
+        """Files and folders that now hold images."""
+        return [target.path for target in self._all if target.kept]
+
+    def put(self, images: Levels) -> None:
+        """The next images. Where there are rows, they are kept in whole rounds, an image of each: so what is kept of an
+        interrupted call can be gone on from.
+
+        Raises:
+            UsageError: if they cannot be written.
+        """
+        import numpy as np
+
+        at, whole = self.done, self.taken + len(images)
+        whole -= at + whole % self._round if self._round > 1 else at
+        found = images if not self._held else np.concatenate((*self._held, images))
+        if whole:
+            for target in self._all:
+                target.put(found[:whole], at)
+        self._held = [found[whole:].copy()] if len(found) > whole else []
+
+    def close(self) -> None:
+        """Keep what is done, once. Each target has its turn, also if one before it fails.
+
+        Raises:
+            UsageError: if something cannot be written.
+        """
+        done, closing, self._open = self.done, self._open, []
+        with contextlib.ExitStack() as stack:
+            for target in reversed(closing):
+                stack.callback(target.close, done)
+
+
+class _Array:
+    """One .npy file, written as images come under a temporary name."""
+
+    def __init__(self, path: Path, number: int, spec: ImageSpec) -> None:
+        self.path, self.count, self.kept, self._shape, self._size = path, 0, False, spec.shape, spec.dims
+        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        with writing(path):
+            self._file = self._part.open("wb", buffering=0)  # a buffer would hold on to what does not fit the disk
+            self._header(number)
+        self._start = self._file.tell()
+
+    def _header(self, count: int) -> None:
+        """numpy leaves room for the first axis to grow: the header of fewer images is as long."""
+        from numpy.lib.format import write_array_header_1_0
+
+        about = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._shape)}
+        write_array_header_1_0(self._file, about)
+
+    def put(self, images: Levels, at: int) -> None:
+        with writing(self.path):
+            self._file.seek(self._start + at * self._size)
+            rest = memoryview(images.tobytes())
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        self.count = at + len(images)
+
+    def close(self, count: int) -> None:
+        try:
+            with writing(self.path), self._file:
+                if count:
+                    self._file.truncate(self._start + count * self._size)
+                    self._file.seek(0)
+                    self._header(count)
+                    os.fsync(self._file.fileno())
+                    self._part.replace(self.path)
+                    self.kept = True
+        finally:
+            with contextlib.suppress(OSError):
+                self._part.unlink()
+
+
+class _Grid:
+    """One PNG of all images, which wait for it as levels, a byte a value; grids.grid bounds how many these may be."""
+
+    def __init__(self, options: DrawOptions, spec: ImageSpec, rows: Rows) -> None:
+        import numpy as np
+
+        from pixelloom.viz import grid as grids
+
+        assert options.out is not None
+        self.path, self.count, self.kept, self._rows = options.out, 0, False, rows
+        self._levels, self._columns, self._scale, self._first = (
+            spec.levels,
+            options.columns,
+            options.scale,
+            options.first,
+        )
+        if rows.count > 1 or rows.left is not None:
+            columns = options.images // rows.count + (rows.left is not None) + (rows.right is not None)
+            grids.sheet(columns * rows.count, spec.shape, columns, self._scale)
+        else:
+            grids.sheet(options.images, spec.shape, self._columns, self._scale)
+        self._images: Levels = np.empty((options.images, *spec.shape), np.uint8)
+
+    def put(self, images: Levels, at: int) -> None:
+        self._images[at : at + len(images)] = images
+        self.count = at + len(images)
+
+    def close(self, count: int) -> None:
+        from pixelloom.viz import grid as grids
+
+        if count:
+            with writing(self.path):
+                grids.save_png(self._picture(count), self.path)
+                self.kept = True
+
+    def _picture(self, count: int) -> Image:
+        import numpy as np
+
+        from pixelloom.viz import grid as grids
+
+        rows, images = self._rows, self._images[:count]
+        if rows.count == 1 and rows.left is None:
+            return grids.grid(images, self._levels, self._columns, self._scale)
+        images = np.roll(images.reshape(-1, rows.count, *images.shape[1:]), self._first, axis=1).reshape(images.shape)
+        return grids.table(
+            images, self._levels, rows.count, left=rows.left, right=rows.right, names=rows.names, scale=self._scale
+        )
+
+
+class _Classes:
+    """The class of each image of an array, int64 [N], in a file beside it."""
+
+    def __init__(self, path: Path, first: int, rows: Rows) -> None:
+        self.path, self.count, self.kept, self._first, self._rows = path, 0, False, first, rows
+
+    def put(self, images: Levels, at: int) -> None:
+        self.count = at + len(images)
+
+    def close(self, count: int) -> None:
+        import numpy as np
+
+        from pixelloom.core.atomic import write_bytes
+
+        if count:
+            buffer = io.BytesIO()
+            np.save(buffer, self._rows.classes(self._first, count))
+            with writing(self.path):
+                write_bytes(self.path, buffer.getvalue())
+                self.kept = True
+
+
+class _Singles:
+    """One PNG an image. They do not wait for the disk, which would take longer than drawing: no kill costs one of them,
+    but a power failure may.
+    """
+
+    def __init__(self, folder: Path, first: int, spec: ImageSpec, rows: Rows) -> None:
+        self.path, self.count, self.kept, self._first, self._levels = folder, 0, False, first, spec.levels
+        self._folders = [folder / name for name in rows.folders] or [folder]
+        for path in self._folders:
+            probe(path)
+
+    def put(self, images: Levels, at: int) -> None:
+        from pixelloom.viz import grid as grids
+
+        for number, image in enumerate(images, at):
+            path = self._folders[(self._first + number) % len(self._folders)] / _name(self._first + number)
+            part = path.with_name(f".{path.name}.{os.getpid()}.part")
+            buffer = io.BytesIO()
+            grids.picture(image, self._levels).save(buffer, "PNG")
+            try:
+                with writing(path):
+                    part.write_bytes(buffer.getvalue())
+                    part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+            self.count = number + 1
+
+    def close(self, count: int) -> None:
+        self.kept = count > 0
+
+
+def check(options: DrawOptions, folders: Sequence[str] = ()) -> None:
+    """Before the slow part: may all of these be written?
+
+    Raises:
+        UsageError: for a file that is there already, a folder in its place, or the picture that was given.
+    """
+    files = [path for path in (options.out, options.npy) if path is not None]
+    if options.npy is not None and options.each_class:
+        files.append(labels_beside(options.npy))
+    if options.out is not None and options.out == options.npy:
+        raise UsageError(f"--out, --npy: both are {options.out}; name two files")
+    if options.each is not None and options.each.exists() and not options.each.is_dir():
+        raise UsageError(f"--each {options.each}: is a file; name a folder")
+    for folder in [options.each / name for name in folders or ("",)] if options.each else []:
+        numbers = range(options.first, options.first + options.images)
+        there = ((path, path.stem) for path in sorted(folder.iterdir() if folder.is_dir() else ()))
+        files += [p for p, stem in there if stem.isdecimal() and int(stem) in numbers and p.name == _name(int(stem))]
+    for path in files:
+        for given in filter(None, (options.given, options.condition)):
+            if path.resolve() == given.resolve():
+                raise UsageError(f"{path}: is the picture that was given; write to another file")
+        check_file(path, options.force)
+
+
+def check_file(path: Path, force: bool) -> None:
+    """Whether a file may be written.
+
+    Raises:
+        UsageError: if it is there already, or a folder is.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file")
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists already; choose another name, or replace it by --force")
+
+
+def labels_beside(path: Path) -> Path:
+    """Where the classes of an array's images stand."""
+    return path.with_stem(f"{path.stem}-labels")
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}.png"
+
+
+def probe(folder: Path) -> None:
+    """Make the folder, and see that a file can be made in it: rights alone do not tell."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made: {error.strerror}") from error
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What a failure to write says; where to is a matter of usage."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; make room or go elsewhere") from error
+    except ModelError as error:  # of engine.tensors.write_bytes
+        raise UsageError(str(error)) from error

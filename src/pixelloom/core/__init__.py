@@ -1,0 +1,1 @@
+"""What every floor shares: types, errors, random streams, atomic files, CPU threads."""

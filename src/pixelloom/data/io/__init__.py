@@ -1,0 +1,1 @@
+"""Files and folders to integer levels: reading, scanning, caching, downloading."""

@@ -1,0 +1,131 @@
+"""One file format for models and checkpoints: safetensors that verify themselves, written whole or not at all.
+
+A file is plain safetensors, readable by any tool, with two entries in its ``__metadata__``: ``pixelloom``, a JSON text
+that holds the caller's metadata, and ``sha256``, our digest of that text and of every tensor's name, dtype, shape and
+bytes. safetensors itself accepts a flipped data bit; the digest does not. Nothing here is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pixelloom.core.atomic import write_bytes
+from pixelloom.core.errors import ModelError
+
+FORMAT = 2
+NEEDS = "0.2"  # the first version of Pixelloom that reads FORMAT; a newer file tells an older reader its own
+LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """Write tensors (any device, any layout) and JSON-able ``meta`` to ``path``; returns the SHA-256 of the contents.
+
+    Raises ModelError if the disk is full or the folder cannot be written; the file that was there before is untouched.
+    """
+    # A fresh copy each: safetensors wants contiguous tensors and refuses two names for one memory (tied weights).
+    whole = {k: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for k, t in tensors.items()}
+    text = json.dumps({"format": FORMAT, "needs": NEEDS, "meta": dict(meta)}, sort_keys=True)
+    sha256 = _digest(text, whole)
+    write_bytes(path, safetensors.torch.save(whole, {"pixelloom": text, "sha256": sha256}))
+    return sha256
+
+
+def save_described(path: Path, readable: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """The same, and ``meta`` with the digest once more in a JSON file beside it, for people and programs to read.
+
+    Raises ModelError if the folder cannot be made or written; what was there before stays whole.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(f"{path.parent}: cannot be made: {error.strerror}") from error
+    sha256 = save_tensors(path, tensors, meta)
+    write_bytes(readable, (json.dumps(dict(meta) | {"sha256": sha256}, indent=2) + "\n").encode())
+    return sha256
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and metadata of a file written by :func:`save_tensors`.
+
+    Raises ModelError if the file is missing, truncated, damaged, of another kind, or of a newer format. Names the file.
+    """
+    content = _read(path)
+    try:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that this torch does not have
+        raise ModelError(f"{path}: damaged or no model file ({error}); use another copy.") from None
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    stored = header.get("__metadata__") or {}
+    if not {"pixelloom", "sha256"} <= stored.keys():
+        raise ModelError(f"{path}: a safetensors file, but not one of Pixelloom's: it holds no checksum.")
+    try:
+        envelope = json.loads(stored["pixelloom"])
+        version, needs = int(envelope["format"]), str(envelope["needs"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ModelError(f"{path}: damaged: its metadata cannot be read; use another copy.") from None
+    if version < FORMAT:
+        raise ModelError(f"{path}: written by Pixelloom 0.1: its names have changed; train it again, or read it with 0.1.")
+    if version > FORMAT:  # before the digest, whose recipe a newer format may have changed
+        raise ModelError(f"{path}: written in format {version}, which needs pixelloom >= {needs}; upgrade to read it.")
+    if _digest(stored["pixelloom"], tensors) != stored["sha256"]:
+        raise ModelError(f"{path}: damaged: its contents do not match their SHA-256; use another copy.")
+    return tensors, envelope["meta"]
+
+
+def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and types of what a file holds with what is needed.
+
+    Raises ModelError with the first five differences if there are any.
+    """
+    wrong = []
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif name not in expected:
+            wrong.append(f"{name} is not part of this model")
+        elif (a := _kind(found[name])) != (b := _kind(expected[name])):
+            wrong.append(f"{name} is {a}, needed {b}")
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ModelError(f"{path}: made by another model: {'; '.join(wrong[:5])}{more}.")
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file whose first bytes could be a safetensors header."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(256)
+            if not start:
+                raise ModelError(f"{path}: empty, 0 bytes; use another copy.")
+            if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+                raise ModelError(f"{path}: a web page, not a model; download the file itself.")
+            header = int.from_bytes(start[:8], "little")
+            if header > min(LARGEST_HEADER, os.fstat(file.fileno()).st_size - 8):
+                raise ModelError(f"{path}: truncated, damaged or no model file (a header of {header} bytes).")
+            return start + file.read()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the metadata text and every tensor's name, dtype, shape and bytes, by name."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

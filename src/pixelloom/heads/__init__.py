@@ -1,0 +1,1 @@
+"""Distributions of a pixel's levels: what the outputs of a pixel network mean."""

@@ -1,0 +1,180 @@
+"""Causal attention: each position gathers from the positions before it what resembles its query.
+
+    out[p] = sum over q before p of softmax_q(query[p] . key[q] / sqrt(d)) value[q]          in each head
+
+A position may or may not attend to itself. It must not where keys and values know the pixel that it predicts; there
+the first position has nothing to attend to, and its answer is zero.
+
+Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Su et al. 2021, "RoFormer" (rotary positions).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelloom.core.types import ImageSpec
+from pixelloom.layers.reads import HERE, Earlier, Kernel, Offsets, Read
+
+BLOCK = 128  # queries at a time: fewer would be too small products, more would multiply what a mask throws away
+
+
+class CausalAttention(nn.Module):
+    """Queries, keys [B, heads * d, H, W] and values [B, heads * e, H, W] -> [B, heads * e, H, W].
+
+    It has no weights: what makes queries, keys and values of features are 1x1 convolutions before it.
+
+    Args:
+        heads: the features are cut into so many contiguous parts, and each part attends for itself.
+        own: whether a position attends to itself too.
+        above: rows above its own that a position attends to, besides those before it in its row; None for all.
+    """
+
+    def __init__(self, heads: int = 1, *, own: bool, above: int | None = None) -> None:
+        super().__init__()
+        self.heads, self.where = heads, Earlier(own, above)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """([B, heads * d, H, W], the same, [B, heads * e, H, W]) -> [B, heads * e, H, W]"""
+        height, width = query.shape[2:]
+        # Position after position in raster order, [B, H * W, features]: free in channels_last memory.
+        q, k, v = (x.permute(0, 2, 3, 1).flatten(1, 2) for x in (query, key, value))
+        if self.where.above is None and not _slow_to_differentiate(q):
+            out = self._all(q, k, v)
+        else:
+            rows = max(1, BLOCK // width)
+            blocks = (self._rows(q, k, v, y, min(y + rows, height), width) for y in range(0, height, rows))
+            out = torch.cat(list(blocks), dim=1)
+        return out.view(len(out), height, width, out.shape[2]).permute(0, 3, 1, 2)
+
+    def reads(self) -> tuple[Read, ...]:
+        """The query here, keys and values before."""
+        return Read(HERE), Read(self.where, input=1), Read(self.where, input=2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        """Queries [B, n, heads * d] over keys and values [B, N, ...] -> [B, n, heads * e].
+
+        Args:
+            q: queries.
+            k: keys.
+            v: values.
+            allowed: which of the N each of the n queries may attend to, bool [n, N]; None for all. Where it may attend
+                to none the answer is zero.
+        """
+        out = self._heads(q, k, v, allowed)
+        return out if allowed is None else out.masked_fill(~allowed.any(1)[:, None], 0)
+
+    def _all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.where.own:
+            return self._heads(q, k, v, causal=True)
+        # Query i over the keys before i: the second query over the first key, and so on.
+        return F.pad(self._heads(q[:, 1:], k[:, :-1], v[:, :-1], causal=True), (0, 0, 1, 0))
+
+    def _rows(self, q: Tensor, k: Tensor, v: Tensor, start: int, end: int, width: int) -> Tensor:
+        """The queries of some rows over the rows that one of them reads."""
+        size = end, width
+        first, last = self.where.span((start, 0), size)[0], self.where.span((end - 1, width - 1), size)[1]
+        last = max(last, first + 1)  # of a single position before which there is none, nothing is allowed
+        i = torch.arange(start * width, end * width, device=q.device)[:, None]
+        j = torch.arange(first, last, device=q.device)
+        allowed = j < i + self.where.own
+        if self.where.above is not None:
+            allowed &= j >= (i // width - self.where.above) * width
+        return self.attend(q[:, start * width : end * width], k[:, first:last], v[:, first:last], allowed)
+
+    def _heads(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None, causal: bool = False) -> Tensor:
+        h = self.heads
+        q, k, v = (x.view(*x.shape[:2], h, x.shape[2] // h).transpose(1, 2) for x in (q, k, v))  # [B, heads, n, d]
+        d, e, n = q.shape[3], v.shape[3], q.shape[2]
+        if (d != e and n == 1) or (_slow_to_differentiate(q) and not causal):
+            return _explicit(q, k, v, allowed).transpose(1, 2).flatten(2)
+        if d != e:  # fused kernels know one width only, and without them all weights would be stored
+            q, k, v = (F.pad(x, (0, max(d, e) - x.shape[3])) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, allowed, is_causal=causal, scale=d**-0.5)
+        return out[..., :e].transpose(1, 2).flatten(2)
+
+
+def _slow_to_differentiate(x: Tensor) -> bool:
+    """Whether the fused kernel is: in bf16 on a CPU, over a few rows, it takes three times as long as the products."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.requires_grad
+
+
+def _explicit(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+    """The same by the equation, [B, heads, n, d] over [B, heads, N, ...]."""
+    masked = q.new_zeros(1)
+    if allowed is not None:
+        masked = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, torch.finfo(q.dtype).min)
+    scores = torch.baddbmm(masked, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[3] ** -0.5)
+    return (scores.softmax(-1) @ v.flatten(0, 1)).view(*q.shape[:3], v.shape[3])
+
+
+class PixelBefore(nn.Module):
+    """out[i] = bias + weight x[i - 1] in raster order: a 1x1 convolution of the pixel before, the shifted input of a
+    decoder. The first position, which has none before it, gets the bias.
+
+    What comes before the first pixel of a row is the last one of the row above, so none is left out.
+
+    Args:
+        in_features: features of the input.
+        out_features: features of the output.
+        width: of the image.
+    """
+
+    def __init__(self, in_features: int, out_features: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        nn.init.normal_(self.weight, std=in_features**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in, H, W] -> [B, out, H, W]"""
+        before = F.pad(x.flatten(2), (1, -1)).view(x.shape)
+        return F.conv2d(before, self.weight[:, :, None, None], self.bias)
+
+    def reads(self) -> tuple[Read, ...]:
+        """All features of the position on the left, and of the end of the row above: only one of them is there."""
+        return (Read(Offsets(tuple(self.kernel().taps))),)
+
+    def kernel(self) -> Kernel:
+        """The same weights at both."""
+        return Kernel(((-1, self.width - 1), (0, -1)), self.weight.T.expand(2, -1, -1), self.bias)
+
+    def extra_repr(self) -> str:
+        """Shown by print(network)."""
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+class Rotary(nn.Module):
+    """Turns pairs of features by angles that grow with the row (half of the pairs) or the column.
+
+    The product of a query and a key then depends on the offset between their positions: (R_p q) . (R_s k) =
+    q . R_{s-p} k.
+
+    Source: Su et al. 2021, "RoFormer", eq. 34, for two axes.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, features: int, heads: int, spec: ImageSpec) -> None:
+        super().__init__()
+        self.parts = 2 * heads
+        pairs = features // heads // 2
+        # From half a turn a position down to one over the whole image.
+        rates = torch.pi * max(spec.height, spec.width) ** -torch.linspace(0, 1, pairs // 2, dtype=torch.float64)
+        rows, columns = (rates[:, None] * torch.arange(side) for side in (spec.height, spec.width))
+        angles = torch.cat(
+            (rows[:, :, None].expand(-1, -1, spec.width), columns[:, None, :].expand(-1, spec.height, -1))
+        )
+        self.register_buffer("cos", angles.cos().float().repeat(heads, 1, 1), persistent=False)
+        self.register_buffer("sin", angles.sin().float().repeat(heads, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same; the first half of each head is paired with the second."""
+        parts = x.chunk(self.parts, dim=1)
+        a, b = torch.cat(parts[::2], dim=1), torch.cat(parts[1::2], dim=1)
+        a, b = a * self.cos - b * self.sin, a * self.sin + b * self.cos
+        heads = self.parts // 2
+        return torch.cat([half for pair in zip(a.chunk(heads, 1), b.chunk(heads, 1), strict=True) for half in pair], 1)

@@ -1,0 +1,106 @@
+"""Convolutions over a box of offsets: what streams of pixel networks are made of, where no weight has to be masked.
+
+A window that lies wholly before a position needs no mask, only the right place. For a 2x3 window, ``o`` the position
+itself, ``#`` what is read::
+
+    # # #        # # #          # #
+      o          # o #          # o
+    rows above   down-shifted   down-right-shifted
+
+    top=-1       top=-1         top=-1
+    bottom=-1    bottom=0       bottom=0
+    left=-1      left=-1        left=-1
+    right=1      right=1        right=0
+
+Whether a network of them is autoregressive depends on all together; :mod:`pixelloom.sampling.fast.analysis` proves it.
+
+Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", section 2.2; Salimans et al.
+2017, "PixelCNN++", section 2.3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelloom.layers.reads import Kernel, Offsets, Read, box
+
+
+class BoxConv2d(nn.Module):
+    """out[p] = bias + sum over offsets d in the box of weight[d] x[p * stride + d]; zero beyond the edge.
+
+    Args:
+        in_features: features of the input.
+        out_features: features of the output.
+        top: first row of the box, relative to the output's position.
+        bottom: last row, included.
+        left: first column.
+        right: last column, included.
+        stride: input positions between neighboring outputs.
+        bias: add a bias to each output feature.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        top: int,
+        bottom: int,
+        left: int,
+        right: int,
+        stride: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if bottom < top or right < left:
+            raise ValueError(f"an empty box: rows {top} to {bottom}, columns {left} to {right}")
+        self.top, self.bottom, self.left, self.right, self.stride = top, bottom, left, right, stride
+        rows, columns = bottom - top + 1, right - left + 1
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, rows, columns))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        nn.init.normal_(self.weight, std=math.sqrt(2 / (in_features * rows * columns)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]"""
+        height, width = x.shape[2:]
+        # The last output stands at (ceil(H / stride) - 1) * stride and reads as far as the box goes; negative margins
+        # crop what no output reads.
+        last_row, last_column = ((side - 1) // self.stride * self.stride for side in (height, width))
+        margins = (-self.left, last_column + self.right - width + 1, -self.top, last_row + self.bottom - height + 1)
+        return F.conv2d(F.pad(x, margins), self.weight, self.bias, self.stride)
+
+    def reads(self) -> tuple[Read, ...]:
+        """All features in the box."""
+        taps = box(self.top, self.bottom, self.left, self.right)
+        return (Read(Offsets(taps, stride=(self.stride, self.stride))),)
+
+    def kernel(self) -> Kernel:
+        """Row by row."""
+        taps = box(self.top, self.bottom, self.left, self.right)
+        return Kernel(taps, self.weight.permute(2, 3, 1, 0).flatten(0, 1), self.bias, (self.stride, self.stride))
+
+    def extra_repr(self) -> str:
+        """Shown by print(network)."""
+        out_features, in_features = self.weight.shape[:2]
+        rows, columns = f"rows {self.top}..{self.bottom}", f"columns {self.left}..{self.right}"
+        return f"{in_features}, {out_features}, {rows}, {columns}, stride={self.stride}"
+
+
+class Shift(nn.Module):
+    """The input moved down and to the right, zeros moving in: out[y, x] = x[y - down, x - right]."""
+
+    def __init__(self, down: int = 0, right: int = 0) -> None:
+        super().__init__()
+        self.down, self.right = down, right
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> same"""
+        return F.pad(x, (self.right, -self.right, self.down, -self.down))
+
+    def reads(self) -> tuple[Read, ...]:
+        """The same feature, up and to the left."""
+        return (Read(Offsets(((-self.down, -self.right),)), features="same"),)

@@ -1,0 +1,396 @@
+"""What users hold: a trained model with the abilities that its family has, saved and loaded as a folder.
+
+A model folder holds ``model.safetensors`` (weights and description, self-verifying) and ``config.json`` (the same
+description, for people and other programs to read). Loading never runs code from either.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from pixelloom.core.errors import UsageError
+from pixelloom.core.rng import image_noise
+from pixelloom.core.threads import ThreadChoice
+from pixelloom.core.types import Conditioning, ImageSpec, Levels
+from pixelloom.data.conditions import Condition
+from pixelloom.data.pixels import to_model
+from pixelloom.engine.safetensors_io import save_described
+from pixelloom.heads.discrete import Head, check_temperature, make_head
+from pixelloom.layers.reads import Marks
+from pixelloom.models import order_ensemble
+from pixelloom.models.description import CONFIG, WEIGHTS, rebuild
+from pixelloom.models.inputs import (
+    LabelsLike,
+    at_least,
+    check_condition,
+    check_known,
+    check_labels,
+    check_levels,
+    of_batch,
+    with_null_class,
+)
+from pixelloom.models.pixel_description import PixelDescription
+from pixelloom.networks import build_network
+from pixelloom.sampling import ancestral
+from pixelloom.sampling.exact import exact
+from pixelloom.sampling.fast import sampler as fast
+from pixelloom.sampling.fast.planner import Plan
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+Precision = Literal["fp32", "bf16", "fp64"]
+PLAIN_BATCH = 64  # images that the plain loop draws at a time, unless told
+
+
+@final
+class PixelModel:
+    """A pixel model: draws images, and knows the exact probability of every image.
+
+    Noise and conditioning are arguments of each call. So callbacks, several threads and several samplers may use one
+    model at once, and none changes an image of another.
+
+    Args:
+        network: maps pixels in model space [B, C, H, W] to parameters of the head.
+        description: what the network is, for which images.
+    """
+
+    def __init__(self, network: nn.Module, description: PixelDescription) -> None:
+        self.network = network.eval()
+        self.description = description
+        self.spec: ImageSpec = description.image
+        self.head: Head = make_head(description.head, self.spec)
+        self._passes, self._steps = ThreadChoice(), ThreadChoice()  # of the network, and of the fast sampler
+        self._planned: tuple[tuple[nn.Module, ...], bytes, Plan] | None = None
+        self._orders = order_ensemble.Drawers(lambda network: PixelModel(network, description))
+        self.condition: Condition | None = description.conditioning_image()
+        """The conditioning image that the model takes: makes them of images, and knows their shape."""
+
+    @classmethod
+    def build(cls, description: PixelDescription) -> PixelModel:
+        """An untrained model."""
+        head, condition = make_head(description.head, description.image), description.conditioning_image()
+        network = build_network(
+            description.network,
+            description.model,
+            description.image,
+            outputs=head.outputs,
+            groups=head.groups,
+            classes=description.classes,
+            embedding=description.embedding,
+            condition=0 if condition is None else condition.spec.channels,
+        )
+        return cls(network.to(memory_format=torch.channels_last), description)  # type: ignore[call-overload]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: str | torch.device) -> PixelModel:
+        """Move the weights, in place."""
+        self.network.to(device)
+        return self
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained values."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    def predict(self, levels: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """Parameters of the head for every position, [B, outputs, H, W], from levels uint8 [B, C, H, W].
+
+        With classes, labels int64 [B] go with them; with a condition its levels, uint8 [B, c, h, w]. A model of several
+        orders has none, and refuses.
+        """
+        order_ensemble.refuse(self.network, "predict")
+        return self._pass(self.network, levels, self._conditioning(labels, condition))
+
+    def _conditioning(self, labels: Tensor | None, condition: Tensor | None) -> Conditioning:
+        """Further arguments of the network, on its device."""
+        found = {} if labels is None else {"labels": labels.to(self.device)}
+        if self.condition is not None and condition is not None:
+            found["condition"] = self.condition.planes(condition.to(self.device))
+        return found
+
+    def _to_model(self, levels: Tensor) -> Tensor:
+        return to_model(levels, self.spec.levels, self.description.scaling)
+
+    def _pass(self, network: nn.Module, levels: Tensor, conditioning: Conditioning) -> Tensor:
+        x = self._to_model(levels).to(next(network.parameters()).dtype)
+        with exact(x.device):
+            params: Tensor = network(x, **_in_dtype(conditioning, x.dtype))
+        return params
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        images: Tensor | Levels,
+        labels: LabelsLike = None,
+        condition: Tensor | Levels | None = None,
+        *,
+        batch: int = 64,
+        threads: int | None = None,
+    ) -> Tensor:
+        """Natural log-probability of each image, float64 [N], by one parallel pass in float32.
+
+        Under a model that goes by a picture it is that of the image given its condition, log p(x | c).
+
+        Args:
+            images: levels, uint8 [N, C, H, W].
+            labels: class of each image, int64 [N], or one for all; None for the model that is told no class.
+            condition: picture to go by of each image, levels uint8 [N, c, h, w], or one for all; None for each image's
+                own.
+            batch: images at a time; bounds the memory, and changes the result by rounding only.
+            threads: CPU threads to use; None for what pays at the moment, of what may be used.
+
+        Raises:
+            UsageError: if shape, type or levels are not those of the model, for labels or pictures to go by that it
+                does not know, or for batch < 1.
+        """
+        at_least("batch", batch, 1)
+        x = check_levels(images, self.spec)
+        told = check_labels(labels, self.description.classes, len(x), self.device)
+        if condition is None and self.condition is not None:
+            condition = self.condition.of(x)
+        seen = check_condition(condition, self.condition, len(x))
+        networks = order_ensemble.members(self.network)
+
+        def scored(rows: slice) -> Tensor:
+            levels = x[rows].to(self.device)
+            known = self._conditioning(None if told is None else told[rows], of_batch(seen, rows))
+            each = (self.head.nats(self._pass(network, levels, known), levels) for network in networks)
+            return order_ensemble.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu()
+
+        with self._passes.pace(threads, self.device) as pace:
+            parts = list(pace.batches(len(x), batch, scored))
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        temperature: float = 1.0,
+        given: Tensor | Levels | None = None,
+        mask: Tensor | None = None,
+        labels: LabelsLike = None,
+        guidance: float = 0.0,
+        condition: Tensor | Levels | None = None,
+        batch: int | None = None,
+        method: Literal["fast", "plain"] = "fast",
+        precision: Precision | None = None,
+        threads: int | None = None,
+        on_step: ancestral.OnStep | None = None,
+    ) -> Tensor:
+        """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
+
+        Args:
+            n: how many.
+            seed: chooses the noise.
+            first: number of the first image, to go on where an earlier call stopped.
+            temperature: below 1 likelier images, above 1 more varied ones; 1 is the model itself.
+            given: partly known images, levels uint8 [n or 1, C, H, W].
+            mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known; both or neither must be set.
+                Values are drawn in raster order, each given those before it: known values that come later are kept,
+                but do not steer it. Not for a model of several orders.
+            labels: class of each image, int64 [n], or one for all; None for the model that is told no class.
+            guidance: w of classifier-free guidance, logits (1 + w) told - w untold; 0 is the model itself.
+            condition: picture to go by of each image, levels uint8 [n, c, h, w], or one for all; ``model.condition.of``
+                makes them of images.
+            batch: images drawn at a time; does not change the pictures. None for as many as fit a bounded memory.
+            method: "fast" computes every feature once; "plain" is the loop of one pass a pixel. Same pictures.
+            precision: "fp32", "bf16" or "fp64"; None for that of the weights. Rounding may change a pixel.
+            threads: CPU threads to use; None for what pays at the moment, of what may be used.
+            on_step: called with (steps done, steps of a batch, images of the batch so far) after each step; the images
+                are a view that goes on changing.
+
+        Raises:
+            UsageError: for n < 1, batch < 1, seed < 0, first < 0, a temperature that is not positive, or shapes that do
+                not fit.
+            ModelError: with "fast", if the network is not autoregressive or a layer does not say what it reads.
+        """
+        for name, value, least in (
+            ("n", n, 1),
+            ("batch", n if batch is None else batch, 1),
+            ("seed", seed, 0),
+            ("first", first, 0),
+        ):
+            at_least(name, value, least)
+        check_temperature(temperature)
+        known, where = (
+            planes if planes is None else planes.to(self.device) for planes in check_known(given, mask, self.spec, n)
+        )
+        told = check_labels(labels, self.description.classes, n, self.device)
+        seen = check_condition(condition, self.condition, n)
+        draw, fitting = self._drawer(method, precision, where, guidance, threads)
+        size = fitting(n) if batch is None else batch
+        if order_ensemble.orders(self.network) > 1:
+            return self._orders.sample(
+                self.network, n, seed=seed, first=first, mask=mask, labels=told, on_step=on_step, batch=size,
+                temperature=temperature, guidance=guidance, method=method, precision=precision, threads=threads,
+            )  # fmt: skip
+        parts = []
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            drawn = draw(
+                image_noise(self.spec, seed, first + start, rows.stop - start).to(self.device),
+                conditioning=self._conditioning(None if told is None else told[rows], of_batch(seen, rows)),
+                temperature=temperature,
+                given=None if known is None else known[rows],
+                mask=None if where is None else where[rows],
+                on_step=on_step,
+            )
+            parts.append(drawn.cpu())
+        return torch.cat(parts)
+
+    def draw(
+        self,
+        noise: Tensor,
+        *,
+        labels: LabelsLike = None,
+        condition: Tensor | Levels | None = None,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+        method: Literal["fast", "plain"] = "fast",
+        precision: Precision | None = None,
+        threads: int | None = None,
+        on_step: ancestral.OnStep | None = None,
+    ) -> Tensor:
+        """One image for each row of noise, as levels, uint8 [n, C, H, W], all in one batch; for a model of one order.
+
+        ``noise`` is uniform in [0, 1), float64 [n, C, H, W], and the images are a function of it. The other arguments,
+        and the errors, are those of :meth:`sample`.
+        """
+        order_ensemble.refuse(self.network, "draw")
+        if noise.ndim != 4 or tuple(noise.shape[1:]) != self.spec.shape or not len(noise):
+            raise UsageError(f"noise: [n, {', '.join(map(str, self.spec.shape))}] is needed, not {list(noise.shape)}")
+        known = check_labels(labels, self.description.classes, len(noise), self.device)
+        conditioning = self._conditioning(known, check_condition(condition, self.condition, len(noise)))
+        draw, _ = self._drawer(method, precision, None, guidance, threads)
+        return draw(noise.to(self.device), conditioning=conditioning, temperature=temperature, on_step=on_step)
+
+    def fast_sampler(
+        self,
+        precision: Precision | None = None,
+        mask: Tensor | None = None,
+        guidance: float = 0.0,
+        threads: int | None = None,
+    ) -> fast.FastSampler:
+        """What :meth:`sample` draws with by method "fast": it knows its steps, the memory of an image and its batch.
+
+        The arguments are those of :meth:`sample`; ``mask`` is bool [N, C, H, W].
+
+        Raises:
+            UsageError: for an unknown precision.
+            ModelError: if the network is not autoregressive or a layer does not say what it reads.
+        """
+        network = self._in(precision)
+        first = next(network.parameters())
+        return fast.FastSampler(
+            self._plan(network, None if mask is None else mask.all(dim=0).cpu().numpy()),
+            self.head,
+            self.spec,
+            self._to_model,
+            first.dtype,
+            first.device,
+            guidance=guidance,
+            threads=threads,
+            choice=self._steps,
+        )
+
+    def _plan(self, network: nn.Module, known: Marks | None) -> Plan:
+        """What to compute when; the last plan serves again as long as the network has the very same layers."""
+        layers, places = tuple(network.modules()), b"" if known is None else known.tobytes()
+        if self._planned is not None:
+            before, where, plan = self._planned
+            if where == places and len(before) == len(layers) and all(map(operator.is_, before, layers)):
+                return plan
+        dtype = next(network.parameters()).dtype
+        plan = fast.make_plan(network, self.head, self.spec, known, _in_dtype(self._placeholders(), dtype))
+        if network is self.network:
+            self._planned = layers, places, plan
+        return plan
+
+    def _drawer(
+        self, method: str, precision: Precision | None, where: Tensor | None, guidance: float, threads: int | None
+    ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
+        """What draws a batch from noise and conditioning, and how large a batch to draw of n images."""
+        if method not in ("fast", "plain"):
+            raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
+        classes = self.description.classes
+        if not guidance >= 0 or (guidance and (not classes or self.head.kind == "logistics")):
+            raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
+        if method == "fast":
+            sampler = self.fast_sampler(precision, where, guidance, threads)
+            dtype = sampler.dtype
+
+            def draw(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
+                both = with_null_class(conditioning, classes) if guidance else conditioning
+                return sampler.sample(noise, conditioning=_in_dtype(both, dtype), **options)
+
+            return draw, sampler.batch
+
+        network = self._in(precision)
+
+        def predict(conditioning: Conditioning, levels: Tensor) -> Tensor:
+            if not conditioning and network is self.network:
+                return self.predict(levels)
+            if not guidance:
+                return self._pass(network, levels, conditioning)
+            both = with_null_class(conditioning, classes)
+            cond, uncond = self._pass(network, levels.repeat(2, 1, 1, 1), both).chunk(2)
+            return fast.guided(cond, uncond, guidance)
+
+        def draw_plainly(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
+            with self._passes.pace(threads, noise.device) as pace:
+                step = partial(predict, conditioning)
+                return ancestral.sample(
+                    lambda levels: pace.run(1, partial(step, levels)), self.head, self.spec, noise, **options
+                )
+
+        return draw_plainly, lambda n: min(n, PLAIN_BATCH)
+
+    def _placeholders(self) -> Conditioning:
+        """The conditioning of one image: a plan needs its names and shapes."""
+        labels = torch.zeros(1, dtype=torch.long) if self.description.classes else None
+        shape = None if self.condition is None else self.condition.spec.shape
+        return self._conditioning(labels, None if shape is None else torch.zeros(1, *shape, dtype=torch.uint8))
+
+    def _in(self, precision: Precision | None) -> nn.Module:
+        """The network with weights of a precision."""
+        if precision not in (None, *PRECISIONS):
+            raise UsageError(f"precision: {', '.join(PRECISIONS)}, not {precision!r}")
+        if precision is None or next(self.network.parameters()).dtype == PRECISIONS[precision]:
+            return self.network
+        return copy.deepcopy(self.network).to(PRECISIONS[precision])
+
+    def save(self, folder: Path) -> str:
+        """Write the model folder; returns the SHA-256 of its contents.
+
+        Raises:
+            ModelError: if the folder cannot be written; what was there before stays whole.
+        """
+        config = self.description.model_dump(mode="json")
+        return save_described(folder / WEIGHTS, folder / CONFIG, self.network.state_dict(), config)
+
+
+def _in_dtype(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
+    """Conditioning as a network with weights of a type takes it; labels stay integers."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
+
+
+def load_pixel(folder: Path) -> PixelModel:
+    """The model of a folder written by :meth:`PixelModel.save`, on the CPU.
+
+    Raises:
+        ModelError: if the weights are missing, damaged, of a newer format, or do not fit their own description.
+    """
+    return rebuild(folder / WEIGHTS, PixelDescription, PixelModel.build)

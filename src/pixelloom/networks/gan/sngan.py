@@ -1,0 +1,173 @@
+"""SNGAN, residual: a judge whose every layer is under spectral norm, and conditioning by projection.
+
+    z -> linear -> 4x4 -> residual blocks, each doubling the side -> norm, ReLU, 3x3 convolution, tanh -> image
+    image -> residual blocks, each halving the side, down to 8x8 -> two more -> ReLU, sum over positions -> logit
+
+At 32x32 with the default widths these are the paper's networks (appendix B, table 4). With classes, a vector of
+the class joins z, which the paper does without, the generator's batch norms have gains and biases for each class, and
+the logit is phi(h) + <e_y, h>.
+
+Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks"; Miyato and Koyama 2018,
+"cGANs with Projection Discriminator".
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pixelloom.core.types import ImageSpec
+from pixelloom.layers.class_conditioning import ClassBatchNorm2d, ClassVector, Projection, check_given
+from pixelloom.layers.spectral_norm import spectral
+from pixelloom.networks.gan.resolutions import sides, widths
+
+BOTTOM = 8
+"""Side at which the discriminator stops halving."""
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, Projection)
+
+
+class SNGANConfig(BaseModel):
+    """Both networks; the defaults are the paper's, for images of 32x32. A laptop wants a quarter of the widths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latent: int = Field(128, ge=1, le=4096, description="numbers in the noise vector of an image")
+    generator_width: int = Field(256, ge=1, le=2048, description="features at the side of the image")
+    discriminator_width: int = Field(128, ge=1, le=2048, description="features at half the side of the image")
+    doubling: bool = Field(
+        False, description="double the features at each half of the side, up to 16 times, as the paper does at 128x128"
+    )
+
+    def features(self, width: int, stages: tuple[int, ...]) -> tuple[int, ...]:
+        """Of each stage, from the smallest."""
+        return widths(stages, width, width * (16 if self.doubling else 1))
+
+
+class SNGANGenerator(nn.Module):
+    """z [B, latent] -> images [B, C, H, W] in model space, within [-1, 1].
+
+    Args:
+        config: the layers.
+        spec: the images.
+        classes: how many there are; 0 for a network that is not told any.
+
+    Raises:
+        ValueError: for images that are no squares of 16, 32, 64 or 128 pixels a side.
+    """
+
+    def __init__(self, config: SNGANConfig, spec: ImageSpec, *, classes: int = 0) -> None:
+        super().__init__()
+        self.latent, self.classes = config.latent, classes
+        features = config.features(config.generator_width, sides(spec))
+        if classes:
+            self.embedding = ClassVector(classes, config.latent)  # as much of the class as of the noise
+        self.first = xavier(nn.Linear(2 * config.latent if classes else config.latent, features[0] * 16))
+        self.blocks = nn.ModuleList(UpBlock(a, b, classes) for a, b in itertools.pairwise(features))
+        self.norm = ClassBatchNorm2d(features[-1])
+        self.last = xavier(nn.Conv2d(features[-1], spec.channels, 3, padding=1))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """[B, latent], and labels int64 [B] if and only if there are classes -> [B, C, H, W]
+
+        Raises:
+            UsageError: for labels that are missing, or given to a network that knows no classes.
+        """
+        check_given("labels", labels, self.classes)
+        h = self.first(self.embedding(z, labels) if self.classes else z).unflatten(1, (-1, 4, 4))
+        for block in self.blocks:
+            h = block(h, labels)
+        return torch.tanh(self.last(F.relu(self.norm(h))))
+
+
+class UpBlock(nn.Module):
+    """up(skip(x)) + conv(relu(norm(conv(up(relu(norm(x))))))): [B, a, S, S] -> [B, b, 2 S, 2 S].
+
+    No convolution has a bias: whatever they add to a feature of all positions, the norms that follow take away.
+    """
+
+    def __init__(self, width_in: int, width_out: int, classes: int) -> None:
+        super().__init__()
+        self.norm1 = ClassBatchNorm2d(width_in, classes)
+        self.conv1 = xavier(nn.Conv2d(width_in, width_out, 3, padding=1, bias=False), math.sqrt(2))
+        self.norm2 = ClassBatchNorm2d(width_out, classes)
+        self.conv2 = xavier(nn.Conv2d(width_out, width_out, 3, padding=1, bias=False), math.sqrt(2))
+        self.skip = xavier(nn.Conv2d(width_in, width_out, 1, bias=False))
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """See the class."""
+        h = self.conv1(_double(F.relu(self.norm1(x, labels))))
+        out: Tensor = self.conv2(F.relu(self.norm2(h, labels)))
+        return out + _double(self.skip(x))
+
+
+class SNGANDiscriminator(nn.Module):
+    """Images [B, C, H, W] in model space -> logits [B], large for real ones; arguments as of the generator."""
+
+    def __init__(self, config: SNGANConfig, spec: ImageSpec, *, classes: int = 0) -> None:
+        super().__init__()
+        self.classes = classes
+        down = tuple(side for side in sides(spec)[:-1] if side >= BOTTOM)
+        halved = config.features(config.discriminator_width, down)[::-1]
+        features = (spec.channels, *halved, halved[-1], halved[-1])
+        pairs = itertools.pairwise(features)
+        self.blocks = nn.Sequential(
+            *(DownBlock(a, b, first=i == 0, down=i < len(halved)) for i, (a, b) in enumerate(pairs))
+        )
+        self.last = spectral(xavier(nn.Linear(features[-1], 1)))
+        if classes:
+            self.projection = spectral(xavier(Projection(classes, features[-1])))
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """[B, C, H, W], and labels int64 [B] if and only if there are classes -> [B]
+
+        Raises:
+            UsageError: for labels that are missing, or given to a network that knows no classes.
+        """
+        check_given("labels", labels, self.classes)
+        h = F.relu(self.blocks(x)).sum(dim=(2, 3))
+        logits: Tensor = self.last(h)[:, 0]
+        return logits + self.projection(h, labels) if self.classes else logits
+
+
+class DownBlock(nn.Module):
+    """pool(skip(x)) + pool(conv(relu(conv(relu(x))))): [B, a, S, S] -> [B, b, S / 2, S / 2], or S without ``down``.
+
+    The first takes the image as it is, without the first ReLU.
+    """
+
+    def __init__(self, width_in: int, width_out: int, *, first: bool, down: bool) -> None:
+        super().__init__()
+        self.first, self.down = first, down
+        hidden = width_out if first else width_in
+        self.conv1 = spectral(xavier(nn.Conv2d(width_in, hidden, 3, padding=1), math.sqrt(2)))
+        self.conv2 = spectral(xavier(nn.Conv2d(hidden, width_out, 3, padding=1), math.sqrt(2)))
+        changes = down or width_in != width_out
+        self.skip = spectral(xavier(nn.Conv2d(width_in, width_out, 1))) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
+        if self.down:  # a mean of positions and a 1x1 convolution can change places: so it has a quarter of the work
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        out: Tensor = h + self.skip(x)
+        return out
+
+
+def xavier(layer: Layer, gain: float = 1.0) -> Layer:
+    """The layer with weights by Glorot and Bengio 2010, and a bias of 0 if it has one."""
+    nn.init.xavier_uniform_(layer.weight, gain)
+    bias = getattr(layer, "bias", None)
+    if bias is not None:
+        nn.init.zeros_(bias)
+    return layer
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

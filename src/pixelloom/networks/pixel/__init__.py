@@ -1,0 +1,1 @@
+"""Networks of pixel models, one file a paper."""

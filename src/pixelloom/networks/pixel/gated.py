@@ -1,0 +1,240 @@
+"""Gated PixelCNN: two stacks that together see every pixel before, gates, and pictures of a class or after a picture.
+
+A stack of masked convolutions never sees some pixels above to the right, however deep it is. So there are two stacks,
+of layers with kernels of side n = 2 r + 1::
+
+    vertical, knows the rows above              horizontal, knows the row so far as well
+
+    # # # # #    r rows and its own             # # o     the row up to here, of mask B
+    # # # # #    (the first layer: r + 1
+    # # o # #    rows above its own)            and what the vertical stack knows at o
+
+    a_v = W_v * v + V_v                         a_h = W_h * h + L a_v + V_h
+    v'  = gate(a_v)                             h'  = h + U gate(a_h)          gate(a, b) = tanh(a) sigmoid(b)   (eq. 2)
+
+with * a convolution, L and U 1x1, and V what the picture is conditioned on: a vector for each class (eq. 4), a 1x1
+convolution of features s at each position (eq. 5), or nothing. The first layer has no short-cut.
+
+Here the vertical stack reads the rows above once, in its first layer; the paper moves each layer's result down by a row
+on its way to the horizontal stack. Both know the same pixels.
+
+Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", sections 2.1 to 2.3, figure 2.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pixelloom.core.types import ImageSpec
+from pixelloom.layers.blocks import Activation, Positions, make_activation, make_norm
+from pixelloom.layers.class_conditioning import ClassBias, check_given
+from pixelloom.layers.masked_conv import Mask, MaskedConv2d
+from pixelloom.layers.shifted_conv import BoxConv2d
+from pixelloom.networks.pixel.pixelcnn import Side
+
+Window = Annotated[Side, Field(ge=3)]
+
+
+class GatedPixelCNNConfig(BaseModel):
+    """What a Gated PixelCNN looks like. The paper's large ones have 20 layers of 384 channels with 5x5 kernels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(64, ge=1, le=4096, description="features of each stack")
+    layers: int = Field(8, ge=1, le=256, description="gated layers, the first included")
+    first_kernel: Window = Field(7, description="side of the first layer's kernels, odd")
+    kernel: Window = Field(5, description="side of the other layers' kernels, odd")
+    hidden: int | None = Field(None, ge=1, le=4096, description="features of the head; as many as channels if unset")
+    norm: Literal["none", "channel"] = Field("none", description="of what each layer but the first reads")
+    activation: Activation = Field("relu", description="of the head")
+    positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="behind the gates of the horizontal stack")
+    condition: int = Field(0, ge=0, le=4096, description="channels of a picture that the image is conditioned on")
+    condition_kernels: tuple[Side, ...] = Field((5, 5), description="sides of the kernels that read that picture")
+
+
+class GatedPixelCNN(nn.Module):
+    """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
+
+    Args:
+        config: the layers.
+        spec: the images.
+        outputs: parameters a position, all image channels together; the head knows how many it needs.
+        groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
+        classes: how many there are; 0 for a network that is not told any.
+        condition: channels of a picture to condition on; 0 for as many as the configuration says.
+    """
+
+    def __init__(
+        self,
+        config: GatedPixelCNNConfig,
+        spec: ImageSpec,
+        *,
+        outputs: int,
+        groups: int,
+        classes: int = 0,
+        condition: int = 0,
+    ) -> None:
+        super().__init__()
+        c, self.classes, self.condition = config.channels, classes, condition or config.condition
+        self.spatial = nn.Sequential()  # s = m(h) of section 2.3
+        width = self.condition
+        for side in config.condition_kernels if self.condition else ():
+            self.spatial.extend([nn.Conv2d(width, c, side, padding=side // 2), nn.SiLU()])
+            width = c
+        self.layers = nn.ModuleList(
+            GatedLayer(
+                c if number else spec.channels,
+                c,
+                config.kernel if number else config.first_kernel,
+                first=not number,
+                groups=groups,
+                dropout=config.dropout,
+                classes=classes,
+                spatial=width,
+                norm=config.norm,
+            )
+            for number in range(config.layers)
+        )
+        positions = [Positions(c, spec.height, spec.width) if config.positions else nn.Identity() for _ in range(2)]
+        self.above, self.beside = positions
+        hidden = config.hidden or c
+        self.head = nn.Sequential(
+            make_activation(config.activation, inplace=True),
+            MaskedConv2d(c, hidden, 1, mask="B", groups=groups),
+            make_activation(config.activation, inplace=True),
+        )
+        self.output = MaskedConv2d(hidden, outputs, 1, mask="B", groups=groups)
+        # All parameters start at zero: the first prediction is uniform, log2(levels) bits a dimension.
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, outputs, H, W]
+
+        Args:
+            x: pixels in model space.
+            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
+            condition: picture in model space [B, condition, H, W], of which every position may be read; None if, and
+                only if, the network was built without.
+
+        Raises:
+            UsageError: for what is missing, or given to a network that does not know it.
+        """
+        check_given("labels", labels, self.classes)
+        check_given("condition", condition, self.condition)
+        s = condition if condition is None else self.spatial(condition)
+        v, h = self.layers[0](x, x, labels, s)
+        v, h = self.above(v), self.beside(h)
+        for layer in self.layers[1:]:
+            v, h = layer(v, h, labels, s)
+        out: Tensor = self.output(self.head(h))
+        return out
+
+
+class GatedLayer(nn.Module):
+    """(v, h) -> (v', h') by the equations at the head of this file, each [B, features, H, W].
+
+    Args:
+        inputs: features of v and h.
+        features: of v' and h'.
+        kernel: side of the window, n.
+        first: whether v and h are the image.
+        groups: ordered image channels. The vertical stack knows whole rows, so it needs no groups.
+        dropout: share of the gated features dropped while training.
+        classes: how many there are; 0 for none.
+        spatial: features of s; 0 for none.
+        norm: of v and h on their way into the convolutions; the first layer has none.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        features: int,
+        kernel: int,
+        *,
+        first: bool,
+        groups: int,
+        dropout: float,
+        classes: int,
+        spatial: int,
+        norm: Literal["none", "channel"] = "none",
+    ) -> None:
+        super().__init__()
+        r, gate = kernel // 2, 2 * features
+        self.shortcut = not first
+        # The vertical stack knows nothing of a pixel's own channels, so its features are normed together.
+        self.norm_above, self.norm_beside = (make_norm("none" if first else norm, inputs, n) for n in (1, groups))
+        self.vertical = BoxConv2d(inputs, gate, top=-r - first, bottom=-int(first), left=-r, right=r)
+        self.horizontal = RowConv2d(inputs, gate, kernel, first=first, groups=groups)
+        self.link = nn.Conv2d(gate, gate, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.up = MaskedConv2d(features, features, 1, mask="B", groups=groups)
+        self.above, self.beside = (Condition(gate, classes, spatial) for _ in range(2))
+
+    def forward(self, v: Tensor, h: Tensor, labels: Tensor | None, s: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Labels int64 [B] and s [B, spatial, H, W] where the layer was built for them."""
+        above = self.above(self.vertical(self.norm_above(v)), labels, s)
+        beside = self.beside(self.horizontal(self.norm_beside(h)) + self.link(above), labels, s)
+        branch = self.up(self.dropout(_gate(beside)))
+        return _gate(above), h + branch if self.shortcut else branch
+
+
+class Condition(nn.Module):
+    """a -> a + V: a bias of each feature for what the picture is conditioned on, zero at first.
+
+    Args:
+        features: of a.
+        classes: how many there are, each with a vector (eq. 4); 0 for none.
+        spatial: features of s, of which a 1x1 convolution makes a bias at each position (eq. 5); 0 for none.
+    """
+
+    def __init__(self, features: int, classes: int, spatial: int) -> None:
+        super().__init__()
+        self.classes = ClassBias(classes, features) if classes else None
+        self.spatial = nn.Conv2d(spatial, features, 1, bias=False) if spatial else None
+        if self.spatial is not None:
+            nn.init.zeros_(self.spatial.weight)
+
+    def forward(self, a: Tensor, labels: Tensor | None, s: Tensor | None) -> Tensor:
+        """[B, features, H, W], and labels int64 [B] and s [B, spatial, H, W] if built for them -> as a"""
+        if self.classes is not None:
+            a = a + self.classes(labels)
+        return a if self.spatial is None else a + self.spatial(s)
+
+
+class RowConv2d(nn.Module):
+    """The row up to here, r positions and its own: what the pixel may see of its own position, mask A or B, says.
+
+    The taps on the left are whole pixels before, which no mask needs.
+
+    Args:
+        inputs: features of the input; for the first layer the channels of the image.
+        gate: features of the output, a and b side by side, each grouped alike.
+        kernel: side of the whole window, 2 r + 1.
+        first: mask A for the layer that reads the image, else mask B.
+        groups: image channels that are ordered within a pixel, or 1.
+    """
+
+    def __init__(self, inputs: int, gate: int, kernel: int, *, first: bool, groups: int) -> None:
+        super().__init__()
+        whole = groups == 1 and not first  # nothing is masked: one convolution does
+        self.row = BoxConv2d(inputs, gate, top=0, bottom=0, left=-(kernel // 2), right=0 if whole else -1)
+        self.pixel: MaskedConv2d | None = None
+        if groups > 1:
+            mask: Mask = "A" if first else "B"
+            self.pixel = MaskedConv2d(inputs, gate, 1, mask=mask, groups=groups, copies=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, gate, H, W]"""
+        out: Tensor = self.row(x)
+        return out if self.pixel is None else out + self.pixel(x)
+
+
+def _gate(x: Tensor) -> Tensor:
+    """[B, 2 f, H, W] -> [B, f, H, W], eq. 2."""
+    a, b = x.chunk(2, dim=1)
+    return torch.tanh(a) * torch.sigmoid(b)

@@ -1,0 +1,198 @@
+"""PixelSNAIL: gated residual convolutions that see near, and between them attention that sees everything before.
+
+    image --> first --> block --> block --> ... --> parameters of each pixel
+
+    block:   u = residual(... residual(h))                        some gated residual layers of 2x2 convolutions
+             key, value = 1x1(residual_1x1(image, u, where))      what is known of a pixel, its own value included
+             query = 1x1(residual_1x1(u, where))                  what is known before it
+             h' = residual_1x1(u, attention(query, key, value))   over the pixels strictly before
+
+``where`` are two channels that tell the row and the column. A gated residual layer, with a(x) = elu of x and -x, is
+
+    residual(x, y) = x + p sigmoid(q)          (p, q) = conv(a(conv(a(x)) + 1x1(a(y))))
+
+Its convolutions read a position, the one on its left and the two above these: down-right-shifted, in the words of
+PixelCNN++. That cone leaves out all pixels above on the right; attention sees them.
+
+Source: Chen et al. 2017, "PixelSNAIL: An Improved Autoregressive Generative Model", section 3, figures 2 and 3;
+Salimans et al. 2017, "PixelCNN++", for the layers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from pixelloom.core.types import ImageSpec
+from pixelloom.layers.blocks import make_norm
+from pixelloom.layers.causal_attention import CausalAttention, Rotary
+from pixelloom.layers.class_conditioning import ClassBias, check_given
+from pixelloom.layers.masked_conv import MaskedConv2d
+from pixelloom.layers.output import Output
+from pixelloom.layers.shifted_conv import BoxConv2d
+
+
+class PixelSNAILConfig(BaseModel):
+    """What a PixelSNAIL looks like. The paper's for CIFAR-10 has 12 blocks of 4 layers with 256 channels, keys of 16
+    and values of 128, dropout 0.5.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(64, ge=1, le=4096, description="features of every layer")
+    blocks: int = Field(4, ge=1, le=256, description="number of blocks, each some residual layers and attention")
+    layers: int = Field(4, ge=0, le=64, description="gated residual layers of a block")
+    heads: int = Field(1, ge=1, le=256, description="parts of the keys and values that attend apart")
+    keys: int = Field(16, ge=1, le=4096, description="features of keys and queries; a multiple of heads")
+    values: int | None = Field(
+        None, ge=1, le=4096, description="features of values; a multiple of heads; half of channels if unset"
+    )
+    window: int | None = Field(None, ge=0, description="rows above its own that a position attends to; all if unset")
+    rotary: bool = Field(False, description="turn queries and keys by angles that grow with the row and the column")
+    norm: Literal["none", "channel"] = Field("none", description="of what each residual layer reads")
+    activation: Literal["concat-elu", "silu"] = Field("concat-elu", description="elu of both signs, or x sigmoid(x)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="within residual layers")
+
+    @property
+    def width(self) -> int:
+        """Features of values."""
+        return self.values or max(1, self.channels // 2)
+
+    @model_validator(mode="after")
+    def _heads_divide_keys_and_values(self) -> PixelSNAILConfig:
+        for name, features in (("keys", self.keys), ("values", self.width)):
+            if features % self.heads:
+                raise ValueError(f"{name}={features} cannot be shared evenly by heads={self.heads}")
+        if self.rotary and self.keys % (4 * self.heads):
+            raise ValueError(f"rotary: keys={self.keys} must be a multiple of {4 * self.heads}, four times heads")
+        return self
+
+
+class PixelSNAIL(nn.Module):
+    """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
+
+    Args:
+        config: the layers.
+        spec: the images.
+        outputs: parameters a position, all image channels together; the head knows how many it needs.
+        groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
+        classes: how many there are; 0 for a network that is not told any.
+    """
+
+    where: Tensor
+
+    def __init__(
+        self, config: PixelSNAILConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0
+    ) -> None:
+        super().__init__()
+        c, self.classes = config.channels, classes
+        self.above = BoxConv2d(spec.channels + 1, c, top=-1, bottom=-1, left=-1, right=1)
+        self.beside = BoxConv2d(spec.channels + 1, c, top=-1, bottom=0, left=-1, right=-1)
+        self.blocks = nn.ModuleList(Block(config, spec, classes) for _ in range(config.blocks))
+        self.output = Output(c, spec.channels, outputs, groups)
+        rows, columns = (torch.arange(side) / side - 0.5 for side in (spec.height, spec.width))
+        where = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        self.register_buffer("where", where, persistent=False)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, outputs, H, W]
+
+        Args:
+            x: pixels in model space.
+            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
+
+        Raises:
+            UsageError: for labels that are missing, or given to a network that knows no classes.
+        """
+        check_given("labels", labels, self.classes)
+        inside = torch.cat((x, 0 * x[:, :1] + 1), dim=1)  # a channel of ones tells the image from what lies beyond
+        h = self.above(inside) + self.beside(inside)
+        where = 0 * h[:, :1] + self.where  # one for each image
+        for block in self.blocks:
+            h = block(h, x, where, labels)
+        out: Tensor = self.output(h, x)
+        return out
+
+
+class Block(nn.Module):
+    """Residual layers, then attention: ([B, channels, H, W], image, where, labels) -> [B, channels, H, W]."""
+
+    def __init__(self, config: PixelSNAILConfig, spec: ImageSpec, classes: int) -> None:
+        super().__init__()
+        c, values = config.channels, config.width
+        self.near = nn.ModuleList(GatedResidual(config, c, near=True, classes=classes) for _ in range(config.layers))
+        known, before = spec.channels + c + 2, c + 2
+        self.content = GatedResidual(config, known, near=False)
+        self.question = GatedResidual(config, before, near=False)
+        self.key = MaskedConv2d(known, config.keys, 1, mask="B", bias=False)  # one would move all scores alike
+        self.value = _here(known, values)
+        self.query = _here(before, config.keys)
+        self.rotary = Rotary(config.keys, config.heads, spec) if config.rotary else nn.Identity()
+        self.attention = CausalAttention(config.heads, own=False, above=config.window)
+        self.mix = GatedResidual(config, c, near=False, extra=values, classes=classes)
+
+    def forward(self, h: Tensor, x: Tensor, where: Tensor, labels: Tensor | None) -> Tensor:
+        """[B, channels, H, W] -> same"""
+        for layer in self.near:
+            h = layer(h, labels)
+        content = self.content(torch.cat((x, h, where), dim=1), labels)
+        query = self.query(self.question(torch.cat((h, where), dim=1), labels))
+        found = self.attention(self.rotary(query), self.rotary(self.key(content)), self.value(content))
+        out: Tensor = self.mix(h, labels, found)
+        return out
+
+
+class GatedResidual(nn.Module):
+    """The residual layer at the head of this file: x and y [B, features or extra, H, W] -> [B, features, H, W].
+
+    Args:
+        config: norm, activation and dropout.
+        features: of x.
+        near: 2x2 convolutions, else 1x1.
+        extra: features of y; 0 for none.
+        classes: how many there are; 0 for none. A class adds a vector of its own to p and q.
+    """
+
+    def __init__(
+        self, config: PixelSNAILConfig, features: int, *, near: bool, extra: int = 0, classes: int = 0
+    ) -> None:
+        super().__init__()
+        conv = _near if near else _here
+        self.activate = F.silu if config.activation == "silu" else _concat_elu
+        both = 1 if config.activation == "silu" else 2
+        self.norm = make_norm(config.norm, features, 1)
+        self.enter, self.gate = conv(both * features, features), conv(both * features, 2 * features)
+        self.extra = nn.ModuleList([_here(both * extra, features)] if extra else [])
+        self.classes = nn.ModuleList([ClassBias(classes, 2 * features)] if classes else [])
+        self.dropout = nn.Dropout(config.dropout)
+        with torch.no_grad():  # layers change little at first, so that many can be stacked
+            self.gate.weight.mul_(0.1)
+
+    def forward(self, x: Tensor, labels: Tensor | None, y: Tensor | None = None) -> Tensor:
+        """-> [B, features, H, W]"""
+        h = self.enter(self.activate(self.norm(x)))
+        if y is not None:
+            h = h + self.extra[0](self.activate(y))
+        h = self.gate(self.dropout(self.activate(h)))
+        for bias in self.classes:
+            h = h + bias(labels)
+        p, q = h.chunk(2, dim=1)
+        out: Tensor = x + p * torch.sigmoid(q)
+        return out
+
+
+def _concat_elu(x: Tensor) -> Tensor:
+    """Neither sign is lost: [B, f, H, W] -> [B, 2 f, H, W] (Shang et al. 2016, with elu)."""
+    return F.elu(torch.cat((x, -x), dim=1))
+
+
+def _near(inputs: int, outputs: int) -> BoxConv2d:
+    return BoxConv2d(inputs, outputs, top=-1, bottom=0, left=-1, right=0)
+
+
+def _here(inputs: int, outputs: int) -> MaskedConv2d:
+    return MaskedConv2d(inputs, outputs, 1, mask="B")

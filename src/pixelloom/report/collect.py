@@ -1,0 +1,244 @@
+"""Gathers what there is to compare: loads models of any family, draws from them, and reads what their runs wrote."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from pixelloom.core.errors import ModelError, PixelloomError, UsageError
+from pixelloom.core.threads import usable
+from pixelloom.data.catalog import load_for
+from pixelloom.engine.memory import out_of_memory
+from pixelloom.metrics.results import METRICS, Result
+from pixelloom.models.description import WEIGHTS
+from pixelloom.models.pixel import PixelModel
+from pixelloom.models.registry import Model, load_model
+from pixelloom.report.model import SAMPLES, Comparison, Entry, Ground
+from pixelloom.runs.evaluate import (
+    ACCURACY,
+    ALL,
+    LIKELIHOOD,
+    MeasureOptions,
+    N,
+    data_for,
+    measure,
+    settled,
+    some_images,
+)
+from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, find
+from pixelloom.viz import curves
+from pixelloom.viz.grid import sheet
+
+_log = logging.getLogger("pixelloom")
+_FORM = {key: key for key in ("binarize", "fit", "background", "bits", "frames")} | {"seed": "data seed"}
+"""Of the settings of data, what changes its pictures beside their size and levels."""
+_ASKED = ("size", "levels", "binarize", "gray", "limit")
+_NOTHING = (None, False, "none", "")
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """How models are drawn from and measured.
+
+    Attributes:
+        n: samples of each.
+        seed: of the samples.
+        device: "cpu" or "cuda".
+        metrics: figures of samples to measure, see :func:`pixelloom.measure`; none by default.
+        measured: samples to measure them on.
+        split: whose pictures they are measured against.
+    """
+
+    n: int = 16
+    seed: int = 0
+    device: str = "cpu"
+    metrics: tuple[str, ...] = ()
+    measured: int = N
+    split: str = "test"
+
+
+def gather(names: Sequence[str], options: CompareOptions = CompareOptions()) -> Comparison:
+    """Load each model, draw from it and read what its run wrote.
+
+    Args:
+        names: as :func:`pixelloom.runs.folder.find` takes them; a model that is named twice is shown once.
+        options: how they are drawn from and measured.
+
+    Raises:
+        UsageError: for a metric that is none of samples.
+        ModelError: if none of them can be shown.
+    """
+    unknown = [name for name in options.metrics if name not in (*METRICS, ACCURACY, ALL)]
+    if unknown:
+        known = ", ".join((*METRICS, ACCURACY, ALL))
+        raise UsageError(f"metrics: {unknown[0]!r} is no figure of samples; there are {known}")
+    entries, broken, seen = list[Entry](), list[tuple[str, str]](), set[Path]()
+    short = dict(zip(names, _short(names), strict=True))
+    for name in names:
+        try:
+            folder = find(name).resolve()
+            if folder in seen:
+                continue
+            entry = _entry(short[name], folder, options)
+            twice = any(other.parent == folder.parent for other in seen)  # the best and the last model of one run
+            entries.append(replace(entry, history=curves.History({}, {})) if twice else entry)
+            seen.add(folder)
+        except (PixelloomError, OSError) as error:
+            broken.append((name, str(error).removeprefix(f"{name}: ")))
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            broken.append((name, "out of memory; draw fewer with -n"))
+    if not entries:
+        raise ModelError("none of these can be shown:" + "".join(f"\n  {name}: {why}" for name, why in broken))
+    return Comparison(
+        tuple(entries), tuple(broken), options.n, options.seed, hardware(options.device), date.today().isoformat()
+    )
+
+
+def hardware(device: str) -> str:
+    """The processor or GPU, in words."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return str(torch.cpu.get_capabilities().get("cpu_name", "CPU"))
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The last part of each where these differ and say something."""
+    last = [Path(name).name for name in names]
+    tellers = len(set(last)) == len(set(names)) and not {"", "..", BEST, LAST} & set(last)
+    return last if tellers else list(names)
+
+
+def _entry(name: str, folder: Path, options: CompareOptions) -> Entry:
+    model = load_model(folder).to(options.device)
+    with safe_open(str(folder / WEIGHTS), "pt") as file:
+        sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
+    about = model.description
+    trained = about.trained
+    data, found = _mapping(trained.get("data")), _mapping(trained.get("validation"))
+    metrics = folder.parent / METRICS_FILE
+    history = curves.read_history(metrics) if metrics.is_file() else curves.History({}, {})
+    validation = {str(name): value for name, given in found.items() if (value := curves.number(given)) is not None}
+    count, split = validation.pop("n", None), str(found.get("split", "validation"))
+    judges = dict.fromkeys([*history.judges, *curves.judges(validation)])
+    images = curves.number(trained.get("images"))
+    sheet(options.n, model.spec.shape)  # refuses more than a picture can hold, before they are drawn
+    samples, given, seconds = _drawn(model, options.n, options.seed)
+    measured, unmeasured = _measured(name, model, options)
+    threads = min(usable(), torch.get_num_threads()) if model.device.type == "cpu" else 0
+    grounds = {judge: _ground(model, judge, data, split, name) for judge in judges}
+    if measured:
+        grounds[SAMPLES] = _ground(model, SAMPLES, data, options.split, name)
+    return Entry(
+        name=name,
+        family=about.family,
+        network=about.network,
+        recipe=str(trained.get("recipe") or ""),
+        data=str(data.get("source") or ""),
+        form=", ".join(
+            key if data[key] is True else f"{key} {data[key]}" for key in _ASKED if data.get(key) not in _NOTHING
+        ),
+        spec=model.spec,
+        classes=about.classes,
+        parameters=model.parameters,
+        images=images,
+        epochs=curves.number(trained.get("epochs")),
+        minutes=curves.number(trained.get("minutes")),
+        step=_step(history, list(judges), images),
+        validation=validation,
+        n=None if count is None else int(count),
+        split=split,
+        grounds=grounds,
+        history=history,
+        sha256=sha256,
+        measured=measured,
+        unmeasured=unmeasured,
+        samples=samples.numpy(),
+        given=None if given is None else given.numpy(),
+        seconds=seconds,
+        threads=threads,
+    )
+
+
+def _drawn(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor | None, float]:
+    """Images [n, C, H, W], what they were drawn by as images, and seconds an image, after one to warm up."""
+    told, shown = _told(model, n)
+    model.sample(1, seed=seed, **{name: value[:1] for name, value in told.items()})
+    begun = time.perf_counter()
+    images = model.sample(n, seed=seed, **told)
+    return images, shown, (time.perf_counter() - begun) / n
+
+
+def _told(model: Model, n: int) -> tuple[dict[str, Any], Tensor | None]:
+    """What n images are drawn by: every class in turn, validation pictures of the data that the model was trained on.
+
+    Raises:
+        DataError: if the model goes by pictures, and these data cannot be read.
+    """
+    classes = model.description.classes
+    told: dict[str, Any] = {"labels": torch.arange(n) % classes} if classes else {}
+    if not isinstance(model, PixelModel) or model.condition is None:
+        return told, None
+    truth = some_images(model.spec, data_for(model), "val", n)
+    if not len(truth):
+        raise UsageError("the model goes by pictures, and its data has no validation pictures")
+    seen = model.condition.of(truth)[torch.arange(n) % len(truth)]
+    return told | {"condition": seen}, model.condition.shown(seen)
+
+
+def _measured(name: str, model: Model, options: CompareOptions) -> tuple[tuple[Result, ...], str]:
+    """Figures of samples, or why there are none though they were asked for."""
+    if not options.metrics:
+        return (), ""
+    _log.info("%s: measuring %d samples", name, options.measured)
+    try:
+        names = tuple(name for name in settled(model, options.metrics, options.split) if name != LIKELIHOOD)
+        asked = MeasureOptions(
+            names, n=options.measured, seed=options.seed, split=options.split, forgiving=ALL in options.metrics
+        )
+        found = measure(model, load_for(model.spec, data_for(model)), asked).results
+    except PixelloomError as error:
+        return (), str(error)
+    return tuple(found), ""
+
+
+def _ground(model: Model, judge: str, data: dict[str, Any], split: str, name: str) -> Ground:
+    """A likelihood is that of images given all that the model is told; a distance is one of samples, whatever drew."""
+    source = data.get("source")
+    told = []
+    if isinstance(model, PixelModel):
+        classes, condition = model.description.classes, model.description.condition
+        told = ["classes"] * (classes > 0 and judge == curves.BITS) + [condition] * (condition != "none")
+    return (
+        ("data", str(source) if source else f"unknown data ({name})"),
+        ("size", "x".join(map(str, model.spec.shape))),
+        ("levels", str(model.spec.levels)),
+        *((what, "none" if data.get(key) is None else str(data[key])) for key, what in _FORM.items()),
+        ("condition", " and ".join(told) or "none"),
+        ("reference", f"{split} pictures"),
+    )
+
+
+def _step(history: curves.History, judges: list[str], images: float | None) -> int | None:
+    """That of the validation at which a model of so many images seen was kept."""
+    for series in (history.validation[name] for name in judges if name in history.validation):
+        for step in series.steps[series.images == images]:
+            if not math.isnan(step):
+                return int(step)
+    return None
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """A description's own part may be anything that a file can hold."""
+    return dict(value) if isinstance(value, dict) else {}

@@ -1,0 +1,1 @@
+"""Training runs: configuration, recipes, folders, and what each family makes of them."""

@@ -1,0 +1,105 @@
+"""Runs of pixel models: maximum likelihood, chosen by bits/dim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from PIL.Image import Image
+from torch import nn
+
+from pixelloom.core.errors import UsageError
+from pixelloom.data.catalog import Dataset
+from pixelloom.data.conditions import Condition
+from pixelloom.data.pixels import Scaling
+from pixelloom.data.stream import Stream
+from pixelloom.heads.discrete import make_head
+from pixelloom.models.pixel import PixelModel
+from pixelloom.models.pixel_description import PixelDescription
+from pixelloom.objectives.base import Monitor, Objective
+from pixelloom.objectives.likelihood import likelihood as likelihood_objective
+from pixelloom.runs.config import PixelRun
+from pixelloom.runs.evaluate import scored
+from pixelloom.runs.family import Setup, some
+from pixelloom.viz.grid import grid, table
+
+
+class PixelSetup(Setup[PixelRun, PixelModel]):
+    """See :class:`Setup`."""
+
+    def build(self) -> PixelModel:
+        """An untrained model of what :meth:`describe` says."""
+        return PixelModel.build(self.describe())
+
+    def describe(self) -> PixelDescription:
+        """What the model will be: the configuration fitted to the data."""
+        config, data = self.config, self.data
+        head = make_head(config.head, data.spec)
+        try:
+            config.condition == "none" or Condition(config.condition, data.spec)
+        except ValueError as error:
+            raise UsageError(f"condition: {error}") from error
+        return PixelDescription(
+            network=config.network,
+            model=config.model,
+            head=config.head.model_copy(update={"kind": head.kind}),
+            image=data.spec,
+            scaling=_scaling(config, data),
+            classes=self.classes,
+            embedding=config.embedding if config.inputs == "embedding" else 0,
+            condition=config.condition,
+            trained=self.facts(),
+        )
+
+    def objective(self) -> Objective:
+        """Maximum likelihood."""
+        model = self.model
+        return likelihood_objective(
+            model.network,
+            model.head,
+            model.spec.levels,
+            model.description.scaling,
+            self.config.optim,
+            Monitor("bits/dim", self.measure),
+            classes=self.classes,
+            label_dropout=self.config.label_dropout,
+            condition=model.condition,
+        )
+
+    def measure(self, network: nn.Module) -> Mapping[str, float]:
+        """Validation figures of a network; in float32 whatever the training's precision."""
+        found = scored(self.model_of(network), self.data, "val", self.config.validation_images)
+        return {"bits/dim": found.bits_per_dim, "nats/image": found.nats_per_image}
+
+    def model_of(self, network: nn.Module) -> PixelModel:
+        """The model itself, or one around averaged weights: always the same, which plans its sampling once."""
+        if self.model.network is not network:
+            self.model = PixelModel(network, self.model.description)
+        return self.model
+
+    def draw(self, model: PixelModel, n: int) -> Image:
+        """A grid of n samples. Where they go by pictures, these are of the validation images: about as many as draws of
+        each, in a row each with the truth.
+        """
+        seed = self.config.train.seed
+        if model.condition is None:
+            return grid(model.sample(n, seed=seed).numpy(), model.spec.levels)
+        truth = some(self.data, "val", math.ceil(math.sqrt(n)))
+        seen, rows = model.condition.of(truth), len(truth)
+        row = torch.arange(max(1, n // rows) * rows) % rows
+        images = model.sample(len(row), seed=seed, condition=seen[row])
+        left, right = model.condition.shown(seen).numpy(), truth.numpy()
+        return table(images.numpy(), model.spec.levels, rows, left=left, right=right)
+
+
+def _scaling(config: PixelRun, data: Dataset) -> Scaling:
+    if config.inputs == "unit":
+        return Scaling.unit()
+    if config.inputs == "symmetric":
+        return Scaling.symmetric()
+    if config.inputs == "embedding":
+        return Scaling.numbers(data.spec.levels)
+    # Drawn through the stream, so that dynamic binarization counts as the network will see it.
+    seen = Stream(data.train, data.spec, min(len(data.train), 10_000), dynamic=data.dynamic).batch_at(0)
+    return Scaling.standard(seen.images.numpy(), data.spec.levels)

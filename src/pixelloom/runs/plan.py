@@ -1,0 +1,122 @@
+"""What a run will do, decided before anything starts: recipe, file, overrides, budgets, folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pixelloom.core.errors import UsageError, did_you_mean
+from pixelloom.runs.config import Overrides, PixelRun, RunConfig, compose, elsewhere, fields_of, read_yaml
+from pixelloom.runs.folder import CONFIG, RUNS
+from pixelloom.runs.recipes import recipe as named_run
+
+BUDGETS = ("train.minutes", "train.images", "train.epochs")
+_MACHINE = ("device", "devices", "nodes", "threads", "workers", "timeout")
+_INTERVALS = ("validate_every", "checkpoint_every", "sample_every")
+# What may change when a run is resumed: how long, where and how watched, but not what is computed.
+_FREE = (*BUDGETS, *(f"train.{name}" for name in (*_MACHINE, *_INTERVALS)), "data.root", "data.cache", "samples")
+
+
+def planned(
+    recipe: str | None,
+    *,
+    config: Path | str | None = None,
+    out: Path | str | None = None,
+    overrides: Overrides | None = None,
+    resume: bool = False,
+) -> tuple[RunConfig, Path]:
+    """What a run will do, and in which folder.
+
+    A budget in ``overrides`` or in the file takes the place of all budgets before it. With ``resume`` the run's own
+    configuration is kept, but for its budget and what does not change its result.
+
+    Raises:
+        UsageError: for unknown names, values that are not allowed, or another run than the one to resume.
+    """
+    file = read_yaml(Path(config)) if config is not None else {}
+    if recipe is None and config is None and not (resume and out is not None):
+        raise UsageError("recipe: name a recipe or a network (see `pixelloom list`), or give --config FILE")
+    changes = _one_budget(overrides or {})
+    folder = Path(out) if out is not None else _default_folder(recipe, config, file)
+    if resume and (folder / CONFIG).is_file():
+        return _resumed(folder, recipe, file, changes), folder
+    if recipe is None and config is None:
+        raise UsageError(f"{folder}: no run to resume here: it has no {CONFIG}")
+    base = compose(named_run(recipe) if recipe is not None else PixelRun(), file=_with_one_budget(file))
+    return _changed(base, changes), folder
+
+
+def as_text(value: str) -> str:
+    """A string that stays one when it is read as YAML: a folder may be called 2024."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def joined(first: Overrides, second: Overrides) -> dict[str, object]:
+    """Both, for fields that may be written in two ways.
+
+    Raises:
+        UsageError: if one field is given twice.
+    """
+    twice = sorted(first.keys() & second.keys())
+    if twice:
+        raise UsageError(f"{twice[0]}: given twice, as a field and as an option of its own; drop one")
+    return {**first, **second}
+
+
+def _changed(base: RunConfig, overrides: Overrides) -> RunConfig:
+    """``compose``, after a look at the names: a slip in one is told before what its value might do."""
+    network = str(overrides.get("network", base.network))
+    for path in overrides:
+        *parents, leaf = path.split(".")
+        known = fields_of(network, parents)
+        if not known:
+            sections = fields_of(network, [])
+            hint = elsewhere(network, path) or did_you_mean(parents[0], sections)
+            raise UsageError(f"--{path}: there is no section {'.'.join(parents)!r}.{hint}")
+        if leaf not in known:
+            section = f" of {'.'.join(parents)}" if parents else ""
+            hint = ("" if parents else elsewhere(network, leaf)) or did_you_mean(leaf, known)
+            raise UsageError(f"--{path}: no such field{section}.{hint} Known: {', '.join(known)}")
+    return compose(base, overrides=overrides)
+
+
+def _default_folder(recipe: str | None, config: Path | str | None, file: Mapping[str, Any]) -> Path:
+    return RUNS / (recipe or str(file.get("recipe") or Path(str(config)).stem))
+
+
+def _one_budget(overrides: Overrides) -> dict[str, object]:
+    if not any(overrides.get(budget) is not None for budget in BUDGETS):
+        return dict(overrides)
+    return {**dict.fromkeys(BUDGETS), **overrides}
+
+
+def _with_one_budget(file: Mapping[str, Any]) -> dict[str, Any]:
+    section = file.get("train")
+    names = [budget.removeprefix("train.") for budget in BUDGETS]
+    if not isinstance(section, Mapping) or all(section.get(name) is None for name in names):
+        return dict(file)
+    return {**file, "train": {**dict.fromkeys(names), **section}}
+
+
+def _resumed(folder: Path, recipe: str | None, file: Mapping[str, Any], changes: Overrides) -> RunConfig:
+    begun = compose(PixelRun(), file=read_yaml(folder / CONFIG))
+    if recipe is not None and recipe != begun.recipe:
+        raise UsageError(f"{folder}: is a run of {begun.recipe!r}, not of {recipe!r}; choose another --out")
+    plan = _changed(compose(begun, file=_with_one_budget(file)), changes)
+    before, after = _flat(begun.model_dump(mode="json")), _flat(plan.model_dump(mode="json"))
+    changed = [key for key in after if after[key] != before.get(key) and key not in _FREE]
+    if changed:
+        key = changed[0]
+        raise UsageError(
+            f"{key}: the run in {folder} was begun with {before.get(key)!r} and cannot be resumed with {after[key]!r}; "
+            "budgets, devices and intervals may change"
+        )
+    return plan
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return flat

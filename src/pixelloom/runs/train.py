@@ -1,0 +1,230 @@
+"""The one place where parts are wired together: data, network, head, objective and engine become a run and a model.
+
+A run folder holds ``config.yaml`` (complete: ``train --config`` repeats the run), ``metrics.jsonl``, ``curves.png``,
+``samples/``, ``checkpoints/``, ``model/``, the best model by validation, and, where that is another, ``last/``, the one
+that training ended with.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import nn
+
+from pixelloom.core.atomic import write_bytes
+from pixelloom.core.errors import ModelError, UsageError
+from pixelloom.core.threads import fixed
+from pixelloom.data.catalog import load
+from pixelloom.data.io.download import progress_bar
+from pixelloom.data.stream import Stream, batches
+from pixelloom.engine.fabric import choose_device, make_fabric, memory_explained
+from pixelloom.engine.fabric import describe as place
+from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
+from pixelloom.engine.loop import fit
+from pixelloom.engine.memory import out_of_memory
+from pixelloom.engine.state import Hook, Run, State
+from pixelloom.engine.threads import choose_threads
+from pixelloom.models.registry import load_model
+from pixelloom.objectives.base import Objective
+from pixelloom.runs.config import RunConfig
+from pixelloom.runs.families import set_up
+from pixelloom.runs.family import Setup
+from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, check_free, clear, is_first_process, open_folder
+from pixelloom.runs.record import model_card
+from pixelloom.viz import curves
+from pixelloom.viz.grid import save_png
+
+_SAMPLING_SHARE = 0.05  # of a run's time that pictures along the way may take
+_log = logging.getLogger("pixelloom")
+
+
+def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool = False) -> Path:
+    """Claim the folder and train; returns the model folder.
+
+    Raises:
+        UsageError: if ``out`` holds a run and neither ``resume`` nor ``force`` is set, or the memory does not suffice;
+            else as :func:`train`.
+    """
+    if is_first_process():
+        check_free(out, resume=resume, force=force)
+    try:
+        return train(plan, out, resume=resume, force=force)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UsageError(
+            f"out of memory with train.batch={plan.train.batch}; halve it, or set train.accumulate="
+            f"{plan.train.accumulate * 2} to keep the batch and use half the memory"
+        ) from error
+
+
+def train(config: RunConfig, out: Path, *, resume: bool = False, force: bool = False) -> Path:
+    """Carry out a run in folder ``out``; returns the folder of the best model by validation.
+
+    With ``resume`` the run goes on from its newest sound checkpoint and ends with the same bits as one that was never
+    stopped (budgets in minutes excepted: they follow the clock). With ``force`` a run that is there is removed, but only
+    when the data are read and the model is built.
+
+    Raises:
+        UsageError: for a configuration that does not fit the data or the machine, or a folder that cannot be written.
+        DataError: if the data cannot be read.
+        ModelError: if training diverges, or no sound checkpoint fits.
+    """
+    fabric = make_fabric(config.train)
+    with fabric.rank_zero_first(), progress_bar() as shown:  # what has to be downloaded or decoded is done once
+        data = load(config.data, shown)
+    setup = set_up(config, data)
+    objective = setup.objective()
+    stream = Stream(
+        data.train,
+        data.spec,
+        config.train.batch,
+        seed=config.train.seed,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        dynamic=data.dynamic,
+    )
+    with memory_explained(config.train):
+        threads, why = choose_threads(objective, next(batches(stream, 0)), config.train, fabric)
+    if fabric.device.type == "cpu":
+        # Kept with the run: a run that is resumed, or repeated from its config.yaml, takes as many, for the same bits.
+        setup.config = config.model_copy(update={"train": config.train.model_copy(update={"threads": threads})})
+        _log_of(fabric, "threads: %d (%s)", threads, why)
+    with fixed(threads):
+        return _fit(setup, objective, stream, fabric, out, resume=resume, force=force)
+
+
+def _fit(
+    setup: Setup[Any, Any],
+    objective: Objective,
+    stream: Stream,
+    fabric: Fabric,
+    out: Path,
+    *,
+    resume: bool,
+    force: bool,
+) -> Path:
+    """Train, write the run folder, and return the folder of the best model."""
+    config, data = setup.config, setup.data
+    if fabric.is_global_zero:
+        if force:
+            clear(out)
+        open_folder(out, config)
+        size = f"{setup.model.parameters:,}"
+        _log.info("%s: %s; %s parameters; training on %s", data.name, data.spec, size, place(fabric))
+    state = fit(
+        objective,
+        lambda step: batches(stream, step, workers=config.train.workers),
+        config.train,
+        fabric,
+        epoch=len(data.train),
+        hooks=_hooks(setup, out),
+        out=out,
+        resume=resume,
+    )
+    if fabric.is_global_zero:
+        _finish(setup, out, state, objective.monitor.name)
+    fabric.barrier()
+    return out / BEST
+
+
+def _log_of(fabric: Fabric, message: str, *values: object) -> None:
+    """Say it once, whatever the number of processes."""
+    if fabric.is_global_zero:
+        _log.info(message, *values)
+
+
+def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
+    def keep(folder: Path, network: nn.Module, figures: Mapping[str, float], state: State) -> None:
+        model = setup.kept(network)
+        facts = {
+            "images": state.images,
+            "epochs": round(state.images / len(setup.data.train), 2),
+            "minutes": round(state.seconds / 60, 2),
+            "date": date.today().isoformat(),
+            "validation": dict(figures) | setup.validated(),
+        }
+        model.description = model.description.model_copy(update={"trained": setup.facts() | facts})
+        sha256 = model.save(folder)
+        write_bytes(folder / "README.md", model_card(model, sha256).encode())
+
+    hooks: list[Hook] = [
+        Progress(),
+        MetricsWriter(out / METRICS_FILE),
+        Validate(partial(keep, out / BEST)),
+        _Last(out / LAST, keep),
+        EverySamples(_Sketches(setup, out / "samples")),
+        _Curves(out),
+        *setup.hooks(),
+    ]
+    if TensorBoard.installed():
+        hooks.append(TensorBoard(out / "tensorboard"))
+    return hooks
+
+
+class _Last(Hook):
+    """Keeps the model that training ends with too, where another was the best; one of before a resumption goes."""
+
+    def __init__(self, folder: Path, keep: Callable[[Path, nn.Module, Mapping[str, float], State], None]) -> None:
+        self.folder, self.keep = folder, keep
+        self._figures: Mapping[str, float] = {}
+
+    def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
+        self._figures = figures
+
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
+        if run.progress < 1:
+            return
+        if run.state.best_step == run.state.step:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        with run.ema_weights() as network:
+            self.keep(self.folder, network, self._figures, run.state)
+
+
+class _Sketches:
+    """Draws a few pictures along the way, as long as that takes a twentieth of the time at most."""
+
+    def __init__(self, setup: Setup[Any, Any], folder: Path, n: int = 9) -> None:
+        self.setup, self.folder, self.n = setup, folder, n
+        self.spent, self.cost = 0.0, 0.0  # seconds: in all, and of the last drawing
+
+    def __call__(self, network: nn.Module, state: State) -> None:
+        if self.spent + self.cost > _SAMPLING_SHARE * state.seconds:
+            return
+        begun = time.monotonic()
+        drawn = self.setup.draw(self.setup.model_of(network), self.n)
+        save_png(drawn, self.folder / f"{state.images:09d}.png")
+        self.cost = time.monotonic() - begun
+        self.spent += self.cost
+
+
+class _Curves(Hook):
+    """Redraws the curves after each validation."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
+        curves.draw(self.out / METRICS_FILE, self.out / "curves.png")
+
+
+def _finish(setup: Setup[Any, Any], out: Path, state: State, figure: str) -> None:
+    """Last pictures, drawn by the model that was kept."""
+    if state.best is None:
+        raise ModelError(f"{out}: no validation gave a finite figure, so no model was kept; lower the rate")
+    _log.info("best validation figure: %.4f %s at step %d; model in %s", state.best, figure, state.best_step, out)
+    config = setup.config
+    if config.samples:
+        model = load_model(out / BEST).to(choose_device(config.train))
+        _log.info("drawing %d samples", config.samples)
+        for name, drawn in setup.pictures(model).items():
+            save_png(drawn, out / "samples" / f"{name}.png")

@@ -1,0 +1,1 @@
+"""The fast sampler: every feature of every pixel computed once."""

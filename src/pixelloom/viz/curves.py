@@ -1,0 +1,302 @@
+"""The curves of a run: what ``metrics.jsonl`` tells, drawn by the names of its figures, whatever wrote them.
+
+matplotlib is imported where it draws, and only its object interface is used: no global state, no display.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pixelloom.core.atomic import write_bytes
+from pixelloom.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Values = npt.NDArray[np.float64]
+
+BITS, NATS = "bits/dim", "nats/dim"
+DISTANCE = "kid-"  # how the names of kernel distances begin; the extractor's name follows
+REAL, FAKE, R_T = "D/real", "D/fake", "D/r_t"
+_AT = ("step", "images", "epochs", "seconds")  # where a line stands; all other numbers of it are figures
+_BLUE, _ORANGE = "#3b6ea5", "#d9822b"
+_FAINT = 0.25  # opacity of figures as they are, below smoothed ones
+_WIDTH, DPI = 7.2, 130
+
+
+class Series(NamedTuple):
+    """A figure over a run: images seen, the figure, and the step, float64 [N] each."""
+
+    images: Values
+    values: Values
+    steps: Values
+
+    @property
+    def best(self) -> tuple[float, float, float]:
+        """Images seen, figure and step where it was lowest."""
+        at = int(self.values.argmin())
+        return float(self.images[at]), float(self.values[at]), float(self.steps[at])
+
+
+@dataclass(frozen=True)
+class History:
+    """Figures of a run by name: of training batches, and of validation. None is empty."""
+
+    train: Mapping[str, Series]
+    validation: Mapping[str, Series]
+
+    @property
+    def judges(self) -> list[str]:
+        """As :func:`judges` of validation."""
+        return judges(self.validation)
+
+
+def judges(names: Iterable[str]) -> list[str]:
+    """Those of the figures by which models are chosen; the lower, the better."""
+    return [name for name in names if name == BITS or name.startswith(DISTANCE)]
+
+
+def read_history(path: Path) -> History:
+    """The curves of a run; lines that a killed run left unfinished, and figures that are not finite, are passed over.
+
+    Raises:
+        UsageError: if the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    found: dict[str, dict[str, list[tuple[float, float, float]]]] = {"train": {}, "val": {}}
+    for entry in _lines(text):
+        images, step = number(entry.get("images")), number(entry.get("step"))
+        if entry.get("split") not in ("train", "val") or images is None:
+            continue
+        for name, given in entry.items():
+            value = None if name in _AT else number(given)
+            if value is not None:
+                points = found[entry["split"]].setdefault(name, [])
+                points.append((images, value, math.nan if step is None else step))
+    train, validation = (
+        {name: Series(*np.array(points, np.float64).T) for name, points in found[split].items()}
+        for split in ("train", "val")
+    )
+    return History(train, validation)
+
+
+def _lines(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict):
+            yield entry
+
+
+def number(value: object) -> float | None:
+    """A finite one, as a file holds it; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer that no float holds
+        return None
+
+
+def smooth(values: Values, span: float) -> Values:
+    """Exponential moving average over about ``span`` values (1 or more); a constant stays what it is from the start."""
+    weight = 1 - 1 / max(span, 1.0)
+    out, mean, norm = np.empty_like(values), 0.0, 0.0
+    for i, value in enumerate(values):
+        mean = weight * mean + (1 - weight) * value
+        norm = weight * norm + (1 - weight)
+        out[i] = mean / norm
+    return out
+
+
+def draw(metrics: Path, out: Path) -> None:
+    """Draw the curves of a run against images seen: those that its figures have.
+
+    - bits/dim of training and validation, with a second axis in nats/dim;
+    - the mean logits of real and of generated pictures, and the dial of the discriminator;
+    - kernel distances of validation.
+
+    Does nothing while there is no figure to draw.
+
+    Raises:
+        UsageError: if ``metrics`` cannot be read.
+        ModelError: if ``out`` cannot be written.
+    """
+    figure = figure_of(read_history(metrics))
+    if figure is None:
+        return
+    write_bytes(out, png(figure))
+
+
+Panel = Callable[["Axes", History], None]
+
+
+def figure_of(history: History, size: tuple[float, float] | None = None) -> Figure | None:
+    """The drawing of :func:`draw`: one panel below the other; None without anything to draw."""
+    from matplotlib.figure import Figure
+
+    panels = _panels(history)
+    if not panels:
+        return None
+    figure = Figure(figsize=size or (_WIDTH, sum(high for high, _ in panels)), dpi=DPI, layout="constrained")
+    rows = figure.subplots(
+        len(panels), sharex=True, squeeze=False, gridspec_kw={"height_ratios": [high for high, _ in panels]}
+    )
+    for axes, (_, panel) in zip(rows[:, 0], panels, strict=True):
+        plain(axes)
+        panel(axes, history)
+    against_images(rows[-1, 0])
+    return figure
+
+
+def _panels(history: History) -> list[tuple[float, Panel]]:
+    """Heights in inches, and what draws."""
+    train, found = history.train, list[tuple[float, Panel]]()
+    if BITS in train or BITS in history.validation:
+        found.append((4.2, _likelihood))
+    if REAL in train and FAKE in train:
+        found.append((2.6, _margins))
+    if R_T in train:
+        found.append((1.2, _overfitting))
+    return found + [(2.6, partial(_distance, name)) for name in history.judges if name != BITS]
+
+
+def png(figure: Figure, *, transparent: bool = False) -> bytes:
+    """The file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", transparent=transparent)
+    return buffer.getvalue()
+
+
+def plain(axes: Axes) -> None:
+    """A faint grid behind everything, and no frame."""
+    axes.grid(color="0.5", alpha=0.16, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def against_images(axes: Axes, ends: Sequence[float] = (1,)) -> None:
+    """The axis that all curves have in common; logarithmic where runs of very different lengths end."""
+    from matplotlib.ticker import EngFormatter
+
+    if max(ends) > 10 * max(min(ends), 1):
+        axes.set(xlabel="images seen, logarithmic", xscale="log")
+    else:
+        axes.set_xlabel("images seen")
+        axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def in_nats(axes: Axes) -> None:
+    """A second axis in nats/dim, for one in bits/dim."""
+    nats = axes.secondary_yaxis("right", functions=(_to_nats, _to_bits))
+    nats.set_ylabel(NATS)
+    nats.spines["right"].set_color("0.6")
+
+
+def _to_nats(bits: npt.ArrayLike) -> Values:
+    return np.asarray(bits, np.float64) * math.log(2)
+
+
+def _to_bits(nats: npt.ArrayLike) -> Values:
+    return np.asarray(nats, np.float64) / math.log(2)
+
+
+def _likelihood(axes: Axes, history: History) -> None:
+    train, validation = history.train.get(BITS), history.validation.get(BITS)
+    if train is not None:
+        _smoothed(axes, train, _BLUE, "training (smoothed)")
+    if validation is not None:
+        _validated(axes, validation, f"best validation: {validation.best[1]:.3f}")
+    axes.set(ylabel=BITS, ylim=limits([train] if train else [], [validation] if validation else []))
+    in_nats(axes)
+    axes.legend(loc="upper right", frameon=False)
+
+
+def _margins(axes: Axes, history: History) -> None:
+    real, fake = history.train[REAL], history.train[FAKE]
+    _smoothed(axes, real, _BLUE, "real pictures")
+    _smoothed(axes, fake, _ORANGE, "generated pictures")
+    upper, lower = (smooth(series.values, span(series)) for series in (real, fake))
+    lower = np.interp(real.images, fake.images, lower)
+    axes.fill_between(real.images, lower, upper, color="0.5", alpha=0.13, linewidth=0, label="margin")
+    low, high = (bound([real, fake], quantile) for quantile in (0.01, 0.99))
+    axes.set(ylabel="mean logit of D", ylim=with_room(low, high))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), frameon=False, ncols=3)  # above: the band fills the panel
+
+
+def _overfitting(axes: Axes, history: History) -> None:
+    dial = history.train[R_T]
+    _smoothed(axes, dial, "0.5", None)
+    axes.axhline(0, color="0.5", linewidth=0.8, linestyle=(0, (4, 4)))
+    axes.set(ylabel=R_T, ylim=(-1.1, 1.1))
+    axes.set_yticks([-1, 0, 1], ["−1", "0: chance", "1: certain"])
+
+
+def _distance(name: str, axes: Axes, history: History) -> None:
+    series = history.validation[name]
+    _validated(axes, series, f"best: {series.best[1]:.4g}")
+    axes.set(ylabel=name, ylim=limits([], [series]))
+    axes.legend(loc="upper right", frameon=False)
+
+
+def span(series: Series) -> float:
+    """Over how many values a series is smoothed."""
+    return max(2, len(series.values) / 50)
+
+
+def _smoothed(axes: Axes, series: Series, color: str, label: str | None) -> None:
+    """As it is, faint, and smoothed."""
+    axes.plot(series.images, series.values, color=color, alpha=_FAINT, linewidth=0.8)
+    alone = "o" if len(series.values) == 1 else None  # a line through one point shows nothing
+    smoothed = smooth(series.values, span(series))
+    axes.plot(series.images, smoothed, color=color, linewidth=1.6, marker=alone, markersize=4, label=label)
+
+
+def _validated(axes: Axes, series: Series, best: str) -> None:
+    """As it is, with the best ringed."""
+    axes.plot(series.images, series.values, color=_ORANGE, linewidth=1.2, marker="o", markersize=4, label="validation")
+    ring(axes, series, _ORANGE)
+    axes.axhline(series.best[1], color=_ORANGE, linewidth=0.8, linestyle=(0, (4, 4)), alpha=0.7)
+    axes.plot([], [], color="none", marker="o", markeredgecolor=_ORANGE, label=best)
+
+
+def ring(axes: Axes, series: Series, color: str) -> None:
+    """Around the lowest figure."""
+    at, best, _ = series.best
+    axes.plot([at], [best], marker="o", markersize=10, color="none", markeredgecolor=color, markeredgewidth=1.5)
+
+
+def limits(train: list[Series], validation: list[Series]) -> tuple[float, float]:
+    """Room for everything but the first moments, which would press the rest flat."""
+    low = min([*(series.values.min() for series in validation), *([bound(train, 0.01)] if train else [])])
+    high = max([bound([series], 1) for series in validation] + ([bound(train, 0.98)] if train else []))
+    return with_room(float(low), high)
+
+
+def bound(several: list[Series], quantile: float) -> float:
+    """A quantile of the figures, those of the first twentieth of each apart."""
+    return float(np.quantile(np.concatenate([s.values[len(s.values) // 20 :] for s in several]), quantile))
+
+
+def with_room(low: float, high: float) -> tuple[float, float]:
+    """A little beyond both."""
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room

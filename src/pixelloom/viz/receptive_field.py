@@ -1,0 +1,105 @@
+"""What a prediction depends on, drawn: receptive field, blind spot, and what is out of reach."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pixelloom.core.atomic import write_bytes
+from pixelloom.core.errors import UsageError
+from pixelloom.layers.reads import Marks
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BLUE, _ORANGE = "#3b6ea5", "#d9822b"
+FIELD_KINDS = {
+    "the pixel": "#1c1c1c",
+    "seen": _BLUE,
+    "hidden: blind spot": _ORANGE,
+    "out of reach": "#f6dcbf",
+    "later": "#e6e6e6",
+    "later, and yet seen": "#c1121f",
+}
+"""What a pixel can be to the prediction of another, and its color."""
+
+
+def field_kinds(field: Marks, position: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """What each pixel is to the prediction at a position, as a number of :data:`FIELD_KINDS`, [H, W].
+
+    An earlier pixel that is not seen belongs to the blind spot if it lies in the rectangle that those seen span: near
+    enough, but hidden by the masks. Otherwise it is out of reach.
+
+    Args:
+        field: bool [C, H, W], see :func:`pixelloom.sampling.fast.analysis.receptive_field`.
+        position: (row, column).
+
+    Raises:
+        UsageError: if the position lies outside the image.
+    """
+    _, height, width = field.shape
+    y, x = position
+    if not (0 <= y < height and 0 <= x < width):
+        raise UsageError(f"position: rows 0 to {height - 1} and columns 0 to {width - 1}, not {y},{x}")
+    seen: Marks = np.asarray(field.any(axis=0))
+    later = np.arange(height * width).reshape(height, width) > y * width + x
+    rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
+    near = np.zeros_like(seen)
+    if len(rows):
+        near[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    kinds = np.where(later, np.where(seen, 5, 4), np.where(seen, 1, np.where(near, 2, 3)))
+    kinds[y, x] = 0
+    return kinds
+
+
+def receptive_field(field: Marks, position: tuple[int, int], out: Path) -> None:
+    """Draw :func:`field_kinds`: what the prediction at a position sees, and what it does not.
+
+    Raises:
+        UsageError: if the position lies outside the image.
+        ModelError: if ``out`` cannot be written.
+    """
+    buffer = io.BytesIO()
+    field_figure(field_kinds(field, position)).savefig(buffer, format="png")
+    write_bytes(out, buffer.getvalue())
+
+
+def field_figure(kinds: npt.NDArray[np.int64]) -> Figure:
+    """The drawing of :func:`receptive_field`: one cell a pixel, and a legend that counts them."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
+
+    height, width = kinds.shape
+    cell = 4.6 / max(height, width)  # all lengths in inches
+    high, wide = height * cell, width * cell
+    whole = max(high + 0.7, 2.2), wide + 3.3
+    figure = Figure(figsize=(whole[1], whole[0]), dpi=150)
+    axes = figure.add_axes((0.65 / whole[1], 1 - (0.15 + high) / whole[0], wide / whole[1], high / whole[0]))
+    edges = np.arange(width + 1) - 0.5, np.arange(height + 1) - 0.5
+    gaps = {"edgecolors": "white", "linewidth": min(8 * cell, 3)} if cell > 0.06 else {}
+    colors = list(FIELD_KINDS.values())
+    axes.pcolormesh(*edges, kinds, cmap=ListedColormap(colors), vmin=-0.5, vmax=len(colors) - 0.5, **gaps)
+    axes.invert_yaxis()
+    axes.set(xlabel="column", ylabel="row")
+    for axis, length in ((axes.xaxis, wide), (axes.yaxis, high)):
+        axis.set_major_locator(MaxNLocator(max(1, round(1.3 * length)), integer=True))
+    axes.tick_params(length=0, colors="0.35")
+    axes.spines[:].set_visible(False)
+    counts = np.bincount(kinds.ravel(), minlength=len(FIELD_KINDS)).tolist()
+    y, x = np.argwhere(kinds == 0)[0].tolist()
+    names = [f"{n:,} {name}" for n, name in zip(counts, FIELD_KINDS, strict=True)]
+    names[0] = f"row {y}, column {x}"
+    shown = [Patch(color=color, label=name) for color, name in zip(colors, names, strict=True)]
+    if not counts[-1]:
+        shown.pop()  # it stands for a fault
+    legend = axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1 + 0.1 / wide, 1.02), frameon=False)
+    legend.set_title("What its prediction sees")
+    legend.get_title().set_fontweight("bold")
+    legend.set_alignment("left")
+    return figure

@@ -1,0 +1,71 @@
+"""Pictures that have something to learn, in sets of one distribution, and models that draw from a set."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gan_toys import NARROW
+from pixelloom.core.types import ImageSpec
+from pixelloom.data.pixels import Scaling, to_model
+from pixelloom.data.splits import Dataset, Split, given
+from pixelloom.models.gan import GANDescription, GANModel
+from pixelloom.networks.gan.dcgan import DCGANConfig
+
+
+def pictures(n: int, seed: int, *, channels: int = 1, levels: int = 16) -> Tensor:
+    """Noise on a ramp of its own direction, uint8 [n, channels, 8, 8]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1:1:8j, -1:1:8j]
+    angle, light = rng.uniform(0, 2 * np.pi, (2, n, 1, 1, 1))
+    ramp = 0.5 + 0.1 * np.cos(light) + 0.25 * (np.cos(angle) * x + np.sin(angle) * y)
+    noisy = (ramp + rng.normal(0, 0.1, (n, channels, 8, 8))) * levels
+    return torch.from_numpy(noisy.clip(0, levels - 1).astype(np.uint8))
+
+
+def dataset(
+    train: Tensor, val: Tensor, test: Tensor, levels: int = 16, *, labels: Tensor | None = None, classes: str = ""
+) -> Dataset:
+    """Three splits as they are; ``labels`` are those of the test split, and zeros elsewhere."""
+    parts = []
+    for images in (train, val, test):
+        told = torch.zeros(len(images), dtype=torch.long) if labels is None or images is not test else labels
+        parts.append(Split(images.numpy(), told.numpy() if classes else None, levels))
+    return given("mine", *parts, tuple(classes))
+
+
+class Drawer(nn.Module):
+    """A generator that shows one of given pictures, which one the first number of the noise says: u = Phi(z_0).
+
+    With classes, of ``sets[label]`` where Phi(z_1) < ``right``, and otherwise of the next class's.
+    """
+
+    latent = 2
+
+    def __init__(self, sets: list[Tensor], levels: int, right: float = 1.0) -> None:
+        super().__init__()
+        self.sets, self.right, self.unused = sets, right, nn.Parameter(torch.zeros(1))
+        self.values = [to_model(images, levels, Scaling.symmetric()) for images in sets]
+
+    def chosen(self, z: Tensor, labels: Tensor | None = None) -> list[tuple[int, int]]:
+        """(set, picture) of each image."""
+        u = torch.special.ndtr(z.double())
+        label = torch.zeros(len(z), dtype=torch.long) if labels is None else labels
+        which = torch.where(u[:, 1] < self.right, label, (label + 1) % len(self.sets)).tolist()
+        return [(s, int(x * len(self.sets[s]))) for s, x in zip(which, u[:, 0].tolist(), strict=True)]
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return torch.stack([self.values[s][i] for s, i in self.chosen(z, labels)])
+
+
+def drawing(*sets: Tensor, levels: int = 16, classes: str = "", right: float = 1.0) -> GANModel:
+    """A latent model whose samples are known; ``classes`` are their names, a letter each."""
+    description = GANDescription(
+        network="dcgan",
+        model=DCGANConfig.model_validate(NARROW),
+        image=ImageSpec(*sets[0].shape[1:], levels),
+        classes=len(classes),
+        trained={"classes": list(classes), "data": {"source": "mine"}},
+    )
+    return GANModel(Drawer(list(sets), levels, right), description)
