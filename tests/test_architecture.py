@@ -7,30 +7,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import pixelloom
-
-SRC = Path(pixelloom.__file__).parent
-
-# A file imports only from lower floors, or from its own folder on its own floor. On top: what wires a run together, and
-# then the doors that people come in by.
-FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"core"}),
-    frozenset({"data"}),
-    frozenset({"layers", "heads"}),
-    frozenset({"networks", "objectives"}),
-    frozenset({"engine", "sampling", "metrics"}),
-    frozenset({"models", "viz"}),
-    frozenset({"runs", "applications"}),
-    frozenset({"api", "report"}),
-    frozenset({"cli", "studio"}),
-    frozenset({"__init__", "__main__"}),
-)
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+from house import FLOOR, SRC, counts, dotted_name, files, imports, room_of, table
 
 LONGEST, LONGEST_LOOP = 400, 150
 FAMILY_WORDS = ("gan", "gans", "pixelcnn", "likelihood", "discriminator", "bits/dim")
@@ -43,35 +25,6 @@ BYTES = {
 }
 UNPICKLES = {"data/io/published_formats.py": "CIFAR-10's python files, by an unpickler that looks up nothing"}
 LAZY = {"__init__.py": "names are imported at first use"}
-
-
-def files(src: Path) -> Iterator[tuple[str, ast.Module, str]]:
-    """(path within the package, syntax tree, text) of every file."""
-    for path in sorted(src.rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        yield path.relative_to(src).as_posix(), ast.parse(text), text
-
-
-def room_of(name: str) -> str:
-    """The folder or file directly under the package that a file lies in: data/io/npy.py -> data, api.py -> api."""
-    return name.split("/", maxsplit=1)[0].removesuffix(".py")
-
-
-def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, room) for every room of the package that a file imports, lazily or for types only included."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            yield node.lineno, f"{'.' * node.level}{node.module or ''}"
-        elif isinstance(node, ast.ImportFrom) and node.module == "pixelloom":
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pixelloom."):
-            yield node.lineno, (node.module or "").split(".")[1]
-        elif isinstance(node, ast.Import):
-            yield from (
-                (node.lineno, alias.name.split(".")[1]) for alias in node.names if alias.name.startswith("pixelloom.")
-            )
-        elif isinstance(node, ast.Attribute) and _name(node) == f"pixelloom.{node.attr}" != "pixelloom.__version__":
-            yield node.lineno, node.attr  # the version is the one thing that the package itself has to give
 
 
 def climbing_imports(src: Path) -> list[str]:
@@ -98,7 +51,7 @@ def hidden_imports(src: Path) -> list[str]:
         for name, tree, _ in files(src)
         if name not in LAZY
         for node in ast.walk(tree)
-        if (found := _name(node)) in ("import_module", "importlib.import_module", "__import__")
+        if (found := dotted_name(node)) in ("import_module", "importlib.import_module", "__import__")
     ]
 
 
@@ -148,28 +101,21 @@ def executed_data(src: Path) -> list[str]:
                 found = next((module for module in taken if module.split(".")[0] in modules), None)
             elif isinstance(node, ast.Call):
                 unsafe = [k.arg for k in node.keywords if (k.arg, getattr(k.value, "value", None)) in UNSAFE]
-                found = next(iter(unsafe), None) or (_name(node.func) if _name(node.func) in calls else None)
+                found = next(iter(unsafe), None) or (
+                    dotted_name(node.func) if dotted_name(node.func) in calls else None
+                )
                 if found == "torch.load" and any(
                     (k.arg, getattr(k.value, "value", None)) == ("weights_only", True) for k in node.keywords
                 ):
                     found = None  # tensors and plain containers alone, of what others' files hold
             if found:
                 wrong.append(f"{name}:{getattr(node, 'lineno', 0)}: {found}")
-            if name in UNPICKLES and _name(node) in ("pickle.load", "pickle.loads"):
-                wrong.append(f"{name}: {_name(node)} instead of the restricted unpickler")
+            if name in UNPICKLES and dotted_name(node) in ("pickle.load", "pickle.loads"):
+                wrong.append(f"{name}: {dotted_name(node)} instead of the restricted unpickler")
     return wrong
 
 
 UNSAFE = (("allow_pickle", True), ("shell", True), ("weights_only", False))
-
-
-def _name(node: ast.AST) -> str:
-    """``torch.load`` of the expression torch.load, ``eval`` of the name eval, else an empty string."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return f"{node.value.id}.{node.attr}"
-    return ""
 
 
 RULES: dict[str, Callable[[Path], list[str]]] = {
@@ -192,6 +138,20 @@ def test_exceptions_are_still_needed() -> None:
         assert (SRC / name).is_file(), name
     bytes_read = {name for name, tree, _ in files(SRC) for n in ast.walk(tree) if getattr(n, "value", None) == 255}
     assert set(BYTES) <= bytes_read
+
+
+def test_the_house_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Few rooms and arrows, none upward; ``pytest -s`` prints them."""
+    found = counts(SRC)
+    with capsys.disabled():
+        print("\n" + ", ".join(f"{n:,} {what}" for what, n in found.items()))  # noqa: T201
+    assert found["rooms"] <= 18
+    assert found["loose files in the root"] == 3
+    assert found["arrows between rooms"] <= 90
+
+
+def test_contributing_shows_the_floors() -> None:
+    assert table() in (SRC.parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_every_room_is_known_and_most_are_there() -> None:
@@ -251,7 +211,7 @@ def test_each_rule_finds_a_house_that_breaks_it(tmp_path: Path, rule: str, name:
 SOUND = {
     "data/pixels.py": "x = (y - 127.5) / 255",
     "data/io/published_formats.py": "import pickle\nclass Strict(pickle.Unpickler): ...",
-    "engine/loop.py": "# organs began\nfrom pixelloom.objectives.base import Phase\nfrom pixelloom.engine.state import S\n",
+    "engine/loop.py": "from pixelloom.objectives.base import Phase\nfrom pixelloom.engine.state import S\n",
     "engine/state.py": "x = 255.5",
     "objectives/base.py": "from pixelloom.heads.discrete import Head\nfrom pixelloom.data import pixels",
     "heads/discrete.py": "from pixelloom.core.types import ImageSpec",
