@@ -39,7 +39,7 @@ from pixelloom.engine.signals import Interrupted
 from pixelloom.engine.state import Hook, Run
 from pixelloom.objectives import adversarial as adversarial_module
 from pixelloom.objectives import gan_losses as losses
-from pixelloom.objectives.adversarial import adversarial
+from pixelloom.objectives.adversarial import AdversarialObjective
 from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.objectives.diffaugment import Policy
 from pixelloom.objectives.gan_losses import LOSSES, OverfittingWatch, Penalties, gradient_penalty, r1, r2
@@ -101,8 +101,12 @@ def game(loss: str = "non-saturating", norm: bool = False, seed: int = 0, **opti
     torch.manual_seed(seed)
     classes = options.get("classes", 0)
     d = Discriminator(classes, norm)
-    options.setdefault("optimizers", (ADAM, ADAM))
-    return adversarial(Generator(classes), d, LOSSES[loss], 2, monitor=monitor(), **options)
+    optimizers = options.pop("optimizers", (ADAM, ADAM))
+    return AdversarialObjective(Generator(classes), d, LOSSES[loss], 2, *optimizers, monitor(), **options).build()
+
+
+def minimal(g: nn.Module, d: nn.Module, loss: str, **options: Any) -> Objective:
+    return AdversarialObjective(g, d, LOSSES[loss], 2, ADAM, ADAM, monitor(), **options).build()
 
 
 def batch(n: int = 8, labels: bool = False) -> Batch:
@@ -215,7 +219,7 @@ def test_only_differences_count_where_no_boundary_is_given() -> None:
         if loss.paired:
             moved += [loss.generator(fake + 3, real + 3) - loss.generator(fake, real)]
         assert (loss.boundary is None) == all(abs(m.item()) < 1e-5 for m in moved)
-    with pytest.raises(ValueError, match="needs the logits of real pictures"):
+    with pytest.raises(ValueError, match="needs the logits of real images"):
         LOSSES["relativistic"].generator(fake, None)
 
 
@@ -423,7 +427,7 @@ def test_each_penalty_is_taken_at_its_own_pictures() -> None:
     every = Penalties(r1=1, r2=1, gradient=1)
     torch.manual_seed(0)
     g = Generator()
-    objective = adversarial(g, Square(), LOSSES["hinge"], 2, (ADAM, ADAM), monitor(), penalties=every)
+    objective = minimal(g, Square(), "hinge", penalties=every)
     _, stats = called(objective, 0)
     torch.manual_seed(5)
     made, x = g(torch.randn(8, 3)), batch().images.float() * 2 - 1
@@ -441,7 +445,7 @@ def test_penalties_judge_pictures_before_their_augmentation() -> None:
     d = nn.Sequential(nn.Flatten(), nn.Linear(16, 1, bias=False), nn.Flatten(0))
     w = d[1].weight.detach().view(1, 16)
 
-    class Told(nn.Module):
+    class Linear(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.d = d
@@ -450,9 +454,7 @@ def test_penalties_judge_pictures_before_their_augmentation() -> None:
             return self.d(x)
 
     policy = Policy(translation=0.25)
-    objective = adversarial(
-        Generator(), Told(), LOSSES["hinge"], 2, (ADAM, ADAM), monitor(), penalties=Penalties(r1=2), policy=policy
-    )
+    objective = minimal(Generator(), Linear(), "hinge", penalties=Penalties(r1=2), policy=policy)
     torch.manual_seed(5)
     torch.randn(8, 3)  # z comes first
     drawn = 2 * torch.rand(8, 7) - 1
@@ -535,7 +537,10 @@ def test_mismatched_pictures_are_real_ones_told_as_each_other_class_alike(loss: 
     rule = LOSSES[loss].discriminator
     torch.testing.assert_close(value, (rule(ours, made) + rule(ours, other)) / 2)
     assert stats["D/fake"].item() == pytest.approx(made.mean().item())
-    steps = torch.cat([objective.phases[0].loss.__self__._other(given.labels) - given.labels for _ in range(300)]) % 4
+    steps = (
+        torch.cat([objective.phases[0].loss.__self__._wrong_labels(given.labels) - given.labels for _ in range(300)])
+        % 4
+    )
     assert torch.bincount(steps, minlength=4)[0] == 0
     torch.testing.assert_close(
         torch.bincount(steps, minlength=4)[1:] / len(steps), torch.full((3,), 1 / 3), atol=0.04, rtol=0
@@ -549,8 +554,8 @@ def test_mismatched_pictures_are_real_ones_told_as_each_other_class_alike(loss: 
 def test_logits_of_another_shape_are_refused() -> None:
     """[B, 1] minus [B] is [B, B]: every real picture against every generated one."""
     d = Discriminator(outputs=(1,))
-    objective = adversarial(Generator(), d, LOSSES["relativistic"], 2, (ADAM, ADAM), monitor())
-    with pytest.raises(ValueError, match=r"one logit a picture, \[8\], not \[8, 1\]"):
+    objective = minimal(Generator(), d, "relativistic")
+    with pytest.raises(ValueError, match=r"one logit per image, \[8\], not \[8, 1\]"):
         called(objective, 0)
 
 
@@ -576,7 +581,7 @@ def check_augmentation_is_the_same() -> None:
     images[:, :, 1, 2] = 1
     g = Constant(images[:1].float() * 2 - 1)
     d = Discriminator()
-    objective = adversarial(g, d, LOSSES["hinge"], 2, (ADAM, ADAM), monitor(), policy=Policy(translation=0.25))
+    objective = minimal(g, d, "hinge", policy=Policy(translation=0.25))
     for phase in (0, 1):
         called(objective, phase, Batch(images, None))
     real, fake, again = (x for x, _ in d.seen)
@@ -680,7 +685,7 @@ def check_resume(out: Path) -> None:
         train(make(), conf, out / "cut", Validate(), At(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     train(make(seed=1), conf, out / "cut", Validate(), resume=True)
     whole, cut = (load_tensors(newest(out / name))[0] for name in ("whole", "cut"))
-    assert int(whole["part/rounds/count"]) == 24
+    assert int(whole["part/steps/count"]) == 24
     assert same(whole, cut)
 
 
@@ -727,23 +732,23 @@ def test_deploys_the_generator() -> None:
 # The dial
 
 
-def said(dials: list[float], **options: Any) -> list[int]:
+def warned(values: list[float], **options: Any) -> list[int]:
     watch = OverfittingWatch(**options)
-    return [i for i, dial in enumerate(dials) if watch.see(dial)]
+    return [i for i, r_t in enumerate(values) if watch.update(r_t)]
 
 
 def test_the_dial_warns_once_when_d_has_memorized() -> None:
-    sure = said([1.0] * 2000)
+    steps = warned([1.0] * 2000)
     # 1 - (1 - 1/50)^t exceeds 0.9 after 114 rounds, then 200 on end
-    assert sure == [math.ceil(math.log(0.1) / math.log(0.98)) - 1 + 199]
-    assert said([0.85] * 3000) == []
-    assert said([1.0] * 250 + [-1.0] * 50 + [0.5] * 2000) == []  # sure for a while at the start
-    assert said([1.0, 0.6] * 2000) == []  # 0.8 on average, however often it is 1
-    assert said([0.95] * 30, smooth=1, patience=10) == [9]
-    assert said(([0.95] * 9 + [0.0]) * 5, smooth=1, patience=10) == []
+    assert steps == [math.ceil(math.log(0.1) / math.log(0.98)) - 1 + 199]
+    assert warned([0.85] * 3000) == []
+    assert warned([1.0] * 250 + [-1.0] * 50 + [0.5] * 2000) == []  # sure for a while at the start
+    assert warned([1.0, 0.6] * 2000) == []  # 0.8 on average, however often it is 1
+    assert warned([0.95] * 30, smooth=1, patience=10) == [9]
+    assert warned(([0.95] * 9 + [0.0]) * 5, smooth=1, patience=10) == []
     watch = OverfittingWatch(smooth=1, patience=1)
-    assert "D/r_t 0.97" in str(watch.see(0.97))
-    assert watch.see(0.97) is None
+    assert "D/r_t 0.97" in str(watch.update(0.97))
+    assert watch.update(0.97) is None
 
 
 # Each guard can fail
@@ -765,13 +770,13 @@ def half_precision(patch: Patch, out: Path) -> Callable[[], None]:
 
 
 def lazy_without_weight(patch: Patch, out: Path) -> Callable[[], None]:
-    right = adversarial_module._Game._penalty
+    right = adversarial_module.AdversarialObjective._penalty
 
     def wrong(self: Any, *args: Any) -> Any:
-        added, figures = right(self, *args)
-        return added / self.penalties.lazy_interval, figures
+        added, values = right(self, *args)
+        return added / self.penalties.lazy_interval, values
 
-    patch.setattr(adversarial_module._Game, "_penalty", wrong)
+    patch.setattr(adversarial_module.AdversarialObjective, "_penalty", wrong)
     return check_lazy_penalty
 
 

@@ -178,7 +178,7 @@ def test_noise_is_uniform_from_torchs_own_generator() -> None:
 
 
 def test_noise_of_another_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"noise for 3 pictures is \[3, 7\], not \[1, 7\]"):
+    with pytest.raises(ValueError, match=r"noise for 3 images is \[3, 7\], not \[1, 7\]"):
         augment(pictures(3, 1, 4, 4), PAPER, noise_of(1))
 
 

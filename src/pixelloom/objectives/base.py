@@ -1,7 +1,8 @@
-"""What is trained, as data: an objective is a tuple of phases, and the loop runs phases without knowing the family.
+"""An objective as data: the phases of a training step, their modules, losses and optimizers.
 
-A phase owns the module that moves, its optimizer and a loss. A likelihood objective has one phase; an adversarial one
-has two, D then G. Adding a family means writing a function that returns an :class:`Objective`.
+A phase owns the module that it updates, the module's optimizer, and a loss. A likelihood objective has one phase; an
+adversarial one has two, D then G. The training loop runs phases and does not know the family: a new family needs a
+function that returns an :class:`Objective`.
 """
 
 from __future__ import annotations
@@ -16,33 +17,40 @@ from torch import Tensor, nn
 from pixelloom.core.types import Batch
 
 Stats: TypeAlias = dict[str, Tensor]
-"""Named scalars of one step (detached), written to metrics.jsonl and shown as progress."""
+"""Name -> detached scalar of one step, written to metrics.jsonl and shown as progress."""
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(BaseModel):
-    """One optimizer and its schedule; warm-up is counted in images seen, decay in the share of the budget used."""
+    """An optimizer and its schedule: warm-up in images, decay by the share of the budget that is used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["adam", "adamw", "muon", "sgd"] = "adam"
-    lr: float = Field(1e-3, gt=0, le=10)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0, le=1)
-    weight_decay: float = Field(0.0, ge=0, le=10)
-    warmup: int = Field(0, ge=0, description="images over which the rate rises linearly from 0")
-    decay: Literal["none", "cosine", "linear"] = "none"
-    clip: float | None = Field(None, gt=0, description="largest total norm of the gradient")
+    kind: Literal["adam", "adamw", "muon", "sgd"] = Field("adam", description="optimizer")
+    lr: float = Field(1e-3, gt=0, le=10, description="learning rate")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="decay rates of both moments; sgd: momentum, unused")
+    eps: float = Field(1e-8, gt=0, le=1, description="added to the denominator of Adam")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="L2 penalty (adam, sgd) or decoupled decay (adamw, muon)")
+    warmup: int = Field(0, ge=0, description="images over which the learning rate rises linearly from 0")
+    decay: Literal["none", "cosine", "linear"] = Field("none", description="decay of the learning rate to 0")
+    clip: float | None = Field(None, gt=0, description="largest total norm of the gradient; null does not clip")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimizer's turn in a round.
+    """One optimizer step on one module.
 
-    ``loss`` maps a batch to a scalar (a mean over the batch) and statistics. The loop seeds torch's generators from
-    (seed, step, rank, phase) before it calls ``loss``, so a loss may draw noise freely and still be resumed exactly.
+    The loop seeds torch's generators from (seed, step, rank, phase, micro-batch) before it calls ``loss``, so a loss
+    may draw noise, and a resumed run repeats it.
+
+    Args:
+        name: prefix of the statistics of this phase.
+        module: its parameters are updated, all others are constant.
+        optimizer: optimizer and schedule.
+        loss: batch -> (scalar, a mean over the batch; statistics).
+        interval: the phase runs in steps that are multiples of this.
     """
 
     name: str
@@ -54,33 +62,38 @@ class Phase:
 
 @dataclass(frozen=True)
 class Monitor:
-    """The figure by which the best model is chosen, on validation data; smaller is better.
+    """The validation metric that selects the best model; lower is better.
 
-    ``measure`` takes the ema_weights module (averaged weights, in eval mode) and returns named figures, ``name`` included.
+    ``measure`` takes the module with EMA weights, in eval mode, and returns metrics by name, ``name`` among them.
     """
 
     name: str
     measure: Callable[[nn.Module], Mapping[str, float]]
 
 
-def as_it_is(module: nn.Module) -> nn.Module:
-    """Nothing to prepare."""
+def identity(module: nn.Module) -> nn.Module:
+    """Return the module."""
     return module
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Everything that training moves and keeps.
+    """Phases, and all modules that they use.
 
-    ``parts`` are all modules that a checkpoint holds; ``deploy`` names the one whose averaged weights users get, made
-    ready by ``prepare``, which must leave the module that it is given as it is.
+    Args:
+        phases: in the order in which a step runs them.
+        parts: name -> module; a checkpoint holds all of them.
+        ema_part: the part of which users get the EMA weights.
+        monitor: selects the best model.
+        prepare: EMA weights -> the module that is validated, sampled and saved. It returns a copy if it changes
+            anything, such as the standing statistics of batch norm.
     """
 
     phases: tuple[Phase, ...]
     parts: Mapping[str, nn.Module]
     ema_part: str
     monitor: Monitor
-    prepare: Callable[[nn.Module], nn.Module] = as_it_is
+    prepare: Callable[[nn.Module], nn.Module] = identity
 
     def __post_init__(self) -> None:
         if self.ema_part not in self.parts:

@@ -1,4 +1,4 @@
-"""Maximum likelihood: one phase that lowers -log p(x)."""
+"""Maximum likelihood: one phase that minimizes -log p(x)."""
 
 from __future__ import annotations
 
@@ -27,24 +27,32 @@ def likelihood(
     label_dropout: float = 0.0,
     condition: Condition | None = None,
 ) -> Objective:
-    """Maximum likelihood: one phase that lowers -log p(x) of the batch, in nats a dimension.
+    """Return an objective with one phase: the mean of -log p(x) over the batch, in nats per dimension.
 
-    With classes the network is told each image's label, and for a share ``label_dropout`` of the images the number
-    ``classes``, which stands for none: so one network learns both (Ho and Salimans 2022). With a condition it goes by
-    that of each image, and the nats are those of p(x | condition of x).
+    Args:
+        network: (x in model space [B, C, H, W], labels=, condition=) -> parameters of the head.
+        head: distribution of the levels given the parameters.
+        levels: number of levels of the images.
+        scaling: levels -> model space.
+        optimizer: of the network.
+        monitor: selects the best model.
+        classes: number of classes; above 0 the network is class-conditional.
+        label_dropout: share of the images whose label is replaced by the null class, number ``classes``, so that one
+            network is both conditional and unconditional (Ho and Salimans 2022, 2207.12598, algorithm 1).
+        condition: derives the conditioning image from an image; the loss is then -log p(x | condition).
     """
 
     def loss(batch: Batch) -> tuple[Tensor, Stats]:
         x = to_model(batch.images, levels, scaling)
-        told: dict[str, Tensor] = {}
+        conditioning: dict[str, Tensor] = {}
         if classes:
             if batch.labels is None:
                 raise DataError("train.classes: the training data has no labels")
             dropped = torch.rand(len(x), device=x.device) < label_dropout
-            told["labels"] = batch.labels.masked_fill(dropped, classes)
+            conditioning["labels"] = batch.labels.masked_fill(dropped, classes)
         if condition is not None:
-            told["condition"] = condition.planes(condition.of(batch.images))
-        params = network(x, **told)
+            conditioning["condition"] = condition.planes(condition.of(batch.images))
+        params = network(x, **conditioning)
         nats = head.nats(params, batch.images).mean()
         return nats, {"bits/dim": nats.detach() / math.log(2)}
 

@@ -23,7 +23,7 @@ from pixelloom.layers.standing_stats import measure_statistics
 from pixelloom.metrics.distances import LEAST, kernel
 from pixelloom.metrics.extractors import EXTRACTORS, choose, features
 from pixelloom.models.gan import GANDescription, GANModel
-from pixelloom.objectives.adversarial import adversarial
+from pixelloom.objectives.adversarial import AdversarialObjective
 from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.objectives.diffaugment import Policy, policy_for
 from pixelloom.objectives.gan_losses import LOSSES, OverfittingWatch
@@ -69,12 +69,13 @@ class GANSetup(Setup[GANRun, GANModel]):
                 "loss: wasserstein, and nothing holds the slope of the discriminator near 1: its logits will run away; "
                 "add --penalties.gradient 10, or train a network under spectral norm (sagan, sngan)"
             )
-        return adversarial(
+        return AdversarialObjective(
             model.network,
             model.discriminator,
             LOSSES[config.loss],
             model.spec.levels,
-            (config.discriminator, config.generator),
+            config.discriminator,
+            config.generator,
             Monitor(self.figure, self.measure),
             classes=self.classes,
             penalties=config.penalties,
@@ -84,7 +85,7 @@ class GANSetup(Setup[GANRun, GANModel]):
             accumulate=config.train.accumulate,
             matching_aware=config.matching_aware,
             prepare=self.prepare,
-        )
+        ).build()
 
     @property
     def policy(self) -> Policy:
@@ -220,6 +221,6 @@ class _Overfitting(Hook):
         self.watch = OverfittingWatch()
 
     def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
-        said = self.watch.see(stats["D/r_t"])
+        said = self.watch.update(stats["D/r_t"])
         if said:
             _log.warning("%s", said)
