@@ -1,1 +1,1 @@
-"""What every floor shares: types, errors, random streams, atomic files, CPU threads."""
+"""Types, errors, random streams, atomic files and CPU threads, shared by all other packages."""

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and locks that die with their owner."""
+"""Atomic writes of files and folders, and file locks that the system releases when their process ends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pixelloom.core.errors import ModelError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` so that a crash, a kill or a full disk leaves the old file or the new, never a part.
+    """Write a file atomically: after a crash, a kill or a full disk, ``path`` holds the old content or the new.
 
-    The temporary file lies in the same folder, because a rename is atomic only within one file system.
+    The temporary file is in the same folder, because a rename is atomic only within one file system.
 
-    Raises ModelError if the disk is full or the folder cannot be written; names the path and the bytes needed.
+    Raises:
+        ModelError: if the disk is full or the folder cannot be written; names the path and the number of bytes.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -30,24 +31,24 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         raise ModelError(f"{path}: cannot write {len(content)} bytes: {error.strerror}.") from error
     finally:
-        with contextlib.suppress(OSError):  # gone already after the rename; after a failure it must not stay
+        with contextlib.suppress(OSError):  # after the rename it does not exist; after a failure it must be removed
             temporary.unlink()
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the temporary files that killed runs left in ``folder``; call only when no other run writes there."""
+    """Remove temporary files of killed processes from ``folder``. No other process may be writing there."""
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
 
 
 def flush(file: BinaryIO) -> None:
-    """What was written to a file reaches the disk."""
+    """Write the buffers of an open file to disk (fsync)."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def flush_folder(folder: Path) -> None:
-    """New names in a folder reach the disk; Windows has no such call."""
+    """Write a folder's entries to disk (fsync), so that a rename survives a crash. Does nothing on Windows."""
     if sys.platform != "win32":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -57,11 +58,17 @@ def flush_folder(folder: Path) -> None:
 
 
 def rename_folder(temporary: Path, folder: Path) -> None:
-    """Give a finished folder its name. Where another process was first, its folder stays and this one is left over."""
+    """Rename a complete temporary folder to ``folder``; if ``folder`` already exists, keep both unchanged.
+
+    The caller removes ``temporary`` if it still exists.
+
+    Raises:
+        OSError: if the folder cannot be renamed for another reason.
+    """
     flush_folder(temporary)
     try:
         temporary.rename(folder)
-    except OSError:  # no folder is renamed onto a full one
+    except OSError:  # a folder cannot replace one that is not empty: another process was first
         if not folder.is_dir():
             raise
     flush_folder(folder.parent)
@@ -69,25 +76,28 @@ def rename_folder(temporary: Path, folder: Path) -> None:
 
 @contextmanager
 def locked(file: IO[bytes], on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
-    """Hold an open file's lock, which dies with its owner; yields False where files cannot be locked.
+    """Hold an exclusive lock on an open file. The system releases it when the process ends, however it ends.
 
     Args:
         file: open for writing.
-        on_wait: called if another process holds the lock, before it is waited for.
+        on_wait: called once before waiting, if another process holds the lock.
+
+    Yields:
+        Whether the lock was acquired; False on Windows and on file systems without locks.
     """
     try:
         import fcntl
-    except ImportError:  # Windows: the rename decides
+    except ImportError:  # Windows
         yield False
         return
-    held = False
+    acquired = False
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
-        held = True
+        acquired = True
     except OSError:  # a file system without locks
         pass
-    yield held
+    yield acquired

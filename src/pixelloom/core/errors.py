@@ -1,7 +1,7 @@
-"""Errors that a user can act on: one or two lines that name the file or field, what is wrong and what to do.
+"""Errors for the user. A message of one or two lines names the file or field, what is wrong and what to do.
 
-The command line turns each class into an exit code and prints only the message; a traceback needs ``--debug``.
-Code below the command line raises these and never prints or exits.
+The command line prints only the message and exits with the class's ``exit_code``; ``--debug`` shows the traceback.
+All other code raises these errors and never prints or exits.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from collections.abc import Iterable
 
 
 class PixelloomError(Exception):
-    """Base of every error that is meant to be read by a user."""
+    """Base class of all errors whose message is written for the user."""
 
     exit_code = 1
 
 
 class UsageError(PixelloomError):
-    """A flag, a configuration field or an argument is wrong, or a device that was asked for is absent."""
+    """An option, a configuration field or an argument is invalid, or the requested device is not available."""
 
     exit_code = 2
 
 
 class DataError(PixelloomError):
-    """A data set, an image file or an array cannot be used as asked."""
+    """A data set, an image file or an array is missing, damaged or unsuitable."""
 
     exit_code = 3
 
 
 class ModelError(PixelloomError):
-    """A model or checkpoint is missing, damaged, of another architecture, or diverged while training."""
+    """A model or checkpoint is missing, damaged or of another architecture, or training diverged."""
 
     exit_code = 4
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'digits'?"`` for the nearest known word, or an empty string when none is near."""
+    """``" Did you mean 'digits'?"`` with the most similar known word, or "" if none is similar."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def explain(error: object) -> str:
-    """The findings of a pydantic ``ValidationError`` in one line: field path, what is wrong, what was given."""
+    """One line for a pydantic ``ValidationError``: for each finding the field path, what is wrong, the given value."""
     findings = []
     for item in error.errors():  # type: ignore[attr-defined]
         path = ".".join(str(part) for part in item["loc"])

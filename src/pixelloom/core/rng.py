@@ -1,8 +1,12 @@
-"""Random numbers as functions of a seed: named streams, and the few ways in which all of the project draws.
+"""Random numbers as pure functions of a seed: named streams, and all NumPy generators of the project.
 
-What is drawn depends on (seed, stream, keys) alone. A stream is one purpose; two purposes never share a number, or
-their draws would be the same ones. Raw bits of Philox are used where a result must never change (data sets, orders,
-splits): numpy keeps these between its versions, but not the outputs of its higher-level methods.
+A draw depends on its key alone, such as (seed, stream, image index). A stream stands for one purpose; purposes that
+shared a number would draw the same values. Results that must never change (data sets, permutations, binarization) use
+the raw output of Philox, which NumPy keeps stable between versions, unlike the methods of ``numpy.random.Generator``.
+
+    bits           Philox 4x64-10 (Salmon et al. 2011), seeded by SeedSequence(key)
+    uniform        (raw >> 11) * 2^-53
+    permutation    the stable argsort of n raw 64-bit draws
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from pixelloom.core.types import ImageSpec
 
 @unique
 class Stream(IntEnum):
-    """What random numbers are drawn for. The numbers are part of every result: never change one, never use one twice."""
+    """Purposes of random numbers. Results depend on these values: never change one, never use one twice."""
 
     SHUFFLE = 101  # order of the training images in an epoch
     TRAIN_BITS = 102  # dynamic binarization of training images
@@ -26,51 +30,60 @@ class Stream(IntEnum):
     STATIC_BITS = 201  # static binarization of the training split; 202 and 203 of the others
     STATIC_BITS_VAL = 202
     STATIC_BITS_TEST = 203
-    SHAPES = 301  # data sets that are synthesized
+    SHAPES = 301  # synthetic data sets
     COLORED_DIGITS = 302
     MEMBERS = 303
     SCENE = 304
     GRAIN = 305
-    REFERENCE = 311  # which held-out images samples are compared with
-    TRAINING = 312  # which training images neighbors are sought among
-    CONDITIONING = 313  # which images are conditioned on
-    CLASSES = 314  # whose classes samples take
-    BASELINE = 321  # how held-out images are cut in two for the real-vs-real baseline
-    NEIGHBORS = 322  # which held-out images have their neighbors sought
-    STANDING = 331  # noise that standing statistics are measured on
-    VALIDATION = 332  # noise of the samples that choose a GAN
+    REFERENCE = 311  # the held-out images that samples are compared with
+    TRAINING = 312  # the training images that are searched for neighbors
+    CONDITIONING = 313  # the images that conditioning is taken from
+    CLASSES = 314  # the images whose classes condition samples
+    BASELINE = 321  # the two halves of held-out images for the real-vs-real baseline
+    NEIGHBORS = 322  # the held-out images whose neighbors are searched
+    STANDING = 331  # latent vectors for the standing statistics
+    VALIDATION = 332  # latent vectors of the samples that select the best GAN checkpoint
     LABEL = 0x79  # class of a generated image
     LATENT = 0x7A  # latent vector of a generated image
     EXTRACTOR = 20_261  # weights of the random extractor
-    ORDER_CHOICE = 0x6F7264  # which order of the pixels an image is drawn in
-    ORDERS = 0x6D616465  # the orders of the pixels
+    ORDER_CHOICE = 0x6F7264  # the pixel order that an image is sampled in
+    ORDERS = 0x6D616465  # the pixel orders
 
 
 def bits(*words: int) -> np.random.Philox:
-    """A counter-based generator that is a function of some non-negative integers."""
+    """A Philox bit generator seeded by non-negative integers."""
     return np.random.Philox(np.random.SeedSequence(words))
 
 
 def permutation(n: int, *words: int) -> npt.NDArray[np.int64]:
-    """A random order of 0 .. n - 1, int64 [n], by sorting raw draws: the same in every version of numpy."""
+    """A random permutation of 0 .. n - 1, int64 [n]: the stable argsort of n raw draws."""
     return np.argsort(np.asarray(bits(*words).random_raw(n)), kind="stable")
 
 
 def uniform(n: int, *words: int) -> npt.NDArray[np.float64]:
-    """n numbers in [0, 1), multiples of 2^-53."""
+    """Uniform numbers in [0, 1), float64 [n], multiples of 2^-53."""
     return np.asarray((np.asarray(bits(*words).random_raw(n)) >> np.uint64(11)) * 2.0**-53)
 
 
 def seed_of(*key: int) -> int:
-    """A 64-bit seed for a tuple of non-negative integers; near keys give unrelated seeds."""
+    """A 64-bit seed from non-negative integers; similar keys give unrelated seeds."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def image_noise(spec: ImageSpec, seed: int, first: int, n: int) -> torch.Tensor:
     """Uniform noise in [0, 1) for images first .. first + n - 1, float64 [n, C, H, W].
 
-    Each image has a generator of its own, seeded by (seed, image index): a picture does not depend on the batch it was
-    drawn in, nor on the device.
+    The generator of an image is seeded by (seed, index), so an image does not depend on its batch or on the device.
     """
-    draws = [np.random.default_rng((seed, index)).random(spec.shape) for index in range(first, first + n)]
-    return torch.from_numpy(np.stack(draws))
+    return torch.from_numpy(uniform_per_image(spec.shape, seed, first, n))
+
+
+def uniform_per_image(
+    shape: tuple[int, ...], seed: int, first: int, n: int, *stream: Stream
+) -> npt.NDArray[np.float64]:
+    """Uniform numbers in [0, 1) for images first .. first + n - 1, float64 [n, *shape].
+
+    The generator (PCG64) of an image is seeded by (seed, index, *stream).
+    """
+    draws = [np.random.default_rng((seed, index, *stream)).random(shape) for index in range(first, first + n)]
+    return np.stack(draws) if draws else np.empty((0, *shape))

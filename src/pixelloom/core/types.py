@@ -1,4 +1,4 @@
-"""The few types that every floor shares: what an image is, what a batch is, what a model can do."""
+"""Types shared by all packages: images, batches, conditioning, and the protocols of models."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ import numpy.typing as npt
 import torch
 
 Levels: TypeAlias = npt.NDArray[np.uint8]
-"""Images as integer levels, uint8 [N, C, H, W], every value below ``ImageSpec.levels``."""
+"""Images as integer levels, uint8 [N, C, H, W], with values below ``ImageSpec.levels``."""
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 """Class indices, int64 [N]."""
 
 
 Conditioning: TypeAlias = Mapping[str, torch.Tensor]
-"""Further arguments of a network's ``forward``: ``labels`` int64 [B], ``condition`` planes [B or 1, c, H, W]."""
+"""Keyword arguments of a network's ``forward``: ``labels`` int64 [B], ``condition`` float32 [B or 1, c, H, W]."""
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The shape of one image and the number of levels of each of its values (2 for binary, 256 for 8 bit)."""
+    """Shape of an image and number of levels of its values (2 for binary, 256 for 8-bit).
+
+    Raises:
+        ValueError: for a side below 1, or levels outside 2..256.
+    """
 
     channels: int
     height: int
@@ -41,7 +45,7 @@ class ImageSpec:
 
     @property
     def dims(self) -> int:
-        """Number of values (sub-pixels) of one image: the divisor of every per-dimension figure."""
+        """Number of values of an image (C H W): the D of bits per dimension."""
         return self.channels * self.height * self.width
 
     def __str__(self) -> str:
@@ -49,7 +53,7 @@ class ImageSpec:
 
 
 class Batch(NamedTuple):
-    """Images as integer levels (uint8 [B, C, H, W]) and, where the data has classes, labels (int64 [B])."""
+    """Images as levels, uint8 [B, C, H, W], and labels, int64 [B], or None for data without classes."""
 
     images: torch.Tensor
     labels: torch.Tensor | None
@@ -57,10 +61,10 @@ class Batch(NamedTuple):
 
 @runtime_checkable
 class CanSample(Protocol):
-    """A model that draws images."""
+    """A model that samples images."""
 
     def sample(self, n: int, *, seed: int = 0) -> torch.Tensor:
-        """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, i) alone."""
+        """Sample n images as levels, uint8 [n, C, H, W]; image i depends on (seed, i) alone."""
 
 
 @runtime_checkable
@@ -68,4 +72,4 @@ class CanScore(Protocol):
     """A model with an exact likelihood."""
 
     def log_prob(self, images: torch.Tensor) -> torch.Tensor:
-        """Natural log-probability of each image, float64 [N], from levels uint8 [N, C, H, W]."""
+        """Natural log-probability of each image, float64 [N], for levels uint8 [N, C, H, W]."""

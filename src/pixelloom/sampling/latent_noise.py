@@ -39,9 +39,7 @@ def latents(length: int, seed: int, first: int, n: int, *, truncation: float | N
         UsageError: for a truncation that is not positive.
     """
     check_truncation(truncation)
-    draws = np.stack(
-        [np.random.default_rng((seed, index, rng.Stream.LATENT)).random(length) for index in range(first, first + n)]
-    )
+    draws = rng.uniform_per_image((length,), seed, first, n, rng.Stream.LATENT)
     u = torch.from_numpy(draws) + 2**-54  # multiples of 2^-53 in [0, 1): the middle of each bin has a finite inverse
     outside = 0.5 * math.erfc(truncation / math.sqrt(2)) if truncation else 0.0  # P(z > t)
     z: Tensor = torch.special.ndtri(outside + (1 - 2 * outside) * u)
@@ -50,8 +48,8 @@ def latents(length: int, seed: int, first: int, n: int, *, truncation: float | N
 
 def labels_of(classes: int, seed: int, first: int, n: int) -> Tensor:
     """A class for each of images first .. first + n - 1, all equally likely, int64 [n]."""
-    drawn = [np.random.default_rng((seed, index, rng.Stream.LABEL)).random() for index in range(first, first + n)]
-    return torch.tensor([int(u * classes) for u in drawn], dtype=torch.long)
+    drawn = rng.uniform_per_image((), seed, first, n, rng.Stream.LABEL)
+    return torch.from_numpy((drawn * classes).astype(np.int64))
 
 
 def slerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
