@@ -38,10 +38,9 @@ def given(network: nn.Module, n: int = 4, size: int = 16, channels: int = 1) -> 
 
 def test_every_network_of_the_table_is_tested() -> None:
     assert {name for name, _ in PAIRS.values()} == GAN_NETWORKS.keys()
-    for name, (config, generator, discriminator) in GAN_NETWORKS.items():
+    for name, (config, _, _) in GAN_NETWORKS.items():
         for field, about in config.model_fields.items():
             assert about.description, (name, field)
-        assert all(type(built) is kind for built, kind in zip(pair(name), (generator, discriminator), strict=True))
 
 
 @each_kind

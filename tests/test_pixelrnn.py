@@ -21,7 +21,7 @@ from pixelloom.heads.discrete import HeadConfig, make_head
 from pixelloom.layers.recurrent import DiagonalLSTM, RowLSTM
 from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.networks import build_network
-from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, PixelRNN, PixelRNNConfig, RowLSTMConfig
+from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, PixelRNNConfig, RowLSTMConfig
 from pixelloom.runs.recipes import recipe
 from pixelloom.sampling import ancestral
 from pixelloom.sampling.fast.analysis import (
@@ -65,6 +65,10 @@ each_world = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 
 def name_of(config: BaseModel) -> str:
     return "row-lstm" if isinstance(config, RowLSTMConfig) else "diagonal-bilstm"
+
+
+def build(config: BaseModel, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0) -> nn.Module:
+    return build_network(name_of(config), config, spec, outputs=outputs, groups=groups, classes=classes)
 
 
 def fresh(world: World) -> PixelModel:
@@ -113,7 +117,7 @@ def test_a_single_diagonal_layer_has_no_blind_spot(head: HeadConfig, channels: i
     spec = ImageSpec(channels, 4, 6, 2)
     made = make_head(head, spec)
     config = DiagonalBiLSTMConfig(hidden=4, layers=layers, first_kernel=3)
-    network = PixelRNN(config, spec, outputs=made.outputs, groups=made.groups)
+    network = build(config, spec, outputs=made.outputs, groups=made.groups)
     expected = earlier(spec, made.groups > 1)
     np.testing.assert_array_equal(dependences(network, spec, expected), expected)
     last = expected.reshape(*spec.shape, *spec.shape)[-1]
@@ -126,7 +130,7 @@ def test_without_wrap_the_end_of_the_row_above_goes_unseen(kernel: int) -> None:
     """All features of the row above know its other pixels, none knows its last one; the first kernel may reach it."""
     spec = ImageSpec(1, 4, 7, 2)
     config = DiagonalBiLSTMConfig(hidden=4, layers=2, first_kernel=kernel, wrap=False)
-    network = PixelRNN(config, spec, outputs=1, groups=1)
+    network = build(config, spec, outputs=1, groups=1)
     expected = earlier(spec, ordered=False).reshape(4, 7, 4, 7)
     for y, x in np.ndindex(3, 7 - 1 - kernel // 2):
         expected[y + 1, x, y, 6] = False
@@ -153,7 +157,7 @@ def test_a_row_lstm_sees_a_triangle(layers: int, kernel: int, first: int) -> Non
             for y, x in pixels
         }  # fmt: skip
     expected = np.array([[q in knows[p] for q in pixels] for p in pixels])
-    network = PixelRNN(
+    network = build(
         RowLSTMConfig(hidden=5, layers=layers, kernel=kernel, first_kernel=first), spec, outputs=1, groups=1
     )
     np.testing.assert_array_equal(dependences(network, spec, expected), expected)
@@ -164,7 +168,7 @@ def test_a_row_lstm_sees_a_triangle(layers: int, kernel: int, first: int) -> Non
 
 def test_a_second_direction_that_is_not_moved_down_is_found_out() -> None:
     spec = ImageSpec(1, 4, 4, 2)
-    network = PixelRNN(DIAGONAL, spec, outputs=1, groups=1)
+    network = build(DIAGONAL, spec, outputs=1, groups=1)
     network.set_submodule("layers.1.down", nn.Identity())
     with pytest.raises(NotAutoregressiveError, match=r"layers\.1"):
         assert_autoregressive(network, spec, by="schedule")
@@ -176,9 +180,9 @@ def test_steps_of_the_schedule() -> None:
     """A wavefront runs through the rows of a Row LSTM as through a stack of convolutions; each pixel of a Diagonal
     BiLSTM needs the one before."""
     spec = ImageSpec(1, 28, 28, 2)
-    row = PixelRNN(RowLSTMConfig(hidden=1), spec, outputs=1, groups=1)
+    row = build(RowLSTMConfig(hidden=1), spec, outputs=1, groups=1)
     assert schedule(Dataflow(row, spec.shape)).steps == 28 + 4 * 27
-    diagonal = PixelRNN(DiagonalBiLSTMConfig(hidden=1, layers=2), spec, outputs=1, groups=1)
+    diagonal = build(DiagonalBiLSTMConfig(hidden=1, layers=2), spec, outputs=1, groups=1)
     assert schedule(Dataflow(diagonal, spec.shape)).steps == 784
 
 
@@ -249,7 +253,7 @@ def by_the_paper(p: dict[str, Array], config: PixelRNNConfig, x: Array, label: i
 def test_follows_the_equations(name: str) -> None:
     config, head, spec = WORLDS[name]
     made = make_head(head, spec)
-    network = live(PixelRNN(config, spec, outputs=made.outputs, groups=made.groups, classes=3)).double()
+    network = live(build(config, spec, outputs=made.outputs, groups=made.groups, classes=3)).double()
     x = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     labels = torch.tensor([3, 1])
     features = {}
@@ -304,7 +308,7 @@ def test_fast_pictures_of_classes(name: str) -> None:
     """Each image has its own label; other labels, other pictures."""
     config, head, spec = WORLDS[name]
     made = make_head(head, spec)
-    network = live(PixelRNN(config, spec, outputs=made.outputs, groups=made.groups, classes=4)).double().eval()
+    network = live(build(config, spec, outputs=made.outputs, groups=made.groups, classes=4)).double().eval()
 
     def model_space(levels: Tensor) -> Tensor:
         return to_model(levels, spec.levels, Scaling.symmetric()).double()
@@ -343,7 +347,7 @@ def test_first_prediction_is_uniform_and_every_parameter_learns(world: World) ->
 def test_cells_remember_from_the_start() -> None:
     """The gates are o, f, i, g; the forget gates of both directions are open."""
     for config, directions in ((ROW, 1), (DIAGONAL, 2)):
-        layer = PixelRNN(config, ImageSpec(1, 4, 4, 2), outputs=1, groups=1).layers[0]
+        layer = build(config, ImageSpec(1, 4, 4, 2), outputs=1, groups=1).layers[0]
         expected = [0.0] * 3 + [1.0] * 3 + [0.0] * 6
         assert layer.get_parameter("enter.bias").tolist() == expected * directions
 
@@ -352,10 +356,10 @@ def test_layers_and_parameters_by_hand() -> None:
     """The paper's networks for MNIST: 7 layers, h = 16."""
     h, spec = 16, ImageSpec(1, 28, 28, 2)
     first, head = 2 * h * (7 * 4 + 1), 2 * 32 * 33 + 33
-    row = PixelRNN(RowLSTMConfig(), spec, outputs=1, groups=1)
+    row = build(RowLSTMConfig(), spec, outputs=1, groups=1)
     one = 4 * h * (2 * 2 * h + 1) + 3 * h * 4 * h + 2 * h * (h + 1)
     assert sum(p.numel() for p in row.parameters()) == first + 7 * one + head
-    diagonal = PixelRNN(DiagonalBiLSTMConfig(wrap=False), spec, outputs=1, groups=1)
+    diagonal = build(DiagonalBiLSTMConfig(wrap=False), spec, outputs=1, groups=1)
     one = 8 * h * (2 * h + 1) + 2 * (2 * h * 4 * h) + 2 * h * (h + 1)
     assert sum(p.numel() for p in diagonal.parameters()) == first + 7 * one + head
     assert [type(m) for m in row.modules() if isinstance(m, RowLSTM | DiagonalLSTM)] == [RowLSTM] * 7
@@ -394,8 +398,8 @@ def test_the_kinds_are_not_taken_for_each_other_and_labels_are_not_guessed() -> 
     spec = ImageSpec(1, 4, 4, 2)
     with pytest.raises(UsageError, match="takes a DiagonalBiLSTMConfig, not a RowLSTMConfig"):
         build_network("diagonal-bilstm", ROW, spec, outputs=1, groups=1)
-    told = PixelRNN(DIAGONAL, spec, outputs=1, groups=1, classes=3)
+    told = build(DIAGONAL, spec, outputs=1, groups=1, classes=3)
     with pytest.raises(UsageError, match="labels: this network was built with labels and must be given them"):
         told(torch.zeros(1, 1, 4, 4))
     with pytest.raises(UsageError, match="labels: this network was built without labels"):
-        PixelRNN(ROW, spec, outputs=1, groups=1)(torch.zeros(1, 1, 4, 4), torch.tensor([0]))
+        build(ROW, spec, outputs=1, groups=1)(torch.zeros(1, 1, 4, 4), torch.tensor([0]))

@@ -1,9 +1,8 @@
-"""The one table of networks: name -> (configuration, module).
+"""The two tables of networks: name -> (configuration, how to build it).
 
-A module is built as ``Module(config, spec, outputs=..., groups=..., classes=...)`` and maps pixels in model space
-[B, C, H, W], and a label for each image if there are classes, to the parameters of a distribution [B, outputs, H, W].
-One that can go by a picture is built with ``condition=channels`` as well, and then takes ``condition`` [B, c, H, W].
-A new network is one file in this folder and one line here.
+A pixel network follows :class:`pixelloom.networks.protocols.PixelNetwork`; a GAN has a
+:class:`~pixelloom.networks.protocols.Generator` and a :class:`~pixelloom.networks.protocols.Discriminator`. A new
+network is one file in ``pixel/`` or ``gan/`` and one line here.
 """
 
 from __future__ import annotations
@@ -20,47 +19,48 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.layers.level_embedding import Embedded
 from pixelloom.networks.gan.dcgan import DCGANConfig, DCGANDiscriminator, DCGANGenerator
 from pixelloom.networks.gan.r3gan import R3GANConfig, R3GANDiscriminator, R3GANGenerator
-from pixelloom.networks.gan.sagan import SAGANConfig, SAGANDiscriminator, SAGANGenerator
+from pixelloom.networks.gan.sagan import SAGANConfig, sagan_discriminator, sagan_generator
 from pixelloom.networks.gan.sngan import SNGANConfig, SNGANDiscriminator, SNGANGenerator
 from pixelloom.networks.pixel.gated import GatedPixelCNN, GatedPixelCNNConfig
 from pixelloom.networks.pixel.made import MADE, MADEConfig
 from pixelloom.networks.pixel.nade import NADE, NADEConfig
 from pixelloom.networks.pixel.pixelcnn import PixelCNN, PixelCNNConfig
 from pixelloom.networks.pixel.pixelcnnpp import PixelCNNPlusPlus, PixelCNNPlusPlusConfig
-from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, PixelRNN, RowLSTMConfig
+from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfig, diagonal_bilstm, row_lstm
 from pixelloom.networks.pixel.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from pixelloom.networks.pixel.transformer import PixelTransformer, PixelTransformerConfig
 
 PIXEL_NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
     "pixelcnn": (PixelCNNConfig, PixelCNN),
     "gated-pixelcnn": (GatedPixelCNNConfig, GatedPixelCNN),
-    "row-lstm": (RowLSTMConfig, PixelRNN),
-    "diagonal-bilstm": (DiagonalBiLSTMConfig, PixelRNN),
+    "row-lstm": (RowLSTMConfig, row_lstm),
+    "diagonal-bilstm": (DiagonalBiLSTMConfig, diagonal_bilstm),
     "nade": (NADEConfig, NADE),
     "made": (MADEConfig, MADE),
     "pixelcnn-pp": (PixelCNNPlusPlusConfig, PixelCNNPlusPlus),
     "pixelsnail": (PixelSNAILConfig, PixelSNAIL),
     "pixel-transformer": (PixelTransformerConfig, PixelTransformer),
 }
-
+"""name -> (configuration, constructor)"""
 
 GAN_NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module], Callable[..., nn.Module]]] = {
     "dcgan": (DCGANConfig, DCGANGenerator, DCGANDiscriminator),
-    "sagan": (SAGANConfig, SAGANGenerator, SAGANDiscriminator),
+    "sagan": (SAGANConfig, sagan_generator, sagan_discriminator),
     "sngan": (SNGANConfig, SNGANGenerator, SNGANDiscriminator),
     "r3gan": (R3GANConfig, R3GANGenerator, R3GANDiscriminator),
 }
+"""name -> (configuration, constructor of the generator, constructor of the discriminator)"""
 
 
 def takes_condition(name: str) -> bool:
-    """Whether the network of that name can go by a picture."""
+    """Whether the network of that name takes a conditioning image."""
     return "condition" in inspect.signature(PIXEL_NETWORKS[name][1]).parameters
 
 
 def no_condition(name: str) -> str:
-    """What to say of a network that cannot."""
+    """The error message for a network that takes no conditioning image."""
     able = ", ".join(filter(takes_condition, PIXEL_NETWORKS))
-    return f"the network {name!r} takes no picture to go by; leave it out, or choose one that does: {able}"
+    return f"the network {name!r} takes no conditioning image; leave it out, or choose one that does: {able}"
 
 
 def build_network(
@@ -74,13 +74,21 @@ def build_network(
     condition: int = 0,
     embedding: int = 0,
 ) -> nn.Module:
-    """A freshly initialized network of that name; with classes, its forward takes labels [B] as well.
+    """Build and initialize the pixel network of that name.
 
-    With so many channels of a condition, it also takes a picture to go by, [B, condition, H, W]. With an embedding it
-    takes numbers of levels, and makes a vector of so many features of each.
+    Args:
+        name: a key of ``PIXEL_NETWORKS``.
+        config: of the class that the table has for the name.
+        spec: the images.
+        outputs: as of :class:`pixelloom.networks.protocols.PixelNetwork`, like the next three.
+        groups: ordered channels.
+        classes: number of classes.
+        condition: channels of the conditioning image.
+        embedding: length of a learned vector for each level; the network then takes level numbers. 0 for pixels in
+            model space.
 
     Raises:
-        UsageError: for an unknown name, or settings that do not fit the images.
+        UsageError: for an unknown name, or a configuration that does not fit the images.
     """
     if name not in PIXEL_NETWORKS:
         raise UsageError(
@@ -91,27 +99,27 @@ def build_network(
         raise UsageError(f"network {name!r} takes a {expected.__name__}, not a {type(config).__name__}")
     if condition and not takes_condition(name):
         raise UsageError(f"condition: {no_condition(name)}")
-    seen = replace(spec, channels=spec.channels * embedding) if embedding else spec
+    inner = replace(spec, channels=spec.channels * embedding) if embedding else spec
     try:
         more = {"condition": condition} if condition else {}
-        network = module(config, seen, outputs=outputs, groups=groups, classes=classes, **more)
+        network = module(config, inner, outputs=outputs, groups=groups, classes=classes, **more)
         return Embedded(network, spec, embedding) if embedding else network
     except ValueError as error:
         raise UsageError(f"model: {error}") from error
 
 
 def build_pair(name: str, config: BaseModel, spec: ImageSpec, *, classes: int = 0) -> tuple[nn.Module, nn.Module]:
-    """A freshly initialized generator and discriminator of that name.
+    """Build and initialize the generator and the discriminator of that name.
 
     Raises:
-        UsageError: for an unknown name, or settings that do not fit the images.
+        UsageError: for an unknown name, or a configuration that does not fit the images.
     """
     if name not in GAN_NETWORKS:
         raise UsageError(
             f"no network is called {name!r}.{did_you_mean(name, GAN_NETWORKS)} Known: {', '.join(GAN_NETWORKS)}"
         )
     expected, generator, discriminator = GAN_NETWORKS[name]
-    if type(config) is not expected:
+    if not isinstance(config, expected):
         raise UsageError(f"network {name!r} takes a {expected.__name__}, not a {type(config).__name__}")
     try:
         return generator(config, spec, classes=classes), discriminator(config, spec, classes=classes)

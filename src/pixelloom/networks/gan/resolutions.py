@@ -1,4 +1,4 @@
-"""The stages of a network that makes an image from 4x4 upwards, or judges one down to 4x4."""
+"""Sides and widths of the stages between 4x4 and the image, for generators and discriminators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def sides(spec: ImageSpec) -> tuple[int, ...]:
     """4, 8, ..., up to the side of the images.
 
     Raises:
-        ValueError: for images that are no squares of 16, 32, 64 or 128 pixels a side.
+        ValueError: for images that are not squares of 16, 32, 64 or 128 pixels a side.
     """
     if spec.height != spec.width or spec.height not in SIZES:
         allowed, largest = ", ".join(map(str, SIZES)), max(spec.height, spec.width)
@@ -23,5 +23,5 @@ def sides(spec: ImageSpec) -> tuple[int, ...]:
 
 
 def widths(stages: tuple[int, ...], width: int, most: int) -> tuple[int, ...]:
-    """Features of each stage: ``width`` at the last and largest, doubled at each half of its side, up to ``most``."""
+    """Features of each stage: ``width`` at the largest, doubled each time the side is halved, at most ``most``."""
     return tuple(min(most, width * stages[-1] // side) for side in stages)

@@ -5,23 +5,28 @@
     Row LSTM           x + up(LSTM(input-to-state(x)))                     input-to-state: masked 1xk along the row
     Diagonal BiLSTM    x + up(left(gates) + down(right(other gates)))      gates of both directions: 1x1
 
-The features between layers are 2h for h features a gate (section 3.3). The right direction of the Diagonal BiLSTM looks
-at the row to the right of a pixel, which comes after it; moved down by one row all of that is past (section 3.2). The
-Row LSTM sees a triangle above the pixel, widened by the kernels of all layers, and little of its own row.
+Between layers there are 2h features, for h features per gate (section 3.3). The right direction of the Diagonal BiLSTM
+reads the row to the right of a pixel, which comes later in raster order; shifted down by one row, its state depends on
+earlier pixels only (section 3.2). The receptive field of the Row LSTM is a triangle above the pixel, widened by the
+kernels of all layers, and little of the pixel's own row.
 
-Both directions of a single diagonal layer see every pixel before, as the paper says, but for one: a feature knows the
-pixels before its own, so the features of a whole row do not know its last pixel, and below it only those near enough
-for the first kernel do. With ``wrap`` the first layer reads the pixel before in raster order as well, which for the
-first pixel of a row is the last one of the row above, and the left direction hands it on.
+The paper states that a single diagonal layer with both directions reads every earlier pixel. One is missing: each
+feature depends on the pixels before its own, so no feature of a row depends on the last pixel of that row, and in the
+row below only positions within reach of the first kernel read it. With ``wrap`` the first layer also reads the previous
+pixel in raster order, which for the first pixel of a row is the last one of the row above; the left direction carries
+it on.
 
-Otherwise this differs in one thing: the paper splits all features into groups for R, G and B; here the trunk knows
-nothing of the pixel itself, and ordered channels are joined to it in the output
-(:class:`pixelloom.layers.output.Output`). So no layer after the first needs a mask.
+Another difference: the paper splits all features into groups for R, G and B. Here the layers below the output do not
+depend on the pixel itself, and ordered channels enter in the output (:class:`pixelloom.layers.output.Output`). So no
+layer after the first needs a mask.
 
 Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Networks", sections 3.1 to 3.3, table 1.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,7 +44,7 @@ from pixelloom.networks.pixel.pixelcnn import Side
 
 
 class PixelRNNConfig(BaseModel):
-    """What both have; the defaults are the paper's for MNIST."""
+    """Fields of both kinds; the defaults are the paper's for MNIST."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,39 +59,61 @@ class PixelRNNConfig(BaseModel):
 
 
 class DiagonalBiLSTMConfig(PixelRNNConfig):
-    """What a Diagonal BiLSTM looks like."""
+    """Configuration of a Diagonal BiLSTM."""
 
-    wrap: bool = Field(True, description="let no pixel go unseen: the first of a row reads the last of the row above")
+    wrap: bool = Field(True, description="the first layer also reads the previous pixel, across the end of a row")
 
 
 class RowLSTMConfig(PixelRNNConfig):
-    """What a Row LSTM looks like."""
+    """Configuration of a Row LSTM."""
 
-    kernel: Side = Field(3, description="columns that input-to-state and state-to-state reach over, odd")
+    kernel: Side = Field(3, description="columns in the kernels of input-to-state and state-to-state, odd")
+
+
+def row_lstm(config: RowLSTMConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0) -> PixelRNN:
+    """Build a PixelRNN of Row LSTM layers; see :class:`pixelloom.networks.protocols.PixelNetwork`."""
+    layer = partial(RowLayer, config, classes)
+    return PixelRNN(config, spec, layer, wrap=False, outputs=outputs, groups=groups, classes=classes)
+
+
+def diagonal_bilstm(
+    config: DiagonalBiLSTMConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0
+) -> PixelRNN:
+    """Build a PixelRNN of Diagonal BiLSTM layers; see :class:`pixelloom.networks.protocols.PixelNetwork`."""
+    layer = partial(DiagonalLayer, config, classes)
+    return PixelRNN(config, spec, layer, wrap=config.wrap, outputs=outputs, groups=groups, classes=classes)
 
 
 class PixelRNN(nn.Module):
-    """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
+    """Masked convolution, residual LSTM layers, 1x1 layers; see :class:`pixelloom.networks.protocols.PixelNetwork`.
 
     Args:
-        config: the layers, and by its class which kind.
+        config: number and sizes of the layers.
         spec: the images.
-        outputs: parameters a position, all image channels together; the head knows how many it needs.
-        groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
-        classes: how many there are; 0 for a network that is not told any.
+        layer: builds one LSTM layer, (x [B, 2h, H, W], labels) -> [B, 2h, H, W].
+        wrap: whether the first layer also reads the previous pixel in raster order.
+        outputs: parameters per position.
+        groups: ordered channels.
+        classes: number of classes, or 0.
     """
 
-    def __init__(self, config: PixelRNNConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0) -> None:
+    def __init__(
+        self,
+        config: PixelRNNConfig,
+        spec: ImageSpec,
+        layer: Callable[[], nn.Module],
+        *,
+        wrap: bool,
+        outputs: int,
+        groups: int,
+        classes: int,
+    ) -> None:
         super().__init__()
         features, self.classes = 2 * config.hidden, classes
         self.first = MaskedConv2d(spec.channels, features, config.first_kernel, mask="A")
-        wrap = isinstance(config, DiagonalBiLSTMConfig) and config.wrap
         self.before = PixelBefore(spec.channels, features, spec.width) if wrap else None
         self.positions = Positions(features, spec.height, spec.width) if config.positions else nn.Identity()
-        self.layers = nn.ModuleList(
-            RowLayer(config, classes) if isinstance(config, RowLSTMConfig) else DiagonalLayer(config, classes)
-            for _ in range(config.layers)
-        )
+        self.layers = nn.ModuleList(layer() for _ in range(config.layers))
         head: list[nn.Module] = []
         for _ in range(config.head_layers):
             head += [make_activation(config.activation), MaskedConv2d(features, config.head, 1, mask="B")]
@@ -95,15 +122,7 @@ class PixelRNN(nn.Module):
         self.output = Output(features, spec.channels, outputs, groups)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, outputs, H, W]
-
-        Args:
-            x: pixels in model space.
-            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
-
-        Raises:
-            UsageError: for labels that are missing, or given to a network that knows no classes.
-        """
+        """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
         h = self.first(x)
         if self.before is not None:
@@ -116,7 +135,7 @@ class PixelRNN(nn.Module):
 
 
 class RowLayer(nn.Module):
-    """x + up(LSTM(x)), figure 5; a label moves the gates."""
+    """x + up(LSTM(x)) (figure 5); the class vector is added to the gates."""
 
     def __init__(self, config: RowLSTMConfig, classes: int) -> None:
         super().__init__()
@@ -130,15 +149,15 @@ class RowLayer(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """[B, 2h, H, W], [B] or None -> [B, 2h, H, W]"""
-        gates = self.enter(self.norm(x))
+        gates = self.enter(self.norm(x))  # [B, 4h, H, W]
         if self.classes is not None:
             gates = gates + self.classes(labels)
-        out: Tensor = self.up(self.lstm(gates).chunk(2, dim=1)[0])
+        out: Tensor = self.up(self.lstm(gates).chunk(2, dim=1)[0])  # hidden half of the state, [B, 2h, H, W] -> h
         return x + out
 
 
 class DiagonalLayer(nn.Module):
-    """x + up(left(x) + right(x) moved down by one row); a label moves the gates."""
+    """x + up(left(x) + right(x) shifted down by one row); the class vector is added to the gates."""
 
     def __init__(self, config: PixelRNNConfig, classes: int) -> None:
         super().__init__()
@@ -156,14 +175,14 @@ class DiagonalLayer(nn.Module):
         gates = self.enter(self.norm(x))
         if self.classes is not None:
             gates = gates + self.classes(labels)
-        left, right = gates.chunk(2, dim=1)
+        left, right = gates.chunk(2, dim=1)  # [B, 8h, H, W] -> twice [B, 4h, H, W]
         h = self.left(left).chunk(2, dim=1)[0] + self.down(self.right(right).chunk(2, dim=1)[0])
         out: Tensor = self.up(h)
         return x + out
 
 
 def _open_forget_gates(enter: BoxConv2d | MaskedConv2d, directions: int) -> None:
-    """A bias of 1 lets a cell remember from the start (Jozefowicz et al. 2015)."""
+    """Set the biases of the forget gates to 1, so that cells keep their state at first (Jozefowicz et al. 2015)."""
     assert enter.bias is not None
     with torch.no_grad():
-        enter.bias.view(directions, 4, -1)[:, 1] = 1
+        enter.bias.view(directions, 4, -1)[:, 1] = 1  # [directions * 4h] -> [directions, 4 gates o f i g, h]
