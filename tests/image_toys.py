@@ -1,4 +1,4 @@
-"""Pictures that have something to learn, in sets of one distribution, and models that draw from a set."""
+"""Images that have something to learn, in sets of one distribution, and models that draw from a set."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 from gan_toys import NARROW
 from pixelloom.core.types import ImageSpec
+from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.data.splits import Dataset, Split, given
+from pixelloom.data.splits import Dataset, Split, from_splits
 from pixelloom.models.gan import GANDescription, GANModel
+from pixelloom.models.training_record import TrainingRecord
 from pixelloom.networks.gan.dcgan import DCGANConfig
 
 
-def pictures(n: int, seed: int, *, channels: int = 1, levels: int = 16) -> Tensor:
+def toy_images(n: int, seed: int, *, channels: int = 1, levels: int = 16) -> Tensor:
     """Noise on a ramp of its own direction, uint8 [n, channels, 8, 8]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1:1:8j, -1:1:8j]
@@ -30,13 +32,13 @@ def dataset(
     """Three splits as they are; ``labels`` are those of the test split, and zeros elsewhere."""
     parts = []
     for images in (train, val, test):
-        told = torch.zeros(len(images), dtype=torch.long) if labels is None or images is not test else labels
-        parts.append(Split(images.numpy(), told.numpy() if classes else None, levels))
-    return given("mine", *parts, tuple(classes))
+        labels_here = torch.zeros(len(images), dtype=torch.long) if labels is None or images is not test else labels
+        parts.append(Split(images.numpy(), labels_here.numpy() if classes else None, levels))
+    return from_splits("mine", *parts, tuple(classes))
 
 
 class Drawer(nn.Module):
-    """A generator that shows one of given pictures, which one the first number of the noise says: u = Phi(z_0).
+    """A generator that shows one of given images, which one the first number of the noise says: u = Phi(z_0).
 
     With classes, of ``sets[label]`` where Phi(z_1) < ``right``, and otherwise of the next class's.
     """
@@ -49,7 +51,7 @@ class Drawer(nn.Module):
         self.values = [to_model(images, levels, Scaling.symmetric()) for images in sets]
 
     def chosen(self, z: Tensor, labels: Tensor | None = None) -> list[tuple[int, int]]:
-        """(set, picture) of each image."""
+        """(set, image) of each image."""
         u = torch.special.ndtr(z.double())
         label = torch.zeros(len(z), dtype=torch.long) if labels is None else labels
         which = torch.where(u[:, 1] < self.right, label, (label + 1) % len(self.sets)).tolist()
@@ -66,6 +68,6 @@ def drawing(*sets: Tensor, levels: int = 16, classes: str = "", right: float = 1
         model=DCGANConfig.model_validate(NARROW),
         image=ImageSpec(*sets[0].shape[1:], levels),
         classes=len(classes),
-        trained={"classes": list(classes), "data": {"source": "mine"}},
+        training=TrainingRecord(classes=tuple(classes), data=DataConfig(source="mine")),
     )
     return GANModel(Drawer(list(sets), levels, right), description)

@@ -12,6 +12,7 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
 from pixelloom.heads.discrete import HeadConfig
 from pixelloom.models.pixel import PixelDescription, PixelModel
+from pixelloom.models.training_record import TrainingRecord
 from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
 
 TINY = {"model.channels": 4, "model.hidden": 2, "model.blocks": 1, "model.kernel": 3, "model.first_kernel": 3}
@@ -27,7 +28,7 @@ def flat(spec: ImageSpec, data: dict[str, Any] | None = None, ink: float = 0.5) 
         head=HeadConfig(kind="bernoulli" if binary else "categorical"),
         image=spec,
         scaling=Scaling.symmetric(),
-        trained={} if data is None else {"recipe": "flat", "data": data},
+        training=TrainingRecord.model_validate({} if data is None else {"recipe": "flat", "data": data}),
     )
     model = PixelModel.build(description)
     if binary:

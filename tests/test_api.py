@@ -118,10 +118,11 @@ def test_a_run_from_name_to_model() -> None:
     assert settings()["train"]["epochs"] is None  # the recipe's budget made way
     assert settings()["train"]["seed"] == 3
     assert settings()["model"]["channels"] == 4
-    trained = model.description.trained
-    assert trained["images"] == 224  # seven batches of 32
-    assert trained["validation"]["bits/dim"] == pytest.approx(pl.evaluate(model, split="val").bits_per_dim, rel=1e-9)
-    assert trained["validation"]["bits/dim"] < math.log2(17)  # it has learned something
+    record = model.description.training
+    assert record.images == 224  # seven batches of 32
+    bits = record.validation.metrics["bits/dim"]
+    assert bits == pytest.approx(pl.evaluate(model, split="val").bits_per_dim, rel=1e-9)
+    assert bits < math.log2(17)  # it has learned something
     assert sorted(path.name for path in Path("runs/digits").iterdir() if path.name != "tensorboard") == [
         *("checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "model", "samples")
     ]

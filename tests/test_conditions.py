@@ -27,6 +27,7 @@ from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
 from pixelloom.heads.discrete import HeadConfig
 from pixelloom.models.pixel import PixelDescription, PixelModel, load_pixel
+from pixelloom.models.training_record import TrainingRecord
 from pixelloom.networks import PIXEL_NETWORKS, build_network, takes_condition
 from pixelloom.networks.pixel.gated import GatedPixelCNNConfig
 from pixelloom.objectives.base import Monitor, OptimConfig
@@ -287,11 +288,11 @@ def test_training_goes_by_the_picture_of_each_image() -> None:
 @pytest.mark.parametrize("name", [name for name in PIXEL_NETWORKS if not takes_condition(name)])
 def test_networks_that_take_no_picture_refuse_it(name: str) -> None:
     with pytest.raises(
-        UsageError, match=f"^configuration: condition: the network '{name}' takes no picture to go by.*gated-"
+        UsageError, match=f"^configuration: condition: the network '{name}' takes no conditioning image.*gated-"
     ):
         planned(name, overrides={"condition": "edges"})
     config, _ = PIXEL_NETWORKS[name]
-    with pytest.raises(UsageError, match=f"^condition: the network '{name}' takes no picture"):
+    with pytest.raises(UsageError, match=f"^condition: the network '{name}' takes no conditioning image"):
         build_network(name, config(), ImageSpec(1, 8, 8, 2), outputs=1, groups=1, condition=1)
 
 
@@ -398,7 +399,7 @@ def test_a_file_is_gone_by(at: Path, run: Path) -> None:
     model = load_pixel(run / "model")
     assert model.condition is not None
     given = model.condition.of(torch.from_numpy(catalog.load(DataConfig(source="digits")).test.all()[0][:1]))
-    plots.picture(given[0].numpy(), 17).save("small.png")
+    plots.to_image(given[0].numpy(), 17).save("small.png")
     assert main(["sample", "by", "--condition", "small.png", "-n", "3", "--class", "4", "--npy", "a.npy"]) == 0
     assert np.array_equal(np.load("a.npy"), model.sample(3, condition=given, labels=4).numpy())
     assert not Path("a-labels.npy").exists()
@@ -468,7 +469,7 @@ def test_a_model_that_goes_by_nothing_says_so(at: Path, capsys: pytest.CaptureFi
         assert main(["sample", "plain", *options]) == 2
         assert said in capsys.readouterr().err
     assert main(["train", "digits", "--condition", "edges", "--out", "x"]) == 2
-    assert "the network 'pixelcnn' takes no picture to go by" in capsys.readouterr().err
+    assert "the network 'pixelcnn' takes no conditioning image" in capsys.readouterr().err
     assert not Path("x").exists()
 
 
@@ -479,7 +480,7 @@ def test_a_model_that_goes_by_nothing_says_so(at: Path, capsys: pytest.CaptureFi
 def classes(at: Path) -> PixelModel:
     """A model of three classes in runs/three, that goes by nothing."""
     description = built(GRAY, ORDERED, "none", 3).description
-    names = {"trained": {"classes": ["0", "T-shirt/top", "bag"]}}
+    names = {"training": TrainingRecord(classes=("0", "T-shirt/top", "bag"))}
     model = PixelModel.build(description.model_copy(update=names))
     live(model.network)
     for parameter in model.network.parameters():
@@ -500,7 +501,7 @@ def test_each_class_has_a_row(classes: PixelModel, capsys: pytest.CaptureFixture
     assert again.classes == ("0", "1 T-shirt-top", "2 bag")
     for i, folder in enumerate([*again.classes] * 2):
         picture = np.asarray(Image.open(f"singles/{folder}/{i:05d}.png"))
-        assert np.array_equal(picture, np.asarray(plots.picture(images[i], 7)))
+        assert np.array_equal(picture, np.asarray(plots.to_image(images[i], 7)))
     tiles = images.reshape(2, 3, 1, 4, 6).transpose(1, 0, 2, 3, 4).reshape(6, 1, 4, 6)
     grid, found = np.asarray(plots.grid(tiles, 7, 2, 4)), np.asarray(Image.open("grid.png"))
     assert np.array_equal(found[:, -grid.shape[1] :], grid)

@@ -16,6 +16,7 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.data.config import DataConfig
 from pixelloom.metrics.results import METRICS
 from pixelloom.models.gan import GANDescription, GANModel
+from pixelloom.models.training_record import TrainingRecord
 from pixelloom.networks.gan.sngan import SNGANConfig
 from small_models import flat, save_run
 
@@ -29,13 +30,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("PIXELLOOM_OFFLINE", "1")
     save_run(flat(DIGITS, DataConfig().model_dump(mode="json")), Path("runs/flat"))
     torch.manual_seed(0)
-    trained = {"classes": list("0123456789"), "data": DataConfig(size=16).model_dump(mode="json")}
+    record = TrainingRecord(classes=tuple("0123456789"), data=DataConfig(size=16))
     description = GANDescription(
         network="sngan",
         model=SNGANConfig(latent=6, generator_width=8, discriminator_width=6),
         image=ImageSpec(1, 16, 16, 17),
         classes=10,
-        trained=trained,
+        training=record,
     )
     GANModel.build(description).save(Path("runs/latent/model"))
 
@@ -59,7 +60,7 @@ def test_figures_of_samples_are_those_of_python(run: Command) -> None:
     assert lines[1].split() == ["figure", "samples", "real", "N", "N", "real"]
     whole = pixelloom.measure(pixelloom.load("flat"), metrics=["kid", "nearest"], features="pixels", n=40, seed=3)
     for line, figure in zip(lines[2:], whole, strict=True):
-        spread = f"+- {figure.spread:.2g} " if figure.spread else ""
+        spread = f"+- {figure.std:.2g} " if figure.std else ""
         assert " ".join(line.split()).startswith(
             f"{figure.name} {figure.value:.4f} {spread}{figure.baseline:.4f} 40 / "
         )
@@ -120,7 +121,7 @@ def test_the_sheet_of_neighbors(run: Command) -> None:
         ("flat --metrics kid --features pixel", 2, "no 'pixel'. Did you mean 'pixels'?"),
         ("flat --metrics kid -n 0", 2, "-n: must be 1 or more, not 0"),
         ("flat --metrics kid --seed -1", 2, "--seed: must be 0 or more"),
-        ("flat --metrics kid -n 5", 3, "kid: 5 generated pictures are too few"),
+        ("flat --metrics kid -n 5", 3, "kid: 5 generated images are too few"),
         ("flat --neighbors .", 2, "is a folder"),
         ("latent --metrics kid --levels 4", 3, "digits: pictures are 1x16x16 with 4 levels"),
     ],

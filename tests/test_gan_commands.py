@@ -23,6 +23,7 @@ from pixelloom.data.config import DataConfig
 from pixelloom.layers.self_attention import SelfAttention, attention_stats
 from pixelloom.models.gan import DISCRIMINATOR, GANDescription, GANModel
 from pixelloom.models.registry import LOADERS
+from pixelloom.models.training_record import TrainingRecord
 from pixelloom.runs import evaluate as evaluating
 from pixelloom.runs.evaluate import some_images
 from pixelloom.sampling.latent_noise import labels_of
@@ -44,11 +45,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return caller(capsys)
 
 
-def saved(kind: str, name: str, classes: int = 0, trained: dict[str, Any] | None = None) -> GANModel:
+def saved(kind: str, name: str, classes: int = 0, record: dict[str, Any] | None = None) -> GANModel:
     """``runs/<name>``, as if trained."""
     torch.manual_seed(0)
     network, config = PAIRS[kind]
-    about = GANDescription(network=network, model=config, image=SPEC, classes=classes, trained=trained or {})
+    training = TrainingRecord.model_validate(record or {})
+    about = GANDescription(network=network, model=config, image=SPEC, classes=classes, training=training)
     model = GANModel.build(about)
     assert model.discriminator is not None
     awake(model.network)
@@ -60,13 +62,13 @@ def saved(kind: str, name: str, classes: int = 0, trained: dict[str, Any] | None
 @pytest.fixture
 def sagan(run: Command) -> GANModel:
     """``runs/sagan``"""
-    return saved("sagan", "sagan", trained={"data": {"source": "digits", "size": 16}})
+    return saved("sagan", "sagan", record={"data": {"source": "digits", "size": 16}})
 
 
 @pytest.fixture
 def told(run: Command) -> GANModel:
     """``runs/told``: three classes."""
-    return saved("sagan", "told", 3, trained={"classes": ["cat", "dog", "x/y"]})
+    return saved("sagan", "told", 3, record={"classes": ["cat", "dog", "x/y"]})
 
 
 def read(path: str | Path) -> np.ndarray:
@@ -223,14 +225,14 @@ def test_info_tells_what_a_latent_model_is(run: Command, sagan: GANModel) -> Non
     assert "First layer" not in text
     assert (found["parameters"], found["discriminator_parameters"], found["latent"]) == (*sizes, 5)
     assert found["attention"] == {"generator": gammas[0], "discriminator": gammas[1]}
-    assert (found["family"], found["network"]) == ("latent", "sagan")
+    assert (found["family"], found["network"]) == ("gan", "sagan")
     Path("runs/sagan/model", DISCRIMINATOR).unlink()
     assert "discriminator not kept" in run("info", "sagan").out
     assert json.loads(run("info", "sagan", "--json").out)["discriminator_parameters"] is None
 
 
 def test_info_without_attention(run: Command) -> None:
-    saved("dcgan", "dcgan", trained={"images": 640, "epochs": 2.0, "minutes": 1.5, "seed": 3, "date": "2026-11-21"})
+    saved("dcgan", "dcgan", record={"images": 640, "epochs": 2.0, "minutes": 1.5, "seed": 3, "date": "2026-11-21"})
     text = run("info", "dcgan").out
     assert "attention" not in text
     assert "training    640 images, 2.0 epochs, 1.5 minutes, seed 3, 2026-11-21\n" in text
@@ -239,10 +241,11 @@ def test_info_without_attention(run: Command) -> None:
 
 
 def test_info_shows_the_validation_by_its_name(run: Command) -> None:
-    saved("dcgan", "dcgan", trained={"validation": {"kid-lenet-mnist": 0.0123456, "n": 800}})
+    saved("dcgan", "dcgan", record={"validation": {"metrics": {"kid-lenet-mnist": 0.0123456}, "n": 800}})
     assert "validation  0.0123 kid-lenet-mnist (N=800)\n" in run("info", "dcgan").out
-    saved("dcgan", "few", trained={"validation": {"kid-random": 0.5, "n": 40, "split": "training"}})
-    assert "validation  0.5000 kid-random (N=40, of the training images)\n" in run("info", "few").out
+    validation = {"metrics": {"kid-random": 0.5}, "n": 40, "split": "training"}
+    saved("dcgan", "few", record={"validation": validation})
+    assert "validation  0.5000 kid-random (N=40, training images)\n" in run("info", "few").out
 
 
 # -------------------------------------------------------------------------------------------------------- attention
@@ -353,7 +356,7 @@ def test_a_grid_of_queries_on_one_picture(run: Command, sagan: GANModel, drawn: 
 def test_the_discriminator_looks_at_real_pictures(run: Command, drawn: list[Strip]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 16, 16)).astype(np.uint8)
     np.save("pictures.npy", pixels)
-    model = saved("sagan", "real", trained={"data": {"source": "./pictures.npy"}})
+    model = saved("sagan", "real", record={"data": {"source": "./pictures.npy"}})
     assert run("attention", "real", "--on", "test", "-n", 2).code == 0
     real = some_images(SPEC, DataConfig(source="./pictures.npy"), "test", 2)
     made, first, second, pictures, *rows = drawn
@@ -441,7 +444,7 @@ def test_a_row_leads_from_image_to_image(run: Command, sagan: GANModel) -> None:
     assert np.array_equal(read("path.png"), paper)
     stops = sagan.sample(3, seed=6, first=1).numpy().astype(int)
     assert np.abs(frames[::4] - stops).max() <= 1
-    layout = plots.sheet(10, SPEC.shape, 5)
+    layout = plots.grid_layout(10, SPEC.shape, 5)
     for tile, stop in ((0, 0), (4, 1), (5, 1), (9, 2)):  # first and last of each row
         y, x = layout.corner(tile)
         shown = paper[y : y + layout.tile[0] : layout.scale, x : x + layout.tile[1] : layout.scale]

@@ -215,8 +215,8 @@ def test_a_run_learns_with_them(tmp_path: Path) -> None:
     )
     model = load_pixel(train(config, tmp_path / "run"))
     assert model.description.embedding == 4
-    figures = model.description.trained["validation"]
-    assert figures["bits/dim"] < 2.6
+    metrics = model.description.training.validation.metrics
+    assert metrics["bits/dim"] < 2.6
     start = LevelEmbedding(17, 4).weight.detach()
     trained = model.network.get_submodule("levels.0").get_parameter("weight").detach()
     assert float((trained - start).abs().max()) > 0.01

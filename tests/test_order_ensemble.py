@@ -261,8 +261,8 @@ RUN = PixelRun(
 def test_a_run_learns_and_its_figure_is_the_models(tmp_path: Path) -> None:
     model = load_pixel(train(RUN, tmp_path / "run"))
     assert orders(model.network) == 4
-    figures = model.description.trained["validation"]
-    assert figures["bits/dim"] < 0.75  # 1 before
+    metrics = model.description.training.validation.metrics
+    assert metrics["bits/dim"] < 0.75  # 1 before
 
 
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:

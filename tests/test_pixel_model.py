@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from torch import Tensor
 from checks import check_batch_free
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.core.types import CanSample, CanScore, ImageSpec
+from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
 from pixelloom.engine.safetensors_io import load_tensors, save_tensors
 from pixelloom.heads.discrete import HeadConfig
 from pixelloom.models.description import CONFIG, WEIGHTS
 from pixelloom.models.inputs import check_levels
 from pixelloom.models.pixel import PixelDescription, PixelModel, load_pixel
+from pixelloom.models.training_record import TrainingRecord, ValidationRecord
 from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
 from settings import CONFIGS, ORDERED, Setting, tiny
 
@@ -64,8 +67,15 @@ def test_saved_and_loaded_is_the_same_model(setting: Setting, tmp_path: Path) ->
 
 
 def test_description_survives_whole(tmp_path: Path) -> None:
-    trained = {"data": {"source": "digits", "levels": None}, "epochs": 1.5, "classes": ["null", "ä"], "none": None}
-    description = SMALL.fresh().description.model_copy(update={"trained": trained, "scaling": Scaling(0.1307, 0.3081)})
+    record = TrainingRecord(
+        data=DataConfig(source="mnist", root=Path("/data"), size="8x9"),
+        counts={"train": 5, "val": 2},
+        epochs=1.5,
+        classes=("null", "ä"),
+        date=date(2026, 11, 21),
+        validation=ValidationRecord(metrics={"bits/dim": 0.1}, n=7, split="training"),
+    )
+    description = SMALL.fresh().description.model_copy(update={"training": record, "scaling": Scaling(0.1307, 0.3081)})
     PixelModel.build(description).save(tmp_path)
     other = load_pixel(tmp_path).description
     assert other == description
@@ -188,7 +198,9 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "model is a number": ({"model": 5}, "takes a PixelCNNConfig, not a int"),
     "unknown field": ({"models": 5}, "models: Extra inputs are not permitted"),
     "unknown setting": ({"model": {"chanels": 5}}, "chanels: Extra inputs are not permitted"),
-    "another family": ({"family": "latent"}, "family: Input should be 'pixel'"),
+    "another family": ({"family": "gan"}, "family: Input should be 'pixel'"),
+    "record of another kind": ({"training": {"images": "<b>"}}, "training.images: Input should be a valid integer"),
+    "unknown part of the record": ({"training": {"score": 1}}, "training.score: Extra inputs are not permitted"),
     "even kernel": ({"model": {"kernel": 4}}, "an odd side such as 5, not 4"),
     "wrong head": ({"head": {"kind": "bernoulli"}}, "a Bernoulli head needs 2 levels"),
 }

@@ -29,10 +29,12 @@ def test_weights_are_those_of_the_table_and_of_the_card(name: str) -> None:
 
 @each_model
 def test_the_card_says_how_the_model_was_made(name: str) -> None:
-    trained = pl.load(name).description.trained
-    assert trained["command"].startswith("pixelloom train ")
-    assert trained["data"]["root"] is None
-    assert trained["validation"]["n"] >= 1000
+    record = pl.load(name).description.training
+    assert record.command.startswith("pixelloom train ")
+    assert record.data is not None
+    assert record.data.root is None
+    assert record.validation.n is not None
+    assert record.validation.n >= 1000
 
 
 def test_folders_are_the_table() -> None:

@@ -17,14 +17,14 @@ from pixelloom.core.errors import DataError, UsageError
 from pixelloom.core.rng import Stream
 from pixelloom.data.catalog import load
 from pixelloom.data.config import DataConfig
-from pixelloom.data.splits import Split, given
+from pixelloom.data.splits import Split, from_splits
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.safetensors_io import load_tensors
 from pixelloom.engine.state import Run
 from pixelloom.layers.spectral_norm import spectral_layers
 from pixelloom.layers.standing_stats import measure_statistics
-from pixelloom.metrics.distances import kernel
+from pixelloom.metrics.distances import kid
 from pixelloom.metrics.extractors import EXTRACTORS, features
 from pixelloom.models.description import WEIGHTS
 from pixelloom.models.gan import GANModel
@@ -94,7 +94,7 @@ def test_the_figure_of_a_kept_model_can_be_measured_again(run: Path) -> None:
     data = load(config.data)
     space = EXTRACTORS["random"](1)
     real = features(some(data, "val", 60), data.spec.levels, space)
-    again, _ = kernel(real, features(model.sample(60, seed=Stream.VALIDATION), data.spec.levels, space))
+    again, _ = kid(real, features(model.sample(60, seed=Stream.VALIDATION), data.spec.levels, space))
     assert again == pytest.approx(model.description.training.validation.metrics["kid-random"], rel=1e-4)
 
 
@@ -154,7 +154,7 @@ def test_a_generator_is_made_ready_by_classes_as_frequent_as_in_training() -> No
     """Its batch norms saw no others."""
     images = np.random.default_rng(0).integers(0, 18, (3, 400, 1, 16, 16), dtype=np.uint8)
     splits = (Split(part, (np.arange(400) % 10 == 0).astype(np.int64), 18) for part in images)
-    setup = GANSetup(small("dcgan").model_copy(update={"classes": True}), given("x", *splits, ("a", "b")))
+    setup = GANSetup(small("dcgan").model_copy(update={"classes": True}), from_splits("x", *splits, ("a", "b")))
     told: list[torch.Tensor] = []
 
     class Told(nn.Module):
@@ -350,7 +350,7 @@ def test_with_classes_the_mean_distance_within_them_chooses() -> None:
         return Split(images, np.arange(400) % 2, 18)
 
     config = small("dcgan").model_copy(update={"classes": True, "validation_images": 400})
-    setup = GANSetup(config, given("x", *map(split, range(3)), ("a", "b")))
+    setup = GANSetup(config, from_splits("x", *map(split, range(3)), ("a", "b")))
     assert setup.figure == "kid-random-by-class"
 
     class Painter(nn.Module):
@@ -386,7 +386,7 @@ def test_classes_with_few_images_count_as_one(counts: tuple[int, ...], sizes: li
     images = np.random.default_rng(0).integers(0, 18, (3, len(labels), 1, 16, 16), dtype=np.uint8)
     config = small("dcgan").model_copy(update={"classes": True, "validation_images": len(labels)})
     splits = (Split(part, labels, 18) for part in images)
-    setup = GANSetup(config, given("x", *splits, tuple(map(str, range(len(counts))))))
+    setup = GANSetup(config, from_splits("x", *splits, tuple(map(str, range(len(counts))))))
     groups = [set(labels[rows.numpy()]) for rows in setup._members]
     assert sorted(len(rows) for rows in setup._members) == sizes
     assert all(not a & b for a, b in itertools.combinations(groups, 2))

@@ -115,7 +115,7 @@ def _of_classes(model: Model, condition: Tensor | None) -> Rows:
     classes = model.description.classes
     if not classes:
         raise UsageError("--each-class: this model was trained without classes (train --classes)")
-    known = list(map(str, model.description.trained.get("classes", [])))
+    known = list(model.description.training.classes)
     numbers = list(map(str, range(classes)))
     names = known if len(known) == classes else numbers
     both = tuple(name if name == number else f"{number} {name}" for number, name in zip(numbers, names, strict=True))

@@ -99,7 +99,7 @@ def _draw_field(model: PixelModel, position: tuple[int, int], path: Path) -> dic
     spec, schedule = model.spec, model.fast_sampler().plan.schedule
     flow = schedule.flow  # pixelloom.receptive_field has a network without labels only
     asked = np.zeros((len(flow.sources[-1]), spec.height, spec.width), bool)
-    asked[(flow.predicting()[-1], *position)] = True
+    asked[(flow.output_classes()[-1], *position)] = True
     field = flow.backward(asked)[0]
     outputs.probe(path.parent)
     with outputs.writing(path):
@@ -139,27 +139,30 @@ class _Family:
 def _lines(model: Model) -> dict[str, str]:
     """Name -> what to say; an empty text where there is nothing."""
     about = model.description
-    trained = about.trained
+    record = about.training
     settings = ", ".join(f"{k}={v}" for k, v in about.model.model_dump(exclude_none=True).items())
-    data, figures, counts = trained.get("data", {}), trained.get("validation", {}), trained.get("counts", {})
+    data = {} if record.data is None else record.data.model_dump()
     form = ", ".join(f"{k} {data[k]}" for k in ("size", "levels", "binarize") if data.get(k) not in (None, "none"))
-    shown = ", ".join(f"{value:.4f} {name}" for name, value in figures.items() if isinstance(value, float))
-    told = f", of the {figures['split']} images" if "split" in figures else ""
+    measured = record.validation
+    validation = ", ".join(f"{value:.4f} {name}" for name, value in measured.metrics.items())
+    if validation and measured.n is not None:
+        split = "" if measured.split == "validation" else f", {measured.split} images"
+        validation += f" (N={measured.n}{split})"
     return {
         "network": f"{about.network} ({settings})",
         "images": str(model.spec),
         **FAMILIES[about.family].lines(model),
         "classes": str(about.classes or ""),
-        "recipe": str(trained.get("recipe", "")),
+        "recipe": record.recipe,
         "data": f"{data.get('source', 'unknown')}{f' ({form})' if form else ''}",
-        "splits": ", ".join(f"{name} {n:,}" for name, n in counts.items()),
-        "note": str(trained.get("note", "")),
-        "training": f"{trained['images']:,} images, {trained['epochs']} epochs, {trained['minutes']} minutes, "
-        f"seed {trained['seed']}, {trained['date']}"
-        if "images" in trained
+        "splits": ", ".join(f"{name} {n:,}" for name, n in record.counts.items()),
+        "note": record.note,
+        "training": f"{record.images:,} images, {record.epochs} epochs, {record.minutes} minutes, "
+        f"seed {record.seed}, {record.date}"
+        if record.images is not None
         else "",
-        "validation": f"{shown} (N={figures['n']}{told})" if shown and "n" in figures else shown,
-        "command": str(trained.get("command", "")),
+        "validation": validation,
+        "command": record.command,
     }
 
 
@@ -233,5 +236,5 @@ def _gammas(network: nn.Module) -> dict[str, float]:
 
 FAMILIES: Mapping[str, _Family] = {
     "pixel": _Family(_pixel, lambda model: {}, _first_mask),
-    "latent": _Family(_latent, _gan_values, lambda model: ""),
+    "gan": _Family(_latent, _gan_values, lambda model: ""),
 }

@@ -66,7 +66,7 @@ def _first_line(thing: object) -> str:
 def _datasets() -> list[dict[str, str]]:
     from pixelloom.data.catalog import DATASETS
 
-    return [{"dataset": name, "about": entry.about} for name, entry in DATASETS.items()]
+    return [{"dataset": name, "about": entry.description} for name, entry in DATASETS.items()]
 
 
 def _models() -> list[dict[str, str]]:
@@ -79,10 +79,10 @@ def _models() -> list[dict[str, str]]:
     for name in pretrained.PRETRAINED:
         folder = pretrained.folder(name)
         about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        found = about["trained"]["validation"]
-        shown = ", ".join(f"{value:.4f} {name}" for name, value in found.items() if isinstance(value, float))
-        figure = f"{shown} (N={found['n']})"
-        rows.append({"model": name, "network": about["network"], "validation": figure, "folder": str(folder)})
+        found = about["training"]["validation"]
+        shown = ", ".join(f"{value:.4f} {metric}" for metric, value in found["metrics"].items())
+        validation = f"{shown} (N={found['n']})"
+        rows.append({"model": name, "network": about["network"], "validation": validation, "folder": str(folder)})
     return rows
 
 

@@ -290,7 +290,7 @@ DRAWERS: Mapping[str, Drawer] = {
         {"truncation": "bounds noise vectors, which only latent models have; --temperature 0.9 draws likelier images"},
         _pixel,
     ),
-    "latent": Drawer(
+    "gan": Drawer(
         {
             "temperature": "a latent model has no probabilities to sharpen; --truncation 1 draws less varied images",
             "guidance": "a latent model has no logits to guide; --class alone chooses the class",

@@ -16,6 +16,7 @@ from torch import nn
 from pixelloom.core.errors import ModelError, UsageError, did_you_mean, explain
 from pixelloom.core.types import ImageSpec
 from pixelloom.engine.safetensors_io import check_keys, load_tensors
+from pixelloom.models.training_record import TrainingRecord
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
@@ -36,7 +37,7 @@ class Description(BaseModel):
     image: ImageSpec
     classes: int = Field(0, ge=0, le=LARGEST_SIDE)
     """How many the network is told of; 0 for a network that is told nothing."""
-    trained: dict[str, Any] = {}
+    training: TrainingRecord = TrainingRecord()
 
     @model_validator(mode="before")
     @classmethod

@@ -38,7 +38,7 @@ class GANDescription(Description):
 
     table = GAN_NETWORKS
 
-    family: Literal["latent"] = "latent"
+    family: Literal["gan"] = "gan"
 
 
 @final
@@ -123,8 +123,8 @@ class GANModel:
             raise UsageError(f"z: the model takes [n, {self.latent}], not {list(z.shape)}")
         told = self._labels(labels, len(z))
         parts = []
-        with self._passes.pace(threads, self.device) as pace:
-            for images in pace.batches(
+        with self._passes.tuner(threads, self.device) as tuner:
+            for images in tuner.batches(
                 len(z), batch, lambda rows: self._pass(z[rows], None if told is None else told[rows])
             ):
                 parts.append(from_model(images, self.spec.levels, Scaling.symmetric()).cpu())

@@ -168,8 +168,8 @@ class PixelModel:
             each = (self.head.nats(self._pass(network, levels, known), levels) for network in networks)
             return order_ensemble.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu()
 
-        with self._passes.pace(threads, self.device) as pace:
-            parts = list(pace.batches(len(x), batch, scored))
+        with self._passes.tuner(threads, self.device) as tuner:
+            parts = list(tuner.batches(len(x), batch, scored))
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
     def sample(
@@ -350,10 +350,10 @@ class PixelModel:
             return fast.guided(cond, uncond, guidance)
 
         def draw_plainly(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
-            with self._passes.pace(threads, noise.device) as pace:
+            with self._passes.tuner(threads, noise.device) as tuner:
                 step = partial(predict, conditioning)
                 return ancestral.sample(
-                    lambda levels: pace.run(1, partial(step, levels)), self.head, self.spec, noise, **options
+                    lambda levels: tuner.run(1, partial(step, levels)), self.head, self.spec, noise, **options
                 )
 
         return draw_plainly, lambda n: min(n, PLAIN_BATCH)

@@ -15,7 +15,7 @@ from pixelloom.models.pixel import PixelModel, load_pixel
 Model: TypeAlias = PixelModel | GANModel
 """What users hold. Both draw; what else they can do depends on the family."""
 
-LOADERS: Mapping[str, Callable[[Path], Model]] = {"pixel": load_pixel, "latent": load_gan}
+LOADERS: Mapping[str, Callable[[Path], Model]] = {"pixel": load_pixel, "gan": load_gan}
 """Family, as a model's file names it -> how its folder is loaded."""
 
 KINDS: Mapping[type, str] = {PixelModel: "a pixel model", GANModel: "a latent model"}

@@ -125,14 +125,13 @@ def _entry(name: str, folder: Path, options: CompareOptions) -> Entry:
     with safe_open(str(folder / WEIGHTS), "pt") as file:
         sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
     about = model.description
-    trained = about.trained
-    data, found = _mapping(trained.get("data")), _mapping(trained.get("validation"))
+    record = about.training
+    data = {} if record.data is None else record.data.model_dump(mode="json")
     metrics = folder.parent / METRICS_FILE
     history = curves.read_history(metrics) if metrics.is_file() else curves.History({}, {})
-    validation = {str(name): value for name, given in found.items() if (value := curves.number(given)) is not None}
-    count, split = validation.pop("n", None), str(found.get("split", "validation"))
+    validation, split = record.validation.metrics, record.validation.split
     judges = dict.fromkeys([*history.judges, *curves.judges(validation)])
-    images = curves.number(trained.get("images"))
+    images = record.images
     sheet(options.n, model.spec.shape)  # refuses more than a picture can hold, before they are drawn
     samples, given, seconds = _drawn(model, options.n, options.seed)
     measured, unmeasured = _measured(name, model, options)
@@ -144,7 +143,7 @@ def _entry(name: str, folder: Path, options: CompareOptions) -> Entry:
         name=name,
         family=about.family,
         network=about.network,
-        recipe=str(trained.get("recipe") or ""),
+        recipe=record.recipe,
         data=str(data.get("source") or ""),
         form=", ".join(
             key if data[key] is True else f"{key} {data[key]}" for key in _ASKED if data.get(key) not in _NOTHING
@@ -153,11 +152,11 @@ def _entry(name: str, folder: Path, options: CompareOptions) -> Entry:
         classes=about.classes,
         parameters=model.parameters,
         images=images,
-        epochs=curves.number(trained.get("epochs")),
-        minutes=curves.number(trained.get("minutes")),
+        epochs=record.epochs,
+        minutes=record.minutes,
         step=_step(history, list(judges), images),
         validation=validation,
-        n=None if count is None else int(count),
+        n=record.validation.n,
         split=split,
         grounds=grounds,
         history=history,
@@ -237,8 +236,3 @@ def _step(history: curves.History, judges: list[str], images: float | None) -> i
             if not math.isnan(step):
                 return int(step)
     return None
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    """A description's own part may be anything that a file can hold."""
-    return dict(value) if isinstance(value, dict) else {}

@@ -24,14 +24,14 @@ from pixelloom.data.catalog import Dataset, load_for
 from pixelloom.data.config import DataConfig
 from pixelloom.data.io.download import progress_bar
 from pixelloom.data.splits import NAMES as SPLITS
-from pixelloom.data.stream import at, ordered
+from pixelloom.data.stream import ordered, take_batch
 from pixelloom.engine.memory import keep_freed_memory
 from pixelloom.metrics import results
 from pixelloom.metrics.class_accuracy import accuracy, digits_of
 from pixelloom.metrics.distances import enough
 from pixelloom.metrics.extractors import Extractor, extractor_for
 from pixelloom.metrics.likelihood import Likelihood, likelihood, score, score_conditional
-from pixelloom.metrics.results import METRICS, Neighbors, Reference, Result, nearby
+from pixelloom.metrics.results import METRICS, Reference, Result, TrainingNeighbors, training_neighbors
 from pixelloom.models.inputs import at_least
 from pixelloom.models.pixel import PixelModel
 from pixelloom.models.registry import Model
@@ -77,12 +77,12 @@ class MeasureOptions:
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of samples, and the pictures behind them (uint8 [N, C, H, W]); ``nearby`` with the metric ``nearest``."""
+    """Figures of samples, and the pictures behind them (uint8 [N, C, H, W]); ``neighbors`` with the metric ``nearest``."""
 
     results: list[Result]
     samples: Tensor
     reference: Reference
-    nearby: Neighbors | None
+    neighbors: TrainingNeighbors | None
 
 
 def settled(model: Model, metrics: Sequence[str] | None, split: str) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ def _why_not(model: Model, metric: str, split: str) -> str:
 
 def _classes(model: Model) -> list[str]:
     """Names of the classes that a model is told of."""
-    return list(map(str, model.description.trained.get("classes", [])))[: model.description.classes]
+    return list(model.description.training.classes[: model.description.classes])
 
 
 def measure(model: Model, data: Dataset, options: MeasureOptions, on_draw: OnDraw | None = None) -> Measured:
@@ -149,18 +149,18 @@ def measure(model: Model, data: Dataset, options: MeasureOptions, on_draw: OnDra
     if training is not None and len(training) < len(data.train):
         _log.warning("nearest: looks among %d of %d training pictures, drawn at random", len(training), len(data.train))
     reference = Reference(held_out.images, training)
-    levels, near, found = data.spec.levels, None, []
+    levels, neighbors, found = data.spec.levels, None, []
     if "nearest" in asked:
-        near = nearby(samples, reference, levels, seed=options.seed)
+        neighbors = training_neighbors(samples, reference, levels, seed=options.seed)
     distances = [name for name in METRICS if name in asked]
     if distances:
         found = results.measure(
-            samples, reference, levels, metrics=distances, extractor=space, seed=options.seed, near=near
+            samples, reference, levels, metrics=distances, extractor=space, seed=options.seed, neighbors=neighbors
         )
     if ACCURACY in asked:
         digits = np.array(digits_of(_classes(model)))
         found.append(accuracy(samples, digits[told["labels"].numpy()], levels, _read(data, held_out)))
-    return Measured(found, samples, reference, near)
+    return Measured(found, samples, reference, neighbors)
 
 
 def draw(
@@ -229,7 +229,7 @@ def _some(data: Dataset, name: str, most: int, seed: int, stream: int) -> Batch:
     positions = np.arange(len(split))
     if len(split) > most:
         positions = np.sort(rng.permutation(len(split), seed, stream)[:most])
-    return at(split, positions, data.dynamic)
+    return take_batch(split, positions, data.dynamic)
 
 
 def _possible(options: MeasureOptions, data: Dataset, d: int, held_out: int) -> tuple[str, ...]:
@@ -310,9 +310,10 @@ def data_for(model: Model, source: str | None = None, changes: Overrides | None 
     Raises:
         UsageError: for fields that are not allowed, or without a source if the model names none.
     """
-    trained = dict(model.description.trained.get("data", {}))
-    if source is None and "source" not in trained:
+    recorded = model.description.training.data
+    if source is None and recorded is None:
         raise UsageError("data: this model does not say what it was trained on; name the data")
+    trained = {} if recorded is None else recorded.model_dump(mode="json")
     for folder in ("root", "cache"):  # of the machine that trained it
         if trained.get(folder) and not Path(trained[folder]).expanduser().is_dir():
             del trained[folder]

@@ -7,7 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -19,6 +19,7 @@ from pixelloom.data.catalog import Dataset
 from pixelloom.data.stream import ordered
 from pixelloom.engine.state import Hook
 from pixelloom.models.registry import Model
+from pixelloom.models.training_record import TrainingRecord, ValidationRecord
 from pixelloom.objectives.base import Objective
 from pixelloom.runs.config import RunConfig
 from pixelloom.viz.grid import table
@@ -79,22 +80,22 @@ class Setup(ABC, Generic[C, M]):
         """Further ones that look on while a run of this kind goes on."""
         return ()
 
-    def validated(self) -> dict[str, Any]:
-        """On what the figures that choose a model are measured."""
-        return {"n": min(self.config.validation_images, len(self.data.val))}
+    def validation(self, metrics: Mapping[str, float]) -> ValidationRecord:
+        """Record of the metrics that :meth:`objective` monitors."""
+        return ValidationRecord(metrics=dict(metrics), n=min(self.config.validation_images, len(self.data.val)))
 
-    def facts(self) -> dict[str, Any]:
-        """What a model's description tells of its training, known from the start."""
-        return {
-            "recipe": self.config.recipe,
-            "data": self.config.data.model_dump(mode="json"),
-            "counts": self.data.counts(),
-            "classes": list(self.data.classes),
-            "note": self.data.note,
-            "seed": self.config.train.seed,
-            "pixelloom": pixelloom.__version__,
-            "command": _command(),
-        }
+    def record(self) -> TrainingRecord:
+        """The part of the training record that is known before training."""
+        return TrainingRecord(
+            recipe=self.config.recipe,
+            data=self.config.data,
+            counts=self.data.counts(),
+            classes=tuple(map(str, self.data.classes)),
+            note=self.data.note,
+            seed=self.config.train.seed,
+            pixelloom=pixelloom.__version__,
+            command=_command(),
+        )
 
 
 def some(data: Dataset, split: str, n: int | None) -> Tensor:

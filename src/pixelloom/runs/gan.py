@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,10 @@ from pixelloom.data.stream import ordered
 from pixelloom.engine.state import Hook, Run
 from pixelloom.layers.spectral_norm import refresh, spectral_layers
 from pixelloom.layers.standing_stats import measure_statistics
-from pixelloom.metrics.distances import LEAST, kernel
+from pixelloom.metrics.distances import LEAST, kid
 from pixelloom.metrics.extractors import EXTRACTORS, choose, features
 from pixelloom.models.gan import GANDescription, GANModel
+from pixelloom.models.training_record import ValidationRecord
 from pixelloom.objectives.adversarial import AdversarialObjective
 from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.objectives.diffaugment import Policy, policy_for
@@ -55,7 +55,11 @@ class GANSetup(Setup[GANRun, GANModel]):
         self.extractor = choose(config.features, data.spec.channels, config.data.source)
         return GANModel.build(
             GANDescription(
-                network=config.network, model=config.model, image=data.spec, classes=self.classes, trained=self.facts()
+                network=config.network,
+                model=config.model,
+                image=data.spec,
+                classes=self.classes,
+                training=self.record(),
             )
         )
 
@@ -134,16 +138,16 @@ class GANSetup(Setup[GANRun, GANModel]):
         labels = self._held_out.labels if self.classes else None
         samples = self.model_of(network).sample(len(real), seed=rng.Stream.VALIDATION, labels=labels)
         drawn = features(samples, self.data.spec.levels, space)
-        found = {f"kid-{self.extractor}": kernel(real, drawn)[0]}
+        found = {f"kid-{self.extractor}": kid(real, drawn)[0]}
         if self._members:
-            each = [kernel(real[rows], drawn[rows])[0] for rows in self._members]
+            each = [kid(real[rows], drawn[rows])[0] for rows in self._members]
             found[self.figure] = sum(each) / len(each)
         return found
 
-    def validated(self) -> dict[str, Any]:
-        """Validation images, or training images where there are too few of the former."""
-        found = {"n": min(self.config.validation_images, len(self.data.split(self.split)))}
-        return found if self.split == "val" else found | {"split": "training"}
+    def validation(self, metrics: Mapping[str, float]) -> ValidationRecord:
+        """Record of metrics measured against validation images, or training images where those are too few."""
+        n = min(self.config.validation_images, len(self.data.split(self.split)))
+        return ValidationRecord(metrics=dict(metrics), n=n, split="validation" if self.split == "val" else "training")
 
     @cached_property
     def split(self) -> str:

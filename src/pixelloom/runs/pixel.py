@@ -49,7 +49,7 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
             classes=self.classes,
             embedding=config.embedding if config.inputs == "embedding" else 0,
             condition=config.condition,
-            trained=self.facts(),
+            training=self.record(),
         )
 
     def objective(self) -> Objective:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from pixelloom.models.gan import GANModel
@@ -31,33 +29,32 @@ def model_card(model: Model, sha256: str) -> str:
     """Markdown for the ``README.md`` of a model folder."""
     rows, use = _latent(model) if isinstance(model, GANModel) else _pixel(model)
     about = model.description
-    trained: dict[str, Any] = about.trained
-    data, counts = trained.get("data", {}), trained.get("counts", {})
-    found = dict(trained.get("validation", {}))
-    n, split = found.pop("n", None), found.pop("split", "validation")
-    asked = {key: data.get(key) for key in ("levels", "binarize", "size", "gray", "limit")}
+    record = about.training
+    data, validation = record.data, record.validation
+    asked = {} if data is None else {key: getattr(data, key) for key in ("levels", "binarize", "size", "gray", "limit")}
     form = ", ".join(f"{key}={value}" for key, value in asked.items() if value and value != "none")
+    source = "unknown data" if data is None else data.source
     lines = [
-        f"# {trained.get('recipe') or about.network} on {data.get('source', 'unknown data')}",
+        f"# {record.recipe or about.network} on {source}",
         "",
         "| | |",
         "|---|---|",
         f"| network | {about.network}, {model.parameters:,} parameters |",
         f"| images | {model.spec} |",
         *rows,
-        f"| data | {data.get('source')} ({form or 'as published'}) |",
-        f"| split | {', '.join(f'{name} {n:,}' for name, n in counts.items())} |",
-        f"| training | {trained.get('images', 0):,} images seen, {trained.get('epochs')} epochs, "
-        f"{trained.get('minutes')} minutes, seed {trained.get('seed')} |",
-        f"| chosen on | {split}, {n} images |",
-        f"| validation | {', '.join(figure(name, value) for name, value in found.items())} |",
-        f"| date | {trained.get('date')} |",
-        f"| command | `{trained.get('command')}` |",
+        f"| data | {source} ({form or 'as published'}) |",
+        f"| split | {', '.join(f'{name} {n:,}' for name, n in record.counts.items())} |",
+        f"| training | {record.images or 0:,} images seen, {record.epochs} epochs, {record.minutes} minutes, "
+        f"seed {record.seed} |",
+        f"| chosen on | {validation.split}, {validation.n} images |",
+        f"| validation | {', '.join(figure(name, value) for name, value in validation.metrics.items())} |",
+        f"| date | {record.date} |",
+        f"| command | `{record.command}` |",
         f"| weights | SHA-256 of contents {sha256} |",
         "",
     ]
-    if trained.get("note"):
-        lines += [f"Data: {trained['note']}", ""]
+    if record.note:
+        lines += [f"Data: {record.note}", ""]
     return "\n".join(lines) + "\n" + use
 
 

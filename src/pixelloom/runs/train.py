@@ -143,16 +143,17 @@ def _log_of(fabric: Fabric, message: str, *values: object) -> None:
 
 
 def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
-    def keep(folder: Path, network: nn.Module, figures: Mapping[str, float], state: State) -> None:
+    def keep(folder: Path, network: nn.Module, metrics: Mapping[str, float], state: State) -> None:
         model = setup.kept(network)
-        facts = {
+        outcome = {
             "images": state.images,
             "epochs": round(state.images / len(setup.data.train), 2),
             "minutes": round(state.seconds / 60, 2),
-            "date": date.today().isoformat(),
-            "validation": dict(figures) | setup.validated(),
+            "date": date.today(),
+            "validation": setup.validation(metrics),
         }
-        model.description = model.description.model_copy(update={"trained": setup.facts() | facts})
+        record = setup.record().model_copy(update=outcome)
+        model.description = model.description.model_copy(update={"training": record})
         sha256 = model.save(folder)
         write_bytes(folder / "README.md", model_card(model, sha256).encode())
 
