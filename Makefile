@@ -5,14 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-portable lint types format clean
+.PHONY: setup demo test test-portable docs notebooks lint types format clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Pixelloom needs Python 3.11 or newer; set PYTHON=python3.11 (or later)") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 demo: setup
@@ -34,6 +34,17 @@ test-portable: setup
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n auto --dist worksteal \
 		--without-bf16 $(PORTABLE:%=tests/test_%.py)
 
+# The site, into /site; a broken link, a page that the navigation lacks and any warning stop it.
+docs: setup
+	$(BIN)/python docs/build.py
+
+# The notebooks of examples/notebooks are kept as Python files; here they are converted and executed.
+NOTEBOOKS := $(wildcard examples/notebooks/*.py)
+
+notebooks: setup
+	$(BIN)/jupytext --quiet --to ipynb $(NOTEBOOKS)
+	cd examples/notebooks && for book in *.ipynb; do echo "$$book"; ../../$(BIN)/jupyter execute --timeout=600 "$$book" || exit 1; done
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,4 +57,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info
+	rm -rf $(VENV) build site src/*.egg-info
