@@ -30,7 +30,7 @@ from pixelloom.engine.threads import choose_threads
 from pixelloom.objectives.base import Monitor
 from pixelloom.objectives.likelihood import likelihood
 from pixelloom.runs.recipes import recipe
-from pixelloom.sampling import sharing
+from pixelloom.sampling import sharding
 from sampling import model_of
 
 SHORTEST = 1.0  # seconds of a measurement
@@ -90,11 +90,11 @@ def sampling(network: str, batch: int, size: int, cores: int) -> dict[str, Calla
 
     def within_operations() -> None:
         """torch's own threads, with the batch in one piece."""
-        right, sharing.workers = sharing.workers, lambda *_: 1
+        right, sharding.shard_count = sharding.shard_count, lambda *_: 1
         try:
             several(threads=cores)
         finally:
-            sharing.workers = right
+            sharding.shard_count = right
 
     return {"one": partial(one, threads=1), "all": within_operations, "chosen": chosen}
 

@@ -21,7 +21,7 @@ from pixelloom.models.pixel import PixelModel
 from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
 from pixelloom.sampling.fast.analysis import NEVER
 from pixelloom.sampling.fast.caches import Cache
-from pixelloom.sampling.fast.runtime import Incremental
+from pixelloom.sampling.fast.runtime import Runtime
 from random_networks import Attention, Case, Coarse, Earlier, Mean, OwnRow, Product, Shift, Up, Window
 from settings import BERNOULLI, CONFIGS, INDEPENDENT, ORDERED, Setting, live, tiny
 
@@ -251,33 +251,33 @@ def poisoned() -> Iterator[Counter[str]]:
     Zero times NaN is NaN, so what a mask leaves out must not be read before its time either. Counts what was poisoned.
     """
     counts: Counter[str] = Counter()
-    begin, before, start = Cache.begin, Cache.before, Incremental.begin
+    reset, advance, start = Cache.reset, Cache.advance, Runtime.begin
 
     def poison(cache: Cache, first: int) -> None:
-        for y in range(max(first, 0), cache.first + cache.layout.rows - cache.layout.bottom):
+        for y in range(max(first, 0), cache.first_row + cache.layout.rows - cache.layout.bottom):
             cache.line(y).fill_(torch.nan)
             counts["rows"] += 1
 
-    def poisoned_begin(self: Cache) -> None:
-        begin(self)
+    def poisoned_reset(self: Cache) -> None:
+        reset(self)
         poison(self, 0)
 
-    def poisoned_before(self: Cache, step: int) -> None:
-        end = self.first + self.layout.rows
-        before(self, step)
-        if self.first + self.layout.rows > end:
-            poison(self, max(end, self.first))
+    def poisoned_advance(self: Cache, step: int) -> None:
+        end = self.first_row + self.layout.rows
+        advance(self, step)
+        if self.first_row + self.layout.rows > end:
+            poison(self, max(end, self.first_row))
             counts["moves"] += 1
 
-    def poisoned_start(self: Incremental, image: Tensor) -> None:
+    def poisoned_start(self: Runtime, image: Tensor) -> None:
         start(self, image)
         for c, y, x in np.argwhere(self.plan.schedule.ready[0] != NEVER).tolist():
             self.caches[0].line(y)[:, x, c] = torch.nan
             counts["pixels"] += 1
 
     with (
-        patch.object(Cache, "begin", poisoned_begin),
-        patch.object(Cache, "before", poisoned_before),
-        patch.object(Incremental, "begin", poisoned_start),
+        patch.object(Cache, "reset", poisoned_reset),
+        patch.object(Cache, "advance", poisoned_advance),
+        patch.object(Runtime, "begin", poisoned_start),
     ):
         yield counts

@@ -23,15 +23,8 @@ from pixelloom.core.errors import ModelError
 from pixelloom.core.types import ImageSpec
 from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.reads import Earlier, Offsets, Read, Size, box
-from pixelloom.sampling.fast.analysis import (
-    NEVER,
-    Dataflow,
-    NotAutoregressiveError,
-    Schedule,
-    assert_autoregressive,
-    receptive_field,
-    schedule,
-)
+from pixelloom.sampling.fast.analysis import NEVER, Dataflow, Schedule, assert_autoregressive, receptive_field, schedule
+from pixelloom.sampling.fast.causality import NotAutoregressiveError
 from pixelloom.sampling.fast.ir import Node, Recurrence
 from random_networks import (
     Case,
@@ -100,7 +93,7 @@ class Oracle:
                 if 0 <= y + dy < height and 0 <= x + dx < width:
                     yield from ((number, i, y + dy, x + dx) for i in range(self.nodes[number].features))
 
-    def predicting(self, channel: int, y: int, x: int) -> list[Key]:
+    def output_classes(self, channel: int, y: int, x: int) -> list[Key]:
         """Outputs that the distribution of a pixel value is read from."""
         return [(len(self.nodes) - 1, o, y, x) for o in outputs_of(self.nodes, self.groups, channel)]
 
@@ -113,12 +106,12 @@ class Oracle:
             elif self.known[feature, y, x]:
                 self.memo[key] = 0
             else:
-                self.memo[key] = 1 + max(self.ready(k) for k in self.predicting(feature, y, x))
+                self.memo[key] = 1 + max(self.ready(k) for k in self.output_classes(feature, y, x))
         return self.memo[key]
 
     def needed(self) -> set[Key]:
         """All that some unknown pixel's distribution depends on, within its own pass over the network."""
-        todo = [k for c, y, x in np.argwhere(~self.known) for k in self.predicting(int(c), int(y), int(x))]
+        todo = [k for c, y, x in np.argwhere(~self.known) for k in self.output_classes(int(c), int(y), int(x))]
         found = set(todo)
         while todo:
             for key in self.read(todo.pop()):
@@ -198,7 +191,7 @@ def test_nothing_is_read_before_it_is_written(given_: tuple[Case, Bools]) -> Non
             assert time == max(read, default=0), key
         else:
             assert not known[key[1:]]
-            assert time == 1 + max(found[k] for k in oracle.predicting(*key[1:])), key
+            assert time == 1 + max(found[k] for k in oracle.output_classes(*key[1:])), key
     drawn = {key[1:] for key in found if key[0] == 0}
     assert drawn == {tuple(map(int, place)) for place in np.argwhere(~known)}
     assert set(found.values()) <= set(range(plan.steps + 1))
@@ -232,7 +225,7 @@ def plain_iteration(flow: Dataflow, known: Bools) -> list[Values]:
     pixels = np.zeros(flow.shape, np.int64)
     while True:
         ready = flow.forward(pixels, 0)
-        after = np.stack([ready[-1][classes].max(0) for classes in flow.predicting()]) + 1
+        after = np.stack([ready[-1][classes].max(0) for classes in flow.output_classes()]) + 1
         after[known] = 0
         if (after == pixels).all():
             return ready

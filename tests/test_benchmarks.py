@@ -67,11 +67,11 @@ def test_the_benchmark_of_threads_measures_each_setting_in_turn(
     threads, numbers = script("threads"), list[int]()
     monkeypatch.setattr(threads, "SHORTEST", 0.0)
     monkeypatch.setattr(threads, "usable", lambda: 2)
-    chosen = threads.sharing.workers
+    chosen = threads.sharding.shard_count
     arguments = ["--json", "--load", "idle", "--rounds", "1", "--network", "best", "--size", "8", "--batch", "2"]
     monkeypatch.setattr(sys, "argv", ["threads.py", *arguments, "--train", "made"])
     threads.main()
-    assert threads.sharing.workers is chosen
+    assert threads.sharding.shard_count is chosen
     found = json.loads(capsys.readouterr().out)
     assert found["usable cores"] == 2
     assert [row["what"] for row in found["rows"]] == ["sample best, 2 images", "train made"]

@@ -20,8 +20,10 @@ from pixelloom.layers.reads import HERE, Kernel, Offsets, Read
 from pixelloom.sampling.fast import passes, sampler, trace
 from pixelloom.sampling.fast.analysis import Schedule
 from pixelloom.sampling.fast.caches import Cache
-from pixelloom.sampling.fast.planner import CacheLayout, Columns, Plan, Segment
-from pixelloom.sampling.fast.runtime import Incremental
+from pixelloom.sampling.fast.layout import CacheLayout
+from pixelloom.sampling.fast.planner import PixelGroup, Plan
+from pixelloom.sampling.fast.runtime import Runtime
+from pixelloom.sampling.fast.wavefronts import Segment
 from settings import CONFIGS
 
 Patch = pytest.MonkeyPatch
@@ -95,13 +97,13 @@ def kernel_of_the_first_call(patch: Patch) -> None:
 
 
 def _unwritten(patch: Patch, chosen: Callable[[list[int]], int]) -> None:
-    right = Incremental.__init__
+    right = Runtime.__init__
 
-    def init(self: Incremental, *args: Any) -> None:
+    def init(self: Runtime, *args: Any) -> None:
         right(self, *args)
         self.caches[chosen(sorted(self.caches))].write = lambda *args: None  # type: ignore[method-assign]
 
-    patch.setattr(Incremental, "__init__", init)
+    patch.setattr(Runtime, "__init__", init)
 
 
 def features_never_kept(patch: Patch) -> None:
@@ -116,26 +118,26 @@ def pixels_never_kept(patch: Patch) -> None:
 
 def row_released_too_early(patch: Patch) -> None:
     """The first row that somebody still reads is given away."""
-    right = Cache.before
+    right = Cache.advance
 
-    def before(self: Cache, step: int) -> None:
+    def advance(self: Cache, step: int) -> None:
         right(self, step)
         if step in self.layout.moves:
-            self.line(self.first).zero_()
+            self.line(self.first_row).zero_()
 
-    patch.setattr(Cache, "before", before)
+    patch.setattr(Cache, "advance", advance)
 
 
 def rows_moved_too_little(patch: Patch) -> None:
     """Rows do not move up by as many as their addresses say."""
-    right = Cache.before
+    right = Cache.advance
 
-    def before(self: Cache, step: int) -> None:
+    def advance(self: Cache, step: int) -> None:
         right(self, step)
         if step in self.layout.moves:
             self.flat.copy_(self.flat.roll(self.row, 0))
 
-    patch.setattr(Cache, "before", before)
+    patch.setattr(Cache, "advance", advance)
 
 
 def skew_off_by_one(patch: Patch) -> None:
@@ -158,24 +160,24 @@ def margin_too_narrow(patch: Patch) -> None:
 
 def norm_folded_with_the_wrong_sign(patch: Patch) -> None:
     """The shift of a batch norm is taken away from the bias in place of added."""
-    right = passes._changed
+    right = passes._fold_into_kernel
 
     def wrong(kernel: Callable[[], Kernel], change: Callable[..., Any], constant: Any) -> Kernel:
         minus = replace(constant, value=lambda known: -constant.value(known))
         return right(kernel, change, minus if change is passes.operator.add else constant)
 
-    patch.setattr(passes, "_changed", wrong)
+    patch.setattr(passes, "_fold_into_kernel", wrong)
 
 
 def bias_added_twice(patch: Patch) -> None:
     """Once with the taps before the center, and once with the center."""
-    right = passes._taps_of
-    patch.setattr(passes, "_taps_of", lambda kernel, edges: right(kernel, edges)._replace(bias=kernel().bias))
+    right = passes._select_taps
+    patch.setattr(passes, "_select_taps", lambda kernel, edges: right(kernel, edges)._replace(bias=kernel().bias))
 
 
 def in_place_ignored(patch: Patch) -> None:
     """Who holds a tensor that is written over goes on with the old value."""
-    patch.setattr(trace._Follower, "_writes", lambda self, ref, value: value)
+    patch.setattr(trace._GraphBuilder, "_overwrite", lambda self, ref, value: value)
 
 
 def _other_planes(patch: Patch, dtype: torch.dtype, change: Callable[[Tensor], Tensor]) -> None:
@@ -200,24 +202,24 @@ def known_drawn_over(patch: Patch) -> None:
 
 def parameters_of_another_channel(patch: Patch) -> None:
     """Red is drawn from what is said of green, green from blue, blue from red."""
-    right = Plan._pixels
+    right = Plan._group_pixels
 
-    def pixels(self: Plan) -> list[tuple[int, tuple[int, ...], Columns]]:
+    def rotated(self: Plan) -> list[PixelGroup]:
         found = right(self)
         columns = [columns for _, _, columns in found]
-        return [(wave, channels, columns[i - len(found) + 1]) for i, (wave, channels, _) in enumerate(found)]
+        return [pixels._replace(columns=columns[i - len(found) + 1]) for i, pixels in enumerate(found)]
 
-    patch.setattr(Plan, "_pixels", pixels)
+    patch.setattr(Plan, "_group_pixels", rotated)
 
 
 def channels_in_reverse(patch: Patch) -> None:
     """Channels that are drawn together are put down in the other order."""
-    right = Incremental.step
+    right = Runtime.step
 
-    def step(self: Incremental, number: int, draw: Any) -> None:
+    def step(self: Runtime, number: int, draw: Any) -> None:
         right(self, number, lambda *args: draw(*args).flip(1))
 
-    patch.setattr(Incremental, "step", step)
+    patch.setattr(Runtime, "step", step)
 
 
 # What turns red

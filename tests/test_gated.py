@@ -27,7 +27,8 @@ from pixelloom.networks.pixel.gated import GatedPixelCNN, GatedPixelCNNConfig
 from pixelloom.networks.pixel.pixelcnn import PixelCNN, PixelCNNConfig
 from pixelloom.runs.recipes import RECIPES, recipe
 from pixelloom.sampling import ancestral
-from pixelloom.sampling.fast.analysis import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
+from pixelloom.sampling.fast.analysis import Dataflow, assert_autoregressive, receptive_field
+from pixelloom.sampling.fast.causality import NotAutoregressiveError
 from pixelloom.sampling.fast.sampler import FastSampler, make_plan
 from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 

@@ -29,13 +29,8 @@ from pixelloom.layers.shifted_conv import BoxConv2d
 from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.networks.pixel.pixelcnnpp import Block, Both, Double, PixelCNNPlusPlus, PixelCNNPlusPlusConfig, Residual
 from pixelloom.runs.recipes import recipe
-from pixelloom.sampling.fast.analysis import (
-    Dataflow,
-    NotAutoregressiveError,
-    assert_autoregressive,
-    receptive_field,
-    schedule,
-)
+from pixelloom.sampling.fast.analysis import Dataflow, assert_autoregressive, receptive_field, schedule
+from pixelloom.sampling.fast.causality import NotAutoregressiveError
 from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 
 LOGISTICS = HeadConfig(kind="logistics", mixtures=3)

@@ -24,13 +24,8 @@ from pixelloom.networks import build_network
 from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, PixelRNNConfig, RowLSTMConfig
 from pixelloom.runs.recipes import recipe
 from pixelloom.sampling import ancestral
-from pixelloom.sampling.fast.analysis import (
-    Dataflow,
-    NotAutoregressiveError,
-    assert_autoregressive,
-    receptive_field,
-    schedule,
-)
+from pixelloom.sampling.fast.analysis import Dataflow, assert_autoregressive, receptive_field, schedule
+from pixelloom.sampling.fast.causality import NotAutoregressiveError
 from pixelloom.sampling.fast.sampler import FastSampler, make_plan
 from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 

@@ -20,7 +20,8 @@ from pixelloom.layers.causal_attention import CausalAttention
 from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.networks.pixel.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from pixelloom.runs.recipes import RECIPES
-from pixelloom.sampling.fast.analysis import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
+from pixelloom.sampling.fast.analysis import Dataflow, assert_autoregressive, receptive_field
+from pixelloom.sampling.fast.causality import NotAutoregressiveError
 from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 
 Array = npt.NDArray[np.float64]

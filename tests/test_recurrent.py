@@ -1,4 +1,4 @@
-"""Recurrences: what a closure of steps holds, the LSTMs by their equation at each position, turns of a wavefront."""
+"""Recurrences: what a closure of steps holds, the LSTMs by their equation at each position, topological levels of a wavefront."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pixelloom.layers.reads import Closure, Position, Size
 from pixelloom.layers.recurrent import DiagonalLSTM, RasterSum, RowLSTM
-from pixelloom.sampling.fast.executors import _turns
+from pixelloom.sampling.fast.recurrence_executor import topological_levels
 
 Array = npt.NDArray[np.float64]
 
@@ -220,28 +220,28 @@ def test_a_row_lstm_needs_a_middle(kernel: int) -> None:
         RowLSTM(3, kernel)
 
 
-# Turns
+# Topological levels
 
 
 @deterministic
 @given(walks(), st.integers(0, 2**32 - 1))
-def test_turns_hand_states_on_in_as_few_groups_as_can_be(walk: tuple[Closure, Size], seed: int) -> None:
-    """Of any set of positions, in any order: every state that is carried on comes from a group before."""
+def test_levels_carry_states_of_earlier_levels_and_are_as_few_as_can_be(walk: tuple[Closure, Size], seed: int) -> None:
+    """Of any set of positions, in any order: every state that is carried comes from an earlier level."""
     where, size = walk
     rng = np.random.default_rng(seed)
     positions = [(int(y), int(x)) for y, x in np.argwhere(rng.random(size) < rng.random())]
     rng.shuffle(positions)
     positions = [(int(y), int(x)) for y, x in positions]
-    turns = _turns(positions, where.steps)
-    assert sorted(place for turn in turns for place, _ in turn) == list(range(len(positions)))
+    levels = topological_levels(positions, where.steps)
+    assert sorted(place for level in levels for place, _ in level) == list(range(len(positions)))
 
     def chain(position: Position) -> int:
         """The longest way back within the set."""
         back = [(position[0] + dy, position[1] + dx) for dy, dx in where.steps]
         return 1 + max((chain(q) for q in back if q in positions), default=0)
 
-    for number, turn in enumerate(turns):
-        for place, sources in turn:
+    for number, level in enumerate(levels):
+        for place, sources in level:
             y, x = positions[place]
             assert chain((y, x)) == number + 1
             for (dy, dx), source in zip(where.steps, sources, strict=True):
@@ -250,5 +250,5 @@ def test_turns_hand_states_on_in_as_few_groups_as_can_be(walk: tuple[Closure, Si
 
 
 def test_a_row_that_is_known_at_once_is_run_from_the_right() -> None:
-    turns = _turns([(1, x) for x in range(3)], MIRRORED)
-    assert turns == [[(2, (None, None))], [(1, (2, None))], [(0, (1, None))]]
+    levels = topological_levels([(1, x) for x in range(3)], MIRRORED)
+    assert levels == [[(2, (None, None))], [(1, (2, None))], [(0, (1, None))]]

@@ -17,7 +17,7 @@ from pixelloom.core.rng import image_noise
 from pixelloom.core.types import ImageSpec
 from pixelloom.heads.discrete import HeadConfig
 from pixelloom.layers.masked_conv import MaskedConv2d
-from pixelloom.sampling.fast.analysis import NotAutoregressiveError
+from pixelloom.sampling.fast.causality import NotAutoregressiveError
 from random_networks import Case, causal
 from settings import BERNOULLI, CONFIGS, INDEPENDENT, ORDERED, Setting, tiny
 

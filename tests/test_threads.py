@@ -18,12 +18,12 @@ from fast_toys import pictures
 from pixelloom import api
 from pixelloom.core import threads
 from pixelloom.core.errors import UsageError
-from pixelloom.core.threads import Pace, ThreadChoice, fixed, lent, omp_num_threads, quota, usable
+from pixelloom.core.threads import ThreadChoice, ThreadTuner, fixed, omp_num_threads, quota, thread_lease, usable
 from pixelloom.engine import threads as engine_threads
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.threads import choose_threads, timed
-from pixelloom.sampling import sharing
+from pixelloom.sampling import sharding
 from test_shared_models import CASES, Case, of_nothing
 
 CORES = 4
@@ -110,21 +110,21 @@ def test_processes_share_the_cores_and_omp_num_threads_is_for_each(
 
 
 def test_threads_are_lent_to_one_call_at_a_time_and_put_back(four: None) -> None:
-    with lent() as most:
+    with thread_lease() as most:
         assert most == CORES
         torch.set_num_threads(1)
-        with lent() as inner:  # a callback that draws
+        with thread_lease() as inner:  # a callback that draws
             assert inner == 1
             torch.set_num_threads(3)
-        with lent(2) as asked:
+        with thread_lease(2) as asked:
             assert asked == 2
     assert torch.get_num_threads() == CORES
     torch.set_num_threads(2)  # as a user may set it
-    with lent() as most:
+    with thread_lease() as most:
         assert most == 2
 
     def fails() -> None:
-        with lent():
+        with thread_lease():
             torch.set_num_threads(1)
             raise KeyError
 
@@ -137,14 +137,14 @@ def test_calls_that_overlap_leave_torchs_number_as_it_was(four: None) -> None:
     inside, leave, counts = threading.Event(), threading.Event(), list[int]()
 
     def other() -> None:
-        with lent() as most:
+        with thread_lease() as most:
             counts.append(most)
             torch.set_num_threads(1)
             inside.set()
             leave.wait(10)
 
     thread = threading.Thread(target=other)
-    with lent() as most:
+    with thread_lease() as most:
         torch.set_num_threads(1)
         thread.start()
         inside.wait(10)
@@ -175,10 +175,10 @@ class Machine:
         self.now += work * (1.0 if torch.get_num_threads() == 1 else self.factor(self.steps))
         self.steps += 1
 
-    def run(self, pace: Pace, works: list[float]) -> float:
+    def run(self, tuner: ThreadTuner, works: list[float]) -> float:
         begun = self.now
         for work in works:
-            pace.run(work, lambda work=work: self.step(work))  # type: ignore[misc]
+            tuner.run(work, lambda work=work: self.step(work))  # type: ignore[misc]
         return self.now - begun
 
 
@@ -200,8 +200,8 @@ def test_the_choice_is_nearly_as_fast_as_the_better_one(
     four: None, factor: Callable[[int], float], best: float, bound: float
 ) -> None:
     machine = Machine(factor)
-    pace = Pace(CORES, clock=machine)
-    first, later = machine.run(pace, WORKS), machine.run(pace, WORKS)
+    tuner = ThreadTuner(CORES, clock=machine)
+    first, later = machine.run(tuner, WORKS), machine.run(tuner, WORKS)
     assert first <= 1.05 * bound * best * sum(WORKS)  # both numbers are new to it
     assert later <= bound * best * sum(WORKS)
 
@@ -209,31 +209,31 @@ def test_the_choice_is_nearly_as_fast_as_the_better_one(
 def test_a_machine_that_becomes_busy_or_idle_is_noticed(four: None) -> None:
     busy = [False]
     machine = Machine(lambda _: 6.0 if busy[0] else 0.55)
-    pace = Pace(CORES, clock=machine)
-    machine.run(pace, WORKS)
-    assert pace.best == CORES
+    tuner = ThreadTuner(CORES, clock=machine)
+    machine.run(tuner, WORKS)
+    assert tuner.best == CORES
     busy[0] = True
-    assert machine.run(pace, WORKS) <= 1.15 * sum(WORKS)
-    assert pace.best == 1
+    assert machine.run(tuner, WORKS) <= 1.15 * sum(WORKS)
+    assert tuner.best == 1
     busy[0] = False
     for _ in range(3):
-        machine.run(pace, WORKS)
-    assert pace.best == CORES
+        machine.run(tuner, WORKS)
+    assert tuner.best == CORES
 
 
 def test_both_numbers_are_measured_by_a_small_step_first(four: None) -> None:
     machine = Machine(lambda _: 0.5)
-    pace, works = Pace(CORES, clock=machine), list[float]()
+    tuner, works = ThreadTuner(CORES, clock=machine), list[float]()
 
     def step(work: float) -> None:
         works.append(work)
         machine.step(work)
 
-    pace.prime(1.0, lambda: step(1.0))
-    assert (pace.rates, works) == ({1: 1.0, CORES: 0.5}, [1.0] * 3)
-    pace.prime(1.0, lambda: step(1.0))  # once
+    tuner.warm_up(1.0, lambda: step(1.0))
+    assert (tuner.rates, works) == ({1: 1.0, CORES: 0.5}, [1.0] * 3)
+    tuner.warm_up(1.0, lambda: step(1.0))  # once
     assert len(works) == 3
-    assert machine.run(pace, [16.0]) == 8.0
+    assert machine.run(tuner, [16.0]) == 8.0
 
 
 def test_threads_that_are_fixed_are_taken_by_all(four: None) -> None:
@@ -241,10 +241,10 @@ def test_threads_that_are_fixed_are_taken_by_all(four: None) -> None:
     with fixed(3):
         assert torch.get_num_threads() == 3
         for choice in (ThreadChoice(), ThreadChoice()):
-            with choice.pace(None, torch.device("cpu")) as pace:
-                assert (pace.best, pace.fixed) == (3, True)
-        with ThreadChoice().pace(2, torch.device("cpu")) as pace:
-            assert pace.best == 2
+            with choice.tuner(None, torch.device("cpu")) as tuner:
+                assert (tuner.best, tuner.fixed) == (3, True)
+        with ThreadChoice().tuner(2, torch.device("cpu")) as tuner:
+            assert tuner.best == 2
         model.log_prob(model.sample(2))
         assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == CORES
@@ -254,25 +254,25 @@ def test_threads_that_are_fixed_are_taken_by_all(four: None) -> None:
 
 def test_a_number_that_was_asked_for_is_kept(four: None) -> None:
     machine = Machine(lambda _: 6.0)
-    assert machine.run(Pace(2, fixed=True, clock=machine), [1.0] * 5) == 30.0
-    assert machine.run(Pace(1, clock=machine), [1.0] * 5) == 5.0
+    assert machine.run(ThreadTuner(2, fixed=True, clock=machine), [1.0] * 5) == 30.0
+    assert machine.run(ThreadTuner(1, clock=machine), [1.0] * 5) == 5.0
 
 
 # A batch shared among threads
 
 
 def test_batches_are_shared_where_operations_are_large() -> None:
-    assert [sharing.workers(n, 249_166, 2) for n in (1, 25, 64, 256)] == [1, 1, 1, 2]
-    assert sharing.workers(256, 249_166, 64) == 3
-    assert sharing.workers(256, 3_599, 64) == 1
-    assert [sharing.workers(n, 1e9, 64) for n in (2, 31, 32, 48)] == [1, 1, 2, 3]
-    assert sharing.workers(256, 1e9, 1) == 1
+    assert [sharding.shard_count(n, 249_166, 2) for n in (1, 25, 64, 256)] == [1, 1, 1, 2]
+    assert sharding.shard_count(256, 249_166, 64) == 3
+    assert sharding.shard_count(256, 3_599, 64) == 1
+    assert [sharding.shard_count(n, 1e9, 64) for n in (2, 31, 32, 48)] == [1, 1, 2, 3]
+    assert sharding.shard_count(256, 1e9, 1) == 1
 
 
 @pytest.fixture(params=[2, 3])
 def shares(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every batch is shared among so many threads."""
-    monkeypatch.setattr(sharing, "workers", lambda images, *_: min(images, request.param))
+    monkeypatch.setattr(sharding, "shard_count", lambda images, *_: min(images, request.param))
     return int(request.param)
 
 
@@ -329,7 +329,7 @@ def test_a_callback_that_raises_ends_all_shares(shares: int) -> None:
     before = model.sample(5)
     with pytest.raises(KeyboardInterrupt):
         model.sample(5, on_step=interrupt)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pixelloom-share")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pixelloom-shard")]
     assert torch.equal(model.sample(5), before)
 
 
@@ -350,7 +350,7 @@ def test_a_share_that_fails_stops_the_others_and_is_what_is_raised(shares: int, 
         return torch.zeros(2, 1, 1, 1)
 
     with pytest.raises(MemoryError, match="no more"):
-        sharing.shared(draw, begun, shares, None)
+        sharding.draw_sharded(draw, begun, shares, None)
     assert max(taken) < 100_000
 
 
@@ -364,7 +364,7 @@ def test_shares_keep_the_inference_mode_of_the_caller(shares: int) -> None:
 @pytest.mark.parametrize("number", [1, 3])
 def test_conditioning_for_another_number_of_images_is_refused(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In shares too, where a row too few could go unnoticed."""
-    monkeypatch.setattr(sharing, "workers", lambda *_: number)
+    monkeypatch.setattr(sharding, "shard_count", lambda *_: number)
     model, _ = next(iter(case() for case in CASES if case.__name__ == "of_classes"))
     noise = torch.rand(4, *model.spec.shape, dtype=torch.float64)
     sampler = model.fast_sampler()
@@ -429,7 +429,7 @@ def test_several_threads_must_pay(
     assert not caplog.text
     set_ = config.model_copy(update={"threads": 64})  # of a larger machine
     assert choose_threads(two_phases(), batch, set_, fabric) == (64, "as set")
-    assert f"the run takes 64 threads, and this process may use {CORES} cores" in caplog.text
+    assert f"the run uses 64 threads, and this process may use {CORES} cores" in caplog.text
     torch.set_num_threads(1)
     assert choose_threads(two_phases(), batch, config, fabric) == (1, "all that may be used")
 

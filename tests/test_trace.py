@@ -19,18 +19,18 @@ from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.reads import Earlier, Position, Read
 from pixelloom.sampling.fast.ir import (
     Attention,
+    Concat,
     Constants,
-    Each,
-    Gathered,
+    Custom,
+    Elementwise,
     Image,
-    Join,
     Linear,
-    Local,
-    Moved,
     Node,
+    Operand,
+    Pointwise,
     Recurrence,
+    Shift,
     Shuffle,
-    Slot,
 )
 from pixelloom.sampling.fast.trace import trace
 from random_networks import Attend, Case, Product, causal, knowledge, sensitivity
@@ -58,24 +58,24 @@ def evaluate(nodes: Sequence[Node], x: Tensor, conditioning: Conditioning | None
 
 def computed(node: Node, inputs: list[Tensor], constants: Constants) -> Tensor:
     match node.operation:
-        case Each(function, args, kwargs):
+        case Elementwise(function, args, kwargs):
 
             def now(value: Any) -> Any:
-                if isinstance(value, Slot):
+                if isinstance(value, Operand):
                     return inputs[value.index]
-                return constants.of(value)
+                return constants.resolve(value)
 
             value: Tensor = function(*map(now, args), **{name: now(arg) for name, arg in kwargs.items()})
             return value
-        case Join(origin):
+        case Concat(origin):
             return torch.stack([inputs[i][:, feature] for i, feature in origin], dim=1)
-        case Local(module):
+        case Pointwise(module):
             return module(*inputs)  # type: ignore[no-any-return]
         case Linear(kernel):
             return convolved(node, kernel(), inputs[0])
-        case Gathered(at):
+        case Custom(at):
             return gathered(node, inputs, at)
-        case Moved(_):
+        case Shift(_):
             return gathered(node, inputs, lambda found, present: (found * present[..., None])[:, 0])
         case Shuffle(factor):
             return F.pixel_shuffle(inputs[0], factor)

@@ -22,7 +22,8 @@ from pixelloom.layers.shifted_conv import BoxConv2d
 from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.networks.pixel.transformer import PixelTransformer, PixelTransformerConfig
 from pixelloom.runs.recipes import RECIPES
-from pixelloom.sampling.fast.analysis import Dataflow, NotAutoregressiveError, assert_autoregressive, receptive_field
+from pixelloom.sampling.fast.analysis import Dataflow, assert_autoregressive, receptive_field
+from pixelloom.sampling.fast.causality import NotAutoregressiveError
 from settings import BERNOULLI, BINARY_WORLD, COLOR_WORLD, INDEPENDENT, ORDERED, live
 
 Array = npt.NDArray[np.float64]

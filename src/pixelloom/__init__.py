@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pixelloom.models.pixel import PixelModel
     from pixelloom.runs.config import RunConfig
     from pixelloom.runs.recipes import recipe
-    from pixelloom.sampling.fast.analysis import NotAutoregressiveError, assert_autoregressive, receptive_field
+    from pixelloom.sampling.fast.analysis import assert_autoregressive, receptive_field
+    from pixelloom.sampling.fast.causality import NotAutoregressiveError
     from pixelloom.viz.grid import grid
 
 __version__ = "0.2.0"
@@ -66,7 +67,7 @@ _HOMES = {
     "ImageSpec": "core.types",
     "Likelihood": "metrics.likelihood",
     "ModelError": "core.errors",
-    "NotAutoregressiveError": "sampling.fast.analysis",
+    "NotAutoregressiveError": "sampling.fast.causality",
     "PixelModel": "models.pixel",
     "PixelloomError": "core.errors",
     "RunConfig": "runs.config",

@@ -1,9 +1,9 @@
-"""How many CPU threads to use: what may be used at all, and what pays at the moment.
+"""The number of CPU threads: how many a process may use, and how many are fastest at the moment.
 
-torch starts as many threads as it sees cores. It sees neither the quota of a container nor other programs, and then
-the threads of each small operation wait for one that is not running: a second thread can cost five times what it
-saves. So :func:`usable` counts what a process may use, and :class:`Pace` tries, while the work goes on, whether several
-threads or one take less time.
+torch starts one thread per core that it sees. It sees neither the CPU quota of a container nor other programs. Where
+one of its threads is not running, the others wait for it at the end of each operation, and several threads can be five
+times slower than one. So :func:`usable` counts the cores that a process may use, and :class:`ThreadTuner` measures,
+during the work, whether several threads are faster than one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ _T = TypeVar("_T")
 
 
 def usable(processes: int = 1) -> int:
-    """Cores that this process may use, where so many like it share what there is.
+    """Cores that this process may use.
 
-    Affinity and the quota of control groups hold for all of them together, OMP_NUM_THREADS for each.
+    Args:
+        processes: number of equal processes that share them. Affinity and the quota of control groups limit all of them
+            together, OMP_NUM_THREADS limits each.
     """
     try:
         cores = len(os.sched_getaffinity(0))
@@ -37,17 +39,21 @@ def usable(processes: int = 1) -> int:
 
 
 def omp_num_threads(text: str) -> int | None:
-    """The number in OMP_NUM_THREADS, of a list the one for the outermost level; None where there is none."""
+    """The number in OMP_NUM_THREADS, in a list that of the outermost level; None if there is no valid one."""
     first = text.split(",", maxsplit=1)[0].strip()
     return int(first) if first.isascii() and first.isdigit() and int(first) > 0 else None
 
 
 def quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Cores' worth of time that the control groups of this process allow; None for no limit.
+    """The CPU quota of this process's control groups in cores, None for no limit.
 
-    The smallest quota on the way from the process's group to the root counts. Version 2 has ``cpu.max``, "QUOTA PERIOD"
-    with "max" for none; version 1 has ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``, with -1 for none. In a container
-    the paths of the host do not exist, and the group's own files lie in the root.
+    It is the smallest quota from the process's group up to the root. Version 2 of control groups has ``cpu.max``,
+    "QUOTA PERIOD", with "max" for no limit; version 1 has ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``, with -1 for
+    no limit. In a container the paths of the host do not exist, and the group's files are in the root.
+
+    Args:
+        root: where the control groups are mounted.
+        membership: file that lists the groups of this process.
     """
     found = []
     for line in _lines(membership):
@@ -69,7 +75,7 @@ def _quota_of(group: Path) -> float | None:
         words = [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
     try:
         allowed, period = (float(word) for word in words)
-    except ValueError:  # none, "max", or what we do not know
+    except ValueError:  # no file, "max", or an unknown format
         return None
     return allowed / period if allowed > 0 and period > 0 else None
 
@@ -82,23 +88,23 @@ def _lines(path: Path) -> list[str]:
 
 
 _LOCK = threading.Lock()
-_calls, _before = 0, 1  # calls that have the threads, and torch's number before the first of them
+_calls, _before = 0, 1  # number of active leases, and torch's number of threads before the first of them
 
 
 @contextlib.contextmanager
-def lent(threads: int | None = None) -> Iterator[int]:
-    """Within, the number of torch's threads may be changed; it is put back afterwards.
+def thread_lease(threads: int | None = None) -> Iterator[int]:
+    """Context in which torch's number of threads may be changed; it is restored afterwards.
 
-    torch keeps a number for each thread of Python, one for those to come, and one in the library of its products, so
-    the last call to end puts back what was there before the first.
+    torch keeps one number per Python thread, one for future Python threads, and one in its matrix library. So the last
+    of overlapping leases to end restores the number from before the first.
 
     Args:
-        threads: how many to use, whatever is usable; None for as many as are, and as torch is set to.
+        threads: a number to use, even above the usable cores; None for the usable cores, within torch's setting.
 
     Yields:
-        How many the caller may use: 1 while another call has the others.
+        How many threads the caller may use: 1 while another lease is active.
     """
-    global _calls, _before  # noqa: PLW0603  # torch's number belongs to the process, and so does this count
+    global _calls, _before  # noqa: PLW0603  # torch's number is global, and so is this count
     with _LOCK:
         mine = torch.get_num_threads()
         if not _calls:
@@ -118,7 +124,7 @@ _FIXED: ContextVar[int | None] = ContextVar("fixed", default=None)
 
 @contextlib.contextmanager
 def fixed(threads: int | None) -> Iterator[None]:
-    """Within, everything takes so many threads: a training, or a command with --threads. None changes nothing."""
+    """Context in which all work uses this number of threads, as a training run does. None has no effect."""
     if threads is None:
         yield
         return
@@ -131,51 +137,51 @@ def fixed(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_PATIENCE = 0.04  # share of the time that may go into trying the other number of threads
-_EVERY = 6  # steps between two trials, however cheap they are
-_RECENT = 0.3  # weight of the newest step in what a step is expected to take
+_TRIAL_TIME = 0.04  # largest fraction of the time that trials of the slower number of threads may add
+_TRIAL_INTERVAL = 6  # smallest number of steps between two trials
+_NEWEST_WEIGHT = 0.3  # of the newest step in the moving average of the time per unit of work
 
 
-class Pace:
-    """Chooses one thread or all for each step of some work, by the time that steps before it took.
+class ThreadTuner:
+    """Chooses one thread or all threads for each step, whichever took less time per unit of work in recent steps.
 
-    Steps are tried with the other number now and then, so that a machine that becomes busy or idle is noticed. Results
-    are those of any number of threads: equal up to the rounding of sums.
+    Once in a while a step runs with the other number, so that the choice follows the load of the machine. The number of
+    threads changes results by the rounding of sums only.
 
     Args:
-        most: threads to choose when several pay; with 1 there is no choice.
-        fixed: always take ``most``.
-        clock: tells seconds.
+        most: the number of all threads.
+        fixed: always use ``most``.
+        clock: returns seconds.
     """
 
     def __init__(self, most: int, *, fixed: bool = False, clock: Callable[[], float] = time.perf_counter) -> None:
         self.most, self.fixed, self._clock = most, fixed or most == 1, clock
         self.rates: dict[int, float] = {}
-        """Seconds for a unit of work, by the number of threads."""
+        """Number of threads -> moving average of the seconds per unit of work."""
         self._since, self._steps = 0.0, 0  # seconds and steps since the last trial
 
     @property
     def best(self) -> int:
-        """The number of threads that steps have taken least time with."""
+        """The faster number of threads."""
         return self.most if self.fixed else min(self.rates, key=lambda n: self.rates[n], default=1)
 
-    def prime(self, work: float, step: Callable[[], object]) -> None:
-        """Measure both numbers by a small step whose result is dropped: the first real step may be the only one."""
+    def warm_up(self, work: float, step: Callable[[], object]) -> None:
+        """Measure both numbers by a small step whose result is discarded: the first real step may be the only one."""
         if not self.fixed and not self.rates:
-            step()  # libraries prepare themselves for its shapes
+            step()  # libraries initialize for its shapes
             for _ in range(2):
                 self.run(work, step)
 
     def choose(self, work: float) -> int:
-        """The number of threads for a step of so much work."""
+        """The number of threads for a step with this amount of work."""
         if self.fixed or len(self.rates) < 2:
             return self.most if self.fixed or self.rates else 1
         best, other = sorted(self.rates, key=lambda n: self.rates[n])
         cost = (self.rates[other] - self.rates[best]) * work
-        return other if self._steps >= _EVERY and cost <= _PATIENCE * self._since else best
+        return other if self._steps >= _TRIAL_INTERVAL and cost <= _TRIAL_TIME * self._since else best
 
     def run(self, work: float, step: Callable[[], _T]) -> _T:
-        """Take a step of so much work (in any unit) with the number of threads that pays."""
+        """Run a step with this amount of work, in any unit, with the chosen number of threads."""
         threads, trial = self.choose(work), False
         if not self.fixed:
             trial = threads != self.best
@@ -187,9 +193,9 @@ class Pace:
         return done
 
     def batches(self, n: int, batch: int, step: Callable[[slice], _T]) -> Iterator[_T]:
-        """Steps over the rows of n images, ``batch`` at a time."""
+        """Run a step per batch of n images; ``step`` takes the range of its images."""
         if few := min(batch, n) // 16:
-            self.prime(few, lambda: step(slice(0, few)))
+            self.warm_up(few, lambda: step(slice(0, few)))
         for start in range(0, n, batch):
             rows = slice(start, min(start + batch, n))
             yield self.run(rows.stop - start, partial(step, rows))
@@ -197,29 +203,29 @@ class Pace:
     def _learn(self, threads: int, work: float, seconds: float, trial: bool) -> None:
         rate = seconds / max(work, 1e-12)
         before = self.rates.get(threads, rate)
-        self.rates[threads] = before + _RECENT * (rate - before)
+        self.rates[threads] = before + _NEWEST_WEIGHT * (rate - before)
         self._since, self._steps = (0.0, 0) if trial else (self._since + seconds, self._steps + 1)
 
 
 class ThreadChoice:
-    """The choice of threads for one kind of work, such as the passes of a model; what it learns serves later calls."""
+    """The tuner of one kind of work, such as the passes of one model; later calls start with its measurements."""
 
     def __init__(self) -> None:
-        self._learned = Pace(1)
+        self._learned = ThreadTuner(1)
 
     @contextlib.contextmanager
-    def pace(self, threads: int | None, device: torch.device) -> Iterator[Pace]:
-        """Within, steps are taken by the pace's ``run``; torch's number of threads is put back afterwards.
+    def tuner(self, threads: int | None, device: torch.device) -> Iterator[ThreadTuner]:
+        """Context for steps that the tuner's ``run`` executes; torch's number of threads is restored afterwards.
 
         Args:
-            threads: how many to use, always; None for a choice.
-            device: where the work is done; only on a CPU is there a choice.
+            threads: a fixed number, None to tune it.
+            device: of the work; only a CPU is tuned.
         """
         threads = threads or _FIXED.get()
-        with lent(threads) as most:
+        with thread_lease(threads) as most:
             if threads is not None or most == 1 or device.type != "cpu":
-                yield Pace(most, fixed=True)
+                yield ThreadTuner(most, fixed=True)
                 return
             if self._learned.most != most:
-                self._learned = Pace(most)
+                self._learned = ThreadTuner(most)
             yield self._learned

@@ -1,11 +1,11 @@
-"""Feature extractors: pictures to a few numbers each, in which distances mean more than they do in pixels.
+"""Feature extractors: images to vectors in which distances say more than distances of pixels.
 
-An extractor is a module from values [B, C, H, W] in [0, 1] to features [B, num_features] that never leaves eval mode:
-torchmetrics, which takes such a module as ``feature=``, does not call ``.eval()``. Figures carry the extractor in their
-name (``kid-lenet-mnist``), since figures of two extractors do not compare.
+An extractor is a module from values [B, C, H, W] in [0, 1] to features [B, num_features] that stays in eval mode:
+torchmetrics, which takes such a module as ``feature=``, does not call ``.eval()``. Results have the extractor in their
+name (``kid-lenet-mnist``), since results of two extractors cannot be compared.
 
-At most 64 on purpose: the Frechet distance of two samples of one distribution grows with num_features^2 / N. Those of
-the literature are 2048, for whoever has the file of their network: :class:`Inception`.
+The built-in extractors have at most 64 features, since the Fréchet distance of two samples of one distribution grows
+with num_features^2 / N. Published FIDs use the 2048 features of :class:`Inception`, whose weights users provide.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ LENET = "lenet-mnist"
 LENET_SHA256 = "0ada69cc0ba5b83510c96f672834428ed63a27818b64fc33b080152dc03990e6"
 RANDOM_SHA256 = "50a141f7a08ee10e5d3fb077efc520da8753d005b4f4d74b5963d0065079c4b1"
 DIGITS = frozenset({"mnist", "binarized-mnist", "sevens-and-eights"})
-"""Data sets that ``auto`` measures by ``lenet-mnist``: MNIST's own digits, light on dark, with a margin around them.
+"""Data sets for which ``auto`` is ``lenet-mnist``: digits of MNIST, light on dark, with a margin.
 
-The 8x8 ``digits`` fill their frame: 20 % of them are read right, against 88 % with a margin, so they are not of these.
+The 8x8 ``digits`` are not among them: without a margin 20 % of them are classified right, with one 88 %.
 """
 _log = logging.getLogger("pixelloom")
 
@@ -48,23 +48,23 @@ class Extractor(nn.Module):
     """Values [B, C, H, W] in [0, 1] -> features [B, num_features], for C of 1 or 3; always in eval mode."""
 
     name: str
-    """What figures are called by: two extractors of one name give the same features."""
+    """Part of the names of results: two extractors of one name give the same features."""
     num_features: int
     batch = 256
-    """Pictures that are taken at a time."""
+    """Images per forward pass."""
     device = torch.device("cpu")
 
     def on(self, device: torch.device) -> Extractor:
-        """Itself, ready to run beside a model on a device: still on the CPU if it is fast there."""
+        """The extractor, moved to the device of a model unless it is fast on the CPU."""
         return self
 
     def train(self, mode: bool = True) -> Extractor:
-        """Stay in eval mode, whoever asks."""
+        """Stay in eval mode."""
         return super().train(False)
 
 
 class Pixels(Extractor):
-    """Means over areas: 8x8 of a gray picture, 4x4 of each channel of a colored one (64 and 48 numbers)."""
+    """Average pooling to 8x8 for gray images and to 4x4 per channel for RGB (64 and 48 features)."""
 
     name = "pixels"
 
@@ -80,11 +80,11 @@ class Pixels(Extractor):
 
 
 class RandomNetwork(Extractor):
-    """A convolutional network with fixed random weights: no training, no favorite kind of picture.
+    """A convolutional network with fixed random weights, for images of any kind.
 
-    Any picture becomes RGB at 32x32; three convolutions of stride 2 with ReLU, then a linear map of the 4x4 positions.
+    Images become RGB at 32x32; three convolutions of stride 2 with ReLU, then a linear layer over the 4x4 positions.
     Weights are uniform with variance 2 / fan-in (He et al. 2015), from raw Philox output by exact arithmetic, so they
-    are the same bits on every machine; their hash is checked.
+    are bit-identical on every machine; their hash is checked.
     """
 
     name = "random"
@@ -103,7 +103,8 @@ class RandomNetwork(Extractor):
             self.register_buffer(f"weight{i}", torch.from_numpy(weight))
         if digest.hexdigest() != RANDOM_SHA256:
             raise ModelError(
-                "features random: the weights drawn here are not the agreed ones; figures would not compare"
+                "features random: the weights drawn on this machine are not the specified ones; results could not be "
+                "compared"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,10 +144,10 @@ class LeNet(nn.Module):
 
 
 class LeNetMnist(Extractor):
-    """The features of a LeNet trained on MNIST by ``benchmarks/lenet.py``; weights and card lie in the package.
+    """The features of a LeNet trained on MNIST by ``benchmarks/lenet.py``; weights and model card are in the package.
 
-    Any picture becomes gray (ITU-R 601-2 luma, as Pillow does) and 28x28 (bilinear, antialiased where it shrinks, sides
-    stretched alike to a square). Made for light digits on dark; it also reads classes: :meth:`classify`.
+    Images become gray (ITU-R 601-2 luma, as in Pillow) and 28x28 (bilinear, antialiased when they shrink, without
+    keeping the aspect ratio). For light digits on dark. :meth:`classify` gives the digit.
     """
 
     name = LENET
@@ -179,10 +180,11 @@ class LeNetMnist(Extractor):
 class Inception(Extractor):
     """The 2048 features of published FIDs, from a file of weights: see :mod:`pixelloom.metrics.inception`.
 
-    Pictures are taken as the bytes that a file of them would have. Figures of the published weights are called by
-    ``inception``, those of others by the beginning of the file's SHA-256 too, since they do not compare.
+    Images are converted to bytes. With the published weights the extractor is called ``inception``; with others the
+    name has the beginning of the file's SHA-256 too, since results cannot be compared.
 
-    Raises ModelError for a file that cannot be used.
+    Raises:
+        ModelError: for a file that cannot be used.
     """
 
     num_features = inception.FEATURES
@@ -195,14 +197,14 @@ class Inception(Extractor):
         self.name = "inception" if published else f"inception-{sha256[:8]}"
         if not published:
             _log.warning(
-                "%s: not the published weights, by its SHA-256, %s..., which should begin with %s: its figures, "
-                "called by %s, do not compare with published ones",
+                "%s: not the published weights: its SHA-256 begins with %s instead of %s; results are called by %s and "
+                "cannot be compared with published ones",
                 *(path, sha256[:8], inception.PUBLISHED, self.name),
             )
         self.eval()
 
     def on(self, device: torch.device) -> Extractor:
-        """Itself, on that device."""
+        """The extractor, moved to the device."""
         self.device = device
         return self.to(device)
 
@@ -223,13 +225,13 @@ EXTRACTORS: dict[str, Callable[[int], Extractor]] = {
     "random": RandomNetwork,
     "pixels": Pixels,
 }
-"""Name -> extractor for pictures of some channels (1 or 3)."""
+"""Name -> extractor for images of 1 or 3 channels."""
 INCEPTION = "inception="
-"""What the path of a file of weights follows, to name the extractor that is made of it."""
+"""Prefix of an extractor's name that is followed by the path of its weights."""
 
 
 def named(name: str) -> str | Extractor:
-    """A name that :func:`choose` knows, or, for ``inception=FILE``, the extractor, read.
+    """Check the name of an extractor; for ``inception=FILE`` load the extractor.
 
     Raises:
         UsageError: for any other name.
@@ -238,43 +240,45 @@ def named(name: str) -> str | Extractor:
     if name.startswith(INCEPTION) and name != INCEPTION:
         return Inception(Path(name.removeprefix(INCEPTION)).expanduser())
     if name in ("inception", INCEPTION):
-        raise UsageError(f"features: inception takes the file of its weights, inception=FILE: {inception.NAMES}")
+        raise UsageError(f"features: inception needs the file of its weights, inception=FILE: {inception.NAMES}")
     if name != "auto":
         choose(name, 1)
     return name
 
 
 def extractor_for(wish: str | Extractor, channels: int, source: str = "") -> Extractor:
-    """The extractor wished for, itself or by a name, for pictures of some channels; raises as :func:`named`."""
+    """An extractor, given itself or by name, for images of 1 or 3 channels; raises as :func:`named`."""
     found = named(wish) if isinstance(wish, str) else wish
     return EXTRACTORS[choose(found, channels, source)](channels) if isinstance(found, str) else found
 
 
 def choose(name: str, channels: int, source: str = "") -> str:
-    """The extractor that a name stands for: ``auto`` is lenet-mnist for gray pictures of a set in DIGITS, else random.
+    """Resolve the name of an extractor: ``auto`` is lenet-mnist for gray images of a data set in DIGITS, else random.
 
-    Raises UsageError for a name that is not in EXTRACTORS.
+    Raises:
+        UsageError: for a name that is not in EXTRACTORS.
     """
     if name == "auto":
         return LENET if channels == 1 and source in DIGITS else "random"
     if name not in EXTRACTORS:
         known = ("auto", *EXTRACTORS)
-        there = f"{', '.join(known)}, and inception=FILE for figures"
+        there = f"{', '.join(known)}, and inception=FILE for metrics"
         raise UsageError(f"features: there is no {name!r}.{did_you_mean(name, known)} There are {there}")
     return name
 
 
 def as_levels(images: Images, levels: int, what: str) -> Tensor:
-    """Images as a uint8 tensor [N, C, H, W] on the CPU, checked.
+    """Images as a checked uint8 tensor [N, C, H, W] on the CPU.
 
-    Raises DataError for another shape or type, other than 1 or 3 channels, or levels that are too high.
+    Raises:
+        DataError: for another shape or type, other than 1 or 3 channels, or levels that are too high.
     """
-    # a read-only array (mapped, perhaps) is copied: a tensor of it could be written to
+    # torch has no read-only tensors, so a read-only array (a memory map, say) is copied
     x = torch.as_tensor(images if isinstance(images, Tensor) or images.flags.writeable else images.copy()).cpu()
     if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise DataError(f"{what}: uint8 levels [N, 1 or 3, H, W] are measured, not {x.dtype} {list(x.shape)}")
+        raise DataError(f"{what}: metrics take uint8 levels [N, 1 or 3, H, W], not {x.dtype} {list(x.shape)}")
     if x.numel() and int(x.max()) >= levels:
-        raise DataError(f"{what}: level {int(x.max())} in pictures of {levels} levels (0 to {levels - 1})")
+        raise DataError(f"{what}: level {int(x.max())} in images of {levels} levels (0 to {levels - 1})")
     return x
 
 
@@ -285,12 +289,19 @@ def features(
     extractor: Extractor,
     *,
     batch: int | None = None,
-    what: str = "pictures",
+    what: str = "images",
 ) -> Tensor:
-    """Features of each image, float64 [N, d] on the CPU; ``batch`` images at a time (the extractor's own number if
-    None), which bounds memory and changes results by rounding only.
+    """Features of each image, float64 [N, d] on the CPU.
 
-    Raises DataError as :func:`as_levels` does.
+    Args:
+        images: uint8 [N, C, H, W].
+        levels: number of levels.
+        extractor: maps values in [0, 1] to features.
+        batch: images per forward pass, by default the extractor's; bounds memory, and changes results by rounding only.
+        what: name of the images in errors.
+
+    Raises:
+        DataError: as :func:`as_levels`.
     """
     x = as_levels(images, levels, what)
 
@@ -298,6 +309,6 @@ def features(
         found: Tensor = extractor(to_model(x[rows].to(extractor.device), levels, Scaling.unit()))
         return found.cpu().double()
 
-    with ThreadChoice().pace(None, torch.device(extractor.device)) as pace:
-        parts = list(pace.batches(len(x), batch or extractor.batch, of))
+    with ThreadChoice().tuner(None, torch.device(extractor.device)) as tuner:
+        parts = list(tuner.batches(len(x), batch or extractor.batch, of))
     return torch.cat(parts) if len(x) else torch.empty(0, extractor.num_features, dtype=torch.float64)

@@ -1,8 +1,7 @@
-"""A latent model as users hold it: draws an image in one step from a noise vector, joins images by paths, and shows
-what its attention looks at. It knows no likelihood.
+"""A trained GAN: samples and interpolates images from latent vectors, and gives attention maps.
 
-A model folder holds ``model.safetensors`` and ``config.json``, the generator and its description, and
-``discriminator.safetensors``, which only maps of attention need. Loading never runs code from any of them.
+A model folder holds ``model.safetensors`` and ``config.json`` (generator and description), and
+``discriminator.safetensors``, which only attention maps need. Loading never runs code from any of them.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, from_model, to_model
 from pixelloom.engine.safetensors_io import check_keys, load_tensors, save_described, save_tensors
-from pixelloom.layers.self_attention import attention_maps
+from pixelloom.layers.self_attention import attention_layers, attention_maps
 from pixelloom.models.description import CONFIG, WEIGHTS, Description, rebuild
+from pixelloom.models.family import Ability
 from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels
 from pixelloom.networks import GAN_NETWORKS, build_pair
 from pixelloom.sampling.ancestral import OnStep
@@ -28,13 +28,13 @@ from pixelloom.sampling.exact import exact
 from pixelloom.sampling.latent_noise import labels_of, latents, path
 
 DISCRIMINATOR = "discriminator.safetensors"
-BATCH = 64  # images at a time, unless told
+BATCH = 64  # images per batch by default
 Maps = list[tuple[str, Tensor]]
-"""(layer, weights [B, H, W, h, w]): where each position of each image looks; every map [b, y, x] sums to 1."""
+"""(layer, attention weights [B, H, W, h, w]); the weights [b, y, x] of each query position sum to 1."""
 
 
 class GANDescription(Description):
-    """Everything needed to rebuild a latent model around its weights, and what it was trained on."""
+    """Everything needed to rebuild a GAN around its weights, and its training record."""
 
     table = GAN_NETWORKS
 
@@ -43,12 +43,12 @@ class GANDescription(Description):
 
 @final
 class GANModel:
-    """A latent model: noise vector in, image out.
+    """A generator, and the discriminator that it was trained with.
 
     Args:
-        network: the generator, [B, latent] -> images in model space [B, C, H, W].
-        description: what it is, for which images.
-        discriminator: that of its training; None where it was not kept.
+        network: the generator, latent vectors [B, latent] -> images in model space [B, C, H, W].
+        description: network, image shape and training record.
+        discriminator: images in model space -> logits [B]; None if it was not kept.
     """
 
     def __init__(self, network: nn.Module, description: GANDescription, discriminator: nn.Module | None = None) -> None:
@@ -58,7 +58,7 @@ class GANModel:
         self.spec: ImageSpec = description.image
         self._passes = ThreadChoice()
         self.condition: Condition | None = None
-        """A latent model goes by no picture."""
+        """A GAN takes no conditioning image."""
 
     @classmethod
     def build(cls, description: GANDescription) -> GANModel:
@@ -69,12 +69,22 @@ class GANModel:
         return cls(generator, description, discriminator)
 
     @property
+    def can(self) -> frozenset[Ability]:
+        """The abilities of this model."""
+        found: set[Ability] = {"truncation", "interpolate"}
+        if self.description.classes:
+            found.add("classes")
+        if attention_layers(self.network):
+            found.add("attention")
+        return frozenset(found)
+
+    @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> GANModel:
-        """Move the weights, in place."""
+        """Move the weights to a device, in place."""
         self.network.to(device)
         if self.discriminator is not None:
             self.discriminator.to(device)
@@ -82,16 +92,16 @@ class GANModel:
 
     @property
     def parameters(self) -> int:
-        """Number of trained values of the generator."""
+        """Number of trained parameters of the generator."""
         return sum(p.numel() for p in self.network.parameters())
 
     @property
     def latent(self) -> int:
-        """Numbers in the noise vector of an image."""
+        """Dimensions of a latent vector."""
         return int(self.network.latent)  # type: ignore[arg-type]
 
     def latents(self, n: int, *, seed: int = 0, first: int = 0, truncation: float | None = None) -> Tensor:
-        """The noise vectors of images first .. first + n - 1, float32 [n, latent]."""
+        """Latent vectors of images first .. first + n - 1, float32 [n, latent]."""
         for name, value, least in (("n", n, 1), ("seed", seed, 0), ("first", first, 0)):
             at_least(name, value, least)
         return latents(self.latent, seed, first, n, truncation=truncation)
@@ -106,26 +116,26 @@ class GANModel:
         threads: int | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """The images of noise vectors [n, latent], levels uint8 [n, C, H, W], on the CPU.
+        """Generate the images of latent vectors, levels uint8 [n, C, H, W] on the CPU.
 
         Args:
-            z: float [n, latent].
-            labels: class of each image, int64 [n], or one for all; for a model with classes.
-            batch: images at a time; another number may change a value by a level, as sums are taken in another order.
-            threads: CPU threads to use; None for what pays at the moment, of what may be used.
-            on_step: called with (1, 1, images) after each batch.
+            z: latent vectors, float [n, latent].
+            labels: class of each image, int64 [n], or one for all; for a class-conditional model.
+            batch: images per batch; another batch size may change a value by one level, by rounding.
+            threads: CPU threads; None chooses by measured time.
+            on_step: callback (1, 1, images), after each batch.
 
         Raises:
-            UsageError: for vectors of another length, or labels that are missing or that the model does not know.
+            UsageError: for latent vectors of another length, or labels that are missing or out of range.
         """
         at_least("batch", batch, 1)
         if z.ndim != 2 or z.shape[1] != self.latent:
             raise UsageError(f"z: the model takes [n, {self.latent}], not {list(z.shape)}")
-        told = self._labels(labels, len(z))
+        classes = self._labels(labels, len(z))
         parts = []
         with self._passes.tuner(threads, self.device) as tuner:
             for images in tuner.batches(
-                len(z), batch, lambda rows: self._pass(z[rows], None if told is None else told[rows])
+                len(z), batch, lambda rows: self._pass(z[rows], None if classes is None else classes[rows])
             ):
                 parts.append(from_model(images, self.spec.levels, Scaling.symmetric()).cpu())
                 if on_step is not None:
@@ -144,21 +154,20 @@ class GANModel:
         threads: int | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
+        """Sample n images, levels uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
 
         Args:
-            n: how many.
-            seed: chooses the noise.
-            first: number of the first image, to go on where an earlier call stopped.
-            truncation: the largest absolute value in a noise vector; None for no limit.
-            labels: class of each image, int64 [n], or one for all; None for classes drawn at random.
-            batch: images at a time; another number may change a value by a level, as sums are taken in another order.
+            n: number of images.
+            seed: seed of the latent vectors.
+            first: index of the first image.
+            truncation: bound on the absolute values of a latent vector; None for none.
+            labels: class of each image, int64 [n], or one for all; None draws classes uniformly.
+            batch: as in :meth:`render`.
             threads: as in :meth:`render`.
-            on_step: called with (1, 1, images) after each batch, as a pixel model calls it after each of its steps.
+            on_step: as in :meth:`render`.
 
         Raises:
-            UsageError: for n < 1, batch < 1, seed < 0, first < 0, a truncation that is not positive, or labels that the
-                model does not know.
+            UsageError: for n < 1, batch < 1, seed < 0, first < 0, truncation <= 0, or labels out of range.
         """
         z = self.latents(n, seed=seed, first=first, truncation=truncation)
         if labels is None and self.description.classes:
@@ -175,10 +184,10 @@ class GANModel:
         truncation: float | None = None,
         labels: LabelsLike = None,
     ) -> Tensor:
-        """From image to image on great circles: uint8 [(stops - 1) * steps + 1, C, H, W].
+        """Interpolate between images on great circles of the latent space: uint8 [(stops - 1) * steps + 1, C, H, W].
 
-        Images first, first + 1, ... of the seed, as :meth:`sample` draws them with the same truncation, stand at every
-        ``steps``-th place; one class holds for all.
+        Every ``steps``-th image is one of the images first, first + 1, ... that :meth:`sample` gives for the same seed
+        and truncation. All have one class.
         """
         z = path(self.latents(stops, seed=seed, first=first, truncation=truncation), steps)
         if labels is None and self.description.classes:
@@ -187,24 +196,24 @@ class GANModel:
 
     @torch.no_grad()
     def attend(self, z: Tensor, labels: LabelsLike = None) -> tuple[Tensor, Maps]:
-        """The images of noise vectors, uint8 [n, C, H, W], and the generator's maps of attention while it made them."""
+        """Images of latent vectors, uint8 [n, C, H, W], and the attention maps of the generator."""
         with attention_maps(self.network) as maps:
             images = self.render(z, labels, batch=max(1, len(z)))
         return images, maps
 
     @torch.no_grad()
     def attend_to(self, images: Tensor | Levels, labels: LabelsLike = None) -> tuple[Tensor, Maps]:
-        """The discriminator's logits of images, uint8 [n, C, H, W] -> [n], and its maps of attention.
+        """Logits of the discriminator for images, uint8 [n, C, H, W] -> [n], and its attention maps.
 
         Raises:
-            UsageError: if the discriminator was not kept, or for images or labels that the model does not know.
+            UsageError: if the discriminator was not kept, or for images or labels that do not fit the model.
         """
         if self.discriminator is None:
             raise UsageError(f"this model was kept without its discriminator ({DISCRIMINATOR})")
         x = to_model(check_levels(images, self.spec).to(self.device), self.spec.levels, Scaling.symmetric())
-        told = self._labels(labels, len(x))
+        classes = self._labels(labels, len(x))
         with attention_maps(self.discriminator) as maps:
-            logits: Tensor = self.discriminator(x) if told is None else self.discriminator(x, told)
+            logits: Tensor = self.discriminator(x) if classes is None else self.discriminator(x, classes)
         return logits, maps
 
     def _pass(self, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -214,18 +223,18 @@ class GANModel:
         return images
 
     def _labels(self, labels: LabelsLike, n: int) -> Tensor | None:
-        """As the networks take them; unlike a pixel model they know no "no class"."""
+        """Labels as the networks take them, int64 [n]; there is no null class."""
         classes = self.description.classes
-        told = check_labels(labels, classes, n, self.device)
-        if told is not None and (labels is None or (len(told) and int(told.max()) >= classes)):
+        found = check_labels(labels, classes, n, self.device)
+        if found is not None and (labels is None or (len(found) and int(found.max()) >= classes)):
             raise UsageError(f"labels: a class for each image, numbered 0 to {classes - 1}, is needed")
-        return told
+        return found
 
     def save(self, folder: Path) -> str:
         """Write the model folder; returns the SHA-256 of the generator's file.
 
         Raises:
-            ModelError: if the folder cannot be written; what was there before stays whole.
+            ModelError: if the folder cannot be written; earlier files are left unchanged.
         """
         config = self.description.model_dump(mode="json")
         sha256 = save_described(folder / WEIGHTS, folder / CONFIG, self.network.state_dict(), config)
@@ -235,10 +244,10 @@ class GANModel:
 
 
 def load_gan(folder: Path) -> GANModel:
-    """The model of a folder written by :meth:`GANModel.save`, on the CPU; the discriminator only if it is there.
+    """Load a model written by :meth:`GANModel.save`, onto the CPU; without discriminator if its file is missing.
 
     Raises:
-        ModelError: if weights are missing, damaged, of a newer format, or do not fit their own description.
+        ModelError: if weights are missing, damaged, of another format, or do not fit their own description.
     """
     model = rebuild(folder / WEIGHTS, GANDescription, GANModel.build)
     assert model.discriminator is not None
@@ -249,6 +258,6 @@ def load_gan(folder: Path) -> GANModel:
         kept, _ = load_tensors(beside)
         check_keys(beside, model.discriminator.state_dict(), kept)
     except ModelError as error:
-        raise ModelError(f"{error} Only maps of attention need this file: remove it, and the model draws.") from error
+        raise ModelError(f"{error} Only attention maps need this file; without it the model samples.") from error
     model.discriminator.load_state_dict(kept)
     return model

@@ -1,1 +1,1 @@
-"""Drawing images: the plain loop, the oracle of every other sampler."""
+"""Sampling: the plain loop, the reference of every other sampler; the fast sampler; latent vectors of GANs."""

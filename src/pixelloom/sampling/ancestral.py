@@ -1,4 +1,4 @@
-"""The plain loop: one full pass of the network for every value of the image. Slow, obvious, the oracle of the rest.
+"""Ancestral sampling, the plain loop: one full pass of the network per pixel. The reference of the fast sampler.
 
 for each pixel i in raster order, each ordered channel c:    x[i, c] ~ p(x[i, c] | all values before it)
 """
@@ -17,7 +17,7 @@ Predict = Callable[[Tensor], Tensor]
 """Levels uint8 [B, C, H, W] -> parameters of the head [B, outputs, H, W]."""
 
 OnStep = Callable[[int, int, Tensor], None]
-"""Called after each step with the number of steps done and of all steps, and the images so far, uint8 [B, C, H, W]."""
+"""Called after each step with the number of steps done, of all steps, and the images so far, uint8 [B, C, H, W]."""
 
 
 @torch.no_grad()
@@ -36,13 +36,13 @@ def sample(
 
     Args:
         predict: the network, in evaluation mode.
-        head: the distribution its output stands for.
+        head: the distribution that its output parametrizes.
         spec: shape and levels of the images.
-        noise: float64 [B, C, H, W], see :func:`image_noise`.
+        noise: uniform, float64 [B, C, H, W], see :func:`pixelloom.core.rng.image_noise`.
         temperature: logits are divided by it before each draw; below 1 likelier, above 1 more varied.
-        given: a partly known image for each row, levels uint8 [B, C, H, W].
+        given: a partly known image per row, levels uint8 [B, C, H, W].
         mask: bool [B, C, H, W], true where ``given`` is known; known values are kept, the rest is drawn.
-        on_step: told of each finished row.
+        on_step: callback after each row of the image.
 
     Returns:
         Levels, uint8 [B, C, H, W].
@@ -54,9 +54,8 @@ def sample(
     x = torch.zeros(noise.shape, dtype=torch.uint8, device=noise.device)
     if given is not None and mask is not None:
         x = torch.where(mask, given, x)
-    # Ordered channels of one pixel see each other, so each needs a pass of its own; independent ones share a pass.
-    every = slice(0, spec.channels)
-    passes = [slice(c, c + 1) for c in range(spec.channels)] if head.groups > 1 else [every]
+    # An ordered channel depends on those before it, so each takes a pass; independent channels share one.
+    passes = [slice(c, c + 1) for c in range(spec.channels)] if head.groups > 1 else [slice(0, spec.channels)]
     for i in range(spec.height):
         for j in range(spec.width):
             for c in passes:

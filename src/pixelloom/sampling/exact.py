@@ -1,5 +1,5 @@
-"""Convolutions in full precision, whatever the process has set: a likelihood, and the same image on every device, need
-more than the 10 bits of a factor that TensorFloat-32, torch's default for convolutions on CUDA, keeps.
+"""Convolutions in full float32 precision. TensorFloat-32, torch's default for convolutions on CUDA, keeps 10 bits of
+each factor: too few for likelihoods, and for equal images on every device.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import torch
 
-# cuDNN's flags belong to the process: without the lock one thread would end the other's full precision.
+# cuDNN's flags are global: without the lock, one thread could end the full precision of another.
 _FLAGS = threading.RLock()
 
 
 @contextlib.contextmanager
 def exact(device: torch.device) -> Iterator[None]:
-    """Within, convolutions on a device are computed in float32, and deterministically."""
+    """Context in which convolutions on a device are deterministic and in float32."""
     if device.type != "cuda":
         yield
         return

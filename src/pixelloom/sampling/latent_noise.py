@@ -1,9 +1,9 @@
-"""Noise vectors of latent models: one for each image, by (seed, image index) alone; truncated; joined by paths.
+"""Latent vectors of GANs: a function of (seed, image index) alone; truncation; interpolation.
 
-    z ~ N(0, 1)            truncated to [-t, t]: images nearer to the mode, less varied (Brock et al. 2019, section 3.1)
+    z ~ N(0, 1), truncated to [-t, t]        smaller t: higher fidelity, less variety (Brock et al. 2019, section 3.1)
 
-Numbers are drawn by inverting the normal distribution function, so that a truncated vector is the untruncated one,
-drawn in: a picture changes smoothly with t, and stays the same picture.
+Numbers are drawn by inverting the normal distribution function, z = F^-1(u), and truncation maps u to [F(-t), F(t)].
+So z, and with it the image, is a continuous function of t for a fixed seed.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from pixelloom.core.errors import UsageError
 
 
 def check_truncation(t: float | None, name: str = "truncation") -> None:
-    """Raises UsageError for what is neither None nor a positive number."""
+    """Raise UsageError unless t is None or a positive number."""
     if t is not None and not t > 0:
         raise UsageError(f"{name}: must be a positive number, not {t}; leave it out for none")
 
 
 def latents(length: int, seed: int, first: int, n: int, *, truncation: float | None = None) -> Tensor:
-    """Noise vectors of images first .. first + n - 1, float32 [n, length], standard normal.
+    """Latent vectors of images first .. first + n - 1, standard normal, float32 [n, length].
 
     Args:
-        length: of a vector.
-        seed: chooses them, together with the image's number.
-        first: number of the first image.
-        n: how many.
+        length: of each vector.
+        seed: of the random stream; with the image's index it determines the vector.
+        first: index of the first image.
+        n: number of images.
         truncation: the largest absolute value t; None for no limit.
 
     Raises:
@@ -47,18 +47,21 @@ def latents(length: int, seed: int, first: int, n: int, *, truncation: float | N
 
 
 def labels_of(classes: int, seed: int, first: int, n: int) -> Tensor:
-    """A class for each of images first .. first + n - 1, all equally likely, int64 [n]."""
+    """Uniformly random classes of images first .. first + n - 1, int64 [n]."""
     drawn = rng.uniform_per_image((), seed, first, n, rng.Stream.LABEL)
     return torch.from_numpy((drawn * classes).astype(np.int64))
 
 
 def slerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    """Points on the great circle between two vectors, [T, length], at shares t of the angle w between them, [T].
+    """Spherical linear interpolation from one vector to another, at fractions t [T] of the angle w between them.
 
-        sin((1 - t) w) / sin w start + sin(t w) / sin w end
+        sin((1 - t) w) / sin(w) start + sin(t w) / sin(w) end
 
-    A straight line would pass through vectors much shorter than any that training has shown the generator. Vectors of
-    one direction, or of opposite ones, which no single circle joins, are joined by the line.
+    Linear interpolation would pass through vectors much shorter than those of training. It is used for parallel and
+    opposite vectors, which no unique great circle connects.
+
+    Returns:
+        float32 [T, length]
 
     Source: White 2016, "Sampling Generative Networks", section 2.1.
     """
@@ -70,7 +73,7 @@ def slerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
 
 
 def path(stops: Tensor, steps: int) -> Tensor:
-    """From each stop to the next in ``steps`` steps, stops [K, length] -> [(K - 1) * steps + 1, length].
+    """Interpolate from each stop to the next in ``steps`` steps, [K, length] -> [(K - 1) * steps + 1, length].
 
     Raises:
         UsageError: for fewer than two stops, or steps < 1.

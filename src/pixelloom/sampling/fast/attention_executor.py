@@ -1,19 +1,37 @@
-"""Attention at the positions of one step: the queries of now over the keys and values kept so far."""
+"""Causal attention at the positions of a wavefront: their queries over the cached keys and values.
+
+Position p attends to one range of positions in raster order, ``Earlier.span(p)``. Positions whose ranges begin at the
+same position are computed by one call over the longest of these ranges, with a mask for the shorter ones. Every key in
+it is ready, as the position with the longest range needs it at this step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import Earlier, Position, Size
-from pixelloom.sampling.fast.caches import Cache, Wavefront
-from pixelloom.sampling.fast.planner import Segment
+from pixelloom.sampling.fast.caches import Cache
+from pixelloom.sampling.fast.wavefronts import Segment, Wavefront
 
-_Group: TypeAlias = tuple[Tensor | None, int, int, Tensor | None]
-"""(which positions of a wavefront, None for all; first and end of what they attend to; which of it each may attend to)"""
+
+class _Call(NamedTuple):
+    """One call of ``attend``.
+
+    Attributes:
+        queries: indices of positions of the wavefront, None for all.
+        first: beginning of the range of keys.
+        end: end of that range.
+        allowed: bool [queries, end - first], None for all.
+    """
+
+    queries: Tensor | None
+    first: int
+    end: int
+    allowed: Tensor | None
 
 
 def attention(
@@ -24,51 +42,62 @@ def attention(
     keys: Cache,
     values: Cache,
 ) -> Callable[[Wavefront], Tensor]:
-    """What to run: ``attend`` as a layer declares it (:mod:`pixelloom.layers.reads`), for queries [M, features]."""
-    known: dict[tuple[Segment, ...], list[_Group]] = {}
+    """The executor of an attention layer.
+
+    Args:
+        attend: as the layer declares it (:mod:`pixelloom.layers.reads`).
+        where: positions that each position attends to.
+        size: of the grid.
+        query: executor of the queries, [M, features].
+        keys: cache of the keys.
+        values: cache of the values.
+    """
+    calls_of: dict[tuple[Segment, ...], list[_Call]] = {}
 
     def run(wavefront: Wavefront) -> Tensor:
-        if wavefront.segments not in known:  # masks are there before a graph is captured, which could not make them
-            known[wavefront.segments] = _groups(wavefront.positions, where, size, keys.flat.device)
-        groups = known[wavefront.segments]
+        if wavefront.segments not in calls_of:  # in the first batch: a CUDA graph of later ones cannot make masks
+            calls_of[wavefront.segments] = _calls(wavefront.positions, where, size, keys.flat.device)
+        calls = calls_of[wavefront.segments]
         q = query(wavefront)
-        q = q.view(-1, wavefront.images, q.shape[1])
-        parts = []
-        for places, first, end, allowed in groups:
-            mine = q if places is None else q[places]
+        q = q.view(-1, wavefront.images, q.shape[1])  # [M, features] -> [positions, images, features]
+        outputs = []
+        for queries, first, end, allowed in calls:
+            mine = q if queries is None else q[queries]
             k, v = (_tokens(cache, first, end) for cache in (keys, values))
-            parts.append(attend(mine.transpose(0, 1), k, v, allowed).transpose(0, 1))
-        if len(parts) == 1:
-            return parts[0].flatten(0, 1)
-        out = torch.cat(parts)
-        for (places, *_), part in zip(groups, parts, strict=True):
-            out[places] = part
-        return out.flatten(0, 1)
+            # attend takes and gives [images, positions, features].
+            outputs.append(attend(mine.transpose(0, 1), k, v, allowed).transpose(0, 1))
+        if len(outputs) == 1:
+            return outputs[0].flatten(0, 1)  # [positions, images, features] -> [M, features]
+        out = torch.cat(outputs)
+        for call, output in zip(calls, outputs, strict=True):
+            out[call.queries] = output
+        return out.flatten(0, 1)  # [positions, images, features] -> [M, features]
 
     return run
 
 
-def _groups(positions: list[Position], where: Earlier, size: Size, device: torch.device) -> list[_Group]:
-    """Positions that attend to ranges with the same beginning, together: all of the longest range is ready by then."""
+def _calls(positions: list[Position], where: Earlier, size: Size, device: torch.device) -> list[_Call]:
+    """Group positions by the beginning of their ranges."""
     spans = [where.span(position, size) for position in positions]
-    groups: list[_Group] = []
+    calls: list[_Call] = []
     for first in sorted({first for first, _ in spans}):
-        ends = {place: end for place, (start, end) in enumerate(spans) if start == first}
-        places = None if len(ends) == len(spans) else torch.tensor(list(ends), device=device)
-        # At the first position there may be nothing to attend to: the answer is zero, whatever is attended to instead.
+        ends = {index: end for index, (start, end) in enumerate(spans) if start == first}
+        queries = None if len(ends) == len(spans) else torch.tensor(list(ends), device=device)
+        # The first position may have an empty range: then one key is read, and masked.
         end, allowed = max(first + 1, *ends.values()), None
         if min(ends.values()) < end:
+            # [keys] < [queries, 1] -> [queries, keys]
             allowed = (
                 torch.arange(first, end, device=device) < torch.tensor(list(ends.values()), device=device)[:, None]
             )
-        groups.append((places, first, end, allowed))
-    return groups
+        calls.append(_Call(queries, first, end, allowed))
+    return calls
 
 
 def _tokens(cache: Cache, first: int, end: int) -> Tensor:
-    """The positions of a range in raster order, [images, N, features]; a copy, unless each image lies in one piece."""
-    if cache.layout.tokens:
+    """Positions first .. end - 1 in raster order, [images, N, features]; a view if the cache is image-major."""
+    if cache.layout.image_major:
         return cache.tokens()[:, first:end]
     places = torch.arange(first, end, device=cache.flat.device)
     width = cache.layout.width
-    return cache.at(places // width, places % width, torch.ones_like(places, dtype=torch.bool))
+    return cache.gather(places // width, places % width, torch.ones_like(places, dtype=torch.bool))

@@ -1,142 +1,121 @@
-"""Where the fast sampler keeps what it has computed: planes of pixels, and rows of features laid out for reading.
-
-Values of a wavefront are matrices [positions * images, features], positions first.
-"""
+"""Caches of one batch: memory in the planned layout, and strided views of it."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import Position
-from pixelloom.sampling.fast.planner import CacheLayout, Runs, Segment
-
-
-@dataclass(frozen=True)
-class Wavefront:
-    """Positions of one step, for all images of a batch: M = positions * images rows, positions first."""
-
-    segments: tuple[Segment, ...]
-    images: int
-    width: int
-
-    @property
-    def rows(self) -> int:
-        """M"""
-        return self.images * sum(segment.n for segment in self.segments)
-
-    @property
-    def positions(self) -> list[Position]:
-        """In order."""
-        return [(s.y + i * s.dy, s.x + i * s.dx) for s in self.segments for i in range(s.n)]
-
-    def of(self, planes: Tensor) -> Tensor:
-        """Rows of a tensor [H * W, images or 1, n] -> [M, n]."""
-        found = [part.expand(-1, self.images, -1) for part in self._views(planes)]
-        return (found[0] if len(found) == 1 else torch.cat(found)).flatten(0, 1)
-
-    def put(self, planes: Tensor, rows: Tensor) -> None:
-        """Write [M, n] to a tensor [H * W, images, n]."""
-        start = 0
-        for view in self._views(planes):
-            end = start + view.shape[0] * self.images
-            view.copy_(rows[start:end].view(view.shape))
-            start = end
-
-    def _views(self, planes: Tensor) -> list[Tensor]:
-        views = []
-        for s in self.segments:
-            step = max(1, s.dy * self.width + s.dx)
-            first = s.y * self.width + s.x
-            views.append(planes[first : first + step * (s.n - 1) + 1 : step])
-        return views
+from pixelloom.sampling.fast.layout import CacheLayout
+from pixelloom.sampling.fast.wavefronts import Ranges, Segment, Wavefront
 
 
 class Cache:
-    """Features of one node for a batch of images, laid out as :mod:`pixelloom.sampling.fast.planner` says."""
+    """Features of one node for a batch of images, laid out as :mod:`pixelloom.sampling.fast.layout` describes."""
 
     def __init__(self, layout: CacheLayout, images: int, dtype: torch.dtype, device: torch.device) -> None:
         self.layout, self.images = layout, images
-        # Distances between neighbors in a column, and between the same position of neighboring images.
+        # Distances, in addresses, between rows of one image, and between the same row of consecutive images.
         self.row, self.pitch = images * layout.pitch + layout.skew, layout.pitch
-        if layout.tokens:
+        if layout.image_major:
             self.row, self.pitch = layout.width, layout.width * layout.rows
         size = 2 * layout.margin + layout.rows * (images * layout.pitch + layout.skew)
-        self.flat = torch.zeros(size, layout.features, dtype=dtype, device=device)
-        self.first = 0
+        self.flat = torch.zeros(size, layout.features, dtype=dtype, device=device)  # [addresses, features]
+        self.first_row = 0  # of the image, or above it, that is stored at the top
 
-    def begin(self) -> None:
-        """Forget the images before: only what is written by then is read, but sums must not meet a NaN of theirs."""
+    def reset(self) -> None:
+        """Prepare for new images. Zeros, since a stale NaN times a weight of zero would be NaN."""
         self.flat.zero_()
-        self.first = -self.layout.top
+        self.first_row = -self.layout.top
 
-    def before(self, step: int) -> None:
-        """Release rows that nobody will read again. What stays is less than half, so it moves without overlap."""
+    def advance(self, step: int) -> None:
+        """Move live rows to the top where the plan says so. They are less than half, so they do not overlap."""
         rows = self.layout.moves.get(step)
         if rows:
             start, size = self.layout.margin, max(0, self.layout.rows - rows) * self.row
-            moved = start + rows * self.row
-            self.flat[start : start + size] = self.flat[moved : moved + size]
-            self.first += rows
+            source = start + rows * self.row
+            self.flat[start : start + size] = self.flat[source : source + size]
+            self.first_row += rows
 
     def address(self, y: int, x: int) -> int:
-        """Of the first image's features at a position, in rows of ``flat``."""
-        return self.layout.margin + (y - self.first) * self.row + x
+        """The address of a position of the first image: its index in ``flat``."""
+        return self.layout.margin + (y - self.first_row) * self.row + x
 
     def view(
         self, segment: Segment, columns: slice, taps: int = 1, tap: Position = (0, 0), stride: Position = (1, 1)
     ) -> Tensor:
-        """Features at the positions of a segment moved by a tap, and of the ``taps`` - 1 positions right of each.
+        """View the features that a segment reads under a row of taps, without a copy.
+
+        Args:
+            segment: positions of the readers.
+            columns: range of features; with several taps it begins at 0 and ends the range of the last tap.
+            taps: number of horizontally adjacent taps.
+            tap: offset of the first.
+            stride: of the read.
 
         Returns:
-            [n * images, k], or [n, images, k] where no single distance reaches them all. No copy.
+            [n * images, k], or [n, images, k] where no single distance reaches all, with k = (taps - 1) * features +
+            len(columns).
         """
         features, pitch = self.layout.features, self.pitch
         width = (taps - 1) * features + columns.stop - columns.start
         y, x = segment.y * stride[0] + tap[0], segment.x * stride[1] + tap[1]
         offset = self.address(y, x) * features + columns.start
-        between = segment.dy * stride[0] * self.row + segment.dx * stride[1]
+        between = segment.dy * stride[0] * self.row + segment.dx * stride[1]  # from position to position of the segment
+        # Where the skew is that of the segment, between = images * pitch, and row (i, image) is at (i * images + image)
+        # * pitch: shape [n * images, width], strides (pitch * features, 1).
         if segment.n == 1 or between == self.images * pitch:
             return self.flat.as_strided((segment.n * self.images, width), (pitch * features, 1), offset)
+        # One image: shape [n, width], strides (between * features, 1).
         if self.images == 1:
             return self.flat.as_strided((segment.n, width), (between * features, 1), offset)
+        # Otherwise: shape [n, images, width], strides (between * features, pitch * features, 1).
         size, strides = (segment.n, self.images, width), (between * features, pitch * features, 1)
         return self.flat.as_strided(size, strides, offset)
 
     def line(self, y: int) -> Tensor:
-        """All of one row of the image, [images, width, features]."""
+        """View one row of all images, [images, width, features]."""
         features, pitch = self.layout.features, self.pitch
         size, strides = (self.images, self.layout.width, features), (pitch * features, features, 1)
         return self.flat.as_strided(size, strides, self.address(y, 0) * features)
 
     def tokens(self) -> Tensor:
-        """All positions in raster order, [images, H * W, features]."""
+        """View all positions of an image-major cache in raster order, [images, H * W, features]."""
         size = (self.images, self.layout.width * self.layout.rows, self.layout.features)
-        return self.flat[: size[0] * size[1]].view(size)
+        return self.flat[: size[0] * size[1]].view(size)  # [images * H * W, features] -> [images, H * W, features]
 
-    def read(self, wavefront: Wavefront, runs: Runs, tap: Position = (0, 0), stride: Position = (1, 1)) -> Tensor:
-        """Features at the positions moved by a tap, [M, k]; without a copy where they lie in one piece."""
+    def read(self, wavefront: Wavefront, ranges: Ranges, tap: Position = (0, 0), stride: Position = (1, 1)) -> Tensor:
+        """Read features under one tap of each position, [M, k]; a view where one segment and one range suffice."""
         rows = []
         for segment in wavefront.segments:
-            views = [self.view(segment, run, 1, tap, stride).flatten(0, -2) for run, _ in runs]
+            # [n, images, k] or [n * images, k] -> [n * images, k]
+            views = [self.view(segment, columns, 1, tap, stride).flatten(0, -2) for columns, _ in ranges]
             rows.append(views[0] if len(views) == 1 else torch.cat(views, dim=1))
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
-    def write(self, wavefront: Wavefront, runs: Runs, value: Tensor) -> None:
-        """Keep [M, k] for later."""
+    def write(self, wavefront: Wavefront, ranges: Ranges, value: Tensor) -> None:
+        """Write [M, k] at the positions."""
         start = 0
         for segment in wavefront.segments:
             end = start + segment.n * self.images
-            for run, place in runs:
-                view = self.view(segment, run)
-                view.copy_(value[start:end, place].view(view.shape))
+            for columns, indices in ranges:
+                view = self.view(segment, columns)
+                view.copy_(value[start:end, indices].view(view.shape))  # [n * images, k] -> shape of the view
             start = end
 
-    def at(self, rows: Tensor, columns: Tensor, present: Tensor) -> Tensor:
-        """All features of all images at some positions [...]: [images, ..., features], 0 where not present. A copy."""
-        address = self.layout.margin + (rows - self.first) * self.row + columns
+    def gather(self, rows: Tensor, columns: Tensor, present: Tensor) -> Tensor:
+        """Copy all features of all images at some positions.
+
+        Args:
+            rows: int64 [...]
+            columns: int64 [...]
+            present: bool [...], false where zeros are returned instead.
+
+        Returns:
+            [images, ..., features]
+        """
+        address = self.layout.margin + (rows - self.first_row) * self.row + columns
         images = torch.arange(self.images, device=address.device) * self.pitch
+        # [images, 1, ...] + [...] -> addresses [images, ...]
         found = self.flat[images.view(-1, *[1] * address.ndim) + address.masked_fill(~present, 0)]
         return found.masked_fill(~present[..., None], 0)

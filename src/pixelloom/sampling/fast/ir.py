@@ -1,13 +1,20 @@
-"""A network as a list of nodes, each saying what it reads and how it is computed.
+"""The intermediate representation: a network as a list of nodes in topological order.
 
-:func:`pixelloom.sampling.fast.trace.trace` writes it down; :mod:`pixelloom.sampling.fast.analysis` derives from it when each
-node can be computed where, and :mod:`pixelloom.sampling.fast.runtime` computes it.
+A node is one value of the network, features on a grid of positions. Its operation says how it is computed, and its
+edges say which features of which inputs it reads at which positions.
+
+    x -> masked 3x3 convolution -> ReLU        0: Image
+                                               1: Linear                reads 0 at (-1, -1), (-1, 0), (-1, 1), (0, -1)
+                                               2: Elementwise(relu)     reads 1 at (0, 0), each feature its own
+
+Nodes hold modules and functions that return weights, never the weights: a plan remains valid while training changes
+them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from torch import Tensor, fx, nn
@@ -18,9 +25,13 @@ from pixelloom.layers.reads import Kernel, Offsets, Position, Positions
 
 @dataclass(frozen=True)
 class Edge:
-    """Node ``source`` is read at some positions; ``features`` bool [out, in], None when all are read by all.
+    """A read of another node.
 
-    ``input`` tells which of the operation's inputs it is read for: a node may be several.
+    Attributes:
+        source: number of the node that is read.
+        where: positions that each output position reads.
+        features: which output feature reads which input feature, bool [out, in]; None when each reads all.
+        input: index among the operation's inputs, since a node may be several inputs of one operation.
     """
 
     source: int
@@ -30,51 +41,55 @@ class Edge:
 
 
 class Constants:
-    """What constants are for one batch: each is worked out once, from the conditioning and the weights of now.
+    """Values of constants for one batch, each computed once from its conditioning and the current weights.
 
-    A plan holds no conditioning. Whoever runs it makes one of these, so batches of the same plan cannot mix.
+    A plan holds no conditioning. Each batch owns one of these, so batches of the same plan cannot mix.
     """
 
     def __init__(self, conditioning: Conditioning | None = None) -> None:
         self.conditioning: Conditioning = conditioning or {}
-        self._found: dict[int, Any] = {}
+        self._values: dict[int, Any] = {}
 
-    def of(self, value: Any) -> Any:
-        """Constants replaced by their values, inside any nesting."""
+    def resolve(self, value: Any) -> Any:
+        """Replace constants by their values, inside any nesting."""
         return fx.node.map_aggregate(value, lambda v: self._value(v) if isinstance(v, Constant) else v)
 
-    def forget(self) -> None:
-        """Let go of the values, once what is made of them is made."""
-        self._found.clear()
+    def clear(self) -> None:
+        """Free the values."""
+        self._values.clear()
 
     def _value(self, constant: Constant) -> Any:
-        if id(constant) not in self._found:  # the plan keeps its constants alive, so no number stands for two
-            self._found[id(constant)] = constant.value(self)
-        return self._found[id(constant)]
+        if id(constant) not in self._values:  # the nodes keep constants alive, so an id is never reused
+            self._values[id(constant)] = constant.value(self)
+        return self._values[id(constant)]
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A value that no pixel changes: a function of the conditioning, and of parameters, which training may change.
+    """A value that does not depend on the image: a function of parameters, buffers and the conditioning.
 
-    ``conditioned`` says whether it depends on the conditioning.
+    Attributes:
+        value: computes it.
+        conditioned: whether it depends on the conditioning.
     """
 
     value: Callable[[Constants], Any]
     conditioned: bool = False
 
     @classmethod
-    def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Constant:
-        """What a function gives of constants and other values."""
-        parts: list[Any] = []
-        fx.node.map_aggregate((args, kwargs or {}), parts.append)
-        conditioned = any(isinstance(part, Constant) and part.conditioned for part in parts)
-        return cls(lambda known: function(*known.of(args), **known.of(kwargs or {})), conditioned)
+    def apply(
+        cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> Constant:
+        """The constant that a function computes from constants and other values."""
+        leaves: list[Any] = []
+        fx.node.map_aggregate((args, kwargs or {}), leaves.append)
+        conditioned = any(isinstance(leaf, Constant) and leaf.conditioned for leaf in leaves)
+        return cls(lambda constants: function(*constants.resolve(args), **constants.resolve(kwargs or {})), conditioned)
 
 
 @dataclass(frozen=True)
-class Each:
-    """A function of each position and feature alone; ``args`` and ``kwargs`` name its inputs by :class:`Slot`."""
+class Elementwise:
+    """A function of each position and feature alone; ``args`` and ``kwargs`` refer to inputs by :class:`Operand`."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -82,50 +97,50 @@ class Each:
 
 
 @dataclass(frozen=True)
-class Slot:
+class Operand:
     """Stands for input number ``index`` in the arguments of a function."""
 
     index: int
 
 
 @dataclass(frozen=True)
-class Join:
-    """Features of the inputs, chosen and put side by side; a chunk has one input. One (input, feature) per output."""
+class Concat:
+    """Selected features of the inputs, concatenated; a chunk has one input. ``origin``: (input, feature) per output."""
 
     origin: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A layer with a kernel."""
+    """A linear layer; ``kernel`` returns its current weights."""
 
     kernel: Callable[[], Kernel]
 
 
 @dataclass(frozen=True)
-class Local:
-    """A module that reads nothing but the same position of its inputs."""
+class Pointwise:
+    """A module that mixes features but no positions, as a norm over features does."""
 
     module: nn.Module
 
 
 @dataclass(frozen=True)
-class Moved:
-    """The same features from another place: a shift, or an upsampling."""
+class Shift:
+    """The same features at one other position: a shift, or a nearest-neighbor upsampling."""
 
     where: Offsets
 
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Feature c at (y, x) is feature (c * r + y % r) * r + x % r of the input at (y // r, x // r)."""
+    """A pixel shuffle: feature c at (y, x) is feature (c * r + y % r) * r + x % r of the input at (y // r, x // r)."""
 
     factor: int
 
 
 @dataclass(frozen=True)
 class Recurrence:
-    """A state computed from the input here and the states at some offsets."""
+    """A state computed from the input at the same position and the states at the offsets ``carried``."""
 
     step: Callable[..., Tensor]
     carried: tuple[Position, ...]
@@ -133,25 +148,27 @@ class Recurrence:
 
 @dataclass(frozen=True)
 class Attention:
-    """Input 0 attends to inputs 1 and 2 at earlier positions; with ``own`` at its own too."""
+    """Input 0 attends to inputs 1 and 2 at earlier positions; with ``own`` at its own position too."""
 
     attend: Callable[..., Tensor]
     own: bool
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """Any function of what is read."""
+class Custom:
+    """Any function of the gathered reads, as ``at`` of a layer declares it."""
 
     at: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Image:
-    """The pixels themselves, in model space."""
+    """The pixels, in model space."""
 
 
-Operation: TypeAlias = Image | Each | Join | Linear | Local | Moved | Shuffle | Recurrence | Attention | Gathered
+Operation: TypeAlias = (
+    Image | Elementwise | Concat | Linear | Pointwise | Shift | Shuffle | Recurrence | Attention | Custom
+)
 
 
 @dataclass(frozen=True)
@@ -160,10 +177,10 @@ class Node:
 
     Attributes:
         name: of the layer, as in ``network.named_modules()``, or of the function and the module that calls it.
-        operation: how it is computed.
-        inputs: nodes, in the order of the operation's arguments.
-        edges: what it reads of them.
-        features: their number.
+        operation: how the value is computed.
+        inputs: numbers of nodes, in the order of the operation's arguments.
+        edges: what the operation reads of its inputs.
+        features: number of features.
         size: (height, width) of the grid.
     """
 
@@ -173,3 +190,8 @@ class Node:
     edges: tuple[Edge, ...]
     features: int
     size: tuple[int, int]
+
+    def with_inputs(self, renumbered: dict[int, int]) -> Node:
+        """The same node where its inputs have new numbers."""
+        edges = tuple(replace(edge, source=renumbered[edge.source]) for edge in self.edges)
+        return replace(self, inputs=tuple(renumbered[i] for i in self.inputs), edges=edges)

@@ -1,5 +1,5 @@
-"""What is known without a declaration: functions and layers of torch that act on each position alone, or whose window
-is in their arguments; and how a layer that declares its reads is run.
+"""The operations that are known: functions and layers of torch that need no declaration, since they act on each
+position alone or state their window in their arguments; and the operation of a layer that declares its reads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelloom.layers.reads import HERE, Earlier, Kernel, Offsets, Read
-from pixelloom.sampling.fast.ir import Attention, Gathered, Linear, Local, Moved, Operation, Recurrence
+from pixelloom.sampling.fast.ir import Attention, Custom, Linear, Operation, Pointwise, Recurrence, Shift
 
 # Each output value depends on the input values of the same feature and position alone.
 ELEMENTWISE_MODULES = (
@@ -24,13 +24,13 @@ ELEMENTWISE = frozenset(
     maximum reciprocal sign where addcmul lerp clone""".split()  # noqa: SIM905
 )
 INPLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
-# Nothing at all, in evaluation mode.
-NOTHING_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-NOTHING = frozenset({"dropout", "dropout2d", "contiguous", "detach", "type_as"})  # a plan has one precision
+# The identity, in evaluation mode; a plan has one precision, hence type_as.
+IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
+IDENTITY = frozenset({"dropout", "dropout2d", "contiguous", "detach", "type_as"})
 
 
 def operation_of(module: Any, reads: tuple[Read, ...]) -> Operation | None:
-    """How a layer that declares its reads is run, see :mod:`pixelloom.layers.reads`."""
+    """The operation of a layer that declares its reads, see :mod:`pixelloom.layers.reads`; None if it lacks a rule."""
     first = reads[0] if reads else None
     if hasattr(module, "kernel"):
         return Linear(module.kernel)
@@ -39,16 +39,16 @@ def operation_of(module: Any, reads: tuple[Read, ...]) -> Operation | None:
     if hasattr(module, "attend"):
         return Attention(module.attend, any(isinstance(read.where, Earlier) and read.where.own for read in reads))
     if hasattr(module, "at"):
-        return Gathered(module.at)
+        return Custom(module.at)
     if all(read.where == HERE for read in reads):
-        return Local(module)
+        return Pointwise(module)
     if first and len(reads) == 1 and first.features == "same" and isinstance(first.where, Offsets):
-        return Moved(first.where) if len(first.where.taps) == 1 else None
+        return Shift(first.where) if len(first.where.taps) == 1 else None
     return None
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A batch norm with fixed statistics as scale and shift, each [features, 1, 1]."""
+    """Scale and shift of a batch norm with running statistics, each [features, 1, 1]."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = torch.rsqrt(norm.running_var + norm.eps)
@@ -59,9 +59,9 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def convolution(conv: nn.Conv2d) -> tuple[Offsets, Tensor | None, Callable[[], Kernel]]:
-    """What an ordinary convolution reads, and its kernel with the features of other groups filled by zeros."""
+    """Positions, features and kernel of an ordinary convolution; weights between different groups are zero."""
     (dh, dw), (kh, kw) = conv.dilation, conv.kernel_size
-    # "same" puts the odd one out at the end; a number counts both sides.
+    # "same" pads dilation * (kernel - 1) in all, the larger half at the end; a number is the padding of each side.
     same, valid = (dh * (kh - 1) // 2, dw * (kw - 1) // 2), (0, 0)
     ph, pw = (same if conv.padding == "same" else valid) if isinstance(conv.padding, str) else conv.padding
     taps = tuple((y * dh - ph, x * dw - pw) for y in range(kh) for x in range(kw))
@@ -76,14 +76,15 @@ def convolution(conv: nn.Conv2d) -> tuple[Offsets, Tensor | None, Callable[[], K
         weight = conv.weight
         if features is not None:
             weight = weight.new_zeros(*features.shape, kh, kw)
-            weight[features] = conv.weight.flatten(0, 1)
+            weight[features] = conv.weight.flatten(0, 1)  # [out, in / groups, kh, kw] -> [out * in / groups, kh, kw]
+        # [out, in, kh, kw] -> [taps, in, out]
         return Kernel(taps, weight.permute(2, 3, 1, 0).flatten(0, 1), conv.bias, stride)
 
     return Offsets(taps, stride), features, kernel
 
 
 def pixel_shuffle(shuffle: nn.PixelShuffle, features: int) -> tuple[Offsets, Tensor]:
-    """Every output feature reads as many input features as there are positions that share one of the input."""
+    """Reads of a pixel shuffle: output feature c reads the r * r input features c * r * r .. (c + 1) * r * r - 1."""
     r = shuffle.upscale_factor
     group = torch.arange(features * r * r) // (r * r)
     return Offsets(((0, 0),), up=(r, r)), torch.arange(features)[:, None] == group

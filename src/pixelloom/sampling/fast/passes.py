@@ -1,4 +1,10 @@
-"""Changes to a traced network that leave what it computes as it is and save work where it is run step by step."""
+"""Passes: rewrites of the nodes that preserve the network's function and save work at each step.
+
+``fold_affine``            Linear -> scale -> shift, as before a batch norm, becomes one Linear
+``split_ordered_kernels``  a convolution of C ordered channels becomes a sum of two. The taps before the center are read
+                           alike by all channels and are computed once per pixel; the center is computed per channel,
+                           as the channels of a pixel become ready at C different steps
+"""
 
 from __future__ import annotations
 
@@ -12,80 +18,77 @@ import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import HERE, Kernel, Offsets, Position
-from pixelloom.sampling.fast.ir import Constant, Constants, Each, Edge, Linear, Node, Operation, Slot
+from pixelloom.sampling.fast.ir import Constant, Constants, Edge, Elementwise, Linear, Node, Operand, Operation
 
 
-def folded(nodes: list[Node]) -> list[Node]:
-    """Scales and shifts of each feature, as of a batch norm, taken into the linear layer that they alone follow."""
+def fold_affine(nodes: list[Node]) -> list[Node]:
+    """Fold scales and shifts per feature into the linear layer before them, where nothing else reads that layer."""
     readers = [0] * len(nodes)
     for node in nodes:
         for source in node.inputs:
             readers[source] += 1
-    place: dict[int, int] = {}
+    renumbered: dict[int, int] = {}
     out: list[Node] = []
     for number, node in enumerate(nodes):
-        before = place[node.inputs[0]] if node.inputs and readers[node.inputs[0]] == 1 else None
+        before = renumbered[node.inputs[0]] if node.inputs and readers[node.inputs[0]] == 1 else None
         if before is not None and isinstance(linear := out[before].operation, Linear):
-            change = _feature_change(node.operation)
-            if change and node.features == out[before].features:  # not one feature spread over many
-                out[before] = replace(out[before], operation=Linear(partial(_changed, linear.kernel, *change)))
-                place[number] = before
+            affine = _affine_constant(node.operation)
+            if affine and node.features == out[before].features:  # not one feature broadcast to many
+                out[before] = replace(out[before], operation=Linear(partial(_fold_into_kernel, linear.kernel, *affine)))
+                renumbered[number] = before
                 continue
-        place[number] = len(out)
-        edges = tuple(replace(edge, source=place[edge.source]) for edge in node.edges)
-        out.append(replace(node, inputs=tuple(place[i] for i in node.inputs), edges=edges))
+        renumbered[number] = len(out)
+        out.append(node.with_inputs(renumbered))
     return out
 
 
-def _feature_change(operation: Operation) -> tuple[Callable[..., Any], Constant] | None:
+def _affine_constant(operation: Operation) -> tuple[Callable[..., Any], Constant] | None:
     """(mul or add, constant) where an operation scales or shifts each feature by a number of its own."""
-    if not isinstance(operation, Each) or operation.function not in (operator.mul, operator.add):
+    if not isinstance(operation, Elementwise) or operation.function not in (operator.mul, operator.add):
         return None
     if not isinstance(constant := operation.args[1], Constant) or constant.conditioned:
         return None
-    value = Constants().of(constant)
+    value = Constants().resolve(constant)
     per_feature = isinstance(value, Tensor) and value.ndim == 3 and value.shape[1:] == (1, 1)
     return (operation.function, constant) if per_feature else None
 
 
-def _changed(kernel: Callable[[], Kernel], change: Callable[..., Any], constant: Constant) -> Kernel:
-    """The kernel of a linear layer and of the scale or shift that follows it."""
-    before, value = kernel(), Constants().of(constant).flatten()
+def _fold_into_kernel(kernel: Callable[[], Kernel], function: Callable[..., Any], constant: Constant) -> Kernel:
+    """The kernel of a linear layer followed by a scale s, s (W x + b), or by a shift t, W x + (b + t)."""
+    before, value = kernel(), Constants().resolve(constant).flatten()  # [features, 1, 1] -> [features]
     bias = torch.zeros_like(value) if before.bias is None else before.bias
-    weight = before.weight * value if change is operator.mul else before.weight
-    return before._replace(weight=weight, bias=change(bias, value))
+    weight = before.weight * value if function is operator.mul else before.weight
+    return before._replace(weight=weight, bias=function(bias, value))
 
 
-def ordered_apart(nodes: list[Node]) -> list[Node]:
-    """A convolution of ordered channels as two: the taps before the center, which every channel reads alike and which
-    are summed once a pixel for all of them, and the center, one channel at a time.
-    """
-    place: dict[int, int] = {}
+def split_ordered_kernels(nodes: list[Node]) -> list[Node]:
+    """Split each convolution of ordered channels into the taps that all channels read alike, and the center."""
+    renumbered: dict[int, int] = {}
     out: list[Node] = []
     for number, node in enumerate(nodes):
-        edges = tuple(replace(edge, source=place[edge.source]) for edge in node.edges)
-        moved = replace(node, inputs=tuple(place[i] for i in node.inputs), edges=edges)
-        alike = tuple(edge for edge in edges if edge.features is None)
-        differing = tuple(edge for edge in edges if edge.features is not None and _differs(edge.features))
-        if isinstance(node.operation, Linear) and alike and differing and len(alike) + len(differing) == len(edges):
-            kernel = node.operation.kernel
-            out.append(replace(moved, operation=Linear(partial(_taps_of, kernel, alike)), edges=alike))
-            out.append(replace(moved, operation=Linear(partial(_taps_of, kernel, differing)), edges=differing))
-            every = torch.eye(node.features, dtype=torch.bool)
-            parts = (len(out) - 2, len(out) - 1)
-            sums = Each(operator.add, (Slot(0), Slot(1)), {})
-            moved = Node(node.name, sums, parts, tuple(Edge(i, HERE, every) for i in parts), node.features, node.size)
-        place[number] = len(out)
-        out.append(moved)
+        new = node.with_inputs(renumbered)
+        alike = tuple(edge for edge in new.edges if edge.features is None)
+        differing = tuple(edge for edge in new.edges if edge.features is not None and _differs(edge.features))
+        if isinstance(new.operation, Linear) and alike and differing and len(alike) + len(differing) == len(new.edges):
+            kernel = new.operation.kernel
+            out.append(replace(new, operation=Linear(partial(_select_taps, kernel, alike)), edges=alike))
+            out.append(replace(new, operation=Linear(partial(_select_taps, kernel, differing)), edges=differing))
+            same = torch.eye(node.features, dtype=torch.bool)
+            terms = (len(out) - 2, len(out) - 1)
+            total = Elementwise(operator.add, (Operand(0), Operand(1)), {})
+            new = Node(node.name, total, terms, tuple(Edge(i, HERE, same) for i in terms), node.features, node.size)
+        renumbered[number] = len(out)
+        out.append(new)
     return out
 
 
 def _differs(features: Tensor) -> bool:
+    """Whether output features read different input features."""
     return bool((features != features[:1]).any())
 
 
-def _taps_of(kernel: Callable[[], Kernel], edges: tuple[Edge, ...]) -> Kernel:
-    """The part of a kernel that some edges stand for; the bias goes with the taps before the center."""
+def _select_taps(kernel: Callable[[], Kernel], edges: tuple[Edge, ...]) -> Kernel:
+    """The taps of a kernel that some edges stand for; the bias belongs to the taps before the center."""
     whole = kernel()
     taps: list[Position] = [tap for edge in edges if isinstance(edge.where, Offsets) for tap in edge.where.taps]
     chosen = [number for number, tap in enumerate(whole.taps) if tap in taps]

@@ -1,4 +1,4 @@
-"""Drawing images with the fast sampler, batch by batch."""
+"""The fast sampler: batches of images by a plan, on any number of threads, or as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from pixelloom.core.errors import UsageError
-from pixelloom.core.threads import Pace, ThreadChoice
+from pixelloom.core.threads import ThreadChoice, ThreadTuner
 from pixelloom.core.types import Conditioning, ImageSpec
 from pixelloom.heads.discrete import Head, check_temperature
 from pixelloom.layers.reads import Marks
-from pixelloom.sampling import sharing
+from pixelloom.sampling import sharding
 from pixelloom.sampling.ancestral import OnStep
 from pixelloom.sampling.fast.analysis import Dataflow, schedule
-from pixelloom.sampling.fast.caches import Wavefront
 from pixelloom.sampling.fast.planner import Plan
-from pixelloom.sampling.fast.runtime import Incremental
+from pixelloom.sampling.fast.runtime import Runtime
+from pixelloom.sampling.fast.wavefronts import Wavefront
 
 ToModel = Callable[[Tensor], Tensor]
 """Levels -> values in model space, elementwise."""
 
 
-LARGEST_BATCH = 256  # more at a time is hardly faster on a CPU
-MEMORY = 1 << 30  # bytes that a batch may take where nobody says how much is free
+LARGEST_BATCH = 256  # larger ones are hardly faster on a CPU
+MEMORY = 1 << 30  # bytes of a batch on a CPU
 
 
 def make_plan(
@@ -36,19 +36,19 @@ def make_plan(
     known: Marks | None = None,
     conditioning: Conditioning | None = None,
 ) -> Plan:
-    """What to compute when, for a network of this structure with any weights.
+    """Compile a network: trace, analyze and plan it. The plan is valid for all weights of the same network.
 
     Args:
         network: maps pixels in model space [B, C, H, W] to parameters of the head.
-        head: the distribution its output stands for.
+        head: the distribution that its output parametrizes.
         spec: shape and levels of the images.
-        known: values that are known in all images, bool [C, H, W]; they and all that depends on them alone are computed
-            at once.
-        conditioning: further arguments of the network's forward, for one image; only names and shapes count.
+        known: values that are known in all images, bool [C, H, W]; features that depend on them alone are computed in
+            the first step.
+        conditioning: further arguments of the network's forward, for one image; only names and shapes are used.
 
     Raises:
-        NotAutoregressiveError: if a pixel would have to be known before it is drawn.
-        ModelError: if a layer does not say what it reads.
+        NotAutoregressiveError: if a pixel depends on itself or on a later one.
+        ModelError: if a layer does not declare its reads.
     """
     if known is not None and head.groups == 1:  # the channels of a pixel are drawn together
         known = np.broadcast_to(known.all(0), known.shape)
@@ -56,23 +56,23 @@ def make_plan(
 
 
 class FastSampler:
-    """Draws images with the weights that the network has when its first batch begins.
+    """Draws images with the weights of the network at the first batch.
 
-    Noise and conditioning are arguments of :meth:`sample`, and buffers belong to one call at a time: callbacks and
-    other threads may draw with the same sampler, or with another one of the same model, and no image changes. (On CUDA
-    the second batch of a sampler is captured as graphs, which allows no other work on the device meanwhile.)
+    Noise and conditioning are arguments of :meth:`sample`, and a buffer belongs to one call at a time. So callbacks and
+    other threads may draw with the same sampler, or another one of the same model, and no image changes. (On CUDA the
+    second batch of a sampler is captured as graphs; the device must do no other work meanwhile.)
 
     Args:
-        plan: made from the network, see :func:`make_plan`.
-        head: as there.
-        spec: as there.
-        to_model: levels as the network takes them.
+        plan: of the network, see :func:`make_plan`.
+        head: the distribution that the network's output parametrizes.
+        spec: shape and levels of the images.
+        to_model: levels -> values in model space.
         dtype: of the network's weights.
-        device: where they are.
-        threads: CPU threads to use; None for what pays at the moment, of what may be used.
-        choice: what chooses them and learns from it, for samplers of one network; None for one of its own.
-        guidance: w of classifier-free guidance; each image is then run twice, as two rows of the batch that are always
-            the same image: the first half of the rows conditional, the second half unconditional.
+        device: of the network's weights.
+        guidance: w of classifier-free guidance. Each image then takes two rows of the batch: the first half of the rows
+            is conditional, the second half unconditional.
+        threads: number of CPU threads, None to tune it.
+        choice: tuner that samplers of one network share, None for an own one.
     """
 
     def __init__(
@@ -91,22 +91,22 @@ class FastSampler:
         self.plan, self.head, self.spec, self.to_model = plan, head, spec, to_model
         self.dtype, self.device, self.guidance = dtype, device, guidance
         self.threads = threads
-        self._free: list[_Batch] = []  # buffers that no call is using
+        self._free: list[_Batch] = []  # buffers that no call uses
         self._choice = choice or ThreadChoice()
 
     @property
     def steps(self) -> int:
-        """Of the schedule."""
+        """Number of steps of the schedule."""
         return self.plan.schedule.steps
 
     @property
     def bytes_per_image(self) -> int:
-        """Memory that each image of a batch takes: caches, noise and levels, and the values of the widest step."""
-        caches = self.plan.values_per_image() + self.plan.values_at_once()
+        """Memory per image of a batch: caches, the slots of the largest step, noise, levels and mask."""
+        caches = self.plan.values_per_image() + self.plan.peak_values_per_image()
         return caches * self.dtype.itemsize + self.spec.dims * (8 + 1 + 1)
 
     def batch(self, n: int) -> int:
-        """How many of n images to draw at a time, so that memory stays bounded: a quarter of what CUDA has free."""
+        """Batch size for n images within a bound on memory: 1 GiB on a CPU, a quarter of the free memory of CUDA."""
         memory, most = MEMORY, LARGEST_BATCH
         if self.device.type == "cuda":
             memory, most = torch.cuda.mem_get_info(self.device)[0] // 4, 16 * LARGEST_BATCH
@@ -122,11 +122,19 @@ class FastSampler:
         mask: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Draw one image for each row of noise; arguments and result as those of the plain loop,
-        :func:`pixelloom.sampling.ancestral.sample`.
+        """Draw one image for each row of noise.
 
-        ``conditioning`` holds further arguments of the network's forward, of the names that the plan was made with: a
-        row an image, or one for all; with guidance the conditional rows, then the unconditional ones.
+        Args:
+            noise: uniform, float64 [B, C, H, W], as for :func:`pixelloom.sampling.ancestral.sample`.
+            conditioning: further arguments of the network's forward, of the plan's names: one row per image, or one for
+                all; with guidance the conditional rows, then the unconditional ones.
+            temperature: as for the plain loop.
+            given: as for the plain loop.
+            mask: as for the plain loop.
+            on_step: callback after each step of the schedule.
+
+        Returns:
+            Levels, uint8 [B, C, H, W].
 
         Raises:
             UsageError: for a temperature that is not positive, or conditioning for another number of images.
@@ -136,26 +144,26 @@ class FastSampler:
         self._check(conditioning or {}, n)
         given, mask = (None if planes is None else planes.expand(n, *self.spec.shape) for planes in (given, mask))
 
-        def draw(rows: slice, report: OnStep, pace: Pace | None = None) -> Tensor:
+        def draw(rows: slice, report: OnStep, tuner: ThreadTuner | None = None) -> Tensor:
             known, where = (None if planes is None else planes[rows] for planes in (given, mask))
             of_rows = None if not conditioning else _rows_of(conditioning, rows, n)
             used.append(batch := self._buffers((rows.stop - rows.start) * (2 if self.guidance else 1), of_rows))
-            return batch.sample(noise[rows], known, where, temperature, report, pace)
+            return batch.sample(noise[rows], known, where, temperature, report, tuner)
 
-        with self._choice.pace(self.threads, self.device) as pace:
-            workers = sharing.workers(n, self.plan.grain, pace.most) if self.device.type == "cpu" else 1
+        with self._choice.tuner(self.threads, self.device) as tuner:
+            workers = sharding.shard_count(n, self.plan.grain, tuner.most) if self.device.type == "cpu" else 1
             if workers > 1:
                 begun = torch.zeros(n, *self.spec.shape, dtype=torch.uint8)
                 if given is not None and mask is not None:
                     begun = torch.where(mask, given, 0)
-                images = sharing.shared(draw, begun, workers, on_step)
+                images = sharding.draw_sharded(draw, begun, workers, on_step)
             else:
-                images = draw(slice(0, n), on_step or _nothing, pace)
+                images = draw(slice(0, n), on_step or _nothing, tuner)
         self._free = [] if conditioning else used
         return images
 
     def _check(self, conditioning: Conditioning, n: int) -> None:
-        """Refuse conditioning of other names than the plan's, or of another number of images than n."""
+        """Raise UsageError for conditioning of other names than the plan's, or of another number of images than n."""
         if set(conditioning) != self.plan.conditioned:
             wanted, found = (", ".join(sorted(names)) or "nothing" for names in (self.plan.conditioned, conditioning))
             raise UsageError(f"conditioning: the network is conditioned on {wanted}, and was given {found}")
@@ -164,9 +172,9 @@ class FastSampler:
                 raise UsageError(f"{name}: what is given is for {len(value)} images, a batch has {n}")
 
     def _buffers(self, images: int, conditioning: Conditioning | None) -> _Batch:
-        """For so many images, and for this call alone. The last ones serve again where they fit and nobody has them."""
+        """Buffers for this number of images, owned by the caller; those of an earlier call if they fit."""
         try:
-            batch = self._free.pop()  # one step of the interpreter: no two threads get the same
+            batch = self._free.pop()  # atomic: no two threads get the same one
         except IndexError:
             return _Batch(self, images, conditioning)
         fits = not conditioning and batch.images // 2 <= images <= batch.images
@@ -174,12 +182,12 @@ class FastSampler:
 
 
 class _Batch:
-    """Buffers for so many images. On CUDA each step is captured as a graph once they have been used, and replayed."""
+    """Buffers for a number of images. On CUDA, the second batch captures each step as a graph, and replays it."""
 
     def __init__(self, sampler: FastSampler, images: int, conditioning: Conditioning | None) -> None:
         self.sampler, self.images = sampler, images
         channels, height, width = sampler.spec.shape
-        self.run = Incremental(sampler.plan, images, sampler.dtype, sampler.device, conditioning)
+        self.run = Runtime(sampler.plan, images, sampler.dtype, sampler.device, conditioning)
         planes = (height * width, images, channels)
         self.noise = torch.zeros(planes, dtype=torch.float64, device=sampler.device)
         self.levels = torch.zeros(planes, dtype=torch.uint8, device=sampler.device)
@@ -194,14 +202,14 @@ class _Batch:
         mask: Tensor | None,
         temperature: float,
         on_step: OnStep,
-        pace: Pace | None,
+        tuner: ThreadTuner | None,
     ) -> Tensor:
-        """Fewer images than there is room for leave the rest unused."""
+        """Draw a batch of at most as many images as there are buffers for."""
         shown = len(noise)
         if self.sampler.guidance:
             noise = noise.repeat(2, 1, 1, 1)
             given, mask = (None if planes is None else planes.repeat(2, 1, 1, 1) for planes in (given, mask))
-        if len(self.graphs) < self.sampler.steps:  # stopped while they were captured: rows had moved by then
+        if len(self.graphs) < self.sampler.steps:  # an interrupted capture, which rows of caches moved after
             self.graphs.clear()
         n, spec = len(noise), self.sampler.spec
         self.noise[:, :n] = _planes(noise)
@@ -211,13 +219,14 @@ class _Batch:
             self.kept[:, :n] = _planes(mask)
             self.levels[:, :n] = _planes(torch.where(mask, given, 0))
         self.run.begin(self.sampler.to_model(self.levels).to(self.sampler.dtype))
+        # [H * W, images, C] -> [H, W, images, C] -> [images, C, H, W], a view that shows the progress
         images = self.levels.view(spec.height, spec.width, *self.levels.shape[1:])[:, :, :n].permute(2, 3, 0, 1)
         images = images[:shown]
-        for step, work in enumerate(self.sampler.plan.values_of_steps):
-            if pace is None:
+        for step, work in enumerate(self.sampler.plan.values_per_step):
+            if tuner is None:
                 self._step(step, temperature)
             else:
-                pace.run(work * n, partial(self._step, step, temperature))
+                tuner.run(work * n, partial(self._step, step, temperature))
             on_step(step + 1, self.sampler.steps, images)
         self.used_at = temperature
         return images.clone(memory_format=torch.contiguous_format)  # the buffers serve the next batch
@@ -240,25 +249,28 @@ class _Batch:
         def draw(params: Tensor, wavefront: Wavefront, channels: tuple[int, ...]) -> Tensor:
             head = self.sampler.head if len(channels) == self.levels.shape[2] else self.sampler.head.of_channel()
             which = slice(channels[0], channels[-1] + 1)
+            # Heads take [M, n, 1, 1].
             noise, levels, kept = (
-                wavefront.of(planes[..., which])[:, :, None, None] for planes in (self.noise, self.levels, self.kept)
+                wavefront.gather(planes[..., which])[:, :, None, None]
+                for planes in (self.noise, self.levels, self.kept)
             )
             if self.sampler.guidance:
+                # [M, n] -> [positions, images, n] -> two halves [positions, images / 2, n], and back
                 cond, uncond = params.view(-1, self.images, params.shape[1]).chunk(2, dim=1)
                 params = guided(cond, uncond, self.sampler.guidance).repeat(1, 2, 1).flatten(0, 1)
             drawn = head.draw(params[:, :, None, None], noise, temperature, (levels, kept))[:, :, 0, 0]
-            wavefront.put(self.levels[..., which], drawn)
+            wavefront.scatter(self.levels[..., which], drawn)
             return self.sampler.to_model(drawn).to(self.sampler.dtype)
 
         self.run.step(step, draw)
 
 
 def _nothing(*_: object) -> None:
-    """The callback of a call that has none."""
+    """The default callback."""
 
 
 def _rows_of(conditioning: Conditioning, rows: slice, n: int) -> Conditioning:
-    """The conditioning of some of n images; with guidance, of their conditional rows and then of the others."""
+    """The conditioning of a range of n images; with guidance, their conditional rows, then their unconditional rows."""
 
     def of(value: Tensor) -> Tensor:
         return value if len(value) == 1 else torch.cat([part[rows] for part in torch.split(value, n)])

@@ -1,9 +1,14 @@
-"""A network's own ``forward``, followed once by torch.fx and written down as nodes.
+"""The front end: a network's ``forward``, traced once by torch.fx, as nodes.
 
-Layers that mix positions are nodes of their own and declare their reads (:mod:`pixelloom.layers.reads`). What is known
-to act on each position alone needs no declaration: arithmetic, activations, 1x1 convolutions, batch norms with fixed
-statistics, chunks and joins of features. Anything else is an error that names it, since guessing would make wrong
-pictures or leak the future.
+Input: a module and the shape of its images. Output: nodes in topological order, with their reads. Layers that mix
+positions declare their reads (:mod:`pixelloom.layers.reads`). Operations that are known to act on each position alone
+need no declaration: arithmetic, activations, 1x1 convolutions, batch norms with running statistics, chunks and
+concatenations of features. Any other operation is an error that names it, since a wrong assumption would give wrong
+images or leak the future.
+
+The values of the torch.fx graph are references to nodes, constants (functions of parameters and conditioning), and
+Python values. Example tensors carry the shapes. An in-place operation is recorded as a new node, and all references to
+the overwritten tensor are redirected to it.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,24 +27,24 @@ from pixelloom.core.errors import ModelError
 from pixelloom.core.types import Conditioning
 from pixelloom.layers.reads import HERE, Read
 from pixelloom.sampling.fast.ir import (
+    Concat,
     Constant,
     Constants,
-    Each,
     Edge,
+    Elementwise,
     Image,
-    Join,
     Linear,
     Node,
+    Operand,
     Operation,
     Shuffle,
-    Slot,
 )
 from pixelloom.sampling.fast.op_registry import (
     ELEMENTWISE,
     ELEMENTWISE_MODULES,
+    IDENTITY,
+    IDENTITY_MODULES,
     INPLACE,
-    NOTHING,
-    NOTHING_MODULES,
     affine,
     convolution,
     operation_of,
@@ -49,13 +54,19 @@ from pixelloom.sampling.fast.symbolic import Tracer, argument, name_of
 
 
 def trace(network: nn.Module, shape: tuple[int, int, int], conditioning: Conditioning | None = None) -> list[Node]:
-    """The nodes of a network for images of shape (C, H, W): first the image, last the output, each after its inputs.
+    """Trace a network.
 
-    What depends on the conditioning alone is known before the first pixel, and enters as constants; of ``conditioning``
-    only names and shapes count. Other arguments of ``forward`` take their defaults.
+    Args:
+        network: maps [B, C, H, W] to [B, outputs, H, W].
+        shape: (C, H, W).
+        conditioning: further arguments of ``forward``, for one image; only names and shapes are used. Values that
+            depend on them alone become constants. Arguments that are not given take their defaults.
+
+    Returns:
+        The nodes: first the image, last the output, each after its inputs.
 
     Raises:
-        ModelError: if a layer or function does not say what it reads, or the forward pass cannot be followed.
+        ModelError: if the reads of a layer or function are unknown, or the forward pass cannot be traced.
     """
     training = [module for module in network.modules() if module.training]
     network.eval()
@@ -70,14 +81,14 @@ def trace(network: nn.Module, shape: tuple[int, int, int], conditioning: Conditi
                 f"the network's forward cannot be followed: {error}. Put what a graph cannot say into a module that "
                 "declares its reads, see pixelloom.layers.reads"
             ) from error
-        return _Follower(network, shape, conditioning or {}).follow(graph)
+        return _GraphBuilder(network, shape, conditioning or {}).build(graph)
     finally:
         for module in training:
             module.training = True
 
 
 def _defaults(network: nn.Module, given: Collection[str]) -> dict[str, Any] | None:
-    """Arguments after the image that are not given and need not be."""
+    """The defaults of the arguments after the image that are not given."""
     _, *more = inspect.signature(network.forward).parameters.values()
     left = {p.name: p.default for p in more if p.name not in given and p.default is not inspect.Parameter.empty}
     return left or None
@@ -85,48 +96,48 @@ def _defaults(network: nn.Module, given: Collection[str]) -> dict[str, Any] | No
 
 @dataclass(frozen=True)
 class _Ref:
-    """The value of a node; ``example`` is a tensor of that shape for a batch of no images."""
+    """A reference to a node, with a tensor of the shape of its value."""
 
     node: int
     example: Tensor
 
 
-class _Follower:
-    """Walks through the calls of a graph and writes down the nodes. Shapes come from a batch of no images."""
+class _GraphBuilder:
+    """Interprets the calls of a torch.fx graph and appends nodes."""
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int], conditioning: Conditioning) -> None:
         self.network, self.known = network, Constants(conditioning)
         self.nodes: list[Node] = []
-        self.written: dict[int, _Ref] = {}
+        self.overwritten: dict[int, _Ref] = {}
         first = next(network.parameters(), torch.empty(0))
         self.image = torch.zeros(1, *shape, dtype=first.dtype, device=first.device)
 
-    def follow(self, graph: fx.Graph) -> list[Node]:
-        """All nodes that the output depends on."""
+    def build(self, graph: fx.Graph) -> list[Node]:
+        """Interpret a graph; returns the nodes that the output depends on."""
         env: dict[fx.Node, Any] = {}
         for call in graph.nodes:
-            args = fx.node.map_arg(call.args, lambda n: self._newest(env[n]))
-            kwargs = fx.node.map_arg(call.kwargs, lambda n: self._newest(env[n]))
+            args = fx.node.map_arg(call.args, lambda n: self._current(env[n]))
+            kwargs = fx.node.map_arg(call.kwargs, lambda n: self._current(env[n]))
             try:
                 env[call] = self._call(call, args, dict(kwargs))
             except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
                 raise ModelError(f"{_label(call)}: cannot be followed: {error}") from error
             if call.op == "output":
-                return self._used(env[call])
+                return self._live(env[call])
         raise ModelError("the network's forward returns nothing")
 
-    def _newest(self, value: Any) -> Any:
-        """What a tensor holds now, if an operation in place has written over it."""
-        while isinstance(value, _Ref) and value.node in self.written:
-            value = self.written[value.node]
+    def _current(self, value: Any) -> Any:
+        """The value that a tensor holds now, after in-place operations."""
+        while isinstance(value, _Ref) and value.node in self.overwritten:
+            value = self.overwritten[value.node]
         return value
 
-    def _writes(self, ref: _Ref, value: _Ref) -> _Ref:
-        """After an operation in place, all who hold the tensor see the new value."""
-        parts = [node for node in self.nodes if isinstance(node.operation, Join) and len(node.inputs) == 1]
-        if any(part is self.nodes[ref.node] or ref.node in part.inputs for part in parts):
+    def _overwrite(self, ref: _Ref, value: _Ref) -> _Ref:
+        """Record an in-place operation: all references to the tensor refer to the new value."""
+        slices = [node for node in self.nodes if isinstance(node.operation, Concat) and len(node.inputs) == 1]
+        if any(one is self.nodes[ref.node] or ref.node in one.inputs for one in slices):
             raise ModelError(f"{self.nodes[value.node].name}: works in place on a tensor cut into parts; use a copy")
-        self.written[ref.node] = value
+        self.overwritten[ref.node] = value
         return value
 
     def _call(self, call: fx.Node, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -148,7 +159,7 @@ class _Follower:
         return self._function(call, args, kwargs)
 
     def _argument(self, target: str) -> Constant:
-        """What ``forward`` takes beside the image. Where it takes a default, torch.fx adds a number to its name."""
+        """An argument of ``forward`` after the image. torch.fx appends a number to the name of one with a default."""
         if target in self.known.conditioning:
             return Constant(lambda known: known.conditioning[target], conditioned=True)
         defaults = _defaults(self.network, self.known.conditioning) or {}
@@ -160,12 +171,12 @@ class _Follower:
     # Modules
 
     def _module(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> _Ref | Constant:
-        if not _refs(args):  # an embedding of a label, say: known from the start
-            return Constant.of(module, args)
+        if not _refs(args):  # independent of the image, as the embedding of a label is
+            return Constant.apply(module, args)
         if not all(isinstance(arg, _Ref) for arg in args):
             raise ModelError(f"{name}: a layer's inputs must be tensors that depend on the image")
         kind = type(module)
-        if kind in NOTHING_MODULES:
+        if kind in IDENTITY_MODULES:
             return args[0]  # type: ignore[no-any-return]
         known = kind in ELEMENTWISE_MODULES or kind in (nn.BatchNorm2d, nn.Conv2d, nn.PixelShuffle)
         if not hasattr(module, "reads") and (not known or getattr(module, "padding_mode", "zeros") != "zeros"):
@@ -180,14 +191,14 @@ class _Follower:
             return self._declared(name, module, args, example)
         if kind in ELEMENTWISE_MODULES:
             if not getattr(module, "inplace", False):
-                return self._each(name, module, args, {}, example)
-            apart: Any = copy.copy(module)
-            apart.inplace = False
-            return self._writes(args[0], self._each(name, apart, args, {}, example))
+                return self._elementwise(name, module, args, {}, example)
+            out_of_place: Any = copy.copy(module)
+            out_of_place.inplace = False
+            return self._overwrite(args[0], self._elementwise(name, out_of_place, args, {}, example))
         if isinstance(module, nn.BatchNorm2d):
             scale, shift = Constant(lambda _: affine(module)[0]), Constant(lambda _: affine(module)[1])
-            scaled = self._each(name, operator.mul, (args[0], scale), {}, example)
-            return self._each(name, operator.add, (scaled, shift), {}, example)
+            scaled = self._elementwise(name, operator.mul, (args[0], scale), {}, example)
+            return self._elementwise(name, operator.add, (scaled, shift), {}, example)
         if isinstance(module, nn.PixelShuffle):
             edge = Edge(args[0].node, *pixel_shuffle(module, example.shape[1]))
             return self._add(name, Shuffle(module.upscale_factor), args, (edge,), example)
@@ -213,8 +224,8 @@ class _Follower:
         if name == "getitem" and isinstance(args[0], tuple):
             return args[0][args[1]]
         if not _refs((args, kwargs)):
-            return Constant.of(_function_of(call), args, kwargs)
-        if name in NOTHING:
+            return Constant.apply(_function_of(call), args, kwargs)
+        if name in IDENTITY:
             if "dropout" in name and argument(args, kwargs, 2, "training", kwargs.get("train", True)):
                 raise ModelError(f"{label}: drops features in evaluation mode too; give it training=self.training")
             return args[0]
@@ -222,16 +233,16 @@ class _Follower:
             inplace = kwargs.pop("inplace", False) or getattr(call.target, "__name__", "") in INPLACE
             function = _function_of(call)
             example = function(*self._examples(args), **self._examples(kwargs))
-            value = self._each(label, function, args, kwargs, example)
-            return self._writes(args[0], value) if inplace and isinstance(args[0], _Ref) else value
+            value = self._elementwise(label, function, args, kwargs, example)
+            return self._overwrite(args[0], value) if inplace and isinstance(args[0], _Ref) else value
         found = None
         if name in ("cat", "concat", "concatenate"):
-            parts = argument(args, kwargs, 0, "tensors")
-            if all(isinstance(part, _Ref) for part in parts) and argument(args, kwargs, 1, "dim", 0) in (1, -3):
-                origin = [(i, f) for i, part in enumerate(parts) for f in range(part.example.shape[1])]
-                found = self._join(label, parts, origin)
+            tensors = argument(args, kwargs, 0, "tensors")
+            if all(isinstance(one, _Ref) for one in tensors) and argument(args, kwargs, 1, "dim", 0) in (1, -3):
+                origin = [(i, f) for i, one in enumerate(tensors) for f in range(one.example.shape[1])]
+                found = self._concat(label, tensors, origin)
         elif name in ("chunk", "split", "getitem"):
-            found = self._pieces(label, name, args, kwargs)
+            found = self._slices(label, name, args, kwargs)
         if found is None:
             raise ModelError(
                 f"{label}: the function {name!r} is not known to act on each position alone; put it into a module that "
@@ -239,25 +250,25 @@ class _Follower:
             )
         return found
 
-    def _pieces(self, label: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A chunk, a split, or a range of features; None for another cut."""
+    def _slices(self, label: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A chunk, a split, or a range of features; None for any other index."""
         source: _Ref = argument(args, kwargs, 0, "input", kwargs.get("tensor"))
         numbers = list(range(source.example.shape[1]))
         if name == "getitem":
             index, whole = args[1] if isinstance(args[1], tuple) else (args[1],), slice(None)
             if len(index) < 2 or any(i != whole for i in (index[0], *index[2:])) or not isinstance(index[1], slice):
                 return None
-            return self._join(label, [source], [(0, f) for f in numbers[index[1]]])
+            return self._concat(label, [source], [(0, f) for f in numbers[index[1]]])
         if argument(args, kwargs, 2, "dim", 0) not in (1, -3):
             return None
-        parts = torch.tensor(numbers)
+        features = torch.tensor(numbers)
         if name == "chunk":
-            pieces = parts.chunk(argument(args, kwargs, 1, "chunks"))
+            pieces = features.chunk(argument(args, kwargs, 1, "chunks"))
         else:
-            pieces = torch.split_with_sizes(parts, list(_sizes(args, kwargs, len(numbers))))
-        return tuple(self._join(label, [source], [(0, int(f)) for f in piece]) for piece in pieces)
+            pieces = torch.split_with_sizes(features, list(_sizes(args, kwargs, len(numbers))))
+        return tuple(self._concat(label, [source], [(0, int(f)) for f in piece]) for piece in pieces)
 
-    def _join(self, name: str, sources: Sequence[_Ref], origin: list[tuple[int, int]]) -> _Ref:
+    def _concat(self, name: str, sources: Sequence[_Ref], origin: list[tuple[int, int]]) -> _Ref:
         edges = []
         for i, source in enumerate(sources):
             if source.example.shape[2:] != sources[0].example.shape[2:]:
@@ -268,9 +279,9 @@ class _Follower:
                     features[out, feature] = True
             edges.append(Edge(source.node, HERE, features))
         example = sources[0].example.new_empty(0, len(origin), *sources[0].example.shape[2:])
-        return self._add(name, Join(tuple(origin)), sources, edges, example)
+        return self._add(name, Concat(tuple(origin)), sources, edges, example)
 
-    def _each(
+    def _elementwise(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], example: Tensor
     ) -> _Ref:
         sources: list[_Ref] = []
@@ -279,7 +290,7 @@ class _Follower:
             if not isinstance(value, _Ref):
                 return value
             sources.append(value)
-            return Slot(len(sources) - 1)
+            return Operand(len(sources) - 1)
 
         args, kwargs = tuple(map(slot, args)), {key: slot(value) for key, value in kwargs.items()}
         edges = []
@@ -288,7 +299,7 @@ class _Follower:
             if source.example.shape[2:] != example.shape[2:] or features not in (1, example.shape[1]):
                 raise ModelError(f"{name}: joins grids of {_shape(source.example)} and {_shape(example)}")
             edges.append(Edge(source.node, HERE, torch.eye(features, dtype=torch.bool) if features > 1 else None))
-        return self._add(name, Each(function, args, kwargs), sources, edges, example)
+        return self._add(name, Elementwise(function, args, kwargs), sources, edges, example)
 
     def _add(
         self, name: str, operation: Operation, inputs: Sequence[_Ref], edges: Sequence[Edge], example: Tensor
@@ -301,36 +312,29 @@ class _Follower:
         return _Ref(len(self.nodes) - 1, example)
 
     def _examples(self, value: Any) -> Any:
-        """Tensors of no images; of what is given for each image, that of the first, so that shapes fit."""
+        """Example tensors of references and constants; of a constant per image, the first, so that shapes match."""
 
         def example(v: Any) -> Any:
             if isinstance(v, _Ref):
                 return v.example
             return v[:1] if isinstance(v, Tensor) and v.ndim == 4 else v
 
-        return fx.node.map_aggregate(self.known.of(value), example)
+        return fx.node.map_aggregate(self.known.resolve(value), example)
 
-    def _used(self, output: _Ref) -> list[Node]:
-        """Without nodes that nothing reads, and the output last."""
-        used, todo = {0}, [output.node]
+    def _live(self, output: _Ref) -> list[Node]:
+        """Eliminate dead code: the image and the nodes that the output depends on, the output last."""
+        live, todo = {0}, [output.node]
         while todo:
             node = todo.pop()
-            if node not in used:
-                used.add(node)
+            if node not in live:
+                live.add(node)
                 todo += self.nodes[node].inputs
-        place = {old: new for new, old in enumerate(sorted(used))}
-        return [
-            replace(
-                node,
-                inputs=tuple(place[i] for i in node.inputs),
-                edges=tuple(replace(edge, source=place[edge.source]) for edge in node.edges),
-            )
-            for node in (self.nodes[old] for old in place)
-        ]
+        renumbered = {old: new for new, old in enumerate(sorted(live))}
+        return [self.nodes[old].with_inputs(renumbered) for old in renumbered]
 
 
 def _label(call: fx.Node) -> str:
-    """The layer, or the function and the module that calls it."""
+    """The name of a layer, or of a function and the module that calls it."""
     if call.op == "call_module":
         return str(call.target)
     stack = list(call.meta.get("nn_module_stack") or {})
@@ -338,7 +342,7 @@ def _label(call: fx.Node) -> str:
 
 
 def _function_of(call: fx.Node) -> Callable[..., Any]:
-    """What a call computes, without writing over its input: the branches of a network may share it."""
+    """The out-of-place function of a call: other branches of the network may read its input."""
     target = call.target
     if isinstance(target, str):
         return lambda first, *rest, **more: getattr(first, target)(*rest, **more)
@@ -346,13 +350,13 @@ def _function_of(call: fx.Node) -> Callable[..., Any]:
 
 
 def _sizes(args: Sequence[Any], kwargs: dict[str, Any], total: int) -> Sequence[int]:
-    """Of the parts of a split."""
+    """The sizes of the results of a split of ``total`` features."""
     size = argument(args, kwargs, 1, "split_size_or_sections", argument(args, kwargs, 1, "split_size"))
     return [min(size, total - start) for start in range(0, total, size)] if isinstance(size, int) else size
 
 
 def _refs(value: Any) -> list[_Ref]:
-    """All node values inside any nesting."""
+    """All references inside any nesting."""
     found: list[_Ref] = []
     fx.node.map_aggregate(value, lambda v: found.append(v) if isinstance(v, _Ref) else None)
     return found

@@ -21,10 +21,12 @@ from pixelloom.models.pixel import PixelModel
 from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
 from pixelloom.sampling.fast import sampler as fast
 from pixelloom.sampling.fast.analysis import NEVER
-from pixelloom.sampling.fast.caches import Cache, Wavefront
-from pixelloom.sampling.fast.planner import CacheLayout, Plan, Segment, cut, runs_of, wave_of
-from pixelloom.sampling.fast.runtime import Incremental
+from pixelloom.sampling.fast.caches import Cache
+from pixelloom.sampling.fast.layout import CacheLayout
+from pixelloom.sampling.fast.planner import Plan
+from pixelloom.sampling.fast.runtime import Runtime
 from pixelloom.sampling.fast.sampler import make_plan
+from pixelloom.sampling.fast.wavefronts import Segment, Wavefront, cut, ranges_of, sweep_of
 from settings import CONFIGS, ORDERED, Setting
 
 each_config = pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
@@ -39,7 +41,7 @@ def positions_of(segments: tuple[Segment, ...]) -> list[tuple[int, int]]:
     return [(s.y + i * s.dy, s.x + i * s.dx) for s in segments for i in range(s.n)]
 
 
-# Segments and waves
+# Segments and sweeps
 
 
 @st.composite
@@ -66,30 +68,30 @@ def test_segments_hold_each_position_once_and_in_order(marks: Grid) -> None:
 @given(grids(5))
 def test_waves_hold_each_position_at_its_step(ready: Grid) -> None:
     assume((ready != NEVER).any())
-    wave = wave_of(ready)
+    sweep = sweep_of(ready)
     found = np.full_like(ready, NEVER)
-    for step, segments in wave.segments.items():
+    for step, segments in sweep.segments.items():
         for y, x in positions_of(segments):
             assert found[y, x] == NEVER
             found[y, x] = step
     np.testing.assert_array_equal(found, ready)
-    assert sum(s.n for segments in wave.segments.values() for s in segments) == (ready != NEVER).sum()
+    assert sum(s.n for segments in sweep.segments.values() for s in segments) == (ready != NEVER).sum()
 
 
 def test_the_wavefront_of_a_masked_convolution_is_one_line() -> None:
     y, x = np.indices((28, 28))
-    wave = wave_of(x + 4 * y)
-    assert len(wave.segments) == 136
-    assert all(len(segments) == 1 for segments in wave.segments.values())
-    assert wave.segments[50][0] == Segment(6, 26, 1, -4, 7)
-    assert all(s.n == 28 for (s,) in wave_of(y).segments.values())  # a vertical stack: whole rows
+    sweep = sweep_of(x + 4 * y)
+    assert len(sweep.segments) == 136
+    assert all(len(segments) == 1 for segments in sweep.segments.values())
+    assert sweep.segments[50][0] == Segment(6, 26, 1, -4, 7)
+    assert all(s.n == 28 for (s,) in sweep_of(y).segments.values())  # a vertical stack: whole rows
 
 
 @examples(200)
 @given(st.sets(st.integers(0, 30), min_size=1))
 def test_runs_are_the_columns_and_their_places(columns: set[int]) -> None:
     ascending = sorted(columns)
-    runs = runs_of(np.array(ascending))
+    runs = ranges_of(np.array(ascending))
     assert [c for run, _ in runs for c in range(run.start, run.stop)] == ascending
     assert [i for _, place in runs for i in range(place.start, place.stop)] == list(range(len(ascending)))
     assert all(run.stop - run.start == place.stop - place.start for run, place in runs)
@@ -113,16 +115,16 @@ def test_every_value_that_is_needed_is_computed_once_and_at_its_time(setting: Se
     plan = plan_of(setting.fresh(), top_half(setting.image) if half else None)
     flow, ready = plan.schedule.flow, plan.schedule.ready
     slots: list[int] = []
-    for number, parts in enumerate(plan.parts):
+    for number, groups in enumerate(plan.feature_groups):
         wanted = ready[number][flow.labels[number]]  # [features, height, width]
         times = np.full_like(wanted, NEVER)
-        for part in parts:
-            assert part.node == number
-            slots.append(part.slot)
-            for step, segments in plan.waves[part.wave].segments.items():
+        for group in groups:
+            assert group.node == number
+            slots.append(group.slot)
+            for step, segments in plan.sweeps[group.sweep].segments.items():
                 for y, x in positions_of(segments):
-                    assert (times[part.columns, y, x] == NEVER).all()
-                    times[part.columns, y, x] = step
+                    assert (times[group.columns, y, x] == NEVER).all()
+                    times[group.columns, y, x] = step
         np.testing.assert_array_equal(times, wanted)
     assert sorted(slots) == list(range(plan.slots))
 
@@ -132,8 +134,8 @@ def test_pixels_are_drawn_once_and_one_step_before_they_are_read(setting: Settin
     known = top_half(setting.image)
     plan = plan_of(setting.fresh(), known)
     times = np.full(setting.image.shape, NEVER)
-    for wave, channels, _ in plan.pixels:
-        for step, segments in plan.waves[wave].segments.items():
+    for sweep, channels, _ in plan.pixel_groups:
+        for step, segments in plan.sweeps[sweep].segments.items():
             for y, x in positions_of(segments):
                 assert (times[channels, y, x] == NEVER).all()
                 times[channels, y, x] = step
@@ -164,7 +166,7 @@ def layouts(draw: st.DrawFn) -> tuple[CacheLayout, int, int]:
 
 def cache_of(layout: CacheLayout, images: int) -> Cache:
     cache = Cache(layout, images, torch.float64, torch.device("cpu"))
-    cache.begin()
+    cache.reset()
     return cache
 
 
@@ -207,7 +209,7 @@ def test_views_are_the_values_at_each_position_and_zeros_beyond_the_edge(
         inside = 0 <= y < height and 0 <= x < layout.width
         return values[y, image, x] if inside else torch.zeros(layout.features).double()
 
-    for segments in wave_of(np.array(ready).reshape(inner)).segments.values():
+    for segments in sweep_of(np.array(ready).reshape(inner)).segments.values():
         for segment in segments:
             columns = slice(0, features)
             view = cache.view(segment, columns, taps, (dy, dx), stride).reshape(segment.n, images, -1)
@@ -229,13 +231,13 @@ def test_what_is_written_is_read_and_nothing_else_changes(
     ready = data.draw(st.lists(st.integers(-1, 2), min_size=height * layout.width, max_size=height * layout.width))
     columns = np.array(sorted(data.draw(st.sets(st.integers(0, layout.features - 1), min_size=1))))
     truth = torch.zeros(height, images, layout.width, layout.features, dtype=torch.float64)
-    for segments in wave_of(np.array(ready).reshape(height, layout.width)).segments.values():
+    for segments in sweep_of(np.array(ready).reshape(height, layout.width)).segments.values():
         wavefront = Wavefront(segments, images, layout.width)
         rows = torch.rand(wavefront.rows, len(columns), dtype=torch.float64)
-        cache.write(wavefront, runs_of(columns), rows)
+        cache.write(wavefront, ranges_of(columns), rows)
         for place, (y, x) in enumerate(wavefront.positions):
             truth[y, :, x, columns] = rows[place * images : (place + 1) * images]
-        assert torch.equal(cache.read(wavefront, runs_of(columns)), rows)
+        assert torch.equal(cache.read(wavefront, ranges_of(columns)), rows)
         assert torch.equal(torch.stack([cache.line(y) for y in range(height)]), truth)
     for y in range(height):
         cache.line(y).zero_()
@@ -276,14 +278,14 @@ def test_colors_release_rows_too() -> None:
 @pytest.mark.parametrize("setting", [*CONFIGS.values(), TALL], ids=[*CONFIGS, "tall"])
 def test_margins_stay_zero(setting: Setting) -> None:
     plan = plan_of(setting.model())
-    run = Incremental(plan, 2, torch.float32, torch.device("cpu"))
+    run = Runtime(plan, 2, torch.float32, torch.device("cpu"))
     run.begin(torch.rand(setting.image.height * setting.image.width, 2, setting.image.channels))
     with torch.no_grad():
         for step in range(plan.schedule.steps):
             run.step(step, lambda params, wavefront, channels: torch.rand(wavefront.rows, len(channels)))
     for cache in run.caches.values():
         assert cache.flat.any()
-        for y in range(max(cache.first, 0), cache.first + cache.layout.rows - cache.layout.bottom):
+        for y in range(max(cache.first_row, 0), cache.first_row + cache.layout.rows - cache.layout.bottom):
             cache.line(y).zero_()
         assert not cache.flat.any()
 
@@ -297,12 +299,12 @@ def test_memory_of_an_image_is_what_is_allocated(setting: Setting, dtype: torch.
     model = setting.model()
     model.network.to(dtype)
     sampler, images = model.fast_sampler(), 50
-    run = Incremental(sampler.plan, images, dtype, torch.device("cpu"))
+    run = Runtime(sampler.plan, images, dtype, torch.device("cpu"))
     allocated = sum(cache.flat.nbytes for cache in run.caches.values())
     skewed = sum(c.layout.features * (2 * c.layout.margin + c.layout.rows * c.layout.skew) for c in run.caches.values())
     assert allocated == images * sampler.plan.values_per_image() * dtype.itemsize + skewed * dtype.itemsize
     noise_and_levels = setting.image.dims * (8 + 1 + 1)
-    at_once = sampler.plan.values_at_once() * dtype.itemsize
+    at_once = sampler.plan.peak_values_per_image() * dtype.itemsize
     assert sampler.bytes_per_image == sampler.plan.values_per_image() * dtype.itemsize + at_once + noise_and_levels
     assert 0 < at_once < sampler.bytes_per_image / 2
 
@@ -314,7 +316,7 @@ def test_values_of_the_busiest_step() -> None:
     for number in range(1, len(plan.nodes)):
         times = plan.schedule.ready[number][plan.schedule.flow.labels[number]]
         held.update(times[times != NEVER].tolist())
-    assert plan.values_at_once() == max(held.values())
+    assert plan.peak_values_per_image() == max(held.values())
 
 
 @pytest.mark.parametrize("name", ["gated", "mnist-gray", "rgb-ordered"])
