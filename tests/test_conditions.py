@@ -121,7 +121,7 @@ def test_a_network_and_a_person_see_it_at_full_size(rule: str) -> None:
     levels = condition.of(some(condition.image, 2))
     k = 1 if rule == "edges" else 3
     large = levels.numpy().repeat(k, 2).repeat(k, 3)
-    planes, shown = condition.planes(levels), condition.shown(levels)
+    planes, shown = condition.planes(levels), condition.to_images(levels)
     np.testing.assert_array_equal(planes.numpy(), (large / (condition.spec.levels - 1)).astype(np.float32))
     expected = np.broadcast_to(large * (4 if rule == "edges" else 1), (2, 3, 6, 9))
     np.testing.assert_array_equal(shown.numpy(), expected)
@@ -368,7 +368,7 @@ def test_a_run_shows_what_it_went_by(run: Path) -> None:
     seen = model.condition.of(truth)
     drawn = model.sample(3, seed=0, condition=seen)
     expected = plots.table(
-        drawn.numpy(), 17, 3, left=model.condition.shown(seen).numpy(), right=truth.numpy()
+        drawn.numpy(), 17, 3, left=model.condition.to_images(seen).numpy(), right=truth.numpy()
     )  # 5 samples: a row for each of three pictures, of one draw
     assert np.array_equal(np.asarray(Image.open(run / "samples/final.png")), np.asarray(expected))
     assert list((run / "samples").glob("0*.png"))
@@ -416,7 +416,7 @@ def test_pictures_of_a_split_are_gone_by(at: Path, run: Path, capsys: pytest.Cap
     found = np.load("a.npy")
     assert np.array_equal(found, model.sample(8, first=1, condition=seen[numbers % 4]).numpy())
     by_row = np.stack([found[i] for i in np.argsort(numbers % 4, kind="stable")]).reshape(4, 2, 1, 8, 8)
-    tiles = np.concatenate([model.condition.shown(seen)[:, None], by_row, truth[:, None]], axis=1)
+    tiles = np.concatenate([model.condition.to_images(seen)[:, None], by_row, truth[:, None]], axis=1)
     grid = np.asarray(plots.grid(tiles.reshape(-1, 1, 8, 8), 17, 4, 3))
     assert np.array_equal(np.asarray(Image.open("grid.png"))[-len(grid) :], grid)
     assert main(["evaluate", "by"]) == 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pixelloom.core.errors import DataError
 from pixelloom.metrics import distances
-from pixelloom.metrics.distances import frechet, kernel, nearest, neighborhoods, squared_distances, subset_size
+from pixelloom.metrics.distances import frechet, kid, nearest, neighborhoods, squared_distances, subset_size
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
@@ -64,14 +64,14 @@ def test_the_floor_of_400_images_with_64_features() -> None:
 
 
 def test_frechet_of_too_few_images_is_refused() -> None:
-    with pytest.raises(DataError, match="fd: 64 generated pictures are too few with 64 features; it takes 65 at least"):
+    with pytest.raises(DataError, match="fd: 64 generated images are too few with 64 features; at least 65 are needed"):
         frechet(normal(65, 64, 0), normal(64, 64, 1))
-    with pytest.raises(DataError, match="fd: 19 real pictures are too few"):
+    with pytest.raises(DataError, match="fd: 19 real images are too few"):
         frechet(normal(19, 2, 0), normal(64, 2, 1))
     assert frechet(normal(65, 64, 0), normal(65, 64, 1)) > 0
 
 
-# kernel
+# KID
 
 
 def unbiased(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
@@ -85,9 +85,9 @@ def unbiased(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
     return same / (m * (m - 1)) - 2 * sum(k(a, b) for a in x for b in y) / m**2
 
 
-def test_kernel_distance_is_the_unbiased_estimator() -> None:
+def test_kid_is_the_unbiased_estimator() -> None:
     x, y = normal(40, 5, 0), 1.5 * normal(24, 5, 1) + 0.3
-    found = kernel(x, y, subsets=4, seed=7)
+    found = kid(x, y, subsets=4, seed=7)
     torch.manual_seed(7)
     scores = []
     for _ in range(4):
@@ -96,20 +96,20 @@ def test_kernel_distance_is_the_unbiased_estimator() -> None:
     assert found == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-10)
 
 
-def test_kernel_distance_is_zero_in_expectation() -> None:
-    found = np.array([kernel(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1), subsets=10)[0] for i in range(60)])
+def test_kid_is_zero_in_expectation() -> None:
+    found = np.array([kid(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1), subsets=10)[0] for i in range(60)])
     assert abs(found.mean()) < 3 * found.std() / np.sqrt(60)
     assert 10 < (found < 0).sum() < 50
     near, far = normal(60, 8, 0), normal(60, 8, 1) + 0.5
-    assert kernel(near, far, subsets=10)[0] > 5 * found.std()
+    assert kid(near, far, subsets=10)[0] > 5 * found.std()
 
 
-def test_kernel_distance_of_two_gaussians_in_one_dimension() -> None:
+def test_kid_of_two_gaussians_in_one_dimension() -> None:
     """(x y + 1)^3 = sum_k C(3, k) x^k y^k, so the distance is sum_k C(3, k) (E x^k - E y^k)^2."""
     mean = 0.5
     expected = 3 * mean**2 + 3 * mean**4 + (mean**3 + 3 * mean) ** 2
     pairs = [(normal(400, 1, 2 * i), normal(400, 1, 2 * i + 1) + mean) for i in range(60)]
-    found = np.array([kernel(x, y, subsets=10)[0] for x, y in pairs])
+    found = np.array([kid(x, y, subsets=10)[0] for x, y in pairs])
     error = found.std() / np.sqrt(len(found))
     assert error < 0.1 * expected
     assert abs(found.mean() - expected) < 3.5 * error
@@ -121,28 +121,28 @@ def test_subsets_are_drawn_by_the_seed_alone() -> None:
     before = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first = kernel(x, y, subsets=5)
+        first = kid(x, y, subsets=5)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(4)
-    assert kernel(x, y, subsets=5) == first != kernel(x, y, subsets=5, seed=1)
+    assert kid(x, y, subsets=5) == first != kid(x, y, subsets=5, seed=1)
 
 
 def test_subsets_fit_small_sets() -> None:
-    """1000 at most, as in the paper, and never a whole set: subsets that are all one set have no spread."""
+    """1000 at most, as in the paper, and never a whole set: subsets that are all one set have no std."""
     assert subset_size(50_000, 10_000) == 1000
     assert subset_size(50_000, 300) == 150
-    mean, spread = kernel(normal(20, 4, 0), normal(5000, 4, 1), subsets=5)
+    mean, std = kid(normal(20, 4, 0), normal(5000, 4, 1), subsets=5)
     assert np.isfinite(mean)
-    assert spread > 0
-    with pytest.raises(DataError, match=r"kid: 19 generated pictures are too few .* it takes 20"):
-        kernel(normal(20, 4, 0), normal(19, 4, 1))
+    assert std > 0
+    with pytest.raises(DataError, match=r"kid: 19 generated images are too few .* at least 20 are needed"):
+        kid(normal(20, 4, 0), normal(19, 4, 1))
 
 
 def test_one_process_measures_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)  # a sync would find no group, and fail
     x, y = normal(30, 2, 0), normal(30, 2, 1)
     assert np.isfinite(frechet(x, y))
-    assert np.isfinite(kernel(x, y, subsets=2)[0])
+    assert np.isfinite(kid(x, y, subsets=2)[0])
 
 
 # precision, recall, density, coverage
@@ -222,17 +222,17 @@ def test_density_and_coverage_of_one_distribution() -> None:
 
 
 def test_too_few_neighbors_are_refused() -> None:
-    with pytest.raises(DataError, match="precision, recall, density, coverage: 19 real pictures"):
+    with pytest.raises(DataError, match="precision, recall, density, coverage: 19 real images"):
         neighborhoods(normal(19, 2, 0), normal(30, 2, 1))
-    with pytest.raises(DataError, match="it takes 40"):
+    with pytest.raises(DataError, match="at least 40 are needed"):
         neighborhoods(normal(39, 2, 0), normal(40, 2, 1), k=20)
 
 
-@pytest.mark.parametrize("distance", [frechet, kernel, neighborhoods])
+@pytest.mark.parametrize("distance", [frechet, kid, neighborhoods])
 def test_features_that_are_no_numbers_are_refused(distance: object) -> None:
     broken = normal(30, 2, 0)
     broken[3, 1] = torch.nan
-    with pytest.raises(DataError, match="features of generated pictures are not finite"):
+    with pytest.raises(DataError, match="features of generated images are not finite"):
         distance(normal(30, 2, 1), broken)  # type: ignore[operator]
 
 

@@ -114,7 +114,7 @@ def test_random_weights_are_the_same_everywhere(monkeypatch: pytest.MonkeyPatch)
         assert float(weight.abs().max()) <= bound
         assert float(weight.var()) == pytest.approx(bound**2 / 3, rel=0.1)
     monkeypatch.setattr(module.rng, "bits", lambda *words: bits(0, *words))
-    with pytest.raises(ModelError, match="not the agreed ones"):
+    with pytest.raises(ModelError, match="not the specified ones"):
         RandomNetwork(3)
 
 
@@ -225,10 +225,10 @@ def test_auto_goes_by_the_data() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(2, 1, 4, 4), r"pictures: uint8 levels .* not torch.float32 \[2, 1, 4, 4\]"),
+        (torch.zeros(2, 1, 4, 4), r"images: metrics take uint8 levels .* not torch.float32 \[2, 1, 4, 4\]"),
         (torch.zeros(2, 2, 4, 4, dtype=torch.uint8), r"\[2, 2, 4, 4\]"),
         (torch.zeros(2, 4, 4, dtype=torch.uint8), r"\[2, 4, 4\]"),
-        (np.full((2, 1, 4, 4), 4, np.uint8), r"level 4 in pictures of 4 levels \(0 to 3\)"),
+        (np.full((2, 1, 4, 4), 4, np.uint8), r"level 4 in images of 4 levels \(0 to 3\)"),
     ],
 )
 def test_other_images_are_refused(images: Tensor, message: str) -> None:

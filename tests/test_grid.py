@@ -12,6 +12,7 @@ from PIL import Image
 
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.data.pixels import quantize, to_bytes
+from pixelloom.viz import canvas
 from pixelloom.viz import grid as plots
 from pixelloom.viz import receptive_field as fields
 
@@ -87,7 +88,7 @@ def test_what_no_grid_can_be_made_of(images: np.ndarray, wish: dict[str, int], w
 @pytest.mark.parametrize("levels", [2, 4, 17, 256])
 def test_a_saved_picture_gives_its_levels_back(channels: int, levels: int, tmp_path: Path) -> None:
     image = levels_of(1, channels, 5, 7, levels)[0]
-    plots.save_png(plots.picture(image, levels), tmp_path / "one.png")
+    plots.save_png(plots.to_image(image, levels), tmp_path / "one.png")
     with Image.open(tmp_path / "one.png") as read:
         assert read.format == "PNG"
         pixels = np.asarray(read).reshape(5, 7, channels).transpose(2, 0, 1)
@@ -100,7 +101,7 @@ def test_a_picture_that_cannot_be_saved_leaves_no_part(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# ------------------------------------------------------------------------------------------------ large grids, field_kinds
+# ------------------------------------------------------------------------------------- large grids, field_kinds
 
 
 def test_a_sheet_is_the_size_of_its_grid() -> None:
@@ -109,19 +110,19 @@ def test_a_sheet_is_the_size_of_its_grid() -> None:
         (7, (2, 8, 6), {"columns": 3}),
         (3, (3, 5, 5), {"scale": 2, "margin": 0}),
     ):
-        layout = plots.sheet(n, shape, **wish)
+        layout = plots.grid_layout(n, shape, **wish)
         image = plots.grid(np.zeros((n, *shape), np.uint8), 2, **wish)
         assert layout.size == (image.height, image.width)
 
 
 def test_a_grid_that_nobody_could_open_is_refused() -> None:
-    side = math.isqrt(plots.LARGEST_SHEET)
+    side = math.isqrt(canvas.MAX_PIXELS)
     assert Image.MAX_IMAGE_PIXELS is not None
-    assert plots.LARGEST_SHEET <= Image.MAX_IMAGE_PIXELS
-    assert math.prod(plots.sheet(1, (1, side, side), scale=1, margin=0).size) <= plots.LARGEST_SHEET
+    assert canvas.MAX_PIXELS <= Image.MAX_IMAGE_PIXELS
+    assert math.prod(plots.grid_layout(1, (1, side, side), scale=1, margin=0).size) <= canvas.MAX_PIXELS
     for n, shape, scale in ((1, (1, side + 1, side + 1), 1), (10, (3, 1000, 1000), 3), (10**7, (1, 8, 8), None)):
         with pytest.raises(UsageError, match=rf"a grid of {n} images .* too many to be opened"):
-            plots.sheet(n, shape, scale=scale, margin=0)
+            plots.grid_layout(n, shape, scale=scale, margin=0)
 
 
 FIELD = """
@@ -145,7 +146,7 @@ def test_what_each_pixel_is_to_another() -> None:
     assert fields.field_kinds(np.zeros((1, 2, 2), bool), (0, 1)).tolist() == [[3, 0], [4, 4]]
     leak = np.zeros((1, 2, 2), bool)
     leak[0, 1, 1] = True
-    assert fields.field_kinds(leak, (0, 1))[1, 1] == list(fields.FIELD_KINDS).index("later, and yet seen")
+    assert fields.field_kinds(leak, (0, 1))[1, 1] == list(fields.FIELD_KINDS).index("later, but read")
     for position in ((-1, 0), (0, -1), (2, 0), (0, 2)):
         with pytest.raises(UsageError, match="rows 0 to 1 and columns 0 to 1"):
             fields.field_kinds(leak, position)
@@ -170,7 +171,7 @@ def test_the_figure_shows_each_pixel_in_its_color_and_counts_them(size: tuple[in
     assert told[0] == f"row {position[0]}, column {position[1]}"
     truth = {name: int((kinds == kind).sum()) for kind, name in enumerate(fields.FIELD_KINDS)}
     assert told[1:5] == [f"{truth[name]:,} {name}" for name in list(fields.FIELD_KINDS)[1:5]]
-    assert len(told) == (6 if truth["later, and yet seen"] else 5)
+    assert len(told) == (6 if truth["later, but read"] else 5)
     # Nothing is cut off.
     width, height = figure.get_size_inches() * figure.dpi
     for box in (legend.get_window_extent(), axes.get_tightbbox()):

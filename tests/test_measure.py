@@ -13,20 +13,20 @@ from torch import Tensor
 
 import pixelloom
 from gan_toys import PAIRS
-from image_toys import Drawer, dataset, drawing, pictures
+from image_toys import Drawer, dataset, drawing, toy_images
 from pixelloom import api
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.catalog import DataConfig, load
 from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import to_bytes
-from pixelloom.data.splits import Dataset, Split, given
+from pixelloom.data.splits import Dataset, Split, from_splits
 from pixelloom.data.stream import ordered
 from pixelloom.metrics import results
 from pixelloom.metrics.class_accuracy import accuracy, digits_of, read, wilson
 from pixelloom.metrics.extractors import Pixels
-from pixelloom.metrics.memorization import NearestImages
-from pixelloom.metrics.results import METRICS, Neighbors, Reference, nearby
+from pixelloom.metrics.memorization import NearestNeighbors
+from pixelloom.metrics.results import METRICS, Reference, TrainingNeighbors, training_neighbors
 from pixelloom.models.gan import GANDescription, GANModel
 from pixelloom.models.pixel import PixelModel
 from pixelloom.runs import evaluate
@@ -40,7 +40,7 @@ SPEC = ImageSpec(1, 8, 8, 16)
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return dataset(pictures(500, 1), pictures(60, 2), pictures(700, 3))
+    return dataset(toy_images(500, 1), toy_images(60, 2), toy_images(700, 3))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def values(found: Measured) -> dict[str, float]:
 
 def test_a_copier_is_caught_and_an_honest_model_is_not(data: Dataset) -> None:
     train, wishes = torch.from_numpy(data.train.all()[0]), MeasureOptions(METRICS, "pixels", n=300)
-    copier, honest = (measure(drawing(images), data, wishes) for images in (train, pictures(20_000, 4)))
+    copier, honest = (measure(drawing(images), data, wishes) for images in (train, toy_images(20_000, 4)))
     caught, fine = values(copier), {figure.name: figure for figure in honest.results}
     assert (caught["copied-pixels"], caught["nearest-pixels"], caught["gap-pixels"]) == (1, 0, -1)
     assert caught["precision-pixels"] > 0.5  # which notices nothing
@@ -73,14 +73,14 @@ def test_a_copier_is_caught_and_an_honest_model_is_not(data: Dataset) -> None:
         assert fine[f"{name}-pixels"].value == pytest.approx(fine[f"{name}-pixels"].baseline, rel=0.2), name
     sizes = (1 / 300 + 1 / 700) / (1 / 300 + 1 / 400)  # which the distance's bias goes with
     assert fine["fd-pixels"].value == pytest.approx(sizes * (fine["fd-pixels"].baseline or 0), rel=0.2)
-    assert abs(fine["kid-pixels"].value) < (fine["kid-pixels"].spread or 0)
+    assert abs(fine["kid-pixels"].value) < (fine["kid-pixels"].std or 0)
     noise = measure(drawing(torch.randint(0, 16, (300, *SPEC.shape)).byte()), data, wishes)
     assert values(noise)["fd-pixels"] > 20 * fine["fd-pixels"].value
     assert values(noise)["precision-pixels"] < 0.05
 
 
 def test_figures_are_of_the_models_own_samples_and_the_whole_split(data: Dataset) -> None:
-    model = drawing(pictures(300, 5))
+    model = drawing(toy_images(300, 5))
     found = measure(model, data, MeasureOptions(("kid", "nearest"), "random", n=90, seed=4))
     assert torch.equal(found.samples, model.sample(90, seed=4))
     reference = Reference(data.test.all()[0], data.train.all()[0])
@@ -92,7 +92,7 @@ def test_figures_are_of_the_models_own_samples_and_the_whole_split(data: Dataset
 
 @pytest.mark.parametrize("family", ["pixel", "latent"])
 def test_drawing_tells_how_far_it_is_and_changes_nothing(family: str) -> None:
-    model: PixelModel | GANModel = flat(SPEC) if family == "pixel" else drawing(pictures(99, 0))
+    model: PixelModel | GANModel = flat(SPEC) if family == "pixel" else drawing(toy_images(99, 0))
     seen: list[float] = []
     drawn = draw(model, 150, seed=3, on_draw=seen.append)
     assert torch.equal(drawn, model.sample(150, seed=3))
@@ -104,7 +104,9 @@ def test_drawing_tells_how_far_it_is_and_changes_nothing(family: str) -> None:
 def test_classes_that_the_pictures_lack_are_drawn_evenly(data: Dataset) -> None:
     sets = [torch.full((1, *SPEC.shape), level, dtype=torch.uint8) for level in (3, 9, 14)]
     model, wishes = drawing(*sets, classes="abc"), MeasureOptions(("kid",), "pixels", n=100)
-    others = dataset(pictures(50, 1), pictures(50, 2), pictures(70, 3), labels=torch.arange(70) % 2, classes="bca")
+    others = dataset(
+        toy_images(50, 1), toy_images(50, 2), toy_images(70, 3), labels=torch.arange(70) % 2, classes="bca"
+    )
     for pictured in (data, others):
         found = measure(model, pictured, wishes)
         assert found.samples[:, 0, 0, 0].tolist() == [(3, 9, 14)[i % 3] for i in range(100)]
@@ -113,21 +115,21 @@ def test_classes_that_the_pictures_lack_are_drawn_evenly(data: Dataset) -> None:
 def test_classes_are_drawn_as_often_as_the_pictures_have_them() -> None:
     """So a model that is as good as uneven data is at their baseline; evenly drawn it would be far above."""
     labels = (torch.arange(600) % 10 == 0).long()
-    test, more = (pictures(600, seed) // 2 + 8 * labels.byte().view(-1, 1, 1, 1) for seed in (3, 4))
-    data = dataset(pictures(50, 1), pictures(50, 2), test, labels=labels, classes="ab")
+    test, more = (toy_images(600, seed) // 2 + 8 * labels.byte().view(-1, 1, 1, 1) for seed in (3, 4))
+    data = dataset(toy_images(50, 1), toy_images(50, 2), test, labels=labels, classes="ab")
     model = drawing(more[labels == 0], more[labels == 1], classes="ab")
     for n in (300, 900):
         found = measure(model, data, MeasureOptions(("kid",), "pixels", n=n))
         assert int((found.samples.double().mean((1, 2, 3)) > 7.5).sum()) == pytest.approx(n / 10, abs=n / 30)
         (kid,) = found.results
-        assert abs(kid.value) < 3 * (kid.spread or 0)
+        assert abs(kid.value) < 3 * (kid.std or 0)
 
 
 def test_pictures_gone_by_are_not_those_compared_with() -> None:
     """Each picture is one color: a test picture is told from every other by its level."""
     levels = torch.arange(200, dtype=torch.uint8)
     test = levels.view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
-    data = dataset(pictures(50, 0, levels=256), pictures(50, 1, levels=256), test, 256)
+    data = dataset(toy_images(50, 0, levels=256), toy_images(50, 1, levels=256), test, 256)
     model = flat(ImageSpec(1, 8, 8, 256))
     model.condition = Condition("downsample@2", model.spec)
     seen: list[Tensor] = []
@@ -150,8 +152,8 @@ def test_pictures_gone_by_are_not_those_compared_with() -> None:
 
 def test_a_limit_takes_random_pictures_and_never_the_first() -> None:
     test = torch.arange(250, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()  # sorted by class
-    data = dataset(pictures(50, 0, levels=256), pictures(50, 1, levels=256), test, 256)
-    model, chosen = drawing(pictures(99, 2, levels=256), levels=256), []
+    data = dataset(toy_images(50, 0, levels=256), toy_images(50, 1, levels=256), test, 256)
+    model, chosen = drawing(toy_images(99, 2, levels=256), levels=256), []
     for seed in (0, 0, 1):
         found = measure(model, data, MeasureOptions(("kid",), "pixels", n=50, seed=seed, limit=60))
         chosen.append(torch.as_tensor(found.reference.held_out)[:, 0, 0, 0].tolist())
@@ -174,7 +176,7 @@ def test_training_pictures_beyond_the_memory_are_a_sample_that_is_told_of(
     data: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(evaluate, "_MOST", 64 * 400)
-    found = measure(drawing(pictures(99, 0)), data, MeasureOptions(("nearest",), "pixels", n=50))
+    found = measure(drawing(toy_images(99, 0)), data, MeasureOptions(("nearest",), "pixels", n=50))
     assert "looks among 400 of 500 training pictures" in caplog.text
     assert (found.results[0].reference, len(found.reference.held_out)) == (400, 400)
 
@@ -183,8 +185,8 @@ def test_training_pictures_beyond_the_memory_are_a_sample_that_is_told_of(
 
 
 def test_which_metrics_are_meant(data: Dataset) -> None:
-    pixel, latent = flat(SPEC), drawing(pictures(9, 0))
-    told = drawing(pictures(9, 0), pictures(9, 1), classes="78")
+    pixel, latent = flat(SPEC), drawing(toy_images(9, 0))
+    told = drawing(toy_images(9, 0), toy_images(9, 1), classes="78")
     assert settled(pixel, None, "test") == ("likelihood",)
     assert settled(latent, None, "test") == METRICS
     assert settled(told, None, "test") == (*METRICS, "accuracy")
@@ -198,7 +200,7 @@ def test_which_metrics_are_meant(data: Dataset) -> None:
         (pixel, [""], "test", "no ''"),
         (pixel, ["nearest"], "train", "split val or test"),
         (pixel, ["accuracy"], "test", "there are no classes"),
-        (drawing(pictures(9, 0), pictures(9, 1), classes="ab"), ["accuracy"], "test", "here classes are a, b"),
+        (drawing(toy_images(9, 0), toy_images(9, 1), classes="ab"), ["accuracy"], "test", "here classes are a, b"),
     ):
         with pytest.raises(UsageError, match=said):
             settled(model, metrics, split)
@@ -216,12 +218,12 @@ class Wide(Pixels):
 
 
 def test_too_few_pictures_are_told_or_refused(caplog: pytest.LogCaptureFixture) -> None:
-    data, model = dataset(pictures(90, 0), pictures(9, 1), pictures(40, 2)), drawing(pictures(90, 3))
+    data, model = dataset(toy_images(90, 0), toy_images(9, 1), toy_images(40, 2)), drawing(toy_images(90, 3))
     drawn: list[float] = []
     for extractor, n, said in (
-        ("random", 100, "fd: 40 real pictures are too few with 64 features; it takes 65"),
-        (Wide(), 100, "fd: 40 real pictures are too few with 2048 features; it takes 2049 at least"),
-        ("random", 9, "kid: 9 generated pictures are too few"),
+        ("random", 100, "fd: 40 real images are too few with 64 features; at least 65 are needed"),
+        (Wide(), 100, "fd: 40 real images are too few with 2048 features; at least 2049 are needed"),
+        ("random", 9, "kid: 9 generated images are too few"),
     ):
         with pytest.raises(DataError, match=said):
             measure(model, data, MeasureOptions(METRICS, extractor, n=n), drawn.append)
@@ -266,10 +268,10 @@ def test_the_share_that_is_read_as_its_class(digits: tuple[Tensor, Tensor]) -> N
 def test_accuracy_says_what_it_stands_on(digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits
     alone = accuracy(images[:1], labels[:1], 17)
-    assert (alone.value, alone.baseline, alone.note) == (1, None, "no labeled pictures for a baseline")
+    assert (alone.value, alone.baseline, alone.note) == (1, None, "no labeled images for a baseline")
     unfit = accuracy(images, labels, 17, (images, 15 - labels))
     assert (unfit.value, unfit.baseline) == (1, 0)
-    assert "lenet-mnist is not fit for these" in unfit.note
+    assert "lenet-mnist does not fit these images" in unfit.note
     data = dataset(images[:9], images[9:18], images[18:], 17)  # without labels
     (found,) = measure(
         drawing(images, images, levels=17, classes="78"), data, MeasureOptions(("accuracy",), n=9)
@@ -305,20 +307,20 @@ def test_the_sheet_shows_pairs_the_nearest_first() -> None:
         torch.arange(start, start + n, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
         for start, n in ((0, 7), (100, 30), (200, 50))
     )
-    near = Neighbors(
-        NearestImages(torch.tensor([0.5, 0.1, 0.9, 0.2, 0.7, 0.3, 0.8]), torch.arange(7) + 10),
-        NearestImages(torch.linspace(1, 0.1, 20), torch.arange(20) + 20),
+    near = TrainingNeighbors(
+        NearestNeighbors(torch.tensor([0.5, 0.1, 0.9, 0.2, 0.7, 0.3, 0.8]), torch.arange(7) + 10),
+        NearestNeighbors(torch.linspace(1, 0.1, 20), torch.arange(20) + 20),
         torch.arange(20) + 5,
     )
     sheet = neighbors.draw(samples, Reference(held_out, training), near, 256, columns=2, rows=2)
-    pixels = np.asarray(sheet)
+    pixels = np.asarray(sheet.convert("L"))
     rows = [row for row in tile_rows(pixels) if row]
     drawn = [[1, 3], [211, 213], [5, 0], [215, 210]]
     # of 7 held-out pictures, as many as there are samples: those at 5 .. 11, the last nearest
     real = [[111, 110], [226, 225], [109, 108], [224, 223]]
     shown = [to_bytes(np.array(row, np.uint8), 256).tolist() for row in drawn + real]
     assert rows == shown
-    with pytest.raises(UsageError, match="no training pictures"):
+    with pytest.raises(UsageError, match="no training images"):
         neighbors.draw(samples, Reference(held_out), near, 256)
 
 
@@ -334,16 +336,16 @@ def tile_rows(pixels: np.ndarray) -> list[list[int]]:
 
 
 def test_neighbors_are_those_that_the_figures_stand_on(data: Dataset) -> None:
-    found = measure(drawing(pictures(99, 0)), data, MeasureOptions(("nearest",), "pixels", n=80, seed=2))
-    assert found.nearby is not None
-    again = nearby(found.samples, found.reference, 16, seed=2)
-    assert all(torch.equal(a, b) for a, b in zip(found.nearby.generated, again.generated, strict=True))
-    assert found.results[0].value == pytest.approx(float(found.nearby.generated.distances.mean()))
-    assert found.results[0].baseline == pytest.approx(float(found.nearby.held_out.distances.mean()))
+    found = measure(drawing(toy_images(99, 0)), data, MeasureOptions(("nearest",), "pixels", n=80, seed=2))
+    assert found.neighbors is not None
+    again = training_neighbors(found.samples, found.reference, 16, seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(found.neighbors.samples, again.samples, strict=True))
+    assert found.results[0].value == pytest.approx(float(found.neighbors.samples.distances.mean()))
+    assert found.results[0].baseline == pytest.approx(float(found.neighbors.held_out.distances.mean()))
     training = torch.as_tensor(found.reference.training)
-    nearest = training[found.nearby.generated.indices].double() - found.samples.double()
+    nearest = training[found.neighbors.samples.indices].double() - found.samples.double()
     rms = nearest.flatten(1).square().mean(1).sqrt() / 15
-    torch.testing.assert_close(rms, found.nearby.generated.distances, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(rms, found.neighbors.samples.distances, rtol=1e-9, atol=1e-12)
 
 
 # From Python
@@ -371,19 +373,19 @@ def test_measure_from_python() -> None:
 
 def test_a_split_that_is_too_small_to_go_by(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    parts = [Split(pictures(n, n).numpy(), None, 16) for n in (9, 9, 1)]
+    parts = [Split(toy_images(n, n).numpy(), None, 16) for n in (9, 9, 1)]
     model = flat(SPEC)
     model.condition = Condition("downsample@2", SPEC)
     with pytest.raises(DataError, match="too few pictures to go by some and measure on others"):
-        measure(model, given("mine", *parts), MeasureOptions(("kid",)))
+        measure(model, from_splits("mine", *parts), MeasureOptions(("kid",)))
 
 
-# benchmarks/figures.py
+# benchmarks/metrics.py
 
 
 def test_figures_notice_what_was_done_to_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     """The embedded digits: each fault is seen by the figure that is there for it."""
-    script("figures").main(["--data", "digits", "--features", "pixels", "-n", "140", "--json"])
+    script("metrics").main(["--data", "digits", "--features", "pixels", "-n", "140", "--json"])
     found = json.loads(capsys.readouterr().out)
     rows = {
         name: {figure["name"].split("-")[0]: figure for figure in results}

@@ -85,9 +85,9 @@ def test_an_odd_sample_is_no_copy() -> None:
 
 
 def test_memorization_that_cannot_be_told_is_refused() -> None:
-    with pytest.raises(DataError, match="nearest: 19 generated pictures are too few; it takes 20"):
+    with pytest.raises(DataError, match="nearest: 19 generated images are too few; at least 20 are needed"):
         memorization(torch.ones(19), torch.ones(100))
-    with pytest.raises(DataError, match="99 held-out pictures are too few; it takes 100"):
+    with pytest.raises(DataError, match="99 held-out images are too few; at least 100 are needed"):
         memorization(torch.ones(20), torch.ones(99), q=1)
-    with pytest.raises(DataError, match="every held-out picture is in the training set"):
+    with pytest.raises(DataError, match="all held-out images are in the training set"):
         memorization(torch.ones(20), torch.zeros(100))

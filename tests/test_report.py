@@ -30,12 +30,11 @@ from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.models.registry import Model
 from pixelloom.models.training_record import TrainingRecord
 from pixelloom.networks.pixel.gated import GatedPixelCNNConfig
-from pixelloom.report import charts, collect, html
-from pixelloom.report import png as poster
+from pixelloom.report import charts, collect, html, png
 from pixelloom.report.collect import CompareOptions
 from pixelloom.report.model import Comparison, Group
 from pixelloom.runs.evaluate import some_images
-from pixelloom.viz import curves
+from pixelloom.viz import canvas, curves
 from pixelloom.viz import grid as plots
 from settings import live
 from small_models import flat
@@ -114,7 +113,7 @@ def gather(names: list[str], n: int = 16, seed: int = 0, **more: Any) -> Compari
 
 def grounds(found: Comparison) -> list[list[str]]:
     """Names of the models that each chart may hold."""
-    return [[found.entries[place].name for place in group.members] for group in found.groups()]
+    return [[found.models[place].name for place in group.members] for group in found.groups()]
 
 
 # -------------------------------------------------------------------------------------------------------- gathering
@@ -123,7 +122,7 @@ def grounds(found: Comparison) -> list[list[str]]:
 def test_the_table_holds_what_the_folders_hold() -> None:
     found = gather([pixel("runs/a"), latent("runs/b")], 3, seed=5)
     assert (found.number, found.seed, found.broken) == (3, 5, ())
-    for entry, name in zip(found.entries, ("a", "b"), strict=True):
+    for entry, name in zip(found.models, ("a", "b"), strict=True):
         model = pixelloom.load(f"runs/{name}")
         kept = json.loads(Path(f"runs/{name}/model/config.json").read_text())
         assert (entry.name, entry.network, entry.family) == (name, kept["network"], kept["family"])
@@ -132,16 +131,16 @@ def test_the_table_holds_what_the_folders_hold() -> None:
         assert entry.sha256 in (Path(f"runs/{name}/model/model.safetensors").read_bytes()[:8000]).decode(
             errors="ignore"
         )
-    a, b = (entry.facts() for entry in found.entries)
+    a, b = (entry.row() for entry in found.models)
     assert a["network"] == "pixelcnn, recipe flat"
     assert a["data"] == "digits: 1x8x8 with 17 levels"
-    assert (a["images seen"], a["minutes"], a["kept at step"]) == ("1,280 (1.5 epochs)", "2.25", "20")
+    assert (a["images seen"], a["minutes"], a["saved at step"]) == ("1,280 (1.5 epochs)", "2.25", "20")
     assert a["validation"] == "2.1250 bits/dim, 94.25 nats/image (N=151)"
     assert b["data"] == "shapes (size 16, gray): 1x16x16 with 256 levels"
-    assert (b["images seen"], b["minutes"], b["kept at step"]) == ("1,280", "12.5", "20")
+    assert (b["images seen"], b["minutes"], b["saved at step"]) == ("1,280", "12.5", "20")
     assert b["validation"] == "0.125 kid-lenet-mnist (N=800)"
     assert a.keys() == b.keys()
-    assert a["checksum"] == found.entries[0].sha256
+    assert a["checksum"] == found.models[0].sha256
 
 
 def test_seconds_are_those_of_one_call_after_one_to_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,22 +152,22 @@ def test_seconds_are_those_of_one_call_after_one_to_warm_up(monkeypatch: pytest.
 
     monkeypatch.setattr(PixelModel, "sample", watched)
     monkeypatch.setattr(collect.time, "perf_counter", lambda: next(times))
-    (entry,) = gather([pixel("runs/a")], 4).entries
+    (entry,) = gather([pixel("runs/a")], 4).models
     assert asked == [1, 4]
     assert entry.seconds == 6 / 4
-    assert entry.facts()["seconds an image"] == "1.5 (1 thread)"
+    assert entry.row()["seconds per image"] == "1.5 (1 thread)"
 
 
 def test_models_are_found_by_any_of_their_names_and_shown_once() -> None:
     pixel("runs/a")
     found = gather(["a", "runs/a", "runs/a/model", "binarized-mnist"], 1)
-    assert [entry.name for entry in found.entries] == ["a", "binarized-mnist"]
-    assert found.entries[1].validation["nats/image"] == pytest.approx(80.06, abs=0.01)
-    assert found.entries[1].step is None  # it came without the figures of its run
-    (alone,) = gather(["runs/a/model/"], 1).entries
+    assert [entry.name for entry in found.models] == ["a", "binarized-mnist"]
+    assert found.models[1].validation["nats/image"] == pytest.approx(80.06, abs=0.01)
+    assert found.models[1].step is None  # it came without the figures of its run
+    (alone,) = gather(["runs/a/model/"], 1).models
     assert (alone.name, alone.step) == ("runs/a/model/", 20)
     pixel("else/a")
-    assert [entry.name for entry in gather(["runs/a", "else/a"], 1).entries] == ["runs/a", "else/a"]
+    assert [entry.name for entry in gather(["runs/a", "else/a"], 1).models] == ["runs/a", "else/a"]
 
 
 def test_a_run_whose_best_and_last_models_are_shown_has_one_curve() -> None:
@@ -179,13 +178,13 @@ def test_a_run_whose_best_and_last_models_are_shown_has_one_curve() -> None:
     Path("runs/b/last").rmdir()
     Path("runs/b/last-model").rename("runs/b/last")
     found = gather(["runs/b", "runs/b/last"], 1)
-    assert [(entry.name, entry.step) for entry in found.entries] == [("runs/b", 20), ("runs/b/last", 10)]
+    assert [(entry.name, entry.step) for entry in found.models] == [("runs/b", 20), ("runs/b/last", 10)]
     assert grounds(found) == [["runs/b", "runs/b/last"]]
     distance, judge = charts.charts(found)
     (axes,) = distance.draw().axes
     drawn = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
     assert drawn.count([[640, 0.5], [1280, 0.125]]) == 1
-    assert judge.title == "The discriminator of runs/b"
+    assert judge.title == "Discriminator of runs/b"
 
 
 def test_what_cannot_be_shown_is_listed_with_its_reason() -> None:
@@ -195,7 +194,7 @@ def test_what_cannot_be_shown_is_listed_with_its_reason() -> None:
     content[-3] ^= 1
     damaged.write_bytes(content)
     found = gather([pixel("runs/a"), "empty", "runs/damaged", "nothing"], 1)
-    assert [entry.name for entry in found.entries] == ["a"]
+    assert [entry.name for entry in found.models] == ["a"]
     assert [name for name, _ in found.broken] == ["empty", "runs/damaged", "nothing"]
     empty, damage, nothing = (reason for _, reason in found.broken)
     assert empty.startswith("holds no model")
@@ -226,11 +225,11 @@ def test_memory_that_runs_out_is_a_reason_and_a_fault_is_none(monkeypatch: pytes
 
 
 def test_classes_are_drawn_in_turn() -> None:
-    (entry,) = gather([latent("runs/b", classes=3)], 5).entries
+    (entry,) = gather([latent("runs/b", classes=3)], 5).models
     model = pixelloom.load("runs/b")
     assert isinstance(model, GANModel)
     assert np.array_equal(entry.samples, model.sample(5, labels=torch.tensor([0, 1, 2, 0, 1])).numpy())
-    assert entry.caption(0) == "5 samples, seed 0, each class in turn"
+    assert entry.caption(0) == "5 samples, seed 0, classes in order"
 
 
 def test_models_that_go_by_pictures_go_by_those_of_validation() -> None:
@@ -247,13 +246,13 @@ def test_models_that_go_by_pictures_go_by_those_of_validation() -> None:
     model = pixelloom.load("runs/c")
     assert isinstance(model, PixelModel)
     assert model.condition is not None
-    (entry,) = gather(["runs/c"], 3).entries
+    (entry,) = gather(["runs/c"], 3).models
     truth = some_images(model.spec, DataConfig(), "val", 3)
     seen = model.condition.of(truth)
     assert np.array_equal(entry.samples, model.sample(3, condition=seen).numpy())
     assert entry.given is not None
-    assert np.array_equal(entry.given, model.condition.shown(seen).numpy())
-    assert dict(entry.grounds["bits/dim"])["condition"] == "downsample@2"
+    assert np.array_equal(entry.given, model.condition.to_images(seen).numpy())
+    assert dict(entry.protocols["bits/dim"])["conditioning"] == "downsample@2"
     write(model, "runs/lost", {"data": DataConfig(source="absent-pictures").model_dump(mode="json")})
     ((_, reason),) = gather(["runs/c", "runs/lost"], 1).broken
     assert "absent-pictures" in reason
@@ -271,44 +270,46 @@ def test_a_record_may_hold_any_numbers_or_none(trained: dict[str, Any]) -> None:
     write(flat(DIGITS), "runs/odd", trained, PIXEL_LINES)
     found = gather(["runs/odd"], 1)
     assert html.page(found).count("<tr>") == 2
-    assert poster.poster(found).width > 600
+    assert png.draw(found).width > 600
 
 
 def test_figures_of_samples_are_those_that_measuring_gives() -> None:
     asked = {"metrics": ("kid", "precision"), "measured": 60}
     unknown = write(flat(DIGITS), "runs/c", {})
     found = gather([pixel("runs/a"), latent("runs/b"), unknown], 2, 7, **asked)
-    for entry in found.entries[:2]:
+    for entry in found.models[:2]:
         truth = pixelloom.measure(pixelloom.load(entry.name), metrics=["kid", "precision"], n=60, seed=7)
         assert [figure.name for figure in truth] == ["kid-random", "precision-random"]
         assert entry.measured == tuple(truth)
     ours, theirs = found.tables()
-    assert ours.title == "figures of samples on digits, 1x8x8, 17 levels, reference test pictures"
+    assert ours.title == "sample metrics on digits, 1x8x8, 17 levels, reference test images"
     for place, table in enumerate((ours, theirs)):
         assert table.columns == ("kid-random", "precision-random")
         ((member, (distance, share)),) = table.rows
-        kid, precision = found.entries[place].measured
+        kid, precision = found.models[place].measured
         assert member == place
         assert kid.baseline is not None
         assert precision.baseline is not None
-        assert distance == f"{kid.value:.4g} ± {kid.spread:.2g}; real {kid.baseline:.4g}; N=60 / {kid.reference:,}"
+        assert distance == f"{kid.value:.4g} ± {kid.std:.2g}; real {kid.baseline:.4g}; N=60 / {kid.reference:,}"
         n = f"N={precision.n:,} / {precision.reference:,}"
         assert share == f"{precision.value:.4g}; real {precision.baseline:.4g}; {n}"
-    assert found.entries[2].measured == ()
+    assert found.models[2].measured == ()
     (reason,) = found.unmeasured()
     assert reason.startswith("c: data: this model does not say what it was trained on")
     read = Read(html.page(found))
     assert {*ours.columns, distance, share, reason} <= set(read.text)
-    assert poster.poster(found).height > poster.poster(gather(["runs/a", "runs/b", "runs/c"], 2)).height + 100
-    assert [group.figure for group in found.groups()][1::2] == ["figures of samples"] * 2
-    assert found.apart()[0].startswith("figures of samples of a and of b: other data (digits, shapes); other size")
+    assert png.draw(found).height > png.draw(gather(["runs/a", "runs/b", "runs/c"], 2)).height + 100
+    assert [group.metric for group in found.groups()][1::2] == ["sample metrics"] * 2
+    assert found.not_comparable()[0].startswith(
+        "sample metrics of a and of b: different data (digits, shapes); different size"
+    )
     assert gather(["runs/a"], 1).tables() == []
     held_out = gather(["runs/a"], 1, 7, **asked, split="val")
     truth = pixelloom.measure(pixelloom.load("runs/a"), metrics=["kid", "precision"], n=60, seed=7, split="val")
-    assert held_out.entries[0].measured == tuple(truth) != found.entries[0].measured
-    assert held_out.tables()[0].title.endswith("reference val pictures")
+    assert held_out.models[0].measured == tuple(truth) != found.models[0].measured
+    assert held_out.tables()[0].title.endswith("reference val images")
     for wrong in ("likelihood", "fid"):
-        with pytest.raises(UsageError, match=f"'{wrong}' is no figure of samples; there are kid, fd"):
+        with pytest.raises(UsageError, match=f"'{wrong}' is not a sample metric; there are kid, fd"):
             gather(["runs/a"], 1, metrics=("kid", wrong))
 
 
@@ -318,11 +319,11 @@ def test_figures_of_samples_are_those_that_measuring_gives() -> None:
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        ({"source": "shapes"}, "other data (digits, shapes)"),
-        ({"spec": ImageSpec(1, 8, 8, 4), "levels": 4}, "other levels (17, 4)"),
-        ({"spec": ImageSpec(1, 4, 8, 17)}, "other size (1x8x8, 1x4x8)"),
-        ({"binarize": "static"}, "other binarize (none, static)"),
-        ({"seed": 3}, "other data seed (0, 3)"),
+        ({"source": "shapes"}, "different data (digits, shapes)"),
+        ({"spec": ImageSpec(1, 8, 8, 4), "levels": 4}, "different levels (17, 4)"),
+        ({"spec": ImageSpec(1, 4, 8, 17)}, "different size (1x8x8, 1x4x8)"),
+        ({"binarize": "static"}, "different binarize (none, static)"),
+        ({"seed": 3}, "different data seed (0, 3)"),
         ({"limit": 500}, None),  # of the training pictures: validation is the same
         ({"root": Path("/elsewhere")}, None),
     ],
@@ -331,10 +332,10 @@ def test_a_likelihood_compares_on_the_same_pictures_only(other: dict[str, Any], 
     found = gather([pixel("runs/a"), pixel("runs/b"), pixel("runs/c", **other)], 1)
     if why is None:
         assert grounds(found) == [["a", "b", "c"]]
-        assert found.apart() == []
+        assert found.not_comparable() == []
     else:
         assert grounds(found) == [["a", "b"], ["c"]]
-        assert found.apart() == [f"bits/dim of a, b and of c: {why}."]
+        assert found.not_comparable() == [f"bits/dim of a, b and of c: {why}."]
 
 
 def test_unknown_data_compare_with_nothing() -> None:
@@ -354,20 +355,20 @@ def test_distances_compare_by_extractor_split_and_not_by_family() -> None:
     ]
     found = gather(names, 1)
     assert grounds(found) == [["a", "b"], ["c"], ["d"], ["e"]]
-    assert found.apart() == [
-        "kid-lenet-mnist of a, b and of d: other reference (validation pictures, training pictures).",
-        "kid-lenet-mnist and kid-pixels: distances of other features.",
-        "bits/dim and kid-lenet-mnist or kid-pixels: the one is the cost of held-out pictures under a model, the other "
-        "a distance of samples from such pictures.",
+    assert found.not_comparable() == [
+        "kid-lenet-mnist of a, b and of d: different reference (validation images, training images).",
+        "kid-lenet-mnist and kid-pixels: distances in different features.",
+        "bits/dim and kid-lenet-mnist or kid-pixels: the first is the code length of held-out images under a model, "
+        "the second a distance between samples and held-out images.",
     ]
-    assert found.entries[3].facts()["validation"] == "0.1 kid-lenet-mnist (N=800, training)"
+    assert found.models[3].row()["validation"] == "0.1 kid-lenet-mnist (N=800, training)"
 
 
 def test_other_numbers_of_pictures_are_told() -> None:
     figures = {"kid-lenet-mnist": 0.25, "n": 1200}
     found = gather([latent("runs/a"), latent("runs/b", figures=figures)], 1)
     assert grounds(found) == [["a", "b"]]
-    assert found.cautions() == ["kid-lenet-mnist was measured on different numbers of pictures: a 800, b 1200."]
+    assert found.cautions() == ["kid-lenet-mnist was measured on different numbers of images: a 800, b 1200."]
 
 
 def test_a_title_names_the_ground() -> None:
@@ -416,9 +417,9 @@ def test_charts_draw_the_numbers_of_the_files() -> None:
     assert [chart.title for chart in (bits, distance, judge)] == [
         "bits/dim on digits, 1x8x8, 17 levels",
         "kid-lenet-mnist on shapes, 1x16x16, 256 levels",
-        "The discriminator of c",
+        "Discriminator of c",
     ]
-    assert bits.told.endswith("Lowest: a 2.125, b 3.125")
+    assert bits.alt.endswith("Lowest: a 2.125, b 3.125")
     (axes,) = bits.draw().axes
     lines = {(to_hex(line.get_color()), json.dumps(np.asarray(line.get_xydata()).tolist())) for line in axes.lines}
     for place, more in ((0, 0.0), (1, 1.0)):
@@ -498,14 +499,14 @@ def test_the_page_holds_samples_figures_and_curves_and_needs_nothing_else() -> N
     found = replace(found, broken=(("d", "holds no model"),))
     text = html.page(found)
     read = Read(text)
-    grids = [np.asarray(plots.grid(entry.samples, entry.spec.levels)) for entry in found.entries]
+    grids = [np.asarray(plots.grid(entry.samples, entry.spec.levels)) for entry in found.models]
     for shown, grid in zip(read.pictures(), grids, strict=True):
         assert np.array_equal(shown, grid)
     cells = [t.strip() for t in read.text]
-    for entry in found.entries:
-        for value in (entry.name, *entry.facts().values()):
+    for entry in found.models:
+        for value in (entry.name, *entry.row().values()):
             assert value in cells
-    for line in (*found.apart(), found.summary, ": holds no model"):
+    for line in (*found.not_comparable(), found.summary, ": holds no model"):
         assert line in cells
     sources = [a for tag, attributes in read.tags for name in ("src", "srcset", "href") if (a := attributes.get(name))]
     assert len(sources) == 3 + 2 * 3  # a picture a model; a chart in light and in dark
@@ -535,14 +536,14 @@ def test_nothing_that_a_file_says_becomes_code() -> None:
     assert not [a for _, attributes in read.tags for a in attributes if a.startswith("on")]
     assert EVIL in "".join(read.text)  # told as it is
     assert "{{ 7 * 7 }}" in "".join(read.text)
-    assert poster.poster(found).width > 600
+    assert png.draw(found).width > 600
 
 
 def test_the_picture_has_the_samples_pixel_by_pixel_in_columns() -> None:
     found = mixed()
-    drawn = np.asarray(poster.poster(found))
+    drawn = np.asarray(png.draw(found))
     corners = []
-    for entry in found.entries:
+    for entry in found.models:
         sizes = (plots.grid_layout(4, entry.spec.shape, scale=scale) for scale in range(1, 99))
         scale = max(layout.scale for layout in sizes if layout.size[1] <= 540)
         grid = np.asarray(plots.grid(entry.samples, entry.spec.levels, scale=scale).convert("RGB"))
@@ -562,15 +563,15 @@ def test_the_picture_has_the_samples_pixel_by_pixel_in_columns() -> None:
 
 
 def test_many_models_stand_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poster, "_ABREAST", 2)
+    monkeypatch.setattr(png, "_ABREAST", 2)
     found = gather([pixel(f"runs/{name}", lines=None) for name in "abc"], 1)
-    low, wide = (poster.poster(replace(found, entries=found.entries[:k])) for k in (2, 3))
+    low, wide = (png.draw(replace(found, models=found.models[:k])) for k in (2, 3))
     assert wide.width == low.width
     assert wide.height > 1.5 * low.height
-    assert poster._broken("one two", 15, False, 10_000) == ["one two"]
-    assert "".join(poster._broken("x" * 99, 15, False, 100)) == "x" * 99
-    assert len(poster._broken("x" * 99, 15, False, 100)) > 5
-    assert poster._broken("", 15, False, 100) == []
+    assert canvas.wrap(canvas.Line("one two"), 10_000) == ["one two"]
+    assert "".join(canvas.wrap(canvas.Line("x" * 99), 100)) == "x" * 99
+    assert len(canvas.wrap(canvas.Line("x" * 99), 100)) > 5
+    assert canvas.wrap(canvas.Line(""), 100) == []
 
 
 # ------------------------------------------------------------------------------------------------------ the command
@@ -596,7 +597,7 @@ def test_the_command_writes_both_and_says_what_is_missing(capsys: pytest.Capture
         assert png.format == "PNG"
     code, _, err = compare(capsys, "a", "--metrics", "kid, coverage", "--measured", 50, "--force", "--split", "val")
     assert code == 0
-    assert "reference val pictures" in Path("compare.html").read_text(encoding="utf-8")
+    assert "reference val images" in Path("compare.html").read_text(encoding="utf-8")
     assert "a: measuring 50 samples" in err
     assert "coverage-random" in Path("compare.html").read_text(encoding="utf-8")
     assert compare(capsys, "a", "--out", "x/y.html")[:2] == (0, "x/y.html\nx/y.png\n")
@@ -630,7 +631,7 @@ def test_nothing_is_overwritten_without_force(target: str, capsys: pytest.Captur
         (["a", "--measured", "9"], "--measured: which figures?"),
         (["a", "--split", "val"], "--split: which figures?"),
         (["a", "--metrics", "kid", "--measured", "0"], "--measured: must be 1 or more, not 0"),
-        (["a", "--metrics", "kid,fid"], "'fid' is no figure of samples"),
+        (["a", "--metrics", "kid,fid"], "'fid' is not a sample metric"),
     ],
 )
 def test_wrong_usage(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:

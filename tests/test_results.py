@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from image_toys import pictures
+from image_toys import toy_images
 from pixelloom.core import rng
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.data.catalog import DataConfig, load
 from pixelloom.metrics import results
-from pixelloom.metrics.distances import frechet, kernel, neighborhoods
+from pixelloom.metrics.distances import frechet, kid, neighborhoods
 from pixelloom.metrics.extractors import Pixels, features
 from pixelloom.metrics.memorization import pixel_neighbors
 from pixelloom.metrics.results import METRICS, Reference, Result, measure
@@ -27,14 +27,14 @@ def by_name(found: list[Result]) -> dict[str, Result]:
 
 def test_figures_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "_SUBSETS", 5)
-    samples, held_out, training = pictures(90, 0), pictures(150, 1), pictures(120, 2)
+    samples, held_out, training = toy_images(90, 0), toy_images(150, 1), toy_images(120, 2)
     found = by_name(measure(samples, Reference(held_out, training), 16, extractor="pixels", seed=3))
     fake, real = features(samples, 16, Pixels(1)), features(held_out, 16, Pixels(1))
     assert list(found) == [
         *(f"{name}-pixels" for name in METRICS if name != "nearest"),
         *("nearest-pixels", "gap-pixels", "copied-pixels"),
     ]
-    assert (found["kid-pixels"].value, found["kid-pixels"].spread) == kernel(real, fake, subsets=5, seed=3)
+    assert (found["kid-pixels"].value, found["kid-pixels"].std) == kid(real, fake, subsets=5, seed=3)
     assert found["fd-pixels"].value == frechet(real, fake)
     order = torch.from_numpy(rng.permutation(150, 3, rng.Stream.BASELINE))
     shares = neighborhoods(real[order[75:]], fake[:75])  # the sizes of their baseline
@@ -64,7 +64,7 @@ def test_floors_are_of_two_disjoint_parts_of_held_out_images(monkeypatch: pytest
         return 0.0
 
     monkeypatch.setattr(results, "frechet", recorded)
-    held_out, samples = pictures(400, 1), pictures(90, 0)
+    held_out, samples = toy_images(400, 1), toy_images(90, 0)
     held_out[:, 0, 0, 0] = torch.arange(400) % 16
     held_out[:, 0, 0, 1] = torch.arange(400) // 16 % 16
     held_out[:, 0, 0, 2] = torch.arange(400) // 256
@@ -78,16 +78,18 @@ def test_floors_are_of_two_disjoint_parts_of_held_out_images(monkeypatch: pytest
 
 
 def test_a_perfect_model_is_at_the_floor_of_each_figure() -> None:
-    samples, held_out, training = pictures(250, 0), pictures(800, 1), pictures(500, 2)
+    samples, held_out, training = toy_images(250, 0), toy_images(800, 1), toy_images(500, 2)
     found = by_name(measure(samples, Reference(held_out, training), 16, extractor="random"))
     fds = [
-        by_name(measure(samples, Reference(held_out, None), 16, metrics=["fd"], extractor="random", seed=seed))["fd-random"]
+        by_name(measure(samples, Reference(held_out, None), 16, metrics=["fd"], extractor="random", seed=seed))[
+            "fd-random"
+        ]
         for seed in range(20)  # of the halves that held-out images are cut into: one pair is off by a third
     ]
     assert np.mean([fd.baseline for fd in fds]) == pytest.approx(found["fd-random"].value, rel=0.3)
-    kid = found["kid-random"]
-    assert kid.spread is not None
-    assert abs(kid.value) < kid.spread
+    distance = found["kid-random"]
+    assert distance.std is not None
+    assert abs(distance.value) < distance.std
     for name in ("precision", "recall", "density", "coverage"):
         assert found[f"{name}-random"].value == pytest.approx(found[f"{name}-random"].baseline, abs=0.12)
     reals = found["coverage-random"].reference
@@ -99,7 +101,7 @@ def test_a_perfect_model_is_at_the_floor_of_each_figure() -> None:
 
 
 def test_a_model_that_copies_is_caught_by_nearest_alone() -> None:
-    held_out, training = pictures(400, 1), pictures(500, 2)
+    held_out, training = toy_images(400, 1), toy_images(500, 2)
     found = by_name(measure(training[:200], Reference(held_out, training), 16, extractor="random"))
     assert found["fd-random"].value < 1.3 * (found["fd-random"].baseline or 0)
     for space in ("random", "pixels"):
@@ -125,7 +127,7 @@ def test_noise_is_far_from_real_digits() -> None:
 
 @pytest.mark.parametrize(("channels", "levels"), [(1, 2), (3, 2), (3, 4), (3, 256)])
 def test_other_pictures_are_measured(channels: int, levels: int) -> None:
-    samples, held_out, training = (pictures(70, i, channels=channels, levels=levels) for i in range(3))
+    samples, held_out, training = (toy_images(70, i, channels=channels, levels=levels) for i in range(3))
     found = measure(samples, Reference(held_out.numpy(), training), levels, extractor="auto", source="mine")
     assert {figure.name.split("-", 1)[1] for figure in found} == {"random", "pixels"}
     assert all(math.isfinite(figure.value) for figure in found)
@@ -135,11 +137,11 @@ def test_other_pictures_are_measured(channels: int, levels: int) -> None:
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    few, some = pictures(10, 0), pictures(60, 1)
-    with pytest.raises(DataError, match="kid: 10 generated pictures are too few"):
+    few, some = toy_images(10, 0), toy_images(60, 1)
+    with pytest.raises(DataError, match="kid: 10 generated images are too few"):
         measure(few, Reference(some), 16, metrics=("kid",))
-    with pytest.raises(DataError, match="fd: 60 real pictures are too few with 64 features; it takes 65"):
-        measure(pictures(90, 0), Reference(some), 16, metrics=("fd",))
+    with pytest.raises(DataError, match="fd: 60 real images are too few with 64 features; at least 65 are needed"):
+        measure(toy_images(90, 0), Reference(some), 16, metrics=("fd",))
     with pytest.raises(DataError, match="kid: 0 generated"):
         measure(few[:0], Reference(some), 16, metrics=("kid",))
     with pytest.raises(UsageError, match=r"no 'fid'\. Did you mean 'fd'.* There are kid, fd, precision"):
@@ -147,7 +149,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     for training in (None, some[:0]):
         with pytest.raises(UsageError, match="'nearest' compares with training images"):
             measure(some, Reference(some, training), 16, metrics=("nearest",))
-    with pytest.raises(DataError, match=r"held-out images: \[1, 8, 7\] a picture, but samples have \[1, 8, 8\]"):
+    with pytest.raises(DataError, match=r"held-out images: \[1, 8, 7\] an image, but samples have \[1, 8, 8\]"):
         measure(some, Reference(some[..., :7]), 16, metrics=("kid",))
-    with pytest.raises(DataError, match=r"training images: level 15 in pictures of 2 levels"):
+    with pytest.raises(DataError, match=r"training images: level 15 in images of 2 levels"):
         measure(some % 2, Reference(some % 2, some), 2)

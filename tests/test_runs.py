@@ -31,8 +31,9 @@ from pixelloom.models.gan import GANModel
 from pixelloom.models.registry import load_model
 from pixelloom.models.training_record import ValidationRecord
 from pixelloom.networks import GAN_NETWORKS
-from pixelloom.objectives.diffaugment import Policy, policy_for
-from pixelloom.objectives.gan_losses import LOSSES, Penalties
+from pixelloom.objectives.config import Penalties, Policy
+from pixelloom.objectives.diffaugment import policy_for
+from pixelloom.objectives.gan_losses import LOSSES
 from pixelloom.runs.config import GANRun, compose
 from pixelloom.runs.families import set_up
 from pixelloom.runs.family import some

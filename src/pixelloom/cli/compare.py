@@ -47,7 +47,7 @@ def compare(
     from pixelloom.engine.fabric import choose_device
     from pixelloom.report.collect import CompareOptions, gather
     from pixelloom.report.html import page
-    from pixelloom.report.png import poster
+    from pixelloom.report.png import draw
     from pixelloom.runs.evaluate import N
     from pixelloom.viz.grid import save_png
 
@@ -67,13 +67,13 @@ def compare(
     found = gather(models, options)
     for name, reason in found.broken:
         _log.warning("%s: not shown: %s", name, reason)
-    picture = poster(found)
+    image = draw(found)
     for path in (out, png):
         outputs.probe(path.parent)
     with outputs.writing(out):
         write_bytes(out, page(found).encode())
     with outputs.writing(png):
-        save_png(picture, png)
+        save_png(image, png)
     say(str(out))
     say(str(png))
 

@@ -156,9 +156,9 @@ def _draw_neighbors(path: Path, measured: Measured, levels: int) -> None:
     from pixelloom.viz import nearest
     from pixelloom.viz.grid import save_png
 
-    assert measured.nearby is not None
+    assert measured.neighbors is not None
     with outputs.writing(path):
-        save_png(nearest.draw(measured.samples, measured.reference, measured.nearby, levels), path)
+        save_png(nearest.draw(measured.samples, measured.reference, measured.neighbors, levels), path)
 
 
 def _told(measured: Measured, wishes: MeasureOptions) -> dict[str, object]:
@@ -206,7 +206,7 @@ def _say_figures(facts: dict[str, object], measured: Measured, wishes: MeasureOp
 
 def _row(figure: Result) -> tuple[str, ...]:
     """``real`` is what real pictures get in the place of samples: the baseline."""
-    spread = "" if figure.spread is None else f" +- {figure.spread:.2g}"
+    spread = "" if figure.std is None else f" +- {figure.std:.2g}"
     return (
         figure.name,
         f"{figure.value:.4f}{spread}{_interval(figure.interval)}",

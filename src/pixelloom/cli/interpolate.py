@@ -63,7 +63,7 @@ def interpolate(
     from pixelloom.models.inputs import at_least
     from pixelloom.models.registry import need
     from pixelloom.sampling.latent_noise import check_truncation
-    from pixelloom.viz.grid import grid, save_png, sheet
+    from pixelloom.viz.grid import grid, grid_layout, save_png
 
     for option, value, least in (
         ("--stops", stops, 2),
@@ -84,7 +84,7 @@ def interpolate(
     found = need(loaded(model, device), GANModel, "pixelloom interpolate")
     check_class(class_, found.description.classes)
     spec, legs = found.spec, stops - 1
-    sheet(legs * (steps + 1), spec.shape, steps + 1, scale)  # which refuses what would be too large
+    grid_layout(legs * (steps + 1), spec.shape, steps + 1, scale)  # which refuses what would be too large
     for path in files:
         outputs.probe(path.parent)
     frames = found.interpolate(stops, steps, seed=seed, first=first, truncation=truncation, labels=class_).numpy()

@@ -163,9 +163,9 @@ class _Grid:
         )
         if rows.count > 1 or rows.left is not None:
             columns = options.images // rows.count + (rows.left is not None) + (rows.right is not None)
-            grids.sheet(columns * rows.count, spec.shape, columns, self._scale)
+            grids.grid_layout(columns * rows.count, spec.shape, columns, self._scale)
         else:
-            grids.sheet(options.images, spec.shape, self._columns, self._scale)
+            grids.grid_layout(options.images, spec.shape, self._columns, self._scale)
         self._images: Levels = np.empty((options.images, *spec.shape), np.uint8)
 
     def put(self, images: Levels, at: int) -> None:
@@ -234,7 +234,7 @@ class _Singles:
             path = self._folders[(self._first + number) % len(self._folders)] / _name(self._first + number)
             part = path.with_name(f".{path.name}.{os.getpid()}.part")
             buffer = io.BytesIO()
-            grids.picture(image, self._levels).save(buffer, "PNG")
+            grids.to_image(image, self._levels).save(buffer, "PNG")
             try:
                 with writing(path):
                     part.write_bytes(buffer.getvalue())

@@ -1,1 +1,1 @@
-"""Figures that can be trusted: what was measured, on what, on how many."""
+"""Metrics: exact likelihood, distances between sets of images, memorization, accuracy by class."""

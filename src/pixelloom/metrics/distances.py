@@ -1,7 +1,7 @@
-"""Distances between two sets of features, float64 [N, d]: how far what was drawn is from what is real.
+"""Distances between features of real and of generated images, float64 [N, d].
 
-Frechet and kernel distance are computed by torchmetrics; precision and recall (Kynkaanniemi et al. 2019), density and
-coverage (Naeem et al. 2020) here. All run in chunks: 10,000 against 10,000 takes about 110 MB.
+torchmetrics computes the Fréchet distance and KID; precision and recall (Kynkäänniemi et al. 2019), density and
+coverage (Naeem et al. 2020) are computed here. All run in chunks: 10,000 against 10,000 images take about 110 MB.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from pixelloom.core.errors import DataError
 
 LEAST = 20
-"""The smallest set, on either side, that a distance is worked out for."""
+"""The smallest number of images on a side for a distance."""
 _CHUNK = 256
-_SLACK = 1 + 1e-9  # equal distances that were rounded differently count as equal
+_SLACK = 1 + 1e-9  # distances that differ by rounding only count as equal
 
 
 class _Given(nn.Module):
-    """Passes features on as they are: what torchmetrics takes for an extractor."""
+    """The identity on features, in place of the extractor that torchmetrics expects."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -32,35 +32,39 @@ class _Given(nn.Module):
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
-    """|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of the Gaussians with the sets' means and covariances (Heusel 2017).
+    """Fréchet distance |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of Gaussians with the sets' means and covariances.
 
-    Biased: two sets of one distribution are not at 0, but, where that is the standard normal one and N is much larger
-    than d, near (1/N + 1/N') (d + d (d + 1) / 4).
+    It is biased: for two sets of one standard normal distribution with N much larger than d it is not 0 but about
+    (1/N + 1/N') (d + d (d + 1) / 4).
+
+    Source: Heusel et al. 2017, section 2 (FID, with features of Inception).
 
     Raises:
-        DataError: where a side has no more images than there are features; its covariance would be singular.
+        DataError: if a side has at most d images, whose covariance would be singular.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance  # here, since torchmetrics is slow to import
 
     checked(real, fake, least_frechet(real.shape[1]), "fd")
-    # One process measures, whatever others do: a sync would wait for them.
+    # One process measures: a sync would wait for the others.
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), sync_on_compute=False)
-    middle = real.mean(0)  # moves both alike, and spares the covariances a difference of large numbers
+    middle = real.mean(0)  # the distance is invariant to it; avoids cancellation in the covariances
     metric.update(real - middle, real=True)
     metric.update(fake - middle, real=False)
     return max(float(metric.compute()), 0.0)
 
 
 def least_frechet(d: int) -> int:
-    """The smallest set for a Frechet distance in d dimensions."""
+    """The smallest number of images on a side for a Fréchet distance in d dimensions."""
     return max(LEAST, d + 1)
 
 
-def kernel(real: Tensor, fake: Tensor, *, subset: int = 1000, subsets: int = 100, seed: int = 0) -> tuple[float, float]:
-    """Squared maximum mean discrepancy, unbiased, kernel (x.y / d + 1)^3, in units of 1 (Binkowski et al. 2018).
+def kid(real: Tensor, fake: Tensor, *, subset: int = 1000, subsets: int = 100, seed: int = 0) -> tuple[float, float]:
+    """KID: unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3.
 
-    Returns the mean and the standard deviation over random subsets of ``subset_size(...)`` images of each side. The
-    mean is 0 in expectation where both sets are of one distribution, at any N, so it may come out below 0.
+    Returns the mean and the standard deviation over random subsets of ``subset_size(...)`` images of each side. If both
+    sets have one distribution the mean is 0 in expectation at any N, so it can be negative. Not multiplied by 1000.
+
+    Source: Bińkowski et al. 2018, section 4.
 
     Raises:
         DataError: with fewer than LEAST images on a side.
@@ -74,7 +78,7 @@ def kernel(real: Tensor, fake: Tensor, *, subset: int = 1000, subsets: int = 100
         metric = KernelInceptionDistance(
             feature=_Given(real.shape[1]), subsets=subsets, subset_size=size, sync_on_compute=False
         )
-        torch.manual_seed(seed)  # torchmetrics draws its subsets from the global generator
+        torch.manual_seed(seed)  # torchmetrics draws the subsets from the global generator
         metric.update(real, real=True)
         metric.update(fake, real=False)
         mean, deviation = metric.compute()
@@ -82,18 +86,18 @@ def kernel(real: Tensor, fake: Tensor, *, subset: int = 1000, subsets: int = 100
 
 
 def subset_size(n: int, m: int, subset: int = 1000) -> int:
-    """Images of a subset: half of the smaller side at most, since subsets that are the whole set have no spread."""
+    """Images of a subset: at most half of the smaller side, so that subsets differ."""
     return min(subset, n // 2, m // 2)
 
 
 class Neighborhoods(NamedTuple):
     """Shares of one set in neighborhoods of the other, each of which ends at the k-th nearest image of its own set.
 
-    precision  generated images inside a real one's neighborhood: is what is drawn like the data?
-    recall     real images inside a generated one's neighborhood: can all of the data be drawn?
-    density    real neighborhoods around a generated image, over k: like precision, but an outlier weighs little, and 1
-               in expectation for equal distributions
-    coverage   real images with a generated one in their neighborhood
+    precision  generated images inside the neighborhood of a real one: fidelity
+    recall     real images inside the neighborhood of a generated one: diversity
+    density    real neighborhoods that hold a generated image, over k: fidelity, robust to outliers; 1 in expectation
+               for equal distributions
+    coverage   real images with a generated one in their neighborhood: diversity
     """
 
     precision: float
@@ -168,18 +172,18 @@ def _centered(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def checked(real: Tensor, fake: Tensor, least: int, name: str) -> None:
-    """Raises DataError for sets that are too small for a figure, or for features that are no numbers."""
+    """Raise DataError for sets that are too small for a metric, or for features that are not finite."""
     enough(len(real), len(fake), real.shape[1], least, name)
     for what, x in (("real", real), ("generated", fake)):
         if not bool(x.isfinite().all()):
-            raise DataError(f"{name}: features of {what} pictures are not finite")
+            raise DataError(f"{name}: features of {what} images are not finite")
 
 
 def enough(real: int, fake: int, d: int, least: int, name: str) -> None:
-    """Raises DataError where either number of pictures is below ``least``, for a figure in d features."""
+    """Raise DataError if either number of images is below ``least``, for a metric in d features."""
     for what, n in (("real", real), ("generated", fake)):
         if n < least:
             raise DataError(
-                f"{name}: {n} {what} pictures are too few with {d} features; it takes {least} at least, and thousands "
-                f"for a figure that others can repeat"
+                f"{name}: {n} {what} images are too few with {d} features; at least {least} are needed, and thousands "
+                "for a reproducible result"
             )

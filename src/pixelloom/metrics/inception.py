@@ -1,11 +1,11 @@
-"""The network that published FIDs are computed with: the Inception-v3 of TensorFlow, 2015-12-05, before its classes.
+"""The network of published FIDs: the Inception-v3 of TensorFlow, 2015-12-05, without its classification layer.
 
-Its weights are a file that users have (docs/metrics.md says where from); none is downloaded, and no code in it is run.
-The network follows Szegedy et al. 2015 (arXiv 1512.00567) but in what that release does otherwise: means at the edge of
-a map are of the pixels inside it, and the last block takes a maximum where the one before it takes a mean.
+Users provide the file of weights (docs/metrics.md says where to get it); nothing is downloaded, and no code in the file
+is run. The network follows Szegedy et al. 2015 (arXiv 1512.00567) except where that release differs: average pooling
+excludes the padding, and the last block has max pooling where the one before it has average pooling.
 
-Of the two ways in which pictures are enlarged for it, this is TensorFlow's own, as in torch-fidelity: pixel i of the
-result lies at i * size / 299 of the picture, with no shift by half a pixel. (pytorch-fid shifts, and its FIDs differ.)
+Images are resized as in TensorFlow and torch-fidelity: pixel i of the result lies at i * size / 299 of the image,
+without a shift by half a pixel. (pytorch-fid shifts, so its FIDs differ.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from pixelloom.core.errors import ModelError
 
 PUBLISHED = "6726825d"
-"""How the SHA-256 of the published weights begins, as their name says; pytorch-fid and torch-fidelity have the same."""
+"""Beginning of the SHA-256 of the published weights, which pytorch-fid and torch-fidelity share."""
 NAMES = f"pt_inception-2015-12-05-{PUBLISHED}.pth (or weights-inception-2015-12-05-{PUBLISHED}.pth)"
 SIDE = 299
 _EPSILON = 1e-3  # of the batch norms
@@ -40,19 +40,19 @@ class Conv(NamedTuple):
     """Height and width."""
     stride: int = 1
     padded: bool = True
-    """Whether a stride of 1 leaves the size as it is."""
+    """Whether a stride of 1 keeps the size."""
 
 
 class Pool(NamedTuple):
-    """A mean or a maximum of 3x3 pixels."""
+    """Average or max pooling over 3x3 pixels."""
 
     kind: str
     stride: int = 1
-    """1 leaves the size as it is; 2 is without padding."""
+    """1 keeps the size; 2 is without padding."""
 
 
 class Concat(NamedTuple):
-    """Branches side by side, their features one after the other; ``name`` goes before those within."""
+    """Parallel branches whose features are concatenated; ``name`` is a prefix of theirs."""
 
     name: str
     branches: tuple[Branch, ...]
@@ -106,7 +106,7 @@ def _middle(name: str, width: int) -> Concat:
 
 
 def _coarse(name: str, pool: str) -> Concat:
-    """A block at 8x8, in which two branches fork at their end."""
+    """A block at 8x8, in which two branches end in a fork."""
 
     def fork(stem: str) -> Concat:
         return Concat("", ((Conv(f"{stem}a", 384, (1, 3)),), (Conv(f"{stem}b", 384, (3, 1)),)))
@@ -166,7 +166,7 @@ LAYERS: Branch = (
     _coarse("Mixed_7c", "max"),
 )
 FEATURES = 2048
-_CLASSES = {"fc.weight": (1008, FEATURES), "fc.bias": (1008,)}  # in the file, but no part of what features take
+_CLASSES = {"fc.weight": (1008, FEATURES), "fc.bias": (1008,)}  # in the file, but not needed for features
 
 
 class Folded(nn.Conv2d):
@@ -178,7 +178,7 @@ class Folded(nn.Conv2d):
         self.key = key
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The tensors that it is made of."""
+        """Names and shapes of its tensors."""
         norm = {f"{self.key}.bn.{name}": (self.out_channels,) for name in ("weight", "bias", *_MOMENTS)}
         return {f"{self.key}.conv.weight": tuple(self.weight.shape)} | norm
 
@@ -199,7 +199,7 @@ _MOMENTS = ("running_mean", "running_var")
 
 
 class SideBySide(nn.ModuleList):
-    """What a :class:`Concat` says."""
+    """The module of a :class:`Concat`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, sum of the branches' features, H', W']."""
@@ -207,7 +207,7 @@ class SideBySide(nn.ModuleList):
 
 
 class Pooling(nn.Module):
-    """What a :class:`Pool` says."""
+    """The module of a :class:`Pool`."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class Pooling(nn.Module):
 
 
 def _built(branch: Branch, inputs: int, prefix: str = "") -> tuple[nn.Sequential, int]:
-    """The layers of a branch and the number of features that come out."""
+    """The layers of a branch and the number of their output features."""
     layers = nn.Sequential()
     for step in branch:
         if isinstance(step, Conv):
@@ -237,14 +237,15 @@ def _built(branch: Branch, inputs: int, prefix: str = "") -> tuple[nn.Sequential
 
 
 class InceptionV3(nn.Module):
-    """Pictures as bytes, [B, 1 or 3, H, W] with values 0 to 255, of any size -> features [B, 2048].
+    """Bytes [B, 1 or 3, H, W] with values 0 to 255, of any size -> features [B, 2048].
 
-    Raises ModelError for ``tensors`` that are not those of this network.
+    Raises:
+        ModelError: for ``tensors`` that are not those of this network.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], source: str = "tensors") -> None:
         super().__init__()
-        with torch.device("meta"):  # nothing is drawn, since all is given
+        with torch.device("meta"):  # without initial weights
             self.layers, _ = _built(LAYERS, 3)
         convolutions = [layer for layer in self.layers.modules() if isinstance(layer, Folded)]
         shapes: dict[str, tuple[int, ...]] = {}
@@ -258,16 +259,16 @@ class InceptionV3(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1 or 3, H, W] -> [B, 2048]."""
         x = (enlarged(x.float(), SIDE) - 128) / 128
-        # TensorFloat-32, torch's default for convolutions on CUDA, keeps 10 bits of a factor
+        # TensorFloat-32, the default of convolutions on CUDA, has a mantissa of 10 bits
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             y: Tensor = self.layers(x.expand(-1, 3, -1, -1)).mean((2, 3))
         return y
 
 
 def enlarged(x: Tensor, side: int) -> Tensor:
-    """[B, C, H, W] -> [B, C, side, side], bilinear as in TensorFlow 1: y(i) = x(i * size / side), the last pixel held.
+    """[B, C, H, W] -> [B, C, side, side], bilinear as in TensorFlow 1: y(i) = x(i * size / side), clamped to the edge.
 
-    Without antialiasing where it makes pictures smaller, as there.
+    As there, without antialiasing.
     """
     for dim in (3, 2):
         size = x.shape[dim]
@@ -280,15 +281,16 @@ def enlarged(x: Tensor, side: int) -> Tensor:
 
 
 def read(path: Path) -> tuple[InceptionV3, str]:
-    """The network with the weights of a file, and the file's SHA-256.
+    """Load the network from a file; also returns the file's SHA-256.
 
-    Raises ModelError for a file that is missing, damaged, of another network, or of more than tensors.
+    Raises:
+        ModelError: for a file that is missing, damaged, of another network, or contains more than tensors.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "there is no such file"
-        raise ModelError(f"{path}: {what}; features inception=FILE take {NAMES}, see docs/metrics.md")
+        raise ModelError(f"{path}: {what}; features inception=FILE needs {NAMES}, see docs/metrics.md")
     if path.stat().st_size > _LARGEST:
-        raise ModelError(f"{path}: far too large for weights of Inception-v3; take {NAMES}")
+        raise ModelError(f"{path}: too large for weights of Inception-v3; use {NAMES}")
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -296,30 +298,30 @@ def read(path: Path) -> tuple[InceptionV3, str]:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     tensors = _tensors(path)
     if not (isinstance(tensors, Mapping) and all(isinstance(x, Tensor) for x in tensors.values())):
-        raise ModelError(f"{path}: holds no table of tensors; take {NAMES}")
+        raise ModelError(f"{path}: is not a dictionary of tensors; use {NAMES}")
     return InceptionV3(tensors, str(path)), sha256
 
 
 def _tensors(path: Path) -> object:
-    """What a file holds, of tensors and plain containers."""
+    """The contents of a file of tensors and plain containers."""
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         return cast(object, torch.load(path, map_location="cpu", weights_only=True))
     except MemoryError:
         raise
-    except Exception as error:  # of many kinds, and few of them are told from each other by their class
+    except Exception as error:  # torch raises errors of many classes
         if "GLOBAL" in str(error) or "TorchScript" in str(error):
-            why = "would run code when it is loaded, which Pixelloom never does: it holds more than tensors"
+            why = "contains more than tensors and would run code when loaded, which Pixelloom refuses"
         else:
-            why = "is damaged, or no file of weights"
-        raise ModelError(f"{path}: {why}; take {NAMES}") from error
+            why = "is damaged or not a file of weights"
+        raise ModelError(f"{path}: {why}; use {NAMES}") from error
 
 
 def _check(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Raises ModelError naming the first tensor that is missing, too many, of another shape, or no numbers."""
+    """Raise ModelError naming the first tensor that is missing, unexpected, of another shape or not of floats."""
     for wrong in _faults(tensors, shapes):
-        raise ModelError(f"{source}: not the Inception-v3 of published FIDs: {wrong}; take {NAMES}")
+        raise ModelError(f"{source}: not the Inception-v3 of published FIDs: {wrong}; use {NAMES}")
 
 
 def _faults(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
@@ -331,5 +333,5 @@ def _faults(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
         elif not tensors[name].is_floating_point():
             yield f"{name} is of {tensors[name].dtype}"
     for name in tensors:
-        if name not in shapes and not name.endswith(".num_batches_tracked"):  # which torch counts, and nothing reads
-            yield f"{name} is no tensor of it"
+        if name not in shapes and not name.endswith(".num_batches_tracked"):  # a counter of torch without effect
+            yield f"{name} is unexpected"

@@ -1,6 +1,6 @@
-"""Exact likelihood as it should be reported: nats and bits, per image and per dimension, with N and an interval.
+"""Exact likelihood in nats and bits, per image and per dimension, with the number of images and a 95 % interval.
 
-All sums are float64 over a known number of images: no means of batch means, no dropped batches.
+Sums are float64 over all images; no batch is dropped, and no means of batch means are taken.
 
     bits/dim = nats per image / (dims * ln 2)
 """
@@ -21,7 +21,7 @@ from pixelloom.core.types import Batch
 class Likelihood:
     """Negative log-likelihood of a data set.
 
-    The interval is that of the mean over images, mean -+ 1.96 s / sqrt(N); one image has none.
+    The interval is that of the mean over images, mean -+ 1.96 s / sqrt(N), s the standard deviation; None for N = 1.
     """
 
     n: int
@@ -31,12 +31,12 @@ class Likelihood:
 
     @property
     def nats_per_dim(self) -> float:
-        """Nats a value of the image."""
+        """Nats per value of an image."""
         return self.nats_per_image / self.dims
 
     @property
     def bits_per_dim(self) -> float:
-        """Bits a value of the image: what an ideal compressor with this model would need."""
+        """Bits per value of an image: the length of an ideal code with this model."""
         return self.nats_per_dim / math.log(2)
 
     @property
@@ -57,7 +57,7 @@ class Likelihood:
 
 
 def likelihood(log_probs: Tensor, dims: int) -> Likelihood:
-    """Figures from the log-probability of each image, float64 [N] in nats.
+    """Summarize the log-probability of each image, float64 [N] in nats.
 
     Raises:
         ValueError: without images.
@@ -74,12 +74,12 @@ def likelihood(log_probs: Tensor, dims: int) -> Likelihood:
 
 
 def score(log_prob: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Tensor:
-    """Log-probability of every image of an ordered pass, float64 [N]."""
+    """Log-probability of every image, float64 [N]."""
     parts = [log_prob(batch.images).double().cpu() for batch in batches]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
 def score_conditional(log_prob: Callable[[Tensor, Tensor | None], Tensor], batches: Iterable[Batch]) -> Tensor:
-    """Log-probability of every image given its label, where there is one, float64 [N]."""
+    """Log-probability of every image given its label, if there is one, float64 [N]."""
     parts = [log_prob(batch.images, batch.labels).double().cpu() for batch in batches]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""One door to the figures of samples: :func:`measure`, for models of any family. No files, no printing."""
+"""Sample metrics: :func:`measure` compares samples of any model with real images."""
 
 from __future__ import annotations
 
@@ -11,25 +11,34 @@ from torch import Tensor
 
 from pixelloom.core import rng
 from pixelloom.core.errors import DataError, UsageError, did_you_mean
-from pixelloom.metrics.distances import LEAST, frechet, kernel, least_frechet, neighborhoods, subset_size
+from pixelloom.metrics.distances import LEAST, frechet, kid, least_frechet, neighborhoods, subset_size
 from pixelloom.metrics.extractors import Extractor, Images, as_levels, extractor_for, features
-from pixelloom.metrics.memorization import NearestImages, feature_neighbors, memorization, pixel_neighbors
+from pixelloom.metrics.memorization import NearestNeighbors, feature_neighbors, memorization, pixel_neighbors
+from pixelloom.metrics.table import COPIED, FD, GAP, KID, NEAREST, in_group, metric_of
 
-SHARES = ("precision", "recall", "density", "coverage")
-METRICS = ("kid", "fd", *SHARES, "nearest")
-"""All that :func:`measure` measures; ``nearest`` needs training images and gives several figures."""
+SHARES = in_group("share")
+METRICS = (KID, FD, *SHARES, NEAREST)
+"""The metrics of :func:`measure`; ``nearest`` needs training images and has several results."""
 
 _K, _K_DENSITY, _Q, _SUBSETS = 3, 5, 5, 100
-_PUBLISHED = 10_000  # pictures a side that a published FID takes at least
+_PUBLISHED = 10_000  # images on a side of a published FID, at least
 
 
 @dataclass(frozen=True)
 class Result:
-    """One number with what it takes to trust it.
+    """The value of a metric with its real-vs-real baseline.
 
-    ``n`` generated against ``reference`` real images gave ``value``; ``baseline`` is what real images in the place of the
-    generated ones get, ``baseline_n`` on either side. None where there are too few. ``spread`` is kid's standard deviation
-    over subsets; ``interval`` and ``baseline_interval`` are 95 % intervals of a share, where it has one.
+    Attributes:
+        name: name of the metric, with the extractor if it compares features: ``kid-lenet-mnist``.
+        value: of the samples.
+        n: number of samples.
+        reference: number of real images that they were compared with.
+        baseline: value of real images in place of the samples; None if there are too few.
+        baseline_n: number of images on both sides of the baseline.
+        std: standard deviation over the random subsets of KID.
+        note: how it was measured.
+        interval: 95 % interval of a proportion.
+        baseline_interval: the same of the baseline.
     """
 
     name: str
@@ -38,49 +47,51 @@ class Result:
     reference: int
     baseline: float | None = None
     baseline_n: tuple[int, int] | None = None
-    spread: float | None = None
+    std: float | None = None
     note: str = ""
     interval: tuple[float, float] | None = None
     baseline_interval: tuple[float, float] | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """All fields, ready for JSON."""
+        """All fields, for JSON."""
         return asdict(self)
 
 
 class Reference(NamedTuple):
-    """Real images: held-out ones to measure against, and the training images where copies are sought."""
+    """Real images: held-out ones to compare with, and training images for the nearest neighbors."""
 
     held_out: Images
     training: Images | None = None
 
 
-class Neighbors(NamedTuple):
-    """The training images nearest to samples and to held-out images, pixel by pixel; ``held`` are the latter's
-    positions, int64: random ones, as many as there are samples but enough for a small share.
+class TrainingNeighbors(NamedTuple):
+    """The nearest training images, by pixels, of samples and of held-out images.
+
+    ``held_out_indices``, int64, are the held-out images that were compared: random ones, as many as samples, at least
+    1000 if there are so many.
     """
 
-    generated: NearestImages
-    held_out: NearestImages
-    held: Tensor
+    samples: NearestNeighbors
+    held_out: NearestNeighbors
+    held_out_indices: Tensor
 
 
 def least(metric: str, d: int) -> int:
-    """The smallest set, on either side, for one of METRICS with d features."""
-    return least_frechet(d) if metric == "fd" else LEAST
+    """The smallest number of images on a side for one of METRICS with d features."""
+    return least_frechet(d) if metric == FD else LEAST
 
 
-def nearby(samples: Images, reference: Reference, levels: int, *, seed: int = 0) -> Neighbors:
-    """What is nearest to each picture, as :func:`measure` looks for it; the slow part of ``nearest``.
+def training_neighbors(samples: Images, reference: Reference, levels: int, *, seed: int = 0) -> TrainingNeighbors:
+    """Find the nearest training images, the slow part of the metric ``nearest`` of :func:`measure`.
 
     Raises:
         UsageError: without training images.
         DataError: as :func:`measure`.
     """
     sets = _Sets.of(samples, reference, levels)
-    held = _held(len(sets.held_out), len(sets.samples), seed)
-    ours, others = (pixel_neighbors(x, sets.seen, levels) for x in (sets.samples, sets.held_out[held]))
-    return Neighbors(ours, others, held)
+    chosen = _chosen_held_out(len(sets.held_out), len(sets.samples), seed)
+    ours, others = (pixel_neighbors(x, sets.searched, levels) for x in (sets.samples, sets.held_out[chosen]))
+    return TrainingNeighbors(ours, others, chosen)
 
 
 def measure(
@@ -92,20 +103,29 @@ def measure(
     extractor: str | Extractor = "auto",
     source: str = "",
     seed: int = 0,
-    near: Neighbors | None = None,
+    neighbors: TrainingNeighbors | None = None,
 ) -> list[Result]:
-    """Figures of samples (uint8 [N, C, H, W] of so many levels) beside those that real images get, in METRICS' order.
+    """Measure samples, each metric with its real-vs-real baseline, in the order of METRICS.
 
-    For kid and fd, samples are measured against all held-out images. The baseline measures held-out images against
-    others of them: two disjoint parts, cut by ``seed``, one as large as the samples but at most half. The shares
-    (precision and so on) depend on both sizes, so they compare as many samples with the same part. A model as good as
-    the data is thus at the baseline. ``source`` names the data set for the extractor ``auto``. ``near`` is what
-    :func:`nearby` found for the same images and seed, if that is known already.
+    KID and the Fréchet distance compare the samples with all held-out images. Their baseline compares two disjoint
+    parts of the held-out images, split by ``seed``, one as large as the samples but at most half. Precision, recall,
+    density and coverage depend on both sizes, so samples are compared at the sizes of the baseline. A perfect model is
+    at the baseline in expectation.
+
+    Args:
+        samples: uint8 [N, C, H, W].
+        reference: real images.
+        levels: number of levels.
+        metrics: some of METRICS.
+        extractor: an extractor or its name, see :func:`pixelloom.metrics.extractors.named`.
+        source: name of the data set, by which the extractor "auto" is chosen.
+        seed: of every random choice among real images.
+        neighbors: result of :func:`training_neighbors` for the same images and seed, if known already.
 
     Raises:
         UsageError: for an unknown metric or extractor, or for ``nearest`` without training images.
-        DataError: for images of another shape or of higher levels, or for too few of them.
-        ModelError: for ``inception=FILE`` where the file cannot be used.
+        DataError: for images of another shape or with higher levels, or for too few of them.
+        ModelError: for ``inception=FILE`` if the file cannot be used.
     """
     for name in metrics:
         if name not in METRICS:
@@ -113,19 +133,17 @@ def measure(
                 f"metrics: there is no {name!r}.{did_you_mean(name, METRICS)} There are {', '.join(METRICS)}"
             )
     sets = _Sets.of(samples, reference, levels)
-    training = sets.seen if "nearest" in metrics else None
+    training = sets.searched if NEAREST in metrics else None
     space = extractor_for(extractor, sets.samples.shape[1], source)
     fake, real = features(sets.samples, levels, space), features(sets.held_out, levels, space)
-    found = _distances(
-        real, fake, space.name, [name for name in METRICS if name in metrics and name != "nearest"], seed
-    )
+    found = _distances(real, fake, space.name, [name for name in METRICS if name in metrics and name != NEAREST], seed)
     if training is not None:
-        near = near or nearby(samples, reference, levels, seed=seed)
+        neighbors = neighbors or training_neighbors(samples, reference, levels, seed=seed)
         if space.name != "pixels":
             known = features(training, levels, space)
-            ours, others = feature_neighbors(fake, known), feature_neighbors(real[near.held], known)
-            found += _copies(ours.distances, others.distances, space.name, len(training))
-        found += _copies(near.generated.distances, near.held_out.distances, "pixels", len(training))
+            ours, others = feature_neighbors(fake, known), feature_neighbors(real[neighbors.held_out_indices], known)
+            found += _memorization(ours.distances, others.distances, space.name, len(training))
+        found += _memorization(neighbors.samples.distances, neighbors.held_out.distances, "pixels", len(training))
     return found
 
 
@@ -137,8 +155,8 @@ class _Sets:
     levels: int
 
     @property
-    def seen(self) -> Tensor:
-        """The training images; UsageError where there are none."""
+    def searched(self) -> Tensor:
+        """The training images; raises UsageError if there are none."""
         if self.training is None or not len(self.training):
             raise UsageError("metrics: 'nearest' compares with training images, and there are none: leave it out")
         return self.training
@@ -150,17 +168,17 @@ class _Sets:
         training = None if reference.training is None else as_levels(reference.training, levels, "training images")
         for what, y in (("held-out images", held_out), ("training images", training)):
             if y is not None and y.shape[1:] != x.shape[1:]:
-                raise DataError(f"{what}: {list(y.shape[1:])} a picture, but samples have {list(x.shape[1:])}")
+                raise DataError(f"{what}: {list(y.shape[1:])} an image, but samples have {list(x.shape[1:])}")
         return cls(x, held_out, training, levels)
 
 
 def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str], seed: int) -> list[Result]:
-    # The sizes of the parts give the baseline the figure's bias, which goes with 1/N + 1/N', as far as the images reach.
+    # With parts of these sizes the baseline has about the bias of the metric, which grows with 1/N + 1/N'.
     order = torch.from_numpy(rng.permutation(len(real), seed, rng.Stream.BASELINE))
     part = min(len(fake), len(real) // 2)
     rest, stand_in = real[order[part:]], real[order[:part]]
     baselines = _values(rest, stand_in, [name for name in metrics if least(name, real.shape[1]) <= part], seed)
-    # Shares go with N / N' (coverage most of all), so where they have a baseline they are measured at its sizes.
+    # Shares depend on N / N', coverage most of all, so they are measured at the sizes of their baseline.
     equal = [name for name in metrics if name in baselines and name in SHARES]
     values = _values(real, fake, [name for name in metrics if name not in equal], seed)
     values |= _values(rest, fake[:part], equal, seed)
@@ -172,7 +190,7 @@ def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str
             reference=len(rest) if name in equal else len(real),
             baseline=baselines[name][0] if name in baselines else None,
             baseline_n=(part, len(rest)) if name in baselines else None,
-            spread=values[name][1],
+            std=values[name][1],
             note=_note(f"{name}-{extractor}", len(real), len(fake))
             + ("" if name in baselines else "; too few held-out images for a baseline"),
         )
@@ -181,12 +199,12 @@ def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str
 
 
 def _values(real: Tensor, fake: Tensor, metrics: Sequence[str], seed: int) -> dict[str, tuple[float, float | None]]:
-    """Name -> value and spread."""
+    """Name -> value, and the standard deviation over subsets of KID."""
     values: dict[str, tuple[float, float | None]] = {}
-    if "kid" in metrics:
-        values["kid"] = kernel(real, fake, subsets=_SUBSETS, seed=seed)
-    if "fd" in metrics:
-        values["fd"] = frechet(real, fake), None
+    if KID in metrics:
+        values[KID] = kid(real, fake, subsets=_SUBSETS, seed=seed)
+    if FD in metrics:
+        values[FD] = frechet(real, fake), None
     if set(metrics) & set(SHARES):
         shares = neighborhoods(real, fake, k=_K, k_density=_K_DENSITY)
         values |= {name: (value, None) for name, value in shares._asdict().items()}
@@ -194,22 +212,24 @@ def _values(real: Tensor, fake: Tensor, metrics: Sequence[str], seed: int) -> di
 
 
 def _note(name: str, real: int, fake: int) -> str:
-    if name.startswith("kid-"):
+    metric = metric_of(name)
+    assert metric is not None
+    if metric.name == KID:
         return f"mean over {_SUBSETS} subsets of {subset_size(real, fake)} images"
-    if name.startswith("fd-"):
+    if metric.name == FD:
         published = name == "fd-inception" and min(real, fake) < _PUBLISHED
-        return "grows with 1/N: compare at equal N" + ("; published ones take 10,000 to 50,000" if published else "")
-    return f"k = {_K if name.startswith(('precision-', 'recall-')) else _K_DENSITY}"
+        return "grows with 1/N: compare at equal N" + ("; published FIDs use 10,000 to 50,000" if published else "")
+    return f"k = {_K if metric.name in ('precision', 'recall') else _K_DENSITY}"
 
 
-def _copies(generated: Tensor, held_out: Tensor, space: str, training: int) -> list[Result]:
-    """Figures from distances to the nearest training image, of samples and of held-out images."""
+def _memorization(generated: Tensor, held_out: Tensor, space: str, training: int) -> list[Result]:
+    """Results from distances to the nearest training image, of samples and of held-out images."""
     found = memorization(generated, held_out, q=_Q)
     unit = "RMS of values in [0, 1]" if space == "pixels" else "Euclidean"
     rows = (
-        ("nearest", found.nearest, found.nearest_held, f"mean distance, {unit}"),
-        ("gap", found.gap, 0.0, "0: as far off as real ones; -1: copies"),
-        ("copied", found.copied, found.copied_held, f"as near as the nearest {_Q} % of real ones"),
+        (NEAREST, found.nearest, found.nearest_held, f"mean distance, {unit}"),
+        (GAP, found.gap, 0.0, "0: as distant as real images; -1: training images"),
+        (COPIED, found.copied, found.copied_held, f"share within the nearest {_Q} % of real images"),
     )
     return [
         Result(f"{name}-{space}", value, len(generated), training, baseline, (len(held_out), training), None, note)
@@ -217,6 +237,6 @@ def _copies(generated: Tensor, held_out: Tensor, space: str, training: int) -> l
     ]
 
 
-def _held(real: int, fake: int, seed: int) -> Tensor:
-    """Held-out images whose neighbors are sought: as many as there are samples, but enough for a small share."""
+def _chosen_held_out(real: int, fake: int, seed: int) -> Tensor:
+    """Held-out images to find neighbors of: as many as samples, but at least 1000 for a share of a few percent."""
     return torch.from_numpy(rng.permutation(real, seed, rng.Stream.NEIGHBORS))[: max(fake, 1000)]

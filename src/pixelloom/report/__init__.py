@@ -1,5 +1,5 @@
-"""Models side by side.
+"""Models side by side as an HTML page and as a PNG.
 
-What is gathered of each (``gathering``, ``entries``), and how it is drawn: charts of both (``charts``), as a page
-(``page``) and as a picture (``poster``).
+``collect`` loads, samples and measures the models, ``model`` holds what was collected and groups comparable results,
+``charts`` draws the training curves of several runs, ``html`` and ``png`` lay everything out.
 """

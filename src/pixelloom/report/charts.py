@@ -1,6 +1,6 @@
-"""Charts of several runs: a figure of theirs on one axis, and what each discriminator says; for light and dark ground.
+"""Charts of several runs: a metric of each on one axis, and the logits of each discriminator; in any text color.
 
-matplotlib is imported where it draws, and only its object interface is used: no global state, no display.
+matplotlib is imported where it is used, with its object interface only: no global state, no display.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pixelloom.metrics.table import BITS, FAKE, R_T, REAL, is_distance
 from pixelloom.report.model import Comparison
 from pixelloom.viz import curves
-from pixelloom.viz.curves import BITS, FAKE, R_T, REAL, History, Series
+from pixelloom.viz.curves import History, Series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 PALETTE = (
     *("#3b7fc4", "#cf7420", "#2f9670", "#c2528b", "#8468d0", "#93841c", "#3a97b5", "#b0614f", "#6f8f2f", "#7f7f7f"),
 )
-"""A color a model, in order; each stands out from a light and from a dark ground."""
-_SIZE = (5.0, 3.6)  # inches: letters stay readable at the width of a phone
-_FAR = 10  # times the nearest distance: from there on a plain axis would press the nearer runs onto its baseline
+"""Colors of models, in order; each is visible on light and on dark backgrounds."""
+_SIZE = (5.0, 3.6)  # inches: text stays readable at the width of a phone
+_FAR = 10  # ratio of the best values from which on the axis is logarithmic
 
 
 @dataclass(frozen=True)
 class Line:
-    """One run among several: its name, its color, and the figure in validation and training."""
+    """One run among several: its name, its color, and a metric in validation and training."""
 
     name: str
     color: str
@@ -35,8 +36,8 @@ class Line:
     train: Series | None = None
 
 
-def overlay(figure: str, lines: Sequence[Line]) -> Figure:
-    """The same figure of several runs on one axis: training faint and smoothed, validation with the best ringed."""
+def overlay(metric: str, lines: Sequence[Line]) -> Figure:
+    """A metric of several runs on one axis: training faint and smoothed, validation with its best value marked."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=_SIZE, dpi=curves.DPI, layout="constrained")
@@ -53,11 +54,11 @@ def overlay(figure: str, lines: Sequence[Line]) -> Figure:
     low, high = curves.limits(trained, [line.validation for line in lines])
     least = min(float(line.validation.values.min()) for line in lines)
     bests = [line.validation.best[1] for line in lines]
-    if figure != BITS and least > 0 and max(bests) > _FAR * min(bests):
+    if is_distance(metric) and least > 0 and max(bests) > _FAR * min(bests):
         axes.set_yscale("log")
         low = 0.8 * least
-    axes.set(ylabel=figure, ylim=(low, high))
-    if figure == BITS:
+    axes.set(ylabel=metric, ylim=(low, high))
+    if metric == BITS:
         curves.in_nats(axes)
     curves.against_images(axes, [line.validation.images[-1] for line in lines])
     _name(drawing, lines)
@@ -65,7 +66,7 @@ def overlay(figure: str, lines: Sequence[Line]) -> Figure:
 
 
 def _name(drawing: Figure, lines: Sequence[Line]) -> None:
-    """A legend below, of names that are text and no formulas."""
+    """Add a legend below; names are plain text, not formulas."""
     from matplotlib.lines import Line2D
 
     keys = [Line2D([], [], color=line.color, marker="o", markersize=3) for line in lines]
@@ -76,19 +77,19 @@ def _name(drawing: Figure, lines: Sequence[Line]) -> None:
 
 
 def shortened(name: str, length: int = 44) -> str:
-    """Without its middle, if it is longer."""
+    """A name without its middle if it is longer."""
     half = (length - 1) // 2
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
 
 
-def sides(history: History) -> Figure | None:
-    """What the discriminator of a run says, for a place beside :func:`overlay`; None for a run without one."""
+def discriminator_chart(history: History) -> Figure | None:
+    """Chart of the logits of a run's discriminator, of the size of :func:`overlay`; None without a discriminator."""
     train = {name: series for name, series in history.train.items() if name in (REAL, FAKE, R_T)}
     return curves.figure_of(History(train, {}), _SIZE)
 
 
 def in_ink(figure: Figure, ink: str) -> bytes:
-    """A PNG without ground, all letters and axes in one color."""
+    """A PNG with a transparent background, text and axes in one color."""
     for axes in [part for whole in figure.axes for part in (whole, *whole.child_axes)]:
         axes.tick_params(colors=ink, which="both")
         for spine in axes.spines.values():
@@ -103,53 +104,53 @@ def in_ink(figure: Figure, ink: str) -> bytes:
 
 @dataclass(frozen=True)
 class Chart:
-    """One of a comparison's charts.
+    """A chart of a comparison.
 
     Attributes:
-        title: figure and ground.
-        told: what it shows, in words.
-        note: how it is to be read.
-        draw: makes it anew; a figure is dyed in one ink.
+        title: metric and protocol.
+        alt: description for readers who do not see it.
+        note: how to read it.
+        draw: creates the matplotlib figure; :func:`in_ink` changes it.
     """
 
     title: str
-    told: str
+    alt: str
     note: str
     draw: Callable[[], Figure]
 
 
 def color(place: int) -> str:
-    """Of the model at a place in the list."""
+    """Color of the model at a position in the list."""
     return PALETTE[place % len(PALETTE)]
 
 
 def charts(comparison: Comparison) -> list[Chart]:
-    """A chart for each group of figures that compare and have a history, then one for each discriminator."""
+    """A chart for each group of comparable results with a history, then one for each discriminator."""
     found = []
     for group in comparison.groups():
         lines = [
             Line(
-                entry.name, color(place), entry.history.validation[group.figure], entry.history.train.get(group.figure)
+                model.name, color(place), model.history.validation[group.metric], model.history.train.get(group.metric)
             )
-            for place, entry in ((place, comparison.entries[place]) for place in group.members)
-            if group.figure in entry.history.validation
+            for place, model in ((place, comparison.models[place]) for place in group.members)
+            if group.metric in model.history.validation
         ]
         if lines:
             lowest = ", ".join(f"{line.name} {line.validation.best[1]:.4g}" for line in lines)
-            note = "Validation with its lowest ringed; lower is better." + (
+            note = "Validation with its lowest value circled; lower is better." + (
                 " Training faint, smoothed." if any(line.train for line in lines) else ""
             )
-            told = f"{group.title}, against images seen. Lowest: {lowest}"
-            found.append(Chart(group.title, told, note, partial(overlay, group.figure, lines)))
-    for entry in comparison.entries:
-        if sides(entry.history) is not None:
-            told = f"Mean logits of the discriminator of {entry.name} on real and on generated pictures, and its dial"
-            note = "Mean logits on real and on generated pictures, smoothed, and the dial: 0 is chance."
-            found.append(Chart(f"The discriminator of {entry.name}", told, note, partial(_sides, entry.history)))
+            alt = f"{group.title}, against images seen. Lowest: {lowest}"
+            found.append(Chart(group.title, alt, note, partial(overlay, group.metric, lines)))
+    for model in comparison.models:
+        if discriminator_chart(model.history) is not None:
+            alt = f"Mean logits of the discriminator of {model.name} on real and on generated images, and r_t"
+            note = "Mean logits on real and on generated images, smoothed; r_t near 1 shows overfitting."
+            found.append(Chart(f"Discriminator of {model.name}", alt, note, partial(_existing, model.history)))
     return found
 
 
-def _sides(history: History) -> Figure:
-    figure = sides(history)
+def _existing(history: History) -> Figure:
+    figure = discriminator_chart(history)
     assert figure is not None
     return figure

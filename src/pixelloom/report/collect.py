@@ -1,4 +1,4 @@
-"""Gathers what there is to compare: loads models of any family, draws from them, and reads what their runs wrote."""
+"""Collects a comparison: loads models of any family, samples and measures them, and reads the curves of their runs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from pixelloom.core.threads import usable
 from pixelloom.data.catalog import load_for
 from pixelloom.engine.memory import out_of_memory
 from pixelloom.metrics.results import METRICS, Result
+from pixelloom.metrics.table import BITS, selecting
 from pixelloom.models.description import WEIGHTS
 from pixelloom.models.pixel import PixelModel
 from pixelloom.models.registry import Model, load_model
-from pixelloom.report.model import SAMPLES, Comparison, Entry, Ground
+from pixelloom.report.model import SAMPLES, Comparison, ModelEntry, Protocol
 from pixelloom.runs.evaluate import (
     ACCURACY,
     ALL,
@@ -37,26 +38,26 @@ from pixelloom.runs.evaluate import (
 )
 from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, find
 from pixelloom.viz import curves
-from pixelloom.viz.grid import sheet
+from pixelloom.viz.grid import grid_layout
 
 _log = logging.getLogger("pixelloom")
 _FORM = {key: key for key in ("binarize", "fit", "background", "bits", "frames")} | {"seed": "data seed"}
-"""Of the settings of data, what changes its pictures beside their size and levels."""
+"""Options of data, beside size and levels, that change the images."""
 _ASKED = ("size", "levels", "binarize", "gray", "limit")
 _NOTHING = (None, False, "none", "")
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How models are drawn from and measured.
+    """How models are sampled and measured.
 
     Attributes:
-        n: samples of each.
+        n: samples of each model.
         seed: of the samples.
         device: "cpu" or "cuda".
-        metrics: figures of samples to measure, see :func:`pixelloom.measure`; none by default.
-        measured: samples to measure them on.
-        split: whose pictures they are measured against.
+        metrics: sample metrics to measure, see :func:`pixelloom.measure`; none by default.
+        measured: number of samples for these metrics.
+        split: split of the real images for these metrics.
     """
 
     n: int = 16
@@ -68,21 +69,21 @@ class CompareOptions:
 
 
 def gather(names: Sequence[str], options: CompareOptions = CompareOptions()) -> Comparison:
-    """Load each model, draw from it and read what its run wrote.
+    """Load and sample each model, and read the curves of its run.
 
     Args:
-        names: as :func:`pixelloom.runs.folder.find` takes them; a model that is named twice is shown once.
-        options: how they are drawn from and measured.
+        names: models, as :func:`pixelloom.runs.folder.find` takes them; duplicates are shown once.
+        options: how they are sampled and measured.
 
     Raises:
-        UsageError: for a metric that is none of samples.
+        UsageError: for a name that is not a sample metric.
         ModelError: if none of them can be shown.
     """
     unknown = [name for name in options.metrics if name not in (*METRICS, ACCURACY, ALL)]
     if unknown:
         known = ", ".join((*METRICS, ACCURACY, ALL))
-        raise UsageError(f"metrics: {unknown[0]!r} is no figure of samples; there are {known}")
-    entries, broken, seen = list[Entry](), list[tuple[str, str]](), set[Path]()
+        raise UsageError(f"metrics: {unknown[0]!r} is not a sample metric; there are {known}")
+    found, broken, seen = list[ModelEntry](), list[tuple[str, str]](), set[Path]()
     short = dict(zip(names, _short(names), strict=True))
     for name in names:
         try:
@@ -91,7 +92,7 @@ def gather(names: Sequence[str], options: CompareOptions = CompareOptions()) -> 
                 continue
             entry = _entry(short[name], folder, options)
             twice = any(other.parent == folder.parent for other in seen)  # the best and the last model of one run
-            entries.append(replace(entry, history=curves.History({}, {})) if twice else entry)
+            found.append(replace(entry, history=curves.History({}, {})) if twice else entry)
             seen.add(folder)
         except (PixelloomError, OSError) as error:
             broken.append((name, str(error).removeprefix(f"{name}: ")))
@@ -99,10 +100,10 @@ def gather(names: Sequence[str], options: CompareOptions = CompareOptions()) -> 
             if not out_of_memory(error):
                 raise
             broken.append((name, "out of memory; draw fewer with -n"))
-    if not entries:
+    if not found:
         raise ModelError("none of these can be shown:" + "".join(f"\n  {name}: {why}" for name, why in broken))
     return Comparison(
-        tuple(entries), tuple(broken), options.n, options.seed, hardware(options.device), date.today().isoformat()
+        tuple(found), tuple(broken), options.n, options.seed, hardware(options.device), date.today().isoformat()
     )
 
 
@@ -114,32 +115,32 @@ def hardware(device: str) -> str:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """The last part of each where these differ and say something."""
+    """The last part of each name, if these are unique and not the same in every run."""
     last = [Path(name).name for name in names]
-    tellers = len(set(last)) == len(set(names)) and not {"", "..", BEST, LAST} & set(last)
-    return last if tellers else list(names)
+    unique = len(set(last)) == len(set(names)) and not {"", "..", BEST, LAST} & set(last)
+    return last if unique else list(names)
 
 
-def _entry(name: str, folder: Path, options: CompareOptions) -> Entry:
+def _entry(name: str, folder: Path, options: CompareOptions) -> ModelEntry:
     model = load_model(folder).to(options.device)
     with safe_open(str(folder / WEIGHTS), "pt") as file:
         sha256 = file.metadata()["sha256"]  # of the contents; loading has verified it
     about = model.description
     record = about.training
     data = {} if record.data is None else record.data.model_dump(mode="json")
-    metrics = folder.parent / METRICS_FILE
-    history = curves.read_history(metrics) if metrics.is_file() else curves.History({}, {})
+    path = folder.parent / METRICS_FILE
+    history = curves.read_history(path) if path.is_file() else curves.History({}, {})
     validation, split = record.validation.metrics, record.validation.split
-    judges = dict.fromkeys([*history.judges, *curves.judges(validation)])
+    metrics = dict.fromkeys([*history.selecting, *selecting(validation)])
     images = record.images
-    sheet(options.n, model.spec.shape)  # refuses more than a picture can hold, before they are drawn
+    grid_layout(options.n, model.spec.shape)  # refuses too many before they are drawn
     samples, given, seconds = _drawn(model, options.n, options.seed)
     measured, unmeasured = _measured(name, model, options)
     threads = min(usable(), torch.get_num_threads()) if model.device.type == "cpu" else 0
-    grounds = {judge: _ground(model, judge, data, split, name) for judge in judges}
+    protocols = {metric: _protocol(model, metric, data, split, name) for metric in metrics}
     if measured:
-        grounds[SAMPLES] = _ground(model, SAMPLES, data, options.split, name)
-    return Entry(
+        protocols[SAMPLES] = _protocol(model, SAMPLES, data, options.split, name)
+    return ModelEntry(
         name=name,
         family=about.family,
         network=about.network,
@@ -154,11 +155,11 @@ def _entry(name: str, folder: Path, options: CompareOptions) -> Entry:
         images=images,
         epochs=record.epochs,
         minutes=record.minutes,
-        step=_step(history, list(judges), images),
+        step=_step(history, list(metrics), images),
         validation=validation,
         n=record.validation.n,
         split=split,
-        grounds=grounds,
+        protocols=protocols,
         history=history,
         sha256=sha256,
         measured=measured,
@@ -171,33 +172,33 @@ def _entry(name: str, folder: Path, options: CompareOptions) -> Entry:
 
 
 def _drawn(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor | None, float]:
-    """Images [n, C, H, W], what they were drawn by as images, and seconds an image, after one to warm up."""
-    told, shown = _told(model, n)
-    model.sample(1, seed=seed, **{name: value[:1] for name, value in told.items()})
+    """Images [n, C, H, W], their conditioning images, and seconds per image, after one image to warm up."""
+    conditioning, shown = _conditioning(model, n)
+    model.sample(1, seed=seed, **{name: value[:1] for name, value in conditioning.items()})
     begun = time.perf_counter()
-    images = model.sample(n, seed=seed, **told)
+    images = model.sample(n, seed=seed, **conditioning)
     return images, shown, (time.perf_counter() - begun) / n
 
 
-def _told(model: Model, n: int) -> tuple[dict[str, Any], Tensor | None]:
-    """What n images are drawn by: every class in turn, validation pictures of the data that the model was trained on.
+def _conditioning(model: Model, n: int) -> tuple[dict[str, Any], Tensor | None]:
+    """Conditioning of n images: the classes in order, and validation images of the training data.
 
     Raises:
-        DataError: if the model goes by pictures, and these data cannot be read.
+        DataError: if the model is conditioned on images, and its data cannot be read.
     """
     classes = model.description.classes
-    told: dict[str, Any] = {"labels": torch.arange(n) % classes} if classes else {}
+    conditioning: dict[str, Any] = {"labels": torch.arange(n) % classes} if classes else {}
     if not isinstance(model, PixelModel) or model.condition is None:
-        return told, None
+        return conditioning, None
     truth = some_images(model.spec, data_for(model), "val", n)
     if not len(truth):
-        raise UsageError("the model goes by pictures, and its data has no validation pictures")
+        raise UsageError("the model is conditioned on images, and its data has no validation images")
     seen = model.condition.of(truth)[torch.arange(n) % len(truth)]
-    return told | {"condition": seen}, model.condition.shown(seen)
+    return conditioning | {"condition": seen}, model.condition.to_images(seen)
 
 
 def _measured(name: str, model: Model, options: CompareOptions) -> tuple[tuple[Result, ...], str]:
-    """Figures of samples, or why there are none though they were asked for."""
+    """Sample metrics, or why there are none though they were asked for."""
     if not options.metrics:
         return (), ""
     _log.info("%s: measuring %d samples", name, options.measured)
@@ -212,26 +213,26 @@ def _measured(name: str, model: Model, options: CompareOptions) -> tuple[tuple[R
     return tuple(found), ""
 
 
-def _ground(model: Model, judge: str, data: dict[str, Any], split: str, name: str) -> Ground:
-    """A likelihood is that of images given all that the model is told; a distance is one of samples, whatever drew."""
+def _protocol(model: Model, metric: str, data: dict[str, Any], split: str, name: str) -> Protocol:
+    """Likelihoods are comparable with equal conditioning only, sample metrics with and without classes."""
     source = data.get("source")
-    told = []
+    conditioning = []
     if isinstance(model, PixelModel):
         classes, condition = model.description.classes, model.description.condition
-        told = ["classes"] * (classes > 0 and judge == curves.BITS) + [condition] * (condition != "none")
+        conditioning = ["classes"] * (classes > 0 and metric == BITS) + [condition] * (condition != "none")
     return (
         ("data", str(source) if source else f"unknown data ({name})"),
         ("size", "x".join(map(str, model.spec.shape))),
         ("levels", str(model.spec.levels)),
         *((what, "none" if data.get(key) is None else str(data[key])) for key, what in _FORM.items()),
-        ("condition", " and ".join(told) or "none"),
-        ("reference", f"{split} pictures"),
+        ("conditioning", " and ".join(conditioning) or "none"),
+        ("reference", f"{split} images"),
     )
 
 
-def _step(history: curves.History, judges: list[str], images: float | None) -> int | None:
-    """That of the validation at which a model of so many images seen was kept."""
-    for series in (history.validation[name] for name in judges if name in history.validation):
+def _step(history: curves.History, metrics: list[str], images: float | None) -> int | None:
+    """Step of the validation after ``images`` training images, at which the model was saved."""
+    for series in (history.validation[name] for name in metrics if name in history.validation):
         for step in series.steps[series.images == images]:
             if not math.isnan(step):
                 return int(step)

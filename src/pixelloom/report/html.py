@@ -1,6 +1,6 @@
-"""A comparison as one web page that needs nothing beside it: pictures inline, no script, light and dark.
+"""A comparison as one self-contained HTML page: images inline, no scripts, light and dark.
 
-Whatever a file says, a run's name for instance, is text: the template engine escapes all of it.
+The template engine escapes all text, so nothing in a file, such as the name of a run, can become markup.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import io
 from importlib import resources
 from typing import Any
 
-from PIL.Image import Image
-
 from pixelloom.core.types import Levels
 from pixelloom.report.charts import Chart, charts, color, in_ink
-from pixelloom.report.model import Comparison, Entry
+from pixelloom.report.model import Comparison, ModelEntry
 from pixelloom.viz.grid import grid
 
 _ABREAST = 5  # models beside each other on a wide screen
-LIGHT, DARK = "#1d2023", "#e9e9e6"  # ink on each ground
+LIGHT, DARK = "#1d2023", "#e9e9e6"  # text color on a light and on a dark background
 
 
 def page(comparison: Comparison) -> str:
@@ -27,43 +25,42 @@ def page(comparison: Comparison) -> str:
 
     text = resources.files("pixelloom.report").joinpath("templates/compare.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    models = [_model(place, entry, comparison) for place, entry in enumerate(comparison.entries)]
+    models = [_model(place, model, comparison) for place, model in enumerate(comparison.models)]
     return environment.from_string(text).render(
         title=comparison.title,
         summary=comparison.summary,
         models=models,
         abreast=min(len(models), _ABREAST),
         charts=[_chart(chart) for chart in charts(comparison)],
-        columns=list(comparison.entries[0].facts()),
+        columns=list(comparison.models[0].row()),
         tables=comparison.tables(),
-        notes=comparison.cautions(),
+        cautions=comparison.cautions(),
         unmeasured=comparison.unmeasured(),
-        apart=comparison.apart(),
+        not_comparable=comparison.not_comparable(),
         broken=comparison.broken,
     )
 
 
-def _model(place: int, entry: Entry, comparison: Comparison) -> dict[str, Any]:
+def _model(place: int, model: ModelEntry, comparison: Comparison) -> dict[str, Any]:
     return {
-        "name": entry.name,
+        "name": model.name,
         "color": color(place),
-        "about": entry.about,
-        "given": None if entry.given is None else _grid(entry.given, entry.spec.levels),
-        "samples": _grid(entry.samples, entry.spec.levels),
-        "caption": entry.caption(comparison.seed),
-        "facts": list(entry.facts().items()),
+        "about": model.about,
+        "given": None if model.given is None else _grid(model.given, model.spec.levels),
+        "samples": _grid(model.samples, model.spec.levels),
+        "caption": model.caption(comparison.seed),
+        "row": list(model.row().items()),
     }
 
 
 def _chart(chart: Chart) -> dict[str, str]:
     light, dark = (_inline(in_ink(chart.draw(), ink)) for ink in (LIGHT, DARK))
-    return {"title": chart.title, "told": chart.told, "note": chart.note, "light": light, "dark": dark}
+    return {"title": chart.title, "alt": chart.alt, "note": chart.note, "light": light, "dark": dark}
 
 
 def _grid(images: Levels, levels: int) -> str:
     buffer = io.BytesIO()
-    picture: Image = grid(images, levels)
-    picture.save(buffer, "PNG")
+    grid(images, levels).save(buffer, "PNG")
     return _inline(buffer.getvalue())
 
 

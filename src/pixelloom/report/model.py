@@ -1,7 +1,7 @@
-"""Models side by side, as data: what there is to show of each, and which of their figures may stand beside each other.
+"""What a comparison of models shows, as data, and which of their results can be compared.
 
-A figure of two models compares if it is of one kind and was measured on the same ground: the same pictures in the same
-form, under the same condition. Where it was not, that is said.
+Results of two models are comparable if they are of one metric under one evaluation protocol: the same images in the
+same form, with the same conditioning. Where protocols differ, the report says so.
 """
 
 from __future__ import annotations
@@ -11,45 +11,46 @@ from itertools import combinations
 
 from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.metrics.results import Result
+from pixelloom.metrics.table import BITS, is_distance, metric_of, value_text
 from pixelloom.viz import curves
 
-Ground = tuple[tuple[str, str], ...]
-"""On what a figure was measured, as (what, which)."""
-SAMPLES = "figures of samples"
-"""What all that is measured of samples is called among figures that may compare."""
-_USUAL = ("none", "crop", "white", "first", "0", "validation pictures")  # what goes without saying
+Protocol = tuple[tuple[str, str], ...]
+"""Evaluation protocol of a metric, as (property, value): data, size, levels, .., conditioning, reference images."""
+SAMPLES = "sample metrics"
+"""Name of all sample metrics of a model among the metrics that are compared."""
+_DEFAULTS = ("none", "crop", "white", "first", "0", "validation images")  # values that titles leave out
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A model, as it is shown.
+class ModelEntry:
+    """A model in the report.
 
     Attributes:
-        name: by which it was asked for, shortened where that is unique.
-        family: "pixel" or "latent".
+        name: name that the model was given by, shortened if that is unique.
+        family: "pixel" or "gan".
         network: name of its network.
         recipe: name of its recipe, or "".
-        data: the source it was trained on, or "".
-        form: what was done to the data, in words.
-        spec: of its images.
-        classes: number of those that it is told of.
-        parameters: number of trained values.
-        images: seen in training until it was kept.
-        epochs: as images.
-        minutes: as images.
-        step: at which it was kept, where the run's figures name it.
-        validation: figures by name.
-        n: images that they were measured on.
-        split: and of which split, "validation" or "training".
-        grounds: on what each figure was measured that models are chosen by, and those of samples.
-        history: figures over the run; empty where no run lies around the model, or an entry before has them.
+        data: source of its training data, or "".
+        form: options of the data, as text.
+        spec: shape and levels of its images.
+        classes: number of classes it is conditioned on.
+        parameters: number of trained parameters.
+        images: training images seen until the model was saved.
+        epochs: epochs until then.
+        minutes: minutes until then.
+        step: step at which it was saved, if the metrics of the run name it.
+        validation: validation metrics by name.
+        n: number of images that they were measured on.
+        split: split that they were measured on, "validation" or "training".
+        protocols: evaluation protocol of each selecting metric, and of the sample metrics.
+        history: training curves; empty without a run around the model, or if an entry before has them.
         sha256: of the contents of its file.
-        measured: figures of samples, where they were asked for.
-        unmeasured: why there are none, though they were asked for.
+        measured: sample metrics, if asked for.
+        unmeasured: why there are none, though asked for.
         samples: levels uint8 [n, C, H, W].
-        given: what each sample was drawn by, as images like these; None where by nothing.
-        seconds: an image, measured while the samples were drawn.
-        threads: CPU threads that could draw, 0 for a GPU.
+        given: conditioning image of each sample, in the same form; None without.
+        seconds: sampling time per image.
+        threads: CPU threads that sampling could use, 0 for a GPU.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Entry:
     validation: dict[str, float]
     n: int | None
     split: str
-    grounds: dict[str, Ground]
+    protocols: dict[str, Protocol]
     history: curves.History
     sha256: str
     measured: tuple[Result, ...]
@@ -80,18 +81,19 @@ class Entry:
 
     @property
     def about(self) -> str:
-        """What it is, in words."""
-        return f"{self.family} model, {self.network} on {self.data or 'unknown data'}"
+        """Family, network and data."""
+        family = "GAN" if self.family == "gan" else f"{self.family} model"
+        return f"{family}, {self.network} on {self.data or 'unknown data'}"
 
     def caption(self, seed: int) -> str:
-        """How the samples were drawn."""
+        """Caption of the samples."""
         n = len(self.samples)
-        how = ", each class in turn" if self.classes else ""
+        how = ", classes in order" if self.classes else ""
         return f"{n} sample{'s' if n > 1 else ''}, seed {seed}{how}"
 
-    def facts(self) -> dict[str, str]:
-        """A row of the table: what of it -> which."""
-        shown = ", ".join(figure(name, value) for name, value in self.validation.items())
+    def row(self) -> dict[str, str]:
+        """A row of the table of models: column -> text."""
+        shown = ", ".join(value_text(name, value) for name, value in self.validation.items())
         on = "" if self.n is None else f" (N={self.n:,}{'' if self.split == 'validation' else f', {self.split}'})"
         epochs = "" if self.epochs is None else f" ({self.epochs:.4g} epochs)"
         threads = "GPU" if not self.threads else "1 thread" if self.threads == 1 else f"up to {self.threads} threads"
@@ -103,57 +105,63 @@ class Entry:
             "images seen": "unknown" if self.images is None else f"{self.images:,.0f}{epochs}",
             "minutes": "unknown" if self.minutes is None else f"{self.minutes:,.4g}",
             "validation": f"{shown}{on}" if shown else "unknown",
-            "kept at step": "unknown" if self.step is None else f"{self.step:,}",
-            "seconds an image": f"{self.seconds:.2g} ({threads})",
+            "saved at step": "unknown" if self.step is None else f"{self.step:,}",
+            "seconds per image": f"{self.seconds:.2g} ({threads})",
             "checksum": self.sha256,
         }
 
 
 @dataclass(frozen=True)
 class Group:
-    """Models whose figure of one kind compares: places in the list of entries."""
+    """Models with comparable results of a metric: their positions in the list of models."""
 
-    figure: str
-    ground: Ground
+    metric: str
+    protocol: Protocol
     members: tuple[int, ...]
 
     @property
     def title(self) -> str:
-        """The figure, and the ground in words."""
-        (_, data), (_, size), (_, levels), *rest = self.ground
-        more = "".join(f", {what} {which}" for what, which in rest if which not in _USUAL)
-        return f"{self.figure} on {data}, {size}, {levels} levels{more}"
+        """The metric and its protocol, as text."""
+        (_, data), (_, size), (_, levels), *rest = self.protocol
+        more = "".join(f", {what} {value}" for what, value in rest if value not in _DEFAULTS)
+        return f"{self.metric} on {data}, {size}, {levels} levels{more}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Figures of samples of models that compare.
+    """Comparable sample metrics.
 
     Attributes:
-        title: says on what they were measured.
-        columns: names of the figures.
-        rows: place of a model in the list of entries, and its figures in words, "" for one that it lacks.
+        title: the protocol.
+        columns: names of the results.
+        rows: position of a model in the list of models, and its results as text, "" for a missing one.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...]
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The columns, each with an arrow in the direction of better values."""
+        metrics = [metric_of(name) for name in self.columns]
+        return tuple(f"{n} {m.arrow}" if m and m.arrow else n for n, m in zip(self.columns, metrics, strict=True))
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a page or a picture shows.
+    """Everything that a report shows.
 
     Attributes:
-        entries: models that can be shown.
-        broken: names of the others, with the reason.
-        number: samples asked for of each.
+        models: the models.
+        broken: names of models that could not be loaded or sampled, with the reason.
+        number: samples of each model.
         seed: of the samples.
-        hardware: that drew them.
-        date: of the comparison.
+        hardware: processor or GPU.
+        date: of the report.
     """
 
-    entries: tuple[Entry, ...]
+    models: tuple[ModelEntry, ...]
     broken: tuple[tuple[str, str], ...]
     number: int
     seed: int
@@ -162,91 +170,87 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """Of the page and the picture."""
-        return f"{len(self.entries)} model{'s' if len(self.entries) > 1 else ''} side by side"
+        """Title of the report."""
+        return f"{len(self.models)} model{'s' if len(self.models) > 1 else ''} side by side"
 
     @property
     def summary(self) -> str:
-        """How it came about."""
+        """How samples and times were obtained."""
         return (
-            f"Samples of seed {self.seed}, drawn on {self.hardware} on {self.date}; seconds an image were measured "
-            f"then, in one call for {self.number} after one image to warm up, whatever else the machine did. "
-            "Validation figures are those of each run's own training."
+            f"Samples with seed {self.seed} on {self.hardware}, {self.date}. Seconds per image: one call for "
+            f"{self.number} images after one to warm up, with any other load of the machine. Validation metrics were "
+            "measured during the training of each run."
         )
 
     def remarks(self) -> dict[str, list[str]]:
-        """What is to be said besides, by title."""
+        """Remarks below the report, by title."""
         return {
-            "With caution": self.cautions(),
-            "What does not compare": self.apart(),
+            "Caution": self.cautions(),
+            "Not comparable": self.not_comparable(),
             "Not measured": self.unmeasured(),
             "Not shown": [f"{name}: {reason}" for name, reason in self.broken],
         }
 
     def groups(self) -> list[Group]:
-        """Models whose figures compare, for each figure that models are chosen by, and for those of samples."""
-        found: dict[tuple[str, Ground], list[int]] = {}
-        for place, entry in enumerate(self.entries):
-            for name, ground in entry.grounds.items():
-                found.setdefault((name, ground), []).append(place)
-        return [Group(name, ground, tuple(members)) for (name, ground), members in found.items()]
+        """Groups of models with comparable results, for each selecting metric and for the sample metrics."""
+        found: dict[tuple[str, Protocol], list[int]] = {}
+        for place, model in enumerate(self.models):
+            for name, protocol in model.protocols.items():
+                found.setdefault((name, protocol), []).append(place)
+        return [Group(name, protocol, tuple(members)) for (name, protocol), members in found.items()]
 
     def tables(self) -> list[Table]:
-        """Figures of samples, a table for each ground."""
+        """Sample metrics, one table per protocol."""
         found = []
-        for group in (group for group in self.groups() if group.figure == SAMPLES):
-            each = [{one.name: beside(one) for one in self.entries[place].measured} for place in group.members]
+        for group in (group for group in self.groups() if group.metric == SAMPLES):
+            each = [{one.name: result_text(one) for one in self.models[place].measured} for place in group.members]
             columns = tuple(dict.fromkeys(name for row in each for name in row))
             rows = (tuple(row.get(name, "") for name in columns) for row in each)
             found.append(Table(group.title, columns, tuple(zip(group.members, rows, strict=True))))
         return found
 
     def unmeasured(self) -> list[str]:
-        """Models without the figures of samples that were asked for, and why."""
-        return [f"{entry.name}: {entry.unmeasured}" for entry in self.entries if entry.unmeasured]
+        """Models without the sample metrics that were asked for, with the reason."""
+        return [f"{model.name}: {model.unmeasured}" for model in self.models if model.unmeasured]
 
-    def apart(self) -> list[str]:
-        """What does not compare, and why, a sentence each."""
-        groups, said = self.groups(), list[str]()
+    def not_comparable(self) -> list[str]:
+        """Results that cannot be compared, with the reason, one sentence each."""
+        groups, found = self.groups(), list[str]()
         for first, second in combinations(groups, 2):
-            if first.figure == second.figure:
-                pairs = zip(first.ground, second.ground, strict=True)
-                why = "; ".join(f"other {what} ({one}, {other})" for (what, one), (_, other) in pairs if one != other)
-                said.append(f"{first.figure} of {self._names(first)} and of {self._names(second)}: {why}.")
-        kinds = list(dict.fromkeys(group.figure for group in groups))
-        distances = [kind for kind in kinds if kind.startswith(curves.DISTANCE)]
+            if first.metric == second.metric:
+                pairs = zip(first.protocol, second.protocol, strict=True)
+                why = "; ".join(
+                    f"different {what} ({one}, {other})" for (what, one), (_, other) in pairs if one != other
+                )
+                found.append(f"{first.metric} of {self._names(first)} and of {self._names(second)}: {why}.")
+        names = list(dict.fromkeys(group.metric for group in groups))
+        distances = [name for name in names if is_distance(name)]
         if len(distances) > 1:
-            said.append(f"{' and '.join(distances)}: distances of other features.")
-        if curves.BITS in kinds and distances:
-            said.append(
-                f"{curves.BITS} and {' or '.join(distances)}: the one is the cost of held-out pictures under a model, "
-                "the other a distance of samples from such pictures."
+            found.append(f"{' and '.join(distances)}: distances in different features.")
+        if BITS in names and distances:
+            found.append(
+                f"{BITS} and {' or '.join(distances)}: the first is the code length of held-out images under a model, "
+                "the second a distance between samples and held-out images."
             )
-        return said
+        return found
 
     def cautions(self) -> list[str]:
-        """Figures that compare, but were measured on other numbers of pictures."""
-        said = []
+        """Results that are comparable, but were measured on different numbers of images."""
+        found = []
         for group in self.groups():
-            counts = {place: self.entries[place].n for place in group.members}
+            counts = {place: self.models[place].n for place in group.members}
             if len(set(counts.values())) > 1:
-                each = ", ".join(f"{self.entries[i].name} {n or 'unknown'}" for i, n in counts.items())
-                said.append(f"{group.figure} was measured on different numbers of pictures: {each}.")
-        return said
+                each = ", ".join(f"{self.models[i].name} {n or 'unknown'}" for i, n in counts.items())
+                found.append(f"{group.metric} was measured on different numbers of images: {each}.")
+        return found
 
     def _names(self, group: Group) -> str:
-        return ", ".join(self.entries[place].name for place in group.members)
+        return ", ".join(self.models[place].name for place in group.members)
 
 
-def beside(found: Result) -> str:
-    """As in ``0.52 ± 0.1; real 0.01; N=2,000 / 900``: what real pictures get in the place of samples is the baseline."""
-    spread = "" if found.spread is None else f" ± {found.spread:.2g}"
-    baseline = "" if found.baseline is None else f"; real {found.baseline:.4g}"
-    others = f" / {found.reference:,}" if found.reference else ""
-    return f"{found.value:.4g}{spread}{baseline}; N={found.n:,}{others}"
-
-
-def figure(name: str, value: float) -> str:
-    """As in ``0.1476 bits/dim``."""
-    digits = {curves.BITS: ".4f", "nats/image": ".2f"}.get(name, ".4g")
-    return f"{value:{digits}} {name}"
+def result_text(result: Result) -> str:
+    """As in ``0.52 ± 0.1; real 0.01; N=2,000 / 900``: value, standard deviation, real-vs-real baseline, numbers."""
+    deviation = "" if result.std is None else f" ± {result.std:.2g}"
+    baseline = "" if result.baseline is None else f"; real {result.baseline:.4g}"
+    others = f" / {result.reference:,}" if result.reference else ""
+    return f"{result.value:.4g}{deviation}{baseline}; N={result.n:,}{others}"

@@ -1,1 +1,1 @@
-"""Pictures: grids, curves, maps."""
+"""Visualization: grids, training curves, receptive fields, attention maps, nearest neighbors, explained predictions."""

@@ -1,9 +1,9 @@
-"""Maps of attention as pictures: what one place of an image looks at, as heat over the image itself.
+"""Attention maps: the weights with which one position attends to every other, as a heat map over the image.
 
-    shade = 1 - (1 - dim * picture in gray) (1 - color(weight / top))
+    shade = 1 - (1 - DIM * gray image) (1 - color(weight / top))
 
-The first color is black: what is not looked at is the picture, dimmed, and over black a color is that of the scale.
-Maps are enlarged by nearest neighbor: a square is a weight, and none is smoothed into the next.
+The first color of the scale is black, so a position without weight shows the dimmed image, and over black a color is
+that of the scale. Maps are enlarged by nearest neighbor: one square is one weight.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from pixelloom.core.errors import UsageError
 from pixelloom.core.types import Levels
 from pixelloom.data.pixels import to_bytes
-from pixelloom.viz.grid import LARGEST_SHEET
+from pixelloom.viz import canvas
+from pixelloom.viz.canvas import SOFT, TEXT, Line, enlarge
 
 Weights = npt.NDArray[np.floating[Any]]
 Colors = npt.NDArray[np.uint8]
@@ -31,25 +31,24 @@ Place = tuple[int, int]
 
 DIM = 0.3
 _WHITE = np.iinfo(np.uint8).max
-_COLORS = "inferno"  # of matplotlib: even steps of a weight look even, in gray print too
-_MARK, _EDGE = "#2de2e6", "#101014"  # of the place that looks: no color of a map, and seen on white as on black
-_INK, _GRAY = "#1c1c1c", "#6b6b6b"
+_COLORS = "inferno"  # of matplotlib: perceptually uniform, in gray print too
+_MARK, _EDGE = "#2de2e6", "#101014"  # of the query: no color of a map, and visible on white and on black
 _LEAST = 4.0
-_TILE, _WIDEST = 208, 1500  # pixels: sides that a tile, and a row of them, aim at
-_GAP, _LETTER, _LINE = 8, 15, 20
-_BAR = 12  # pixels: width of a scale
+_TILE, _WIDEST = 208, 1500  # pixels: width that a tile and a row of tiles aim at
+_GAP = 8
+_BAR = 12  # pixels: width of a color scale
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of a sheet: pictures, or with weights what one place of each looks at.
+    """A row of a sheet: images, or attention maps of one query for each image.
 
     Attributes:
-        caption: lines before the row; the first stands out.
+        caption: lines before the row; the first is darker.
         images: levels uint8 [n, C, H, W].
-        queries: of each image the pixel that looks.
-        weights: where it looks, [n, h, w], each summing to 1; None for the pictures themselves.
-        grid: rows and columns of the positions that look; that of the query is marked. None to mark the pixel.
+        queries: pixel of each image whose attention is shown.
+        weights: attention weights of the queries, [n, h, w], each summing to 1; None for the images themselves.
+        grid: rows and columns of the query positions; the position of the query is marked. None to mark the pixel.
     """
 
     caption: Sequence[str]
@@ -60,24 +59,24 @@ class Strip:
 
     @property
     def top(self) -> float:
-        """The weight of the last color: the largest, but at least four times that of a uniform map, which would be as
-        bright as can be otherwise.
+        """Weight of the last color: the largest one, but at least four times that of a uniform map, which would
+        otherwise be as bright as a sharp one.
         """
         return 1.0 if self.weights is None else max(float(self.weights.max()), min(1.0, _LEAST * self.uniform))
 
     @property
     def uniform(self) -> float:
-        """The weight of every key in a uniform map."""
+        """Weight of every key in a uniform map."""
         return 1.0 if self.weights is None else 1 / math.prod(self.weights.shape[1:])
 
 
 def place(pixel: Place, size: Place, grid: Place) -> Place:
-    """The position, among the rows and columns of a grid, that a pixel of an image of a size belongs to."""
+    """Position in a grid of rows and columns that a pixel of an image of a size belongs to."""
     return pixel[0] * grid[0] // size[0], pixel[1] * grid[1] // size[1]
 
 
 def points(size: Place, rows: int) -> list[Place]:
-    """The middles of rows x rows equal parts of an image, in raster order; of one part the center."""
+    """Centers of rows x rows equal parts of an image, in raster order."""
     ys, xs = ([(2 * i + 1) * side // (2 * rows) for i in range(rows)] for side in size)
     return list(itertools.product(ys, xs))
 
@@ -86,71 +85,58 @@ def overlay(image: Levels, levels: int, weights: Weights, top: float, scale: int
     """A map [h, w] over an image [C, H, W]: [H scale, W scale, 3]; ``top`` is the weight of the last color."""
     from matplotlib import colormaps
 
-    size: Place = (image.shape[1], image.shape[2])
-    heat = colormaps[_COLORS](
-        _enlarged(weights / top, size, scale),
-    )[..., :3]
-    dark = 1 - DIM * _enlarged(to_bytes(image, levels).mean(0), size, scale)[..., None] / _WHITE
+    size: Place = (image.shape[1] * scale, image.shape[2] * scale)
+    heat = colormaps[_COLORS](enlarge(weights / top, size))[..., :3]
+    dark = 1 - DIM * enlarge(to_bytes(image, levels).mean(0), size)[..., None] / _WHITE
     shades: Colors = np.rint(_WHITE * (1 - dark * (1 - heat))).astype(np.uint8)
     return shades
 
 
-def _enlarged(values: Weights, size: Place, scale: int) -> Weights:
-    """By nearest neighbor, [h, w] -> [H scale, W scale]."""
-    rows, columns = (np.arange(side * scale) * n // (side * scale) for side, n in zip(size, values.shape, strict=True))
-    large: Weights = values[rows[:, None], columns]
-    return large
-
-
 def sheet(strips: Sequence[Strip], levels: int, notes: Sequence[str] = (), scale: int | None = None) -> Image.Image:
-    """Strips one below the other: captions, tiles, and beside maps the scale of their colors.
+    """Strips below each other, each with its caption, its tiles and, for maps, its color scale.
 
     Args:
-        strips: of images of one shape. One of pictures begins a new part.
-        levels: of the images.
+        strips: rows of images of one shape. A row of images starts a new part.
+        levels: levels of the images.
         notes: lines below all.
-        scale: pixels of the drawing a pixel of an image; by default tiles are about 200 wide, less in long rows.
+        scale: pixels of the drawing for a pixel of an image; by default a tile is about 200 wide, less in long rows.
 
     Raises:
-        UsageError: if it would have more pixels than programs open without alarm.
+        UsageError: if the sheet would have too many pixels.
     """
     (high, wide), n = strips[0].images.shape[2:], max(len(strip.images) for strip in strips)
     scale = scale or max(1, min(_TILE, _WIDEST // n) // max(high, wide))
     high, wide = high * scale, wide * scale
-    left = 4 * _GAP + max(_length(line) for strip in strips for line in strip.caption)
-    bar = left + n * (wide + _GAP)
-    right = bar + _BAR + 3 * _GAP + max(_length(line) for strip in strips for line in _ends(strip))
-    width = max(right, *(_length(note) + 4 * _GAP for note in ("", *notes)))
-    height = 4 * _GAP + len(notes) * _LINE + sum(_above(strip) + high for strip in strips)
-    if width * height > LARGEST_SHEET:
-        raise UsageError(f"these maps would have {height} x {width} pixels, too many to be opened; draw fewer")
-    paper, top = Image.new("RGB", (width, height), "white"), 0
-    for strip in strips:
-        top += _above(strip)
-        _write(paper, 2 * _GAP, top + (high - len(strip.caption) * _LINE) // 2, strip.caption)
-        for i in range(len(strip.images)):
-            paper.paste(_tile(strip, i, levels, scale), (left + i * (wide + _GAP), top))
-        if strip.weights is not None:
-            paper.paste(_bar(high), (bar, top))
-            for text, y in zip(_ends(strip), (top, top + high - _LINE), strict=True):
-                _write(paper, bar + _BAR + _GAP, y, [text])
-        top += high
-    _write(paper, 2 * _GAP, top + 2 * _GAP, notes, _GRAY)
-    return paper
+    captions = [_caption(strip) for strip in strips]
+    left = max(caption.width for caption in captions)
+    scales = [_color_scale(strip, high) for strip in strips]
+    width = left + n * (wide + _GAP) + max(block.width for block in scales) + 2 * _GAP
+    heights = [max(high, caption.height, block.height) for caption, block in zip(captions, scales, strict=True)]
+    canvas.check_size(sum(heights), width, "these maps")
+    rows = []
+    for strip, caption, colors in zip(strips, captions, scales, strict=True):
+        tiles = [_tile(strip, i, levels, scale) for i in range(len(strip.images))]
+        blank = [Image.new("RGB", (wide, high), "white")] * (n - len(tiles))
+        row = canvas.hstack([canvas.widen(caption, left), *tiles, *blank, colors], _GAP, "middle")
+        rows.append(canvas.pad(row, 2 * _GAP, _GAP if strip.weights is not None else 3 * _GAP, 2 * _GAP))
+    if notes:
+        rows.append(canvas.pad(canvas.paragraph([Line(note, color=SOFT) for note in notes]), 2 * _GAP, 2 * _GAP))
+    return canvas.pad(canvas.vstack(rows), right=2 * _GAP if notes else 0, bottom=2 * _GAP)
 
 
-def _above(strip: Strip) -> int:
-    """Pixels of white above it."""
-    return _GAP if strip.weights is not None else 3 * _GAP
+def _caption(strip: Strip) -> Image.Image:
+    first, rest = strip.caption[:1], strip.caption[1:]
+    block = canvas.paragraph([*(Line(text) for text in first), *(Line(text, color=SOFT) for text in rest)])
+    return canvas.pad(block, right=_GAP)
 
 
 def _tile(strip: Strip, i: int, levels: int, scale: int) -> Image.Image:
-    """Image i of a strip, enlarged, with the place that looks marked by a frame around it."""
+    """Image i of a strip, enlarged, with a frame around the position of its query."""
     image, size = strip.images[i], (strip.images.shape[2], strip.images.shape[3])
     if strip.weights is None:
         shown = to_bytes(image, levels)
         planes = shown if len(shown) == 3 else np.broadcast_to(shown.mean(0).astype(np.uint8), (3, *size))
-        shades = planes.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
+        shades = enlarge(planes, (scale * size[0], scale * size[1])).transpose(1, 2, 0)  # [3, H, W] -> [H, W, 3]
     else:
         shades = overlay(image, levels, strip.weights[i], strip.top, scale)
     tile = Image.fromarray(np.ascontiguousarray(shades))
@@ -159,33 +145,22 @@ def _tile(strip: Strip, i: int, levels: int, scale: int) -> Image.Image:
     top, left = (scale * side * cell // n for side, cell, n in zip(size, cells, grid, strict=True))
     bottom, right = (scale * side * (cell + 1) // n - 1 for side, cell, n in zip(size, cells, grid, strict=True))
     pen = ImageDraw.Draw(tile)
-    for out, color in ((3, _EDGE), (2, _MARK), (1, _MARK)):  # around it: what it looks at within stays to be seen
+    for out, color in ((3, _EDGE), (2, _MARK), (1, _MARK)):  # outside of the position, whose own weight stays visible
         low = max(left - out, 3 - out), max(top - out, 3 - out)
         high = min(right + out, tile.width - 4 + out), min(bottom + out, tile.height - 4 + out)
         pen.rectangle((*low, *high), outline=color)
     return tile
 
 
-def _bar(height: int) -> Image.Image:
-    """The colors from 0, below, to the last."""
+def _color_scale(strip: Strip, height: int) -> Image.Image:
+    """The colors from the last, at the top, to the first, with their weights; an empty block for images."""
     from matplotlib import colormaps
 
-    shades = colormaps[_COLORS](np.linspace(1, 0, height), bytes=True)[:, None, :3]
-    return Image.fromarray(np.ascontiguousarray(shades.repeat(_BAR, axis=1)))
-
-
-def _ends(strip: Strip) -> tuple[str, ...]:
-    """What stands at the two ends of a strip's scale: its last weight, also in numbers of a uniform map's."""
     if strip.weights is None:
-        return ("",)
-    return f"{strip.top:.3g} = {strip.top / strip.uniform:.3g} times uniform", "0"
-
-
-def _write(paper: Image.Image, x: int, y: int, lines: Sequence[str], first: str = _INK) -> None:
-    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(_LETTER)
-    for i, line in enumerate(lines):
-        pen.text((x, y + i * _LINE), line, _GRAY if i else first, font)
-
-
-def _length(text: str) -> int:
-    return math.ceil(ImageFont.load_default(_LETTER).getlength(text))
+        return Image.new("RGB", (1, height), "white")
+    shades = colormaps[_COLORS](np.linspace(1, 0, height), bytes=True)[:, None, :3]
+    bar = Image.fromarray(np.ascontiguousarray(shades.repeat(_BAR, axis=1)))
+    top = f"{strip.top:.3g} = {strip.top / strip.uniform:.3g} times uniform"
+    ends = [canvas.paragraph([Line(text, TEXT)]) for text in (top, "0")]
+    labels = canvas.vstack(ends, max(0, height - sum(end.height for end in ends)))
+    return canvas.hstack([bar, labels], _GAP)

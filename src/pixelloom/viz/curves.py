@@ -1,6 +1,6 @@
-"""The curves of a run: what ``metrics.jsonl`` tells, drawn by the names of its figures, whatever wrote them.
+"""Training curves of a run, from its ``metrics.jsonl``; the names of the metrics decide what is drawn.
 
-matplotlib is imported where it draws, and only its object interface is used: no global state, no display.
+matplotlib is imported where it is used, with its object interface only: no global state, no display.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from pixelloom.core.atomic import write_bytes
 from pixelloom.core.errors import UsageError
+from pixelloom.metrics.table import BITS, FAKE, NATS, R_T, REAL, selecting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,17 +27,14 @@ if TYPE_CHECKING:
 
 Values = npt.NDArray[np.float64]
 
-BITS, NATS = "bits/dim", "nats/dim"
-DISTANCE = "kid-"  # how the names of kernel distances begin; the extractor's name follows
-REAL, FAKE, R_T = "D/real", "D/fake", "D/r_t"
-_AT = ("step", "images", "epochs", "seconds")  # where a line stands; all other numbers of it are figures
+_AT = ("step", "images", "epochs", "seconds")  # when a line was written; all its other numbers are metrics
 _BLUE, _ORANGE = "#3b6ea5", "#d9822b"
-_FAINT = 0.25  # opacity of figures as they are, below smoothed ones
+_FAINT = 0.25  # opacity of values below their smoothed curve
 _WIDTH, DPI = 7.2, 130
 
 
 class Series(NamedTuple):
-    """A figure over a run: images seen, the figure, and the step, float64 [N] each."""
+    """A metric over a run: images seen, values and steps, float64 [N] each."""
 
     images: Values
     values: Values
@@ -44,31 +42,26 @@ class Series(NamedTuple):
 
     @property
     def best(self) -> tuple[float, float, float]:
-        """Images seen, figure and step where it was lowest."""
+        """Images seen, value and step of the lowest value."""
         at = int(self.values.argmin())
         return float(self.images[at]), float(self.values[at]), float(self.steps[at])
 
 
 @dataclass(frozen=True)
 class History:
-    """Figures of a run by name: of training batches, and of validation. None is empty."""
+    """Metrics of a run by name, of training batches and of validation. None is empty."""
 
     train: Mapping[str, Series]
     validation: Mapping[str, Series]
 
     @property
-    def judges(self) -> list[str]:
-        """As :func:`judges` of validation."""
-        return judges(self.validation)
-
-
-def judges(names: Iterable[str]) -> list[str]:
-    """Those of the figures by which models are chosen; the lower, the better."""
-    return [name for name in names if name == BITS or name.startswith(DISTANCE)]
+    def selecting(self) -> list[str]:
+        """Validation metrics by which the best model is selected."""
+        return selecting(self.validation)
 
 
 def read_history(path: Path) -> History:
-    """The curves of a run; lines that a killed run left unfinished, and figures that are not finite, are passed over.
+    """Read the metrics of a run; incomplete lines of a killed run and values that are not finite are skipped.
 
     Raises:
         UsageError: if the file cannot be read.
@@ -105,17 +98,17 @@ def _lines(text: str) -> Iterator[dict[str, Any]]:
 
 
 def number(value: object) -> float | None:
-    """A finite one, as a file holds it; None for anything else."""
+    """A finite number as a float; None for anything else that a file contains."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         return None
 
 
 def smooth(values: Values, span: float) -> Values:
-    """Exponential moving average over about ``span`` values (1 or more); a constant stays what it is from the start."""
+    """Exponential moving average over about ``span`` values (1 or more), with bias correction at the start."""
     weight = 1 - 1 / max(span, 1.0)
     out, mean, norm = np.empty_like(values), 0.0, 0.0
     for i, value in enumerate(values):
@@ -126,13 +119,13 @@ def smooth(values: Values, span: float) -> Values:
 
 
 def draw(metrics: Path, out: Path) -> None:
-    """Draw the curves of a run against images seen: those that its figures have.
+    """Draw the training curves of a run against images seen, as far as it has these metrics:
 
     - bits/dim of training and validation, with a second axis in nats/dim;
-    - the mean logits of real and of generated pictures, and the dial of the discriminator;
-    - kernel distances of validation.
+    - mean logits of the discriminator on real and on generated images, and its overfitting heuristic r_t;
+    - KID of validation.
 
-    Does nothing while there is no figure to draw.
+    Writes nothing if there is none of them.
 
     Raises:
         UsageError: if ``metrics`` cannot be read.
@@ -148,7 +141,7 @@ Panel = Callable[["Axes", History], None]
 
 
 def figure_of(history: History, size: tuple[float, float] | None = None) -> Figure | None:
-    """The drawing of :func:`draw`: one panel below the other; None without anything to draw."""
+    """The chart of :func:`draw`, one panel below the other; None without metrics to draw."""
     from matplotlib.figure import Figure
 
     panels = _panels(history)
@@ -166,7 +159,7 @@ def figure_of(history: History, size: tuple[float, float] | None = None) -> Figu
 
 
 def _panels(history: History) -> list[tuple[float, Panel]]:
-    """Heights in inches, and what draws."""
+    """Height of each panel in inches, and the function that draws it."""
     train, found = history.train, list[tuple[float, Panel]]()
     if BITS in train or BITS in history.validation:
         found.append((4.2, _likelihood))
@@ -174,18 +167,18 @@ def _panels(history: History) -> list[tuple[float, Panel]]:
         found.append((2.6, _margins))
     if R_T in train:
         found.append((1.2, _overfitting))
-    return found + [(2.6, partial(_distance, name)) for name in history.judges if name != BITS]
+    return found + [(2.6, partial(_distance, name)) for name in history.selecting if name != BITS]
 
 
 def png(figure: Figure, *, transparent: bool = False) -> bytes:
-    """The file."""
+    """The chart as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", transparent=transparent)
     return buffer.getvalue()
 
 
 def plain(axes: Axes) -> None:
-    """A faint grid behind everything, and no frame."""
+    """A faint grid, and no frame at the top and the right."""
     axes.grid(color="0.5", alpha=0.16, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -193,7 +186,7 @@ def plain(axes: Axes) -> None:
 
 
 def against_images(axes: Axes, ends: Sequence[float] = (1,)) -> None:
-    """The axis that all curves have in common; logarithmic where runs of very different lengths end."""
+    """The axis of images seen; logarithmic if runs end at very different lengths."""
     from matplotlib.ticker import EngFormatter
 
     if max(ends) > 10 * max(min(ends), 1):
@@ -205,7 +198,7 @@ def against_images(axes: Axes, ends: Sequence[float] = (1,)) -> None:
 
 
 def in_nats(axes: Axes) -> None:
-    """A second axis in nats/dim, for one in bits/dim."""
+    """Add an axis in nats/dim to one in bits/dim."""
     nats = axes.secondary_yaxis("right", functions=(_to_nats, _to_bits))
     nats.set_ylabel(NATS)
     nats.spines["right"].set_color("0.6")
@@ -232,8 +225,8 @@ def _likelihood(axes: Axes, history: History) -> None:
 
 def _margins(axes: Axes, history: History) -> None:
     real, fake = history.train[REAL], history.train[FAKE]
-    _smoothed(axes, real, _BLUE, "real pictures")
-    _smoothed(axes, fake, _ORANGE, "generated pictures")
+    _smoothed(axes, real, _BLUE, "real images")
+    _smoothed(axes, fake, _ORANGE, "generated images")
     upper, lower = (smooth(series.values, span(series)) for series in (real, fake))
     lower = np.interp(real.images, fake.images, lower)
     axes.fill_between(real.images, lower, upper, color="0.5", alpha=0.13, linewidth=0, label="margin")
@@ -243,11 +236,10 @@ def _margins(axes: Axes, history: History) -> None:
 
 
 def _overfitting(axes: Axes, history: History) -> None:
-    dial = history.train[R_T]
-    _smoothed(axes, dial, "0.5", None)
+    _smoothed(axes, history.train[R_T], "0.5", None)
     axes.axhline(0, color="0.5", linewidth=0.8, linestyle=(0, (4, 4)))
     axes.set(ylabel=R_T, ylim=(-1.1, 1.1))
-    axes.set_yticks([-1, 0, 1], ["−1", "0: chance", "1: certain"])
+    axes.set_yticks([-1, 0, 1], ["−1", "0", "1: overfit"])
 
 
 def _distance(name: str, axes: Axes, history: History) -> None:
@@ -258,12 +250,12 @@ def _distance(name: str, axes: Axes, history: History) -> None:
 
 
 def span(series: Series) -> float:
-    """Over how many values a series is smoothed."""
+    """Number of values that a series is smoothed over."""
     return max(2, len(series.values) / 50)
 
 
 def _smoothed(axes: Axes, series: Series, color: str, label: str | None) -> None:
-    """As it is, faint, and smoothed."""
+    """The series, faint, and its smoothed curve."""
     axes.plot(series.images, series.values, color=color, alpha=_FAINT, linewidth=0.8)
     alone = "o" if len(series.values) == 1 else None  # a line through one point shows nothing
     smoothed = smooth(series.values, span(series))
@@ -271,7 +263,7 @@ def _smoothed(axes: Axes, series: Series, color: str, label: str | None) -> None
 
 
 def _validated(axes: Axes, series: Series, best: str) -> None:
-    """As it is, with the best ringed."""
+    """The series, with its best value marked."""
     axes.plot(series.images, series.values, color=_ORANGE, linewidth=1.2, marker="o", markersize=4, label="validation")
     ring(axes, series, _ORANGE)
     axes.axhline(series.best[1], color=_ORANGE, linewidth=0.8, linestyle=(0, (4, 4)), alpha=0.7)
@@ -279,24 +271,24 @@ def _validated(axes: Axes, series: Series, best: str) -> None:
 
 
 def ring(axes: Axes, series: Series, color: str) -> None:
-    """Around the lowest figure."""
+    """Mark the lowest value."""
     at, best, _ = series.best
     axes.plot([at], [best], marker="o", markersize=10, color="none", markeredgecolor=color, markeredgewidth=1.5)
 
 
 def limits(train: list[Series], validation: list[Series]) -> tuple[float, float]:
-    """Room for everything but the first moments, which would press the rest flat."""
+    """Limits that show all validation values and all training values but the large ones at the start."""
     low = min([*(series.values.min() for series in validation), *([bound(train, 0.01)] if train else [])])
     high = max([bound([series], 1) for series in validation] + ([bound(train, 0.98)] if train else []))
     return with_room(float(low), high)
 
 
 def bound(several: list[Series], quantile: float) -> float:
-    """A quantile of the figures, those of the first twentieth of each apart."""
+    """A quantile of the values, without the first twentieth of each series."""
     return float(np.quantile(np.concatenate([s.values[len(s.values) // 20 :] for s in several]), quantile))
 
 
 def with_room(low: float, high: float) -> tuple[float, float]:
-    """A little beyond both."""
+    """Both limits with a margin of 5 %."""
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     return low - room, high + room

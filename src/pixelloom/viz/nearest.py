@@ -1,98 +1,78 @@
-"""A sheet that shows copying: each picture above the training picture that is nearest to it, the nearest pair first,
-and below, for comparison, the same of held-out pictures, which nobody can have copied.
+"""Nearest neighbors as an image: samples above their nearest training images, the closest pair first, and below them
+the same for held-out images, which cannot be memorized.
 """
 
 from __future__ import annotations
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from pixelloom.core.errors import UsageError
-from pixelloom.metrics.memorization import NearestImages
-from pixelloom.metrics.results import Neighbors, Reference
-from pixelloom.viz.grid import Sheet, grid, sheet
+from pixelloom.metrics.memorization import NearestNeighbors
+from pixelloom.metrics.results import Reference, TrainingNeighbors
+from pixelloom.viz import canvas
+from pixelloom.viz.canvas import Line
+from pixelloom.viz.grid import grid, grid_layout
 
 _LETTER, _TITLE = 13, 18  # pixels
-_SIDE = 72  # pixels: about what a picture is wide
+_GAP = _TITLE // 2
+_SIDE = 72  # pixels: width that an image is enlarged to
 
 
 def draw(
     samples: Tensor,
     reference: Reference,
-    near: Neighbors,
+    neighbors: TrainingNeighbors,
     levels: int,
     *,
     columns: int = 10,
     rows: int = 2,
 ) -> Image.Image:
-    """The sheet: blocks of samples and of as many held-out pictures, in pairs of a picture above its neighbor.
+    """Draw pairs of an image above its nearest training image: a block of samples, and one of held-out images.
 
-    Under each pair stands its distance, the root mean square difference of values in [0, 1]. The least of many
-    distances depends on how many there are: both blocks show the nearest of equally many pictures, as far as the
-    held-out ones reach.
+    Below each pair is its distance, the root mean square difference of values in [0, 1]. The smallest of many distances
+    depends on their number, so both blocks choose among equally many images, if there are as many held-out ones.
 
     Args:
         samples: uint8 [N, C, H, W].
-        reference: what they were compared with, with training pictures.
-        near: the neighbors of both.
-        levels: of the pictures.
-        columns: pairs side by side.
-        rows: of pairs in a block.
+        reference: held-out and training images.
+        neighbors: nearest training images of samples and of held-out images.
+        levels: levels of the images.
+        columns: pairs beside each other.
+        rows: rows of pairs in a block.
 
     Raises:
-        UsageError: without training pictures.
+        UsageError: without training images.
     """
     if reference.training is None:
-        raise UsageError("neighbors: there are no training pictures to look among")
-    training, held_out = torch.as_tensor(reference.training), torch.as_tensor(reference.held_out)[near.held]
+        raise UsageError("neighbors: there are no training images to search")
+    training = torch.as_tensor(reference.training)
+    held_out = torch.as_tensor(reference.held_out)[neighbors.held_out_indices]
     n = min(len(held_out), len(samples))
+    distances, indices = neighbors.held_out
     blocks = []
     for name, images, found in (
-        ("drawn by the model", samples, near.generated),
-        ("held-out pictures", held_out[:n], NearestImages(near.held_out.distances[:n], near.held_out.indices[:n])),
+        ("samples", samples, neighbors.samples),
+        ("held-out images", held_out[:n], NearestNeighbors(distances[:n], indices[:n])),
     ):
         order = found.distances.argsort(stable=True)[: rows * columns]
-        title = f"{name}, each above the nearest training picture: {len(order)} of {len(images):,}, nearest first"
+        title = f"{len(order)} of {len(images):,} {name}, each above its nearest training image, closest first"
         blocks.append(_block(title, images, training, found, order, levels, columns))
-    width = max(block.width for block in blocks)
-    whole = Image.new(blocks[0].mode, (width, sum(block.height for block in blocks)), "white")
-    top = 0
-    for block in blocks:
-        whole.paste(block, (0, top))
-        top += block.height
-    return whole
+    return canvas.vstack(blocks)
 
 
 def _block(
-    title: str, images: Tensor, training: Tensor, found: NearestImages, order: Tensor, levels: int, columns: int
+    title: str, images: Tensor, training: Tensor, found: NearestNeighbors, order: Tensor, levels: int, columns: int
 ) -> Image.Image:
-    """A title, and strips of pairs with their distances."""
+    """A title, and rows of pairs with their distances."""
     columns = min(columns, len(order))
     scale = max(1, round(_SIDE / max(images.shape[2:])))
-    strips = []
+    blocks = [canvas.pad(canvas.paragraph([Line(title, _TITLE)]), _GAP, _GAP, _GAP)]
     for some in torch.split(order, columns):
-        tiles = torch.cat([images[some], training[found.indices[some]]]).numpy()
-        layout = sheet(len(tiles), tiles.shape[1:], len(some), scale)
+        tiles = torch.cat([images[some], training[found.indices[some]]]).numpy()  # [2 columns, C, H, W], two rows
+        layout = grid_layout(len(tiles), tiles.shape[1:], len(some), scale)
         captions = [f"{distance:.3f}" for distance in found.distances[some].tolist()]
-        strips.append(_captioned(grid(tiles, levels, len(some), scale), layout, captions))
-    large, gap = ImageFont.load_default(_TITLE), _TITLE // 2
-    width = max(*(strip.width for strip in strips), int(large.getlength(title)) + 2 * gap)
-    whole = Image.new(strips[0].mode, (width, 2 * _TITLE + sum(strip.height + gap for strip in strips)), "white")
-    ImageDraw.Draw(whole).text((gap, _TITLE), title, "black", large, anchor="lm")
-    top = 2 * _TITLE
-    for strip in strips:
-        whole.paste(strip, (0, top))
-        top += strip.height + gap
-    return whole
-
-
-def _captioned(paper: Image.Image, layout: Sheet, captions: list[str]) -> Image.Image:
-    font = ImageFont.load_default(_LETTER)
-    whole = Image.new(paper.mode, (paper.width, paper.height + 2 * _LETTER), "white")
-    whole.paste(paper, (0, 0))
-    pen = ImageDraw.Draw(whole)
-    for column, caption in enumerate(captions):
-        middle = layout.corner(column)[1] + layout.tile[1] / 2
-        pen.text((middle, paper.height + _LETTER), caption, "black", font, anchor="mm")
-    return whole
+        labels = canvas.column_labels(captions, layout.column_centers, layout.size[1], _LETTER)
+        blocks.append(canvas.vstack([grid(tiles, levels, len(some), scale), labels]))
+    return canvas.pad(canvas.vstack(blocks, _GAP), bottom=_GAP)

@@ -1,4 +1,4 @@
-"""What a prediction depends on, drawn: receptive field, blind spot, and what is out of reach."""
+"""The receptive field of a prediction as an image, with its blind spot and the pixels out of reach."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 _BLUE, _ORANGE = "#3b6ea5", "#d9822b"
 FIELD_KINDS = {
-    "the pixel": "#1c1c1c",
-    "seen": _BLUE,
-    "hidden: blind spot": _ORANGE,
+    "predicted pixel": "#1c1c1c",
+    "receptive field": _BLUE,
+    "blind spot": _ORANGE,
     "out of reach": "#f6dcbf",
     "later": "#e6e6e6",
-    "later, and yet seen": "#c1121f",
+    "later, but read": "#c1121f",
 }
-"""What a pixel can be to the prediction of another, and its color."""
+"""Relations of a pixel to the prediction of another one, and their colors."""
 
 
 def field_kinds(field: Marks, position: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """What each pixel is to the prediction at a position, as a number of :data:`FIELD_KINDS`, [H, W].
+    """Relation of each pixel to the prediction at a position, as an index of :data:`FIELD_KINDS`, [H, W].
 
-    An earlier pixel that is not seen belongs to the blind spot if it lies in the rectangle that those seen span: near
-    enough, but hidden by the masks. Otherwise it is out of reach.
+    An earlier pixel outside the receptive field belongs to the blind spot if it lies in the bounding box of the field,
+    where only the masks exclude it. Otherwise it is out of reach.
 
     Args:
         field: bool [C, H, W], see :func:`pixelloom.sampling.fast.analysis.receptive_field`.
@@ -57,7 +57,7 @@ def field_kinds(field: Marks, position: tuple[int, int]) -> npt.NDArray[np.int64
 
 
 def receptive_field(field: Marks, position: tuple[int, int], out: Path) -> None:
-    """Draw :func:`field_kinds`: what the prediction at a position sees, and what it does not.
+    """Draw :func:`field_kinds`: the receptive field of the prediction at a position.
 
     Raises:
         UsageError: if the position lies outside the image.
@@ -69,7 +69,7 @@ def receptive_field(field: Marks, position: tuple[int, int], out: Path) -> None:
 
 
 def field_figure(kinds: npt.NDArray[np.int64]) -> Figure:
-    """The drawing of :func:`receptive_field`: one cell a pixel, and a legend that counts them."""
+    """The chart of :func:`receptive_field`: one cell per pixel, and a legend with the number of pixels."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -97,9 +97,9 @@ def field_figure(kinds: npt.NDArray[np.int64]) -> Figure:
     names[0] = f"row {y}, column {x}"
     shown = [Patch(color=color, label=name) for color, name in zip(colors, names, strict=True)]
     if not counts[-1]:
-        shown.pop()  # it stands for a fault
+        shown.pop()  # occurs in a network that is not autoregressive only
     legend = axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(1 + 0.1 / wide, 1.02), frameon=False)
-    legend.set_title("What its prediction sees")
+    legend.set_title("Receptive field")
     legend.get_title().set_fontweight("bold")
     legend.set_alignment("left")
     return figure

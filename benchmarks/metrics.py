@@ -21,7 +21,7 @@ from torch import Tensor
 from pixelloom.core.errors import UsageError
 from pixelloom.data.catalog import DataConfig, Dataset, load
 from pixelloom.metrics.class_accuracy import digits_of, read
-from pixelloom.metrics.results import METRICS, Reference, Result, measure, nearby
+from pixelloom.metrics.results import METRICS, Reference, Result, measure, training_neighbors
 
 FIGURES = ("kid", "fd", "precision", "recall", "density", "coverage", "gap", "copied")
 
@@ -67,9 +67,15 @@ def rows(data: Dataset, n: int, features: str) -> dict[str, list[Result]]:
     reference = Reference(data.test.all()[0], data.train.all()[0])
     found = {}
     for name, samples in kinds(data, n).items():
-        near = nearby(samples, reference, data.spec.levels)
+        neighbors = training_neighbors(samples, reference, data.spec.levels)
         figures = measure(
-            samples, reference, data.spec.levels, metrics=METRICS, extractor=features, source=data.name, near=near
+            samples,
+            reference,
+            data.spec.levels,
+            metrics=METRICS,
+            extractor=features,
+            source=data.name,
+            neighbors=neighbors,
         )
         found[name] = [figure for figure in figures if figure.name.split("-")[0] in FIGURES]
     return found
