@@ -66,7 +66,7 @@ def one_phase(dropout: float = 0.2, optim: OptimConfig = ADAM) -> Objective:
     return Objective((Phase("net", net, optim, loss),), {"net": net}, "net", Monitor("bits", measure))
 
 
-def two_phases(optim: OptimConfig = ADAM, every: int = 1) -> Objective:
+def two_phases(optim: OptimConfig = ADAM, interval: int = 1) -> Objective:
     """Two modules against each other, with noise, batch statistics and spectral norm's buffers."""
     torch.manual_seed(2)
     g = nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16))
@@ -77,17 +77,17 @@ def two_phases(optim: OptimConfig = ADAM, every: int = 1) -> Objective:
     def d_loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         real = batch.images.flatten(1).float()
         loss = F.softplus(d(g(torch.randn(len(real), 3)))).mean() + F.softplus(-d(real)).mean()
-        return loss, {"critic": loss.detach()}
+        return loss, {"d_loss": loss.detach()}
 
     def g_loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss = F.softplus(-d(g(torch.randn(len(batch.images), 3)))).mean()
-        return loss, {"maker": loss.detach()}
+        return loss, {"g_loss": loss.detach()}
 
     def measure(module: nn.Module) -> dict[str, float]:
         drawn = module(torch.linspace(-1, 1, 24).reshape(8, 3))
         return {"gap": abs(drawn.mean().item() - 0.5), "other": 1.0}
 
-    phases = (Phase("D", d, optim, d_loss), Phase("G", g, optim, g_loss, every))
+    phases = (Phase("D", d, optim, d_loss), Phase("G", g, optim, g_loss, interval))
     return Objective(phases, {"G": g, "D": d}, "G", Monitor("gap", measure))
 
 
@@ -115,7 +115,7 @@ def one_thread() -> object:
 
 
 class At(Hook):
-    """Does something after a round."""
+    """Calls ``act`` after a step."""
 
     def __init__(self, step: int, act: Callable[[], object]) -> None:
         self.step, self.act = step, act
@@ -149,7 +149,7 @@ class Steps(Hook):
 
 
 def seen(conf: TrainConfig, out: Path, misfortune: str) -> None:
-    """Train in several processes; each notes the labels it saw. A misfortune strikes rank 1 in the fourth round."""
+    """Train in several processes; each notes the labels it saw. A misfortune strikes rank 1 in the fourth step."""
     if distributed.is_torchelastic_launched():  # started at once, but on a busy machine not there at once
         (out / f"there{os.environ['RANK']}").touch()
         while len(list(out.glob("there*"))) < int(os.environ["WORLD_SIZE"]):
@@ -165,26 +165,26 @@ def seen(conf: TrainConfig, out: Path, misfortune: str) -> None:
                 {"none": int, "dies": lambda: os._exit(9), "hangs": lambda: time.sleep(600)}[misfortune]()
             yield batch
 
-    hooks = [MetricsWriter(out / "metrics.jsonl", every=1), Validate()]
+    hooks = [MetricsWriter(out / "metrics.jsonl", interval=1), Validate()]
     fit(objective, watched, conf, fabric, epoch=N, hooks=hooks, out=out)
     (out / f"rank{fabric.global_rank}.json").write_text(json.dumps(labels))
 
 
 def plain(conf: TrainConfig, out: Path, waits: str = "never") -> None:
-    """Train, or go on. A third round may wait for a "signal", or "beyond" it.
+    """Train, or resume. The third step may wait for a "signal", or "beyond" it.
 
-    The file ``going`` says that a round is done, or that one waits, and ``noticed`` that the signal has come: nobody
+    The file ``going`` says that a step is done, or that one waits, and ``noticed`` that the signal has come: nobody
     has to guess how long that takes on a busy machine.
     """
 
     class Waiting(Hook):
-        rounds = 0
+        steps = 0
 
         def on_step(self, run: Run, stats: object) -> None:
-            self.rounds += 1
+            self.steps += 1
             if waits == "never":
                 (out / "going").touch()
-            if waits == "never" or self.rounds != 3:
+            if waits == "never" or self.steps != 3:
                 return
             (out / "going").touch()
             signals = signal.getsignal(signal.SIGINT).__self__

@@ -33,7 +33,7 @@ from pixelloom.core.errors import DataError
 from pixelloom.core.types import Batch
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.hooks import Validate
-from pixelloom.engine.loop import _take, fit
+from pixelloom.engine.loop import _phase_step, fit
 from pixelloom.engine.safetensors_io import load_tensors
 from pixelloom.engine.signals import Interrupted
 from pixelloom.engine.state import Hook, Run
@@ -41,15 +41,16 @@ from pixelloom.objectives import adversarial as adversarial_module
 from pixelloom.objectives import gan_losses as losses
 from pixelloom.objectives.adversarial import AdversarialObjective
 from pixelloom.objectives.base import Monitor, Objective
+from pixelloom.objectives.config import Penalties
 from pixelloom.objectives.diffaugment import Policy
-from pixelloom.objectives.gan_losses import LOSSES, OverfittingWatch, Penalties, gradient_penalty, r1, r2
+from pixelloom.objectives.gan_losses import LOSSES, OverfittingWatch, gradient_penalty, r1, r2
 
 Patch = pytest.MonkeyPatch
 Stats = dict[str, float]
 PLAIN = ADAM.model_copy(update={"warmup": 0, "decay": "none", "clip": None})
 
 
-# Toys: 4x4 pictures of two levels, as in engine_toys
+# Toys: 4x4 images of two levels, as in engine_toys
 
 
 class Generator(nn.Module):
@@ -60,10 +61,10 @@ class Generator(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(3 + classes, 8), nn.BatchNorm1d(8), nn.ReLU())
         self.out = nn.ConvTranspose2d(2, 1, 2, stride=2)
         self.classes = classes
-        self.told: list[Tensor | None] = []
+        self.labels: list[Tensor | None] = []
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        self.told.append(labels)
+        self.labels.append(labels)
         if self.classes:
             z = torch.cat([z, F.one_hot(labels, self.classes)], 1)
         return torch.tanh(self.out(self.hidden(z).view(-1, 2, 2, 2)))
@@ -223,11 +224,11 @@ def test_only_differences_count_where_no_boundary_is_given() -> None:
         LOSSES["relativistic"].generator(fake, None)
 
 
-def test_dial() -> None:
+def test_overfitting_heuristic() -> None:
     real, fake = torch.tensor([0.2, 0.7, 3.0, -1.0]), torch.tensor([0.0, 0.8, 0.0, 0.0])
-    dials = {name: loss.r_t(real, fake).item() for name, loss in LOSSES.items()}
+    values = {name: loss.r_t(real, fake).item() for name, loss in LOSSES.items()}
     above_zero, above_half, above_fake = (3 - 1) / 4, (2 - 2) / 4, (2 - 2) / 4
-    assert dials == {
+    assert values == {
         "non-saturating": above_zero,
         "hinge": above_zero,
         "least-squares": above_half,
@@ -248,10 +249,10 @@ def linear(seed: int = 0) -> tuple[nn.Module, Tensor]:
 
 def check_penalties_of_a_linear_discriminator(autocast: bool = False) -> None:
     d, w = linear()
-    judge = lambda x, labels: d(x)  # noqa: E731
+    d_of = lambda x, labels: d(x)  # noqa: E731
     real, fake = torch.randn(2, 6, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        values = r1(judge, real), r2(judge, fake), gradient_penalty(judge, real, fake, None, torch.rand(6))
+        values = r1(d_of, real), r2(d_of, fake), gradient_penalty(d_of, real, fake, None, torch.rand(6))
     norm = w.detach().double().norm()
     for value, expected in zip(values, (norm**2, norm**2, (norm - 1) ** 2), strict=True):
         assert value.dtype == torch.float32
@@ -265,30 +266,30 @@ def test_penalties_of_a_linear_discriminator(autocast: bool) -> None:
     check_penalties_of_a_linear_discriminator(autocast)
 
 
-def test_penalties_are_means_over_pictures() -> None:
+def test_penalties_are_means_over_images() -> None:
     """D(x) = |x|^2 / 2 has the gradient x: R1 is the mean of |x|^2."""
     x, y = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    def judge(x: Tensor, labels: Tensor | None) -> Tensor:
+    def d_of(x: Tensor, labels: Tensor | None) -> Tensor:
         return x.square().flatten(1).sum(1) / 2
 
-    assert r1(judge, x).item() == pytest.approx(sum((p**2).sum().item() for p in x) / 5)
-    assert r1(judge, x).dtype == torch.float64
+    assert r1(d_of, x).item() == pytest.approx(sum((p**2).sum().item() for p in x) / 5)
+    assert r1(d_of, x).dtype == torch.float64
     u = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
     between = [t * a + (1 - t) * b for t, a, b in zip(u.tolist(), x, y, strict=True)]
     expected = sum((p.square().sum().sqrt().item() - 1) ** 2 for p in between) / 5
-    assert gradient_penalty(judge, x, y, None, u).item() == pytest.approx(expected)
+    assert gradient_penalty(d_of, x, y, None, u).item() == pytest.approx(expected)
 
 
 def test_labels_reach_the_discriminator() -> None:
     x, labels = torch.randn(3, 1, 2, 2), torch.tensor([1, 2, 3])
 
-    def judge(x: Tensor, labels: Tensor | None) -> Tensor:
+    def d_of(x: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
         return x.flatten(1).sum(1) * labels
 
-    assert r1(judge, x, labels).item() == pytest.approx(4 * (1 + 4 + 9) / 3)
-    assert gradient_penalty(judge, x, x, labels, torch.rand(3)).item() == pytest.approx((1 + 9 + 25) / 3)
+    assert r1(d_of, x, labels).item() == pytest.approx(4 * (1 + 4 + 9) / 3)
+    assert gradient_penalty(d_of, x, x, labels, torch.rand(3)).item() == pytest.approx((1 + 9 + 25) / 3)
 
 
 class Attention(nn.Module):
@@ -316,18 +317,18 @@ def test_second_derivatives(name: str) -> None:
     d = nn.Sequential(first, LAYERS[name]()).double().to(memory_format=torch.channels_last)
     x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
 
-    def judge(x: Tensor, labels: Tensor | None) -> Tensor:
+    def d_of(x: Tensor, labels: Tensor | None) -> Tensor:
         return F.leaky_relu(d(x), 0.2).flatten(1).square().mean(1)
 
     for parameter in d.parameters():
-        (slope,) = torch.autograd.grad(r1(judge, x), parameter, allow_unused=True)
+        (slope,) = torch.autograd.grad(r1(d_of, x), parameter, allow_unused=True)
         assert slope is not None
         direction = torch.randn_like(parameter)
         ends = []
         for step in (1e-5, -1e-5):
             with torch.no_grad():
                 parameter.add_(direction, alpha=step)
-            ends.append(r1(judge, x).item())
+            ends.append(r1(d_of, x).item())
             with torch.no_grad():
                 parameter.sub_(direction, alpha=step)
         assert (slope * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-9)
@@ -366,7 +367,7 @@ def test_gradient_of_a_g_step_reaches_g_through_the_augmentation(loss: str) -> N
     assert all(g is not None and g.isfinite().all() for g in gradients(objective.parts["G"]))
 
 
-def plain_round(objective: Objective, loss: str, given: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def plain_step(objective: Objective, loss: str, given: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """D's and G's loss and D's logits, written out; the networks as they are after as many passes."""
     g, d = objective.parts["G"], objective.parts["D"]
     x = given.images.float() * 2 - 1
@@ -378,19 +379,19 @@ def plain_round(objective: Objective, loss: str, given: Batch) -> tuple[Tensor, 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("joint_batch", [False, True])
-def test_figures_of_a_round_mean_what_they_say(loss: str, joint_batch: bool) -> None:
+def test_statistics_of_a_step_mean_what_they_say(loss: str, joint_batch: bool) -> None:
     sound, written = (game(loss, joint_batch=joint_batch) for _ in range(2))
     for objective in (sound, written):
         objective.parts["D"].eval()  # spectral norm as it is: no matter how many passes
     value, stats = called(sound, 0)
-    expected, _, real, fake = plain_round(written, loss, batch())
+    expected, _, real, fake = plain_step(written, loss, batch())
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(stats["D/adversarial"], expected.detach())
     assert stats["D/real"].item() == pytest.approx(real.mean().item())
     assert stats["D/fake"].item() == pytest.approx(fake.mean().item())
     assert stats["D/r_t"].item() == pytest.approx(LOSSES[loss].r_t(real, fake).item())
     value, stats = called(sound, 1)
-    _, _, real, fake = plain_round(written, loss, batch())
+    _, _, real, fake = plain_step(written, loss, batch())
     torch.testing.assert_close(value, LOSSES[loss].generator(fake, real))
     assert stats["G/fake"].item() == pytest.approx(fake.mean().item())
     assert not any(s.requires_grad for s in stats.values())
@@ -422,7 +423,7 @@ class Square(nn.Module):
         return self.scale * x.square().flatten(1).sum(1) / 2
 
 
-def test_each_penalty_is_taken_at_its_own_pictures() -> None:
+def test_each_penalty_is_taken_at_its_own_images() -> None:
     """R1 at real ones, R2 at generated ones, the gradient penalty anywhere between."""
     every = Penalties(r1=1, r2=1, gradient=1)
     torch.manual_seed(0)
@@ -439,8 +440,8 @@ def test_each_penalty_is_taken_at_its_own_pictures() -> None:
     assert stats["D/gradient"].item() == pytest.approx((between - 1).square().mean().item(), rel=1e-5)
 
 
-def test_penalties_judge_pictures_before_their_augmentation() -> None:
-    """The slope of D(T x): pixels that a shift has moved out of the picture have none."""
+def test_penalties_are_of_images_before_their_augmentation() -> None:
+    """The slope of D(T x): pixels that a shift has moved out of the image have none."""
     torch.manual_seed(0)
     d = nn.Sequential(nn.Flatten(), nn.Linear(16, 1, bias=False), nn.Flatten(0))
     w = d[1].weight.detach().view(1, 16)
@@ -469,7 +470,7 @@ def test_penalties_judge_pictures_before_their_augmentation() -> None:
 
 
 def check_lazy_penalty() -> None:
-    """Over four rounds at fixed weights a lazy penalty gives four times as much once: the same mean gradient."""
+    """Over four steps at fixed weights a lazy penalty gives four times as much once: the same mean gradient."""
 
     def mean_gradient(every: int, accumulate: int = 1) -> tuple[list[Tensor], list[set[str]]]:
         objective = game("hinge", penalties=Penalties(r1=2, r2=1, lazy_interval=every), accumulate=accumulate)
@@ -514,37 +515,34 @@ def test_fakes_have_the_labels_of_the_batch(joint_batch: bool) -> None:
     given = batch(labels=True)
     for phase in (0, 1):
         called(objective, phase, given)[0].backward()
-    assert all(torch.equal(told, given.labels) for told in objective.parts["G"].told)
-    for x, told in objective.parts["D"].seen:
-        assert torch.equal(told, given.labels.repeat(len(x) // 8))
+    assert all(torch.equal(labels, given.labels) for labels in objective.parts["G"].labels)
+    for x, labels in objective.parts["D"].seen:
+        assert torch.equal(labels, given.labels.repeat(len(x) // 8))
     with pytest.raises(DataError, match="the training data has no labels"):
         called(objective, 0, batch())
     unconditional = game()
     called(unconditional, 0, given)
-    assert unconditional.parts["G"].told == [None]
+    assert unconditional.parts["G"].labels == [None]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_mismatched_pictures_are_real_ones_told_as_each_other_class_alike(loss: str) -> None:
-    """Loss: the mean of that against generated pictures and that against real ones wrongly told (Reed et al. 2016)."""
+def test_matching_aware_d_sees_real_images_with_each_wrong_label_alike(loss: str) -> None:
+    """The loss is the mean of those of generated images and of real ones with wrong labels (Reed et al. 2016)."""
     objective, given = game(loss, classes=4, matching_aware=True), batch(labels=True)
     d = objective.parts["D"].eval()
     value, stats = called(objective, 0, given)
-    (real, told), (fake, _), (shown, wrong) = d.seen
+    (real, labels), (fake, _), (shown, wrong) = d.seen
     assert torch.equal(shown, real)
-    assert (wrong != told).all()
-    ours, made, other = d(real, told), d(fake, told), d(real, wrong)
+    assert (wrong != labels).all()
+    ours, made, other = d(real, labels), d(fake, labels), d(real, wrong)
     rule = LOSSES[loss].discriminator
     torch.testing.assert_close(value, (rule(ours, made) + rule(ours, other)) / 2)
     assert stats["D/fake"].item() == pytest.approx(made.mean().item())
-    steps = (
-        torch.cat([objective.phases[0].loss.__self__._wrong_labels(given.labels) - given.labels for _ in range(300)])
-        % 4
-    )
-    assert torch.bincount(steps, minlength=4)[0] == 0
-    torch.testing.assert_close(
-        torch.bincount(steps, minlength=4)[1:] / len(steps), torch.full((3,), 1 / 3), atol=0.04, rtol=0
-    )
+    draw = objective.phases[0].loss.__self__._wrong_labels
+    offsets = torch.cat([draw(given.labels) - given.labels for _ in range(300)]) % 4
+    counts = torch.bincount(offsets, minlength=4)
+    assert counts[0] == 0
+    torch.testing.assert_close(counts[1:] / len(offsets), torch.full((3,), 1 / 3), atol=0.04, rtol=0)
     assert len(game(loss).parts["D"].seen) == 0
     untold = game(loss, matching_aware=True)
     called(untold, 0)
@@ -552,7 +550,7 @@ def test_mismatched_pictures_are_real_ones_told_as_each_other_class_alike(loss: 
 
 
 def test_logits_of_another_shape_are_refused() -> None:
-    """[B, 1] minus [B] is [B, B]: every real picture against every generated one."""
+    """[B, 1] minus [B] is [B, B]: every real image against every generated one."""
     d = Discriminator(outputs=(1,))
     objective = minimal(Generator(), d, "relativistic")
     with pytest.raises(ValueError, match=r"one logit per image, \[8\], not \[8, 1\]"):
@@ -563,20 +561,20 @@ def test_logits_of_another_shape_are_refused() -> None:
 
 
 class Constant(nn.Module):
-    """Makes the picture that the data consists of."""
+    """Makes the image that the data consists of."""
 
     latent = 1
 
-    def __init__(self, picture: Tensor) -> None:
+    def __init__(self, image: Tensor) -> None:
         super().__init__()
-        self.picture = nn.Parameter(picture)
+        self.image = nn.Parameter(image)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.picture.expand(len(z), 1, 4, 4)
+        return self.image.expand(len(z), 1, 4, 4)
 
 
 def check_augmentation_is_the_same() -> None:
-    """Real and generated pictures are one and the same: D sees the same distribution of both in either phase."""
+    """Real and generated images are one and the same: D sees the same distribution of both in either phase."""
     images = torch.zeros(3600, 1, 4, 4, dtype=torch.uint8)
     images[:, :, 1, 2] = 1
     g = Constant(images[:1].float() * 2 - 1)
@@ -585,15 +583,15 @@ def check_augmentation_is_the_same() -> None:
     for phase in (0, 1):
         called(objective, phase, Batch(images, None))
     real, fake, again = (x for x, _ in d.seen)
-    assert not torch.equal(real, fake)  # each picture by noise of its own
+    assert not torch.equal(real, fake)  # each image by noise of its own
     for seen in (real, fake, again):
         lit = (seen == 1).float().sum(0)[0]
         expected = torch.zeros(4, 4)
         expected[0:3, 1:4] = 400
         assert ((lit - expected).square().sum() / 400).item() < 26.1  # 8 degrees of freedom, p = 0.001
-    if g.picture.grad is None:
+    if g.image.grad is None:
         called(objective, 1, Batch(images, None))[0].backward()
-    assert g.picture.grad.all()
+    assert g.image.grad.all()
 
 
 def test_real_and_fake_are_augmented_alike_in_both_phases() -> None:
@@ -626,7 +624,7 @@ def check_routing() -> None:
                 for parameter in part.parameters():
                     parameter.register_post_accumulate_grad_hook(lambda _, c=collected, name=name: c.append(name))
             before = {name: [p.clone() for p in part.parameters()] for name, part in objective.parts.items()}
-            _take(run, run.turns[index], index, given)
+            _phase_step(run, run.phases[index], index, given)
             assert set(collected) == {moves}
             for old, new in zip(before[stays], objective.parts[stays].parameters(), strict=True):
                 assert torch.equal(old, new)
@@ -645,31 +643,31 @@ def test_each_phase_moves_its_own_network_only() -> None:
 
 class Note(Hook):
     def __init__(self) -> None:
-        self.rounds: list[Stats] = []
+        self.steps: list[Stats] = []
 
     def on_step(self, run: Run, stats: Stats) -> None:
-        self.rounds.append(dict(stats))
+        self.steps.append(dict(stats))
 
 
 def test_several_steps_of_d_for_one_of_g() -> None:
-    """Each on its own pictures with its own noise."""
+    """Each on its own images with its own noise."""
     objective, note = game(d_steps=3), Note()
     train(objective, config(images=28), None, note)
-    assert ["G/loss" in stats for stats in note.rounds] == [True, False, False, True, False, False, True]
-    assert all({"D/loss", "D/adversarial", "D/real", "D/fake", "D/r_t"} <= stats.keys() for stats in note.rounds)
+    assert ["G/loss" in stats for stats in note.steps] == [True, False, False, True, False, False, True]
+    assert all({"D/loss", "D/adversarial", "D/real", "D/fake", "D/r_t"} <= stats.keys() for stats in note.steps)
     seen = [x for x, _ in objective.parts["D"].seen]
     real, fake = [seen[i] for i in (0, 3, 5)], [seen[i] for i in (1, 4, 6)]
     assert [len(x) for x in seen] == [4] * (2 * 7 + 3)
-    for pictures in (real, fake):
-        assert not any(torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+    for images in (real, fake):
+        assert not any(torch.equal(a, b) for i, a in enumerate(images) for b in images[:i])
 
 
-def test_rounds_of_lazy_penalties_are_counted_with_micro_batches() -> None:
+def test_steps_of_lazy_penalties_are_counted_with_micro_batches() -> None:
     note = Note()
     train(game(penalties=Penalties(r1=1, lazy_interval=2), accumulate=2), config(images=20, accumulate=2), None, note)
-    assert ["D/r1" in stats for stats in note.rounds] == [True, False, True, False, True]
-    for stats in note.rounds:
-        expected = stats["D/adversarial"] + stats.get("D/r1", 0)  # 2 rounds times 1/2
+    assert ["D/r1" in stats for stats in note.steps] == [True, False, True, False, True]
+    for stats in note.steps:
+        expected = stats["D/adversarial"] + stats.get("D/r1", 0)  # 2 steps times 1/2
         assert stats["D/loss"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -695,13 +693,13 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains(loss: str) -> None:
-    """On one binary picture in many copies G comes near it, in fifty rounds.
+    """On one binary image in many copies G comes near it, in fifty steps.
 
     To 0.08 to 0.26 of the distance before, over twelve seeds of each loss; a loss of the wrong sign drives it away.
     """
-    picture = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
-    picture[..., :2, :] = 1
-    data, target = Batch(picture.expand(8, -1, -1, -1), None), picture.float() * 2 - 1
+    image = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    image[..., :2, :] = 1
+    data, target = Batch(image.expand(8, -1, -1, -1), None), image.float() * 2 - 1
     rates = PLAIN.model_copy(update={"betas": (0.0, 0.9), "lr": 0.03})
     objective = game(loss, optimizers=(rates, rates), penalties=Penalties(r1=0.5, r2=0.5, lazy_interval=4))
     conf = config(batch=8, images=8 * 50)
@@ -729,7 +727,7 @@ def test_deploys_the_generator() -> None:
     assert [p.optimizer.lr for p in game(optimizers=(d, g)).phases] == [4e-4, 1e-4]
 
 
-# The dial
+# Overfitting
 
 
 def warned(values: list[float], **options: Any) -> list[int]:
@@ -737,9 +735,9 @@ def warned(values: list[float], **options: Any) -> list[int]:
     return [i for i, r_t in enumerate(values) if watch.update(r_t)]
 
 
-def test_the_dial_warns_once_when_d_has_memorized() -> None:
+def test_the_watch_warns_once_when_d_overfits() -> None:
     steps = warned([1.0] * 2000)
-    # 1 - (1 - 1/50)^t exceeds 0.9 after 114 rounds, then 200 on end
+    # 1 - (1 - 1/50)^t exceeds 0.9 after 114 steps, then 200 in a row
     assert steps == [math.ceil(math.log(0.1) / math.log(0.98)) - 1 + 199]
     assert warned([0.85] * 3000) == []
     assert warned([1.0] * 250 + [-1.0] * 50 + [0.5] * 2000) == []  # sure for a while at the start
@@ -760,7 +758,7 @@ def not_cut_off(patch: Patch, out: Path) -> Callable[[], None]:
 
 
 def all_collect(patch: Patch, out: Path) -> Callable[[], None]:
-    patch.setattr(Run, "only", lambda self, turn: None)
+    patch.setattr(Run, "require_grad_only", lambda self, active: None)
     return check_routing
 
 
@@ -781,7 +779,7 @@ def lazy_without_weight(patch: Patch, out: Path) -> Callable[[], None]:
 
 
 def real_only(patch: Patch, out: Path) -> Callable[[], None]:
-    """Generated pictures, which the toy G of the check gives as a view of its parameter, are left as they are."""
+    """Generated images, which the toy G of the check gives as a view of its parameter, are left as they are."""
     right = adversarial_module.augment
     patch.setattr(adversarial_module, "augment", lambda x, *args: x if x.stride(0) == 0 else right(x, *args))
     return check_augmentation_is_the_same

@@ -26,7 +26,7 @@ TENSORS = {
     "none": torch.empty(0, 3),
     "mask": torch.tensor([True, False]),
 }
-META = {"step": 3, "figures": {"loss": 0.5}, "name": "café", "list": [1, None]}
+META = {"step": 3, "metrics": {"loss": 0.5}, "name": "café", "list": [1, None]}
 
 
 @pytest.fixture
@@ -102,12 +102,12 @@ def test_a_newer_format_says_what_reads_it(file: Path) -> None:
     [
         (b"", "empty"),
         (b"\n<!DOCTYPE html><html><body>404</body></html>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "truncated, damaged or no model file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "truncated, damaged or not a model file"),
         ((1 << 62).to_bytes(8, "little") + b"{}", "header of 4611686018427387904 bytes"),
-        (safetensors.torch.save({"a": torch.ones(1)}), "holds no checksum"),
+        (safetensors.torch.save({"a": torch.ones(1)}), "has no checksum"),
         (safetensors.torch.save({"a": torch.ones(1)}, {"pixelloom": "{", "sha256": ""}), "metadata cannot be read"),
         (safetensors.torch.save({"a": torch.ones(1)}, {"pixelloom": "[" * 10**6, "sha256": ""}), "metadata cannot"),
-        (b"\x80\x04\x95" + b"cposix\nsystem\n(S'false'\ntR." * 9, "no model file"),
+        (b"\x80\x04\x95" + b"cposix\nsystem\n(S'false'\ntR." * 9, "not a model file"),
     ],
     ids=["empty", "html", "lfs pointer", "huge header", "plain safetensors", "bad json", "deep json", "pickle"],
 )

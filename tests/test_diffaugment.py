@@ -30,7 +30,7 @@ PAPER = Policy(translation=0.125, cutout=0.5, color=1)
 SHAPES = [(5, 1, 8, 8), (4, 3, 8, 12), (3, 2, 5, 7)]
 
 
-def pictures(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+def images_of(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return 2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) - 1
 
 
@@ -39,7 +39,7 @@ def noise_of(n: int, seed: int = 0) -> Tensor:
     return draw_noise(n)
 
 
-# Plain renderings: one picture, one pixel at a time
+# Plain renderings: one image, one pixel at a time
 
 
 def plain_translation(x: Tensor, dy: int, dx: int) -> Tensor:
@@ -65,7 +65,7 @@ def whole(u: float, n: int) -> int:
 
 def check_translation() -> None:
     for shape, share in itertools.product(SHAPES, (0.125, 0.25, 0.5)):
-        x, noise = pictures(*shape), noise_of(shape[0])[:, 3:5]
+        x, noise = images_of(*shape), noise_of(shape[0])[:, 3:5]
         moved = translate(x, noise, share)
         for i, (u, v) in enumerate(noise.tolist()):
             ry, rx = (int(side * share + 0.5) for side in shape[2:])
@@ -91,7 +91,7 @@ def test_every_shift_is_equally_likely() -> None:
 
 def test_cutout_is_the_plain_one() -> None:
     for shape, share in itertools.product(SHAPES, (0.25, 0.5, 0.6)):
-        x, noise = pictures(*shape), noise_of(shape[0])[:, 5:7]
+        x, noise = images_of(*shape), noise_of(shape[0])[:, 5:7]
         cut = cut_out(x, noise, share)
         size = [int(side * share + 0.5) for side in shape[2:]]
         for i, at in enumerate(noise.tolist()):
@@ -107,7 +107,7 @@ def test_cutout_takes_every_place_and_both_ends_alike() -> None:
 
 
 def test_colors_are_the_formulas() -> None:
-    x, u = pictures(3, 3, 2, 2), torch.tensor([-0.5, 0.0, 0.75])
+    x, u = images_of(3, 3, 2, 2), torch.tensor([-0.5, 0.0, 0.75])
     for i, amount in enumerate(u.tolist()):
         values = x[i].tolist()
         mean = x[i].double().mean().item()
@@ -122,7 +122,7 @@ def test_colors_are_the_formulas() -> None:
 
 
 def test_augment_is_its_steps_in_the_papers_order() -> None:
-    x, noise = pictures(6, 3, 8, 8), noise_of(6)
+    x, noise = images_of(6, 3, 8, 8), noise_of(6)
     y = contrast(saturate(brighten(x, noise[:, 0]), noise[:, 1]), noise[:, 2])
     y = cut_out(translate(y, noise[:, 3:5], 0.125), noise[:, 5:7], 0.5)
     assert torch.equal(augment(x, PAPER, noise), y)
@@ -135,14 +135,14 @@ def test_augment_is_its_steps_in_the_papers_order() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_zero_noise_changes_nothing(shape: tuple[int, ...]) -> None:
-    x = pictures(*shape)
+    x = images_of(*shape)
     torch.testing.assert_close(augment(x, Policy(translation=0.3, color=1), torch.zeros(len(x), NOISE)), x)
     assert augment(x, Policy(), noise_of(len(x))) is x
     assert not torch.equal(augment(x, Policy(translation=0.3), noise_of(len(x))), x)
 
 
-def test_same_noise_same_picture_whatever_else_is_in_the_batch() -> None:
-    x, noise = pictures(6, 3, 8, 8), noise_of(6)
+def test_same_noise_same_image_whatever_else_is_in_the_batch() -> None:
+    x, noise = images_of(6, 3, 8, 8), noise_of(6)
     whole_batch = augment(x, PAPER, noise)
     assert torch.equal(augment(x, PAPER, noise), whole_batch)
     for i in range(6):
@@ -151,17 +151,17 @@ def test_same_noise_same_picture_whatever_else_is_in_the_batch() -> None:
 
 
 @pytest.mark.parametrize("policy", [PAPER, Policy(translation=0.5)])
-def test_gradient_reaches_the_picture_twice_over(policy: Policy) -> None:
-    x, noise = pictures(2, 3, 3, 3, dtype=torch.float64).requires_grad_(), noise_of(2)
+def test_gradient_reaches_the_image_twice_over(policy: Policy) -> None:
+    x, noise = images_of(2, 3, 3, 3, dtype=torch.float64).requires_grad_(), noise_of(2)
     assert torch.autograd.gradcheck(lambda y: augment(y, policy, noise), x)
     assert torch.autograd.gradgradcheck(lambda y: augment(y, policy, noise).pow(3), x)
     (slope,) = torch.autograd.grad(augment(x, policy, noise).sum(), x)
     assert (slope != 0).flatten(1).any(1).all()
 
 
-def test_pictures_come_out_in_the_layout_that_they_come_in() -> None:
+def test_images_come_out_in_the_layout_that_they_come_in() -> None:
     for shape in SHAPES[:2]:
-        x = pictures(*shape).to(memory_format=torch.channels_last)
+        x = images_of(*shape).to(memory_format=torch.channels_last)
         for policy in (PAPER, Policy(translation=0.2), Policy(cutout=0.5)):
             assert augment(x, policy, noise_of(len(x))).stride() == x.stride()
 
@@ -179,7 +179,7 @@ def test_noise_is_uniform_from_torchs_own_generator() -> None:
 
 def test_noise_of_another_batch_is_refused() -> None:
     with pytest.raises(ValueError, match=r"noise for 3 images is \[3, 7\], not \[1, 7\]"):
-        augment(pictures(3, 1, 4, 4), PAPER, noise_of(1))
+        augment(images_of(3, 1, 4, 4), PAPER, noise_of(1))
 
 
 # Defaults
@@ -207,9 +207,9 @@ def test_policies_by_data(spec: ImageSpec, images: int, expected: Policy) -> Non
     assert expected.on == (images < 20_000)
 
 
-def test_gray_pictures_keep_their_levels_by_default() -> None:
-    """Every value is one of the picture's own, or the 0 of what has left it; saturation leaves gray alone anyway."""
-    x = pictures(16, 1, 8, 8)
+def test_gray_images_keep_their_levels_by_default() -> None:
+    """Every value is one of the image's own, or the 0 of what has left it; saturation leaves gray alone anyway."""
+    x = images_of(16, 1, 8, 8)
     for images in (400, 5_000):
         seen = augment(x, policy_for(GRAY, images), noise_of(16))
         for before, after in zip(x, seen, strict=True):

@@ -32,7 +32,7 @@ from pixelloom.core.rng import seed_of
 from pixelloom.core.types import Batch
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.hooks import Validate
-from pixelloom.engine.loop import _take
+from pixelloom.engine.loop import _phase_step
 from pixelloom.engine.safetensors_io import load_tensors
 from pixelloom.engine.signals import Interrupted
 from pixelloom.engine.state import Hook, Run
@@ -62,7 +62,7 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path, family: str, worker
     whole, whole_meta = load_tensors(newest(tmp_path / "whole"))
     cut_up, cut_meta = load_tensors(newest(tmp_path / "cut"))
     assert (state.step, state.images) == (20, 80)
-    assert same(whole, cut_up)  # parts, average and both moments of every optimizer
+    assert same(whole, cut_up)  # parts, EMA and both moments of every optimizer
     assert cut_meta["state"] | {"seconds": 0} == whole_meta["state"] | {"seconds": 0}
     assert same(weights(resumed), {k.removeprefix("part/"): v for k, v in whole.items() if k.startswith("part/")})
 
@@ -133,7 +133,7 @@ def test_resume_refuses_another_model_and_names_the_keys(tmp_path: Path) -> None
     with pytest.raises(ModelError) as caught:
         train(other, config(images=8, ema=0.1), tmp_path, resume=True)
     text = str(caught.value)
-    assert text.count("missing") == 5  # of the average
+    assert text.count("missing") == 5  # of the EMA
     with pytest.raises(ModelError) as caught:
         train(other, config(images=8), tmp_path, resume=True)
     text = str(caught.value)
@@ -154,7 +154,7 @@ def test_keeps_two_steps_and_the_best(tmp_path: Path) -> None:
     assert meta["config"]["images"] == 80
 
 
-def test_unwritable_folder_is_found_before_the_first_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_folder_is_found_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     steps: list[int] = []
     with pytest.raises(UsageError, match="file/checkpoints cannot be written"):
@@ -190,7 +190,7 @@ def test_a_phase_moves_its_own_module_only(index: int, moves: str, stays: str) -
     objective = two_phases()
     run, data = _ready(objective)
     before = {name: [p.clone() for p in part.parameters()] for name, part in objective.parts.items()}
-    _take(run, run.turns[index], index, next(data))
+    _phase_step(run, run.phases[index], index, next(data))
     for old, new in zip(before[stays], objective.parts[stays].parameters(), strict=True):
         assert torch.equal(old, new)
         assert new.grad is None
@@ -209,16 +209,16 @@ def test_frozen_parameters_stay_frozen() -> None:
     assert not torch.equal(before["net/3.weight"], after["net/3.weight"])
 
 
-def test_a_phase_can_run_every_third_round() -> None:
+def test_a_phase_can_run_every_third_step() -> None:
     seen: list[set[str]] = []
 
     class Note(Hook):
         def on_step(self, run: Run, stats: dict[str, float]) -> None:
             seen.append(set(stats))
 
-    train(two_phases(every=3), config(images=28), None, Note())
-    assert ["maker" in names for names in seen] == [True, False, False, True, False, False, True]
-    assert all({"critic", "D/loss", "D/norm", "D/rate"} <= names for names in seen)
+    train(two_phases(interval=3), config(images=28), None, Note())
+    assert ["g_loss" in names for names in seen] == [True, False, False, True, False, False, True]
+    assert all({"d_loss", "D/loss", "D/norm", "D/rate"} <= names for names in seen)
 
 
 def test_noise_is_new_each_time_and_a_function_of_where_it_is_drawn() -> None:
@@ -235,7 +235,7 @@ def test_noise_is_new_each_time_and_a_function_of_where_it_is_drawn() -> None:
         return noise
 
     first = drawn(0)
-    assert len(set(first)) == len(first) == 3 * 2 * 2  # rounds, phases, micro-batches
+    assert len(set(first)) == len(first) == 3 * 2 * 2  # steps, phases, micro-batches
     assert drawn(0, At(1, lambda: torch.rand(7))) == first  # whatever others draw in between
     assert set(first).isdisjoint(drawn(1))
     assert len({seed_of(0, 0, rank, 0, 0) for rank in range(1000)}) == 1000
@@ -262,7 +262,7 @@ def test_gradient_is_clipped_to_its_total_norm() -> None:
 
 
 def _diverging(at: int, how: str) -> Objective:
-    """Two phases whose second goes wrong in round ``at``."""
+    """Two phases whose second goes wrong in step ``at``."""
     objective = two_phases()
     count = iter(range(1000))
     original = objective.phases[1].loss

@@ -1,4 +1,4 @@
-"""Schedules, optimizers, the average, budgets, devices and hooks: numbers against closed forms."""
+"""Schedules, optimizers, the EMA, budgets, devices and hooks: numbers against closed forms."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from pixelloom.engine.fabric import choose_precision, describe, make_fabric
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
 from pixelloom.engine.loop import fit
 from pixelloom.engine.muon import orthogonal
-from pixelloom.engine.optim import WeightAverage, build_optimizer, power_exponent, rate
+from pixelloom.engine.optim import EMA, build_optimizer, ema_gamma, rate
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.objectives.base import OptimConfig
 
-# Optimizer, schedule, average
+# Optimizer, schedule, EMA
 
 
 @pytest.mark.parametrize(
@@ -144,58 +144,90 @@ def test_muon_steps_as_in_its_paper() -> None:
         assert torch.equal(weight, twin)
 
 
-@pytest.mark.parametrize(("width", "gamma"), [(0.05, 16.97), (0.10, 6.94)])  # the two pairs printed in the paper
-def test_power_exponent_of_the_paper(width: float, gamma: float) -> None:
-    assert power_exponent(width) == pytest.approx(gamma, abs=0.005)
+@pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])  # the two pairs printed in the paper
+def test_gamma_of_the_paper(sigma_rel: float, gamma: float) -> None:
+    assert ema_gamma(sigma_rel) == pytest.approx(gamma, abs=0.005)
 
 
-@pytest.mark.parametrize("width", [0.02, 0.05, 0.1, 0.2])
-def test_average_has_the_width_asked_for(width: float) -> None:
-    """The weight of round t in the average of T rounds is (t^e - (t - 1)^e) / T^e with e = gamma + 1."""
-    e, total = power_exponent(width) + 1, 20_000
+SIGMAS = [1e-4, 0.003, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.28, 0.2886, 12**-0.5]
+
+
+@pytest.mark.parametrize("sigma_rel", SIGMAS)
+def test_gamma_inverts_the_closed_form(sigma_rel: float) -> None:
+    """Eq. 3 of Karras et al. 2024; of its two solutions the one with gamma >= 0, which favors late weights."""
+    gamma = ema_gamma(sigma_rel)
+    assert gamma >= 0
+    assert (gamma + 1) ** 0.5 / (gamma + 2) / (gamma + 3) ** 0.5 == pytest.approx(sigma_rel, rel=1e-13)
+
+
+@pytest.mark.parametrize("sigma_rel", SIGMAS)
+def test_gamma_inverts_the_width_of_the_profile_by_integration(sigma_rel: float) -> None:
+    """The standard deviation of the density u^gamma on [0, 1], by Gauss-Legendre quadrature of its moments."""
+    gamma = ema_gamma(sigma_rel)
+    # In s = 1 - u the density (1 - s)^gamma is concentrated at s of about 1 / gamma; no panel is wider than a tenth.
+    edges = np.linspace(0, min(1.0, 60 / (gamma + 1)), 401)
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    half = np.diff(edges)[:, None] / 2
+    s = edges[:-1, None] + half * (nodes + 1)
+    density = half * weights * (1 - s) ** gamma
+    mean = (density * s).sum() / density.sum()
+    variance = (density * (s - mean) ** 2).sum() / density.sum()
+    assert math.sqrt(variance) == pytest.approx(sigma_rel, rel=1e-6)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.0, -0.1, 0.29, float("nan")])
+def test_widths_that_no_profile_has_are_refused(sigma_rel: float) -> None:
+    with pytest.raises(ValueError, match="sigma_rel"):
+        ema_gamma(sigma_rel)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.02, 0.05, 0.1, 0.2])
+def test_ema_has_the_requested_width(sigma_rel: float) -> None:
+    """The weight of step t in the EMA of T steps is (t^e - (t - 1)^e) / T^e with e = gamma + 1."""
+    e, total = ema_gamma(sigma_rel) + 1, 20_000
     t = np.arange(1, total + 1) / total
     share = t**e - (t - 1 / total) ** e
     mean = (share * t).sum()
     assert share.sum() == pytest.approx(1)
-    assert math.sqrt((share * (t - mean) ** 2).sum()) == pytest.approx(width, rel=1e-3)
+    assert math.sqrt((share * (t - mean) ** 2).sum()) == pytest.approx(sigma_rel, rel=1e-3)
 
 
-def test_average_equals_its_closed_form_and_copies_buffers() -> None:
+def test_ema_equals_its_closed_form_and_copies_buffers() -> None:
     module = nn.BatchNorm1d(2)
-    average = WeightAverage(module, 0.1)
-    rounds = 30
-    values = torch.randn(rounds, 2, generator=torch.Generator().manual_seed(0))
-    for t in range(1, rounds + 1):
+    ema = EMA(module, 0.1)
+    steps = 30
+    values = torch.randn(steps, 2, generator=torch.Generator().manual_seed(0))
+    for t in range(1, steps + 1):
         with torch.no_grad():
             module.weight.copy_(values[t - 1])
             module.running_mean.copy_(10 * values[t - 1])
             module.num_batches_tracked.fill_(t)
-        average.update(t)
-    e = power_exponent(0.1) + 1
-    t = torch.arange(1, rounds + 1, dtype=torch.float64)
-    share = (t**e - (t - 1) ** e) / rounds**e
+        ema.update(t)
+    e = ema_gamma(0.1) + 1
+    t = torch.arange(1, steps + 1, dtype=torch.float64)
+    share = (t**e - (t - 1) ** e) / steps**e
     expected = (share[:, None] * values.double()).sum(0).float()
-    torch.testing.assert_close(average.module.weight.detach(), expected, rtol=1e-5, atol=1e-6)
-    assert torch.equal(average.module.running_mean, 10 * values[-1])
-    assert average.module.num_batches_tracked.item() == rounds
-    assert not average.module.training
+    torch.testing.assert_close(ema.module.weight.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(ema.module.running_mean, 10 * values[-1])
+    assert ema.module.num_batches_tracked.item() == steps
+    assert not ema.module.training
     assert module.training
 
 
-def test_users_get_the_average_and_training_goes_on_in_train_mode() -> None:
+def test_users_get_the_ema_and_training_goes_on_in_train_mode() -> None:
     drawn: list[tuple[bool, Tensor]] = []
 
     def draw(module: nn.Module, state: State) -> None:
         drawn.append((module.training, module[0].weight.detach().clone()))
 
-    raw, averaged = one_phase(), one_phase()
+    raw, with_ema = one_phase(), one_phase()
     train(raw, config(sample_every=40), None, EverySamples(draw))
     assert len(drawn) == 2
     assert torch.equal(drawn[1][1], raw.parts["net"][0].weight)
     assert not drawn[0][0]
     assert raw.parts["net"].training
-    train(averaged, config(ema=0.1), None, EverySamples(draw))
-    assert same(weights(raw), weights(averaged))  # averaging does not disturb the training
+    train(with_ema, config(ema=0.1), None, EverySamples(draw))
+    assert same(weights(raw), weights(with_ema))  # the EMA does not change the training
     assert len(drawn) == 12
     assert not torch.equal(drawn[-1][1], drawn[1][1])
 
@@ -240,19 +272,19 @@ def test_validation_at_its_moments_and_at_the_end(every: int | None, expected: l
     steps: list[int] = []
 
     class Note(Hook):
-        def on_validation(self, run: Run, figures: dict[str, float]) -> None:
+        def on_validation(self, run: Run, metrics: dict[str, float]) -> None:
             steps.append(run.state.step)
 
     train(one_phase(), config(validate_every=every), None, Validate(), Note())
     assert steps == expected
 
 
-def test_best_is_the_lowest_monitored_figure() -> None:
+def test_best_is_the_lowest_monitored_value() -> None:
     objective = one_phase()
-    figures = iter([3.0, float("nan"), 2.0, float("-inf"), 2.5, 1.0, 4.0, 4.0, 4.0, 4.0])
-    object.__setattr__(objective.monitor, "measure", lambda _: {"bits": next(figures)})
+    values = iter([3.0, float("nan"), 2.0, float("-inf"), 2.5, 1.0, 4.0, 4.0, 4.0, 4.0])
+    object.__setattr__(objective.monitor, "measure", lambda _: {"bits": next(values)})
     best: list[tuple[int, float]] = []
-    validate = Validate(lambda module, figures, state: best.append((state.step, figures["bits"])))
+    validate = Validate(lambda module, metrics, state: best.append((state.step, metrics["bits"])))
     state = train(objective, config(validate_every=8), None, validate)
     assert best == [(2, 3.0), (6, 2.0), (12, 1.0)]
     assert (state.best, state.best_step) == (1.0, 12)
@@ -264,7 +296,7 @@ def test_best_is_the_lowest_monitored_figure() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"devices": 4096}, r"devices: 4096 were asked for, available here: \d+ CPU cores"),
+        ({"devices": 4096}, r"devices: 4096 were requested, available here: \d+ CPU cores"),
         ({"batch": 5, "accumulate": 1, "devices": 2}, "batch: 5 images cannot be shared evenly by 2 processes"),
         pytest.param(
             {"device": "cuda"},
@@ -333,7 +365,7 @@ def _lines(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_metrics_are_means_of_their_rounds(tmp_path: Path) -> None:
+def test_metrics_are_means_of_their_steps(tmp_path: Path) -> None:
     every: list[float] = []
 
     class Note(Hook):

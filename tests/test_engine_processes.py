@@ -29,7 +29,7 @@ PROGRAM = [sys.executable, str(Path(__file__).with_name("engine_toys.py"))]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 # A process needs two seconds of a free core to import torch, and half a minute where other programs want the cores
-# too. So nothing here is judged by the clock, and what limits there are only end a test that hangs.
+# too. So nothing here depends on the clock, and what limits there are only end a test that hangs.
 LIMIT = 600
 pytestmark = pytest.mark.timeout(2 * LIMIT)
 
@@ -51,15 +51,15 @@ def program(command: str, out: Path, extra: str, **given: object) -> subprocess.
 def test_twenty_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None:
     done = program("killed", tmp_path, "20", images=10**9, checkpoint_every=4)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["cut"] >= 10  # saves were cut in the middle, or this shows nothing
-    assert told["steps"] == sorted(told["steps"])  # no run ever fell back behind the one before
-    assert told["steps"][-1] >= 3
+    results = json.loads(done.stdout)
+    assert results["cut"] >= 10  # saves were cut in the middle, or this shows nothing
+    assert results["steps"] == sorted(results["steps"])  # no run ever fell back behind the one before
+    assert results["steps"][-1] >= 3
     files = list((tmp_path / "checkpoints").glob("step-*"))
     assert files
     for path in files:
         load_tensors(path)
-    step = told["steps"][-1]
+    step = results["steps"][-1]
     assert train(one_phase(), config(images=4 * step + 8, checkpoint_every=4), tmp_path, resume=True).step == step + 2
     whole = [f"step-{s:09d}.safetensors" for s in (step + 1, step + 2)]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == whole  # no orphans
@@ -68,8 +68,8 @@ def test_twenty_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None:
 def test_signals_save_and_exit_with_their_codes(tmp_path: Path) -> None:
     done = program("signalled", tmp_path / "cut", "", images=400)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told == {"term": 143, "int": 130, "twice": 130, "rest": 0}  # "twice" at once: its round lasts an hour
+    results = json.loads(done.stdout)
+    assert results == {"term": 143, "int": 130, "twice": 130, "rest": 0}  # "twice" at once: its step lasts an hour
     assert "stopped by SIGTERM after step" in done.stderr
     assert "stopped by SIGINT after step" in done.stderr
     train(one_phase(), config(images=400), tmp_path / "whole")
@@ -116,7 +116,7 @@ def test_two_processes_equal_one(tmp_path: Path, start: str, accumulate: int) ->
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
     ranks = [json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2)]
     epochs = [[{i for step in rank[e : e + 4] for i in step} for rank in ranks] for e in (0, 4)]
-    for first, second in epochs:  # 32 images in 4 rounds of 8
+    for first, second in epochs:  # 32 images in 4 steps of 8
         assert first.isdisjoint(second)
         assert first | second == set(range(N))
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -128,7 +128,7 @@ def test_two_processes_equal_one(tmp_path: Path, start: str, accumulate: int) ->
 @pytest.mark.slow
 @pytest.mark.parametrize(("misfortune", "timeout"), [("dies", 3600), ("hangs", 15)])
 def test_when_one_process_is_lost_the_other_ends(tmp_path: Path, misfortune: str, timeout: int) -> None:
-    """Of a process that has died the other hears at once; for one that hangs it waits as long as it was told."""
+    """The other process notices a death at once, and waits for one that hangs as long as `timeout`."""
     first, second = _torchrun(tmp_path, misfortune, **TWO | {"timeout": timeout})
     _, errors = first.communicate(timeout=LIMIT)
     assert first.returncode not in (0, None), errors

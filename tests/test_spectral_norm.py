@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from gan_toys import PAIRS, check_norms, double, matrices, pair, spec
-from pixelloom.engine.optim import WeightAverage
+from pixelloom.engine.optim import EMA
 from pixelloom.engine.safetensors_io import load_tensors, save_tensors
 from pixelloom.layers.spectral_norm import SpectralNorm, refresh, spectral, spectral_layers
 from pixelloom.networks import build_pair
@@ -134,15 +134,15 @@ def test_weights_under_the_norm_have_the_deviation_asked_for() -> None:
 # Whole networks
 
 
-def wander(network: nn.Module, average: WeightAverage, rounds: int = 12) -> None:
-    """As training does: weights move far, u and v follow in training mode, and the average takes them in."""
+def wander(network: nn.Module, ema: EMA, steps: int = 12) -> None:
+    """As training does: weights move far, u and v follow in training mode, and the EMA is updated."""
     generator = torch.Generator().manual_seed(5)
-    for t in range(1, rounds + 1):
+    for t in range(1, steps + 1):
         with torch.no_grad():
             for _, _, norm, weight in spectral_layers(network):
                 weight.add_(0.7 * weight.std() * torch.randn(weight.shape, generator=generator))
                 norm.train()(weight)
-        average.update(t)
+        ema.update(t)
 
 
 @each_pair
@@ -152,21 +152,21 @@ def test_every_norm_is_1_after_averaging_loading_and_copying(kind: str, tmp_path
         expected = sum(1 for _ in spectral_layers(network.eval()))
         assert check_norms(network) == expected
 
-        average = WeightAverage(network, 0.1)
-        wander(network, average)
+        ema = EMA(network, 0.1)
+        wander(network, ema)
         if expected:
             with pytest.raises(AssertionError):  # the average of weights is no weight that u and v know
-                check_norms(average.module)
-        refresh(average.module)
-        assert not any(module.training for module in average.module.modules())
-        assert check_norms(average.module) == check_norms(copy.deepcopy(average.module)) == expected
+                check_norms(ema.module)
+        refresh(ema.module)
+        assert not any(module.training for module in ema.module.modules())
+        assert check_norms(ema.module) == check_norms(copy.deepcopy(ema.module)) == expected
 
-        save_tensors(tmp_path / "network", average.module.state_dict(), {})
+        save_tensors(tmp_path / "network", ema.module.state_dict(), {})
         torch.manual_seed(2)
         other = pair(kind, classes=3)[i].eval()
         other.load_state_dict(load_tensors(tmp_path / "network")[0])
         assert check_norms(other) == expected
-        for (name, a), (_, b) in zip(matrices(average.module), matrices(other), strict=True):
+        for (name, a), (_, b) in zip(matrices(ema.module), matrices(other), strict=True):
             assert torch.equal(a, b), name
 
 

@@ -1,5 +1,5 @@
-"""Training: one loop for every family, and the files, schedules and signals around it.
+"""Training: one loop for all families, checkpoints, schedules, devices and signals.
 
-Nothing is imported here, so that reading a configuration or a model does not load Lightning:
+This file imports nothing, so that reading a configuration or a model does not load Lightning:
 ``from pixelloom.engine.loop import fit``, ``from pixelloom.engine.fabric import make_fabric``, ...
 """

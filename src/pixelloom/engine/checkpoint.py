@@ -1,4 +1,4 @@
-"""Checkpoints of a run: everything that decides how it goes on, in one verified file each."""
+"""Checkpoints: the complete state of a training run in one file with a checksum."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from pixelloom.engine.safetensors_io import check_keys, load_tensors, save_tenso
 from pixelloom.engine.state import Hook, Run, State
 
 _log = logging.getLogger("pixelloom")
-_KEEP = 2  # a damaged newest file must leave another to fall back to
-_SECONDS = 300.0  # the most training that a crash may cost where ``checkpoint_every`` is not set
+_KEEP = 2  # if the newest is damaged, the other one is used
+_SECONDS = 300.0  # between checkpoints if ``checkpoint_every`` is not set
 
 
 class Checkpoint(Hook):
-    """Saves a run into ``folder`` as ``step-*.safetensors`` (the last two are kept) and ``best.safetensors``."""
+    """Saves ``step-*.safetensors`` (the last two are kept) and ``best.safetensors`` in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._last = time.monotonic()
 
     def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
-        """Save at the end, every ``checkpoint_every`` images, or by default 20 times a run and every five minutes."""
-        every = run.config.checkpoint_every
-        if run.due(every, 20) or (every is None and time.monotonic() - self._last > _SECONDS):
+        """Save every ``checkpoint_every`` images, by default 20 per run and every five minutes, and at the end."""
+        interval = run.config.checkpoint_every
+        if run.due(interval, 20) or (interval is None and time.monotonic() - self._last > _SECONDS):
             self.save(run)
 
-    def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
-        """Keep the best state whole: training can go on from it, which the exported model alone does not allow."""
+    def on_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Save the complete state at the best step; training can be resumed from it, unlike from the exported model."""
         if run.state.best_step == run.state.step:
             self._write(run, self.folder / "best.safetensors")
 
     def save(self, run: Run) -> None:
-        """Write the checkpoint of the current step and drop the oldest. Raises ModelError if it cannot be written."""
+        """Write a checkpoint of the current step and delete the oldest. Raises ModelError if it cannot be written."""
         path = self.folder / f"step-{run.state.step:09d}.safetensors"
         self._write(run, path)
         run.saved = path
@@ -51,13 +51,14 @@ class Checkpoint(Hook):
             old.unlink(missing_ok=True)
 
     def steps(self) -> list[Path]:
-        """The checkpoints of steps, newest first."""
+        """Return the checkpoints of steps, newest first."""
         return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
 
     def restore(self, run: Run) -> bool:
-        """Set ``run`` to the newest checkpoint that verifies; False if there is none at all.
+        """Load the newest checkpoint whose checksum is right. Returns False if there is no checkpoint.
 
-        Raises ModelError if every file is damaged, or if one belongs to another architecture (it names the keys).
+        Raises:
+            ModelError: if all files are damaged, or one belongs to another architecture (the message names the keys).
         """
         damaged: list[str] = []
         files = [*self.steps(), *self.folder.glob("best.safetensors")]
@@ -73,8 +74,7 @@ class Checkpoint(Hook):
             run.saved = path
             if run.progress >= 1 and run.fabric.is_global_zero:
                 _log.warning(
-                    "%s: the budget is used up after %s images, nothing is left to train: go on with a larger "
-                    "--images, --epochs or --minutes",
+                    "%s: the budget is used up after %s images; set a larger --images, --epochs or --minutes",
                     *(self.folder.parent, f"{run.state.images:,}"),
                 )
             return True
@@ -84,21 +84,22 @@ class Checkpoint(Hook):
 
     def _write(self, run: Run, path: Path) -> None:
         tensors = dict(_tensors(run))
-        # A rate far too high overflows the weights in the step itself; the loss would show it one round later.
+        # A learning rate that is far too high overflows the weights in the step itself; the next loss would be NaN.
         if not all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point()):
             raise ModelError(f"training diverged at step {run.state.step}: weights are no longer finite. {last(run)}")
         save_tensors(path, tensors, run.describe())
 
 
 def last(run: Run) -> str:
-    """A sentence that says which checkpoint is left."""
-    return f"The checkpoint {run.saved} is intact." if run.saved else "No checkpoint had been written."
+    """Return a sentence that names the last checkpoint."""
+    return f"The checkpoint {run.saved} is intact." if run.saved else "There is no checkpoint."
 
 
 def prepare(out: Path, run: Run) -> None:
-    """Make ``out/checkpoints``, clear what killed runs left there, and check that a checkpoint can be written.
+    """Create ``out/checkpoints``, delete partial files of killed runs, and check that a checkpoint can be written.
 
-    Raises UsageError if the folder is not writable or its disk has no room for three checkpoints (two kept and a new).
+    Raises:
+        UsageError: if the folder is not writable or its disk has no space for three checkpoints (two kept, one new).
     """
     folder = out / "checkpoints"
     try:
@@ -111,41 +112,42 @@ def prepare(out: Path, run: Run) -> None:
     except OSError as error:
         raise UsageError(f"out: {folder} cannot be written: {error.strerror}; choose another folder.") from error
     weights = sum(p.numel() * p.element_size() for part in run.objective.parts.values() for p in part.parameters())
-    needed = 3 * 4 * weights  # weights, two moments, average
+    needed = 3 * 4 * weights  # weights, two moments, EMA
     if free < needed:
         reason = os.strerror(errno.ENOSPC)
         raise UsageError(f"out: {folder} needs {needed} bytes, {free} are free: {reason}; choose another folder.")
 
 
 def _tensors(run: Run) -> Iterator[tuple[str, Tensor]]:
-    """Everything to save: ``part/<part>/<key>``, ``average/<key>``, ``optimizer/<phase>/<slot>/<parameter>``."""
+    """Yield all tensors: ``part/<part>/<key>``, ``ema/<key>``, ``optimizer/<phase>/<slot>/<parameter>``."""
     yield from _weights(run)
-    for turn in run.turns:
-        for name, parameter in turn.phase.module.named_parameters():
-            for slot, value in turn.optimizer.state.get(parameter, {}).items():
+    for active in run.phases:
+        for name, parameter in active.phase.module.named_parameters():
+            for slot, value in active.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    yield f"optimizer/{turn.phase.name}/{slot}/{name}", value
+                    yield f"optimizer/{active.phase.name}/{slot}/{name}", value
 
 
 def _weights(run: Run) -> Iterator[tuple[str, Tensor]]:
     modules = {f"part/{name}": part for name, part in run.objective.parts.items()}
-    if run.average:
-        modules["average"] = run.average.module
+    if run.ema:
+        modules["ema"] = run.ema.module
     for prefix, module in modules.items():
         for key, value in module.state_dict().items():
             yield f"{prefix}/{key}", value
 
 
 def _apply(run: Run, path: Path, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Copy a checkpoint into ``run``. Values are copied into the tensors that are there, whose memory layout decides
-    the order of summation in some kernels, and with it the last bits.
+    """Copy a checkpoint into the existing tensors of ``run``.
+
+    Their memory format is kept, since it determines the order of summation in some kernels, and so the last bits.
     """
     weights = dict(_weights(run))
     moments = {key: tensors.pop(key) for key in list(tensors) if key.startswith("optimizer/")}
     slots = {
-        f"optimizer/{turn.phase.name}/{slot}/{name}": (turn, slot, parameter)
-        for turn in run.turns
-        for name, parameter in turn.phase.module.named_parameters()
+        f"optimizer/{active.phase.name}/{slot}/{name}": (active, slot, parameter)
+        for active in run.phases
+        for name, parameter in active.phase.module.named_parameters()
         for slot in _SLOTS
     }
     check_keys(path, weights, tensors)
@@ -154,22 +156,22 @@ def _apply(run: Run, path: Path, tensors: dict[str, Tensor], meta: Mapping[str, 
         for key, value in weights.items():
             value.copy_(tensors[key])
         for key, value in moments.items():
-            turn, slot, parameter = slots[key]
-            turn.optimizer.state[parameter][slot] = _like(slot, parameter).copy_(value)
+            active, slot, parameter = slots[key]
+            active.optimizer.state[parameter][slot] = _like(slot, parameter).copy_(value)
     run.state = State(**meta["state"])
     _warn_of_changes(run, path, meta["config"])
 
 
-_SLOTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what Adam, AdamW and SGD remember of a parameter
+_SLOTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # per-parameter state of Adam, AdamW, SGD and Muon
 
 
 def _like(slot: str, parameter: nn.Parameter) -> Tensor:
-    """An empty tensor of the shape and layout that ``slot`` has for ``parameter``."""
+    """Return an empty tensor with the shape and memory format of a slot of ``parameter``."""
     return torch.empty((), device=parameter.device) if slot == "step" else torch.empty_like(parameter).detach()
 
 
 def _warn_of_changes(run: Run, path: Path, before: Mapping[str, Any]) -> None:
-    """The budget may grow; a change of these makes the resumed run another one than was begun."""
+    """Warn about settings whose change makes the resumed run differ from an uninterrupted one; a budget may grow."""
     now = run.config.model_dump(mode="json")
     for field in ("batch", "accumulate", "seed", "precision", "device", "devices", "nodes"):
         if before.get(field) != now[field]:

@@ -1,4 +1,4 @@
-"""What a user can set about training itself. What is trained, and by which optimizer, comes with the objective."""
+"""Settings of training. Modules, losses and optimizers are part of the objective."""
 
 from __future__ import annotations
 
@@ -8,43 +8,48 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TrainConfig(BaseModel):
-    """Budgets, batch, device, precision and how often to look.
+    """Budget, batch size, device, precision, and intervals of validation, checkpoints and samples.
 
-    Of several budgets the one that is used up first ends the run; with none given, a run lasts one epoch. A run that
-    is counted in images or epochs can be repeated bit for bit with the same number of threads, which its own
-    ``config.yaml`` has; one in minutes follows the clock.
+    Of several budgets the one that is used up first ends the run; the default is one epoch. A budget of images or
+    epochs makes a run reproducible to the bit with the same number of threads, which ``config.yaml`` records; a budget
+    of minutes does not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch: int = Field(64, gt=0, description="images per round, over all processes and micro-batches together")
-    accumulate: int = Field(1, gt=0, description="micro-batches that a process splits its share of the batch into")
-    epochs: float | None = Field(None, gt=0)
-    images: int | None = Field(None, gt=0)
-    minutes: float | None = Field(None, gt=0, description="wall-clock time, validation and sampling included")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, gt=0, description="processes on this machine, one device each")
-    nodes: int = Field(1, gt=0, description="machines, where a cluster starts the processes")
-    threads: int | None = Field(None, gt=0, description="CPU threads of a process; None measures")
-    timeout: float = Field(600, gt=0, description="seconds until a process gives up waiting for the others")
-    workers: int = Field(0, ge=0, description="processes that read data ahead")
-    seed: int = Field(0, ge=0)
-    ema: float | None = Field(None, gt=0, le=0.28, description="relative width of the weights' average; None is off")
-    validate_every: int | None = Field(None, gt=0, description="images; None is 20 times a run")
-    checkpoint_every: int | None = Field(None, gt=0, description="images; None is 20 times a run and every 5 minutes")
-    sample_every: int | None = Field(None, gt=0, description="images; None is 10 times a run")
+    batch: int = Field(64, gt=0, description="images per step, the sum over all processes and micro-batches")
+    accumulate: int = Field(1, gt=0, description="micro-batches per step and process, whose gradients are accumulated")
+    epochs: float | None = Field(None, gt=0, description="budget in epochs; 1 if there is no other budget")
+    images: int | None = Field(None, gt=0, description="budget in images")
+    minutes: float | None = Field(None, gt=0, description="budget in minutes, with validation and sampling")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 if the hardware supports it")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if available")
+    devices: int = Field(1, gt=0, description="processes on this machine, with one device each")
+    nodes: int = Field(1, gt=0, description="machines, if a cluster starts the processes")
+    threads: int | None = Field(None, gt=0, description="CPU threads per process; null: measured")
+    timeout: float = Field(600, gt=0, description="seconds that a process waits for the others")
+    workers: int = Field(0, ge=0, description="processes that load data")
+    seed: int = Field(0, ge=0, description="of weights, data order and noise")
+    ema: float | None = Field(None, gt=0, le=0.28, description="relative width (sigma_rel) of the EMA; null: no EMA")
+    validate_every: int | None = Field(None, gt=0, description="images between validations; null: 20 per run")
+    checkpoint_every: int | None = Field(
+        None, gt=0, description="images between checkpoints; null: 20 per run, and one every 5 minutes"
+    )
+    sample_every: int | None = Field(None, gt=0, description="images between samples; null: 10 per run")
 
     @model_validator(mode="after")
     def _micro_batches_are_equal(self) -> TrainConfig:
-        if self.batch % self.accumulate:  # the mean of the micro-batches' means must be the batch's mean
+        if self.batch % self.accumulate:  # so that the mean over micro-batches is the mean over the batch
             raise ValueError(f"batch={self.batch} cannot be split into accumulate={self.accumulate} equal parts")
         return self
 
     def progress(self, images: int, seconds: float, epoch: int) -> float:
-        """The share of the budget used after ``images`` and ``seconds``, 1 or more at the end.
+        """Return the share of the budget that is used, 1 or more at the end.
 
-        ``epoch`` is the number of images in one epoch.
+        Args:
+            images: number of images so far.
+            seconds: wall-clock time so far.
+            epoch: number of images in an epoch.
         """
         epochs = 1.0 if self.epochs is self.images is self.minutes is None else self.epochs
         shares = [

@@ -1,4 +1,4 @@
-"""Which device, how many processes and which precision: decided here, carried out by Lightning Fabric."""
+"""Choice of device, number of processes and precision, for Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from pixelloom.engine.memory import keep_freed_memory, out_of_memory
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
-    """A launched Fabric for ``config``; with several devices, every process returns from here.
+    """Return a launched Fabric; with several devices, in every process.
 
-    Under torchrun the number of processes is torchrun's. Otherwise, with ``devices`` > 1, the running script is started
-    again once for each further device, so what comes before this call runs in every process.
+    Under torchrun the number of processes is that of torchrun. Otherwise, with ``devices`` > 1, the running script is
+    started again for each further device, so code before this call runs in every process.
 
-    Raises UsageError if a device, a number of devices or a precision that was asked for is not there.
+    Raises:
+        UsageError: if the requested device, number of devices or precision is not available.
     """
     keep_freed_memory()
     device = choose_device(config)
@@ -40,9 +41,9 @@ def make_fabric(config: TrainConfig) -> Fabric:
             f"batch: {config.batch} images cannot be shared evenly by {devices * nodes} processes "
             f"times {config.accumulate} micro-batches; choose a multiple of {devices * nodes * config.accumulate}."
         )
-    _check_can_start_again(devices)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we report the choice ourselves
-    if device == "cuda":  # without it two runs, or a run and its resumption, differ in the last bits
+    _check_can_relaunch(devices)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run logs the choice itself
+    if device == "cuda":  # else a repeated or resumed run differs in the last bits
         torch.backends.cudnn.deterministic = True
     several = devices * nodes > 1 or distributed.is_torchelastic_launched()
     try:
@@ -56,33 +57,33 @@ def make_fabric(config: TrainConfig) -> Fabric:
         fabric.launch()
     except distributed.DistNetworkError as error:
         port = os.environ.get("MASTER_PORT", "unset")
-        raise UsageError(f"the processes cannot meet on port {port} (MASTER_PORT): {error}") from error
+        raise UsageError(f"the processes cannot connect on port {port} (MASTER_PORT): {error}") from error
     atexit.register(_end_children, getattr(fabric.strategy.launcher, "procs", []))
     return fabric
 
 
 def describe(fabric: Fabric) -> str:
-    """The device, numbers of processes and threads, and precision: ``"cpu, 1 process, 2 threads, bf16-mixed"``."""
+    """Return device, number of processes and threads, and precision: ``"cpu, 1 process, 2 threads, bf16-mixed"``."""
     name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
     threads = torch.get_num_threads()
-    of_each = "" if fabric.device.type == "cuda" else f" {threads} thread{'s' if threads > 1 else ''},"
+    per_process = "" if fabric.device.type == "cuda" else f" {threads} thread{'s' if threads > 1 else ''},"
     processes = "1 process" if fabric.world_size == 1 else f"{fabric.world_size} processes"
-    return f"{name}, {processes},{of_each} {fabric.strategy.precision.precision}"
+    return f"{name}, {processes},{per_process} {fabric.strategy.precision.precision}"
 
 
 def choose_device(config: TrainConfig) -> Literal["cpu", "cuda"]:
-    """The device asked for, or for "auto" CUDA where there is one. Raises UsageError if it is absent."""
+    """Return the requested device; "auto" is CUDA if available. Raises UsageError if the device is not available."""
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device: 'cuda' was asked for, but there is no CUDA device here; available: 'cpu'.")
+        raise UsageError("device: 'cuda' was requested, but there is no CUDA device here; available: 'cpu'.")
     if config.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return config.device
 
 
 def choose_precision(config: TrainConfig, device: Literal["cpu", "cuda"]) -> Literal["32-true", "bf16-mixed"]:
-    """bf16 where it was asked for, or for "auto" where the hardware has it: elsewhere it is emulated, and slow.
+    """Return the requested precision; "auto" is bf16 if the hardware supports it, since emulation is slow.
 
-    Weights, their average and the optimizer's moments are fp32 in both. Raises UsageError if bf16 is not supported.
+    Weights, EMA and the optimizer's moments are fp32 in both cases. Raises UsageError if bf16 is not supported.
     """
     if device == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -96,7 +97,7 @@ def choose_precision(config: TrainConfig, device: Literal["cpu", "cuda"]) -> Lit
 
 @contextlib.contextmanager
 def memory_explained(config: TrainConfig) -> Iterator[None]:
-    """Turns a lack of memory on the GPU or the host into a UsageError that says what to change."""
+    """Turn an out-of-memory error of the GPU or the host into a UsageError that names the options to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -109,7 +110,7 @@ def memory_explained(config: TrainConfig) -> Iterator[None]:
 
 
 def _processes(config: TrainConfig, device: str) -> tuple[int, int]:
-    """(processes on this machine, machines)."""
+    """Return the number of processes on this machine, and the number of machines."""
     if distributed.is_torchelastic_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
@@ -118,19 +119,19 @@ def _processes(config: TrainConfig, device: str) -> tuple[int, int]:
     available = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
     if devices > available:
         unit = "CUDA devices" if device == "cuda" else "CPU cores"
-        raise UsageError(f"devices: {devices} were asked for, available here: {available} {unit}.")
+        raise UsageError(f"devices: {devices} were requested, available here: {available} {unit}.")
     return devices, nodes
 
 
-def _check_can_start_again(devices: int) -> None:
-    """Raise UsageError if further processes are to be started and there is no script to start them from."""
+def _check_can_relaunch(devices: int) -> None:
+    """Raise UsageError if more processes are needed and there is no script to start them from."""
     started = devices == 1 or distributed.is_torchelastic_launched() or "LOCAL_RANK" in os.environ
     if not started and sys.modules["__main__"].__spec__ is None and not Path(sys.argv[0]).is_file():
-        raise UsageError("devices: several processes need a script or torchrun; an interactive interpreter has none.")
+        raise UsageError("devices: several processes need a script or torchrun; an interactive interpreter is neither.")
 
 
 def _end_children(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Leave no process behind: one that hangs when the first has ended, well or badly, is killed after a while."""
+    """Wait for the other processes when this one ends, and kill those that hang."""
     for process in processes:
         try:
             process.wait(timeout=10)

@@ -1,7 +1,7 @@
-"""The training loop: rounds of phases over a stream of batches, for every family alike.
+"""The training loop, for all families: each step runs the phases of the objective on one batch.
 
-Nothing here remembers anything: the data of a round come from ``stream(step)``, its noise from
-(seed, step, rank, phase, micro-batch). A run that is killed and resumed therefore ends with the same bits.
+The loop has no hidden state: the data of a step come from ``stream(step)``, its noise from
+(seed, step, rank, phase, micro-batch). So a run that is killed and resumed ends with the same bits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import memory_explained
 from pixelloom.engine.optim import rate
 from pixelloom.engine.signals import Interrupted, Signals
-from pixelloom.engine.state import Hook, Run, State, Turn
+from pixelloom.engine.state import Hook, PhaseState, Run, State
 from pixelloom.objectives.base import Objective
 
 
@@ -37,14 +37,22 @@ def fit(
     out: Path | None = None,
     resume: bool = False,
 ) -> State:
-    """Train until the budget of ``config`` is used up; the modules of ``objective`` are trained in place.
+    """Train the modules of ``objective`` in place until the budget of ``config`` is used up.
 
-    ``stream(step)`` yields this process's share of each global batch (``config.batch`` / processes images) from round
-    ``step`` on; ``epoch`` is the number of images in an epoch. With ``out``, checkpoints go to ``out/checkpoints``, and
-    ``resume`` goes on from the newest that is sound (or begins, if there is none).
+    Args:
+        objective: phases, modules and optimizers.
+        stream: step -> this process's shares of the global batches, from that step on.
+        config: budget, batch size and intervals.
+        fabric: a launched Fabric.
+        epoch: number of images in an epoch.
+        hooks: callbacks, called on rank zero.
+        out: the run folder; checkpoints are written to ``out/checkpoints``.
+        resume: start from the newest undamaged checkpoint, if there is one.
 
-    Raises ModelError if the training diverges or a checkpoint cannot be used, UsageError if ``out`` cannot be written
-    or a batch does not fit into memory, :class:`Interrupted` after a signal.
+    Raises:
+        ModelError: if training diverges or a checkpoint cannot be loaded.
+        UsageError: if ``out`` cannot be written or a batch does not fit into memory.
+        Interrupted: after SIGTERM or SIGINT.
     """
     run = Run(objective, config, fabric, epoch)
     checkpoint = Checkpoint(out / "checkpoints") if out else None
@@ -57,16 +65,16 @@ def fit(
     batches = stream(run.state.step)
     try:
         with Signals() as signals, memory_explained(config):
-            _rounds(run, batches, signals, checkpoint)
+            _steps(run, batches, signals, checkpoint)
     finally:
         for hook in run.hooks:
             hook.close()
-        if isinstance(batches, Generator):  # ends its worker processes
+        if isinstance(batches, Generator):  # this ends its worker processes
             batches.close()
     return run.state
 
 
-def _rounds(run: Run, batches: Iterator[Batch], signals: Signals, checkpoint: Checkpoint | None) -> None:
+def _steps(run: Run, batches: Iterator[Batch], signals: Signals, checkpoint: Checkpoint | None) -> None:
     for part in run.objective.parts.values():
         part.train()
     run.start_clock()
@@ -75,67 +83,67 @@ def _rounds(run: Run, batches: Iterator[Batch], signals: Signals, checkpoint: Ch
     while run.progress < 1:
         batch = run.fabric.to_device(next(batches))
         stats: dict[str, float] = {}
-        for index, turn in enumerate(run.turns):
-            if run.state.step % turn.phase.interval == 0:
-                stats |= _take(run, turn, index, batch)
+        for index, active in enumerate(run.phases):
+            if run.state.step % active.phase.interval == 0:
+                stats |= _phase_step(run, active, index, batch)
         signal = run.advance(signals.received)
-        if run.average:
-            run.average.update(run.state.step)
+        if run.ema:
+            run.ema.update(run.state.step)
         for hook in run.hooks:
             hook.on_step(run, stats)
         if signal:
             _stop(run, signal, checkpoint)
 
 
-def _take(run: Run, turn: Turn, index: int, batch: Batch) -> dict[str, float]:
-    """One phase of one round: accumulate gradients, check them, clip them, step. Returns means of the statistics."""
-    phase, fabric, n = turn.phase, run.fabric, run.config.accumulate
-    run.only(turn)
+def _phase_step(run: Run, active: PhaseState, index: int, batch: Batch) -> dict[str, float]:
+    """Accumulate, check and clip the gradients of a phase, and update its weights. Returns means of the statistics."""
+    phase, fabric, n = active.phase, run.fabric, run.config.accumulate
+    run.require_grad_only(active)
     lr = rate(run.progress, run.state.images + run.config.batch, phase.optimizer)
     sums: dict[str, torch.Tensor] = {}
     for m, micro in enumerate(_split(batch, n)):
         _seed(fabric, seed_of(run.config.seed, run.state.step, fabric.global_rank, index, m))
-        with fabric.no_backward_sync(turn.loss, enabled=m + 1 < n):  # processes exchange the last sum only
-            loss, stats = turn.loss(micro)
+        with fabric.no_backward_sync(active.loss, enabled=m + 1 < n):  # all-reduce with the last micro-batch only
+            loss, stats = active.loss(micro)
             fabric.backward(loss / n)
         for name, value in {f"{phase.name}/loss": loss, **stats}.items():
             sums[name] = sums.get(name, 0.0) + value.detach().float() / n
-    norm = torch.nn.utils.get_total_norm([p.grad for p in turn.parameters if p.grad is not None])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in active.parameters if p.grad is not None])
     means = run.reduce(torch.stack([norm.float(), *sums.values()]), "mean")
-    if not (math.isfinite(means[0]) and math.isfinite(means[1])):  # before the step: weights never become NaN
+    if not (math.isfinite(means[0]) and math.isfinite(means[1])):  # before the update: weights never become NaN
         raise ModelError(
             f"training diverged at step {run.state.step}, phase {phase.name!r}: loss {means[1]}, gradient norm "
             f"{means[0]}. {last(run)} Lower the rate (now {lr:.3g}), lengthen the warm-up or clip the gradient."
         )
     if phase.optimizer.clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(turn.parameters, phase.optimizer.clip, norm)
-    for group in turn.optimizer.param_groups:
+        torch.nn.utils.clip_grads_with_norm_(active.parameters, phase.optimizer.clip, norm)
+    for group in active.optimizer.param_groups:
         group["lr"] = lr
-    turn.optimizer.step()
-    turn.optimizer.zero_grad(set_to_none=True)
+    active.optimizer.step()
+    active.optimizer.zero_grad(set_to_none=True)
     return {f"{phase.name}/norm": means[0], f"{phase.name}/rate": lr, **dict(zip(sums, means[1:], strict=True))}
 
 
 def _split(batch: Batch, n: int) -> Iterator[Batch]:
-    """The n equal micro-batches of a batch."""
+    """Yield n micro-batches of equal size."""
     for i in range(n):
         part = slice(i * len(batch.images) // n, (i + 1) * len(batch.images) // n)
         yield Batch(batch.images[part], None if batch.labels is None else batch.labels[part])
 
 
 def _seed(fabric: Fabric, seed: int) -> None:
-    """Seed the generators that a loss draws from; torch.manual_seed also walks the stack for every absent device."""
+    """Seed the generators that losses use; torch.manual_seed is slow, as it also looks for absent devices."""
     torch.default_generator.manual_seed(seed)
     if fabric.device.type == "cuda":
         torch.cuda.manual_seed(seed)
 
 
 def _stop(run: Run, signal: int, checkpoint: Checkpoint | None) -> None:
-    """Save, then raise Interrupted with exit code 128 + signal."""
+    """Save a checkpoint, then raise Interrupted with exit code 128 + signal."""
     if checkpoint and run.fabric.is_global_zero:
         checkpoint.save(run)
     run.fabric.barrier()
-    saved = f"saved as {run.saved}; go on with --resume" if checkpoint else "nothing was to be saved"
-    # Other ranks leave quietly: a launcher kills every process as soon as one of its children ends non-zero.
+    saved = f"saved as {run.saved}; continue with --resume" if checkpoint else "nothing was saved"
+    # Other ranks exit with 0: a launcher kills all processes when one of its children ends with another code.
     code = 128 + signal if run.fabric.is_global_zero else 0
     raise Interrupted(f"stopped by {Signal(signal).name} after step {run.state.step}; {saved}.", code)

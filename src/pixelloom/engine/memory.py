@@ -1,4 +1,4 @@
-"""The memory of a process: keeping what is freed, and telling a lack of it from other errors."""
+"""Memory of the process: reuse of freed blocks, and detection of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import sys
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of <malloc.h>
-_BLOCK = 1 << 30  # bytes; larger tensors are still mapped and unmapped one by one
+_BLOCK = 1 << 30  # bytes; larger tensors are still mapped and unmapped individually
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse large blocks in place of returning them to the system; True where that was possible.
+    """Make glibc reuse large blocks instead of returning them to the system. Returns True if that was possible.
 
-    By default every tensor above 32 MB is mapped afresh, and its pages are faulted in and zeroed at first touch: a
-    third of the time of a step on a CPU. The peak of the memory in use stays what it was. See mallopt(3).
+    By default each tensor above 32 MB is mapped anew, and its pages are zeroed at first access, which takes a third of
+    the time of a step on a CPU. Peak memory is unchanged. See mallopt(3).
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -29,5 +29,5 @@ def keep_freed_memory() -> bool:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host ran out of memory: torch has a class for the first only."""
+    """Whether an error means that the device or the host is out of memory; torch has a class for the device only."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

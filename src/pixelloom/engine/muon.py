@@ -1,18 +1,16 @@
-"""Muon: a step of the same size along every direction of a weight matrix, where Adam has one for every entry.
+"""Muon: an optimizer whose steps of a weight matrix have (nearly) equal singular values.
 
-The gradient's running mean M = U S V' of a matrix is replaced by U V', its nearest (semi-)orthogonal matrix, so that
-rare directions move as much as common ones. A few iterations of an odd polynomial bring all singular values of
-X = M / |M| near 1 (between 0.7 and 1.2, which is near enough):
+The momentum M = U S V' of a matrix is replaced by U V', the nearest (semi-)orthogonal matrix. Some iterations of an odd
+polynomial bring the singular values of X = M / |M| to between 0.7 and 1.2, which is close enough to 1:
 
     X <- a X + (b A + c A A) X        A = X X'
 
-A convolution's weights are the matrix [outputs, inputs * taps]. What is no matrix (biases, gains, learned positions)
-moves by Adam. One rate serves both, because the matrix step is scaled to the root mean square of a typical step of
-Adam's, 0.2.
+A convolution is the matrix [outputs, inputs * taps]. All other parameters (biases, gains, learned positions) use Adam.
+Both have one learning rate, since the step of a matrix is scaled to a root mean square of 0.2, typical of Adam.
 
 Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale: Liu et al. 2025, "Muon
-is scalable for LLM training" (arXiv 2502.16982), section 2.2. ``torch.optim.Muon`` is the same for parameters of two
-dimensions and refuses convolutions.
+is scalable for LLM training" (2502.16982), section 2.2. ``torch.optim.Muon`` is the same for matrices and does not
+accept convolutions.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adam import adam
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan et al.: steepest at zero
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan et al., chosen for a steep slope at 0
 ITERATIONS = 5
 
 
@@ -33,11 +31,11 @@ class Muon(Optimizer):
     """Muon for weights of two and four dimensions, Adam for all others.
 
     Args:
-        parameters: what moves.
-        lr: the rate.
-        betas: of both running means; the first is the momentum of matrices too.
-        eps: of Adam.
-        weight_decay: share of each weight taken off a step, times the rate (decoupled, as in AdamW).
+        parameters: to optimize.
+        lr: learning rate.
+        betas: decay rates of Adam's moments; the first is also the momentum of matrices.
+        eps: added to the denominator of Adam.
+        weight_decay: decoupled, as in AdamW.
     """
 
     def __init__(
@@ -52,7 +50,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[nn.Parameter]] = {}
             others = []
@@ -69,17 +67,17 @@ class Muon(Optimizer):
                 self._adam_step(group, others)
 
     def _orthogonal_step(self, group: dict[str, Any], matrices: list[nn.Parameter]) -> None:
-        """Weights of one shape together: many small products would take longer than one."""
+        """Update matrices of one shape by batched products, which are faster than many small ones."""
         momentum = group["betas"][0]
         means = [self._slot(p, "exp_avg") for p in matrices]
         gradients = [p.grad for p in matrices if p.grad is not None]
         torch._foreach_lerp_(means, gradients, 1 - momentum)
-        ahead = torch._foreach_lerp(gradients, means, momentum)  # Nesterov's
-        steps = orthogonal(torch.stack([x.reshape(len(x), -1) for x in ahead]).float())
-        size = 0.2 * max(steps.shape[1:]) ** 0.5  # an orthogonal n x m matrix has root mean square 1 / sqrt(max(n, m))
+        nesterov = torch._foreach_lerp(gradients, means, momentum)
+        steps = orthogonal(torch.stack([x.reshape(len(x), -1) for x in nesterov]).float())  # each [n, ...] -> [n, m]
+        size = 0.2 * max(steps.shape[1:]) ** 0.5  # the rms of an orthogonal n x m matrix is max(n, m)^-1/2
         for parameter, step in zip(matrices, steps, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.sub_(step.view(parameter.shape), alpha=group["lr"] * size)
+            parameter.sub_(step.view(parameter.shape), alpha=group["lr"] * size)  # [n, m] -> [n, ...]
 
     def _adam_step(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
         adam(
@@ -109,18 +107,18 @@ class Muon(Optimizer):
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon moves it: two or four dimensions, and more than one row and column."""
+    """Whether Muon treats a parameter as a matrix: two or four dimensions, more than one row and column."""
     return parameter.ndim in (2, 4) and len(parameter) > 1 and parameter[0].numel() > 1
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """[N, n, m] -> the same with all singular values that are not tiny brought near 1."""
+    """Bring the singular values of matrices [N, n, m] near 1, except tiny ones, and keep the singular vectors."""
     a, b, c = COEFFICIENTS
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     if tall := x.shape[1] > x.shape[2]:
-        x = x.mT  # the smaller product
+        x = x.mT  # X X' is then the smaller of both products
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
+        gram = x @ x.mT  # A = X X'
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     found: Tensor = x.mT if tall else x
     return found

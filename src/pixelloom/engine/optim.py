@@ -1,4 +1,4 @@
-"""The optimizer of a phase, its learning rate over a run, and the average of the weights that users get."""
+"""The optimizer of a phase, its learning rate schedule, and the EMA of weights."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import copy
 import math
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pixelloom.engine.muon import Muon
-from pixelloom.objectives.base import OptimConfig
+from pixelloom.objectives.config import OptimConfig
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
-    """The optimizer that ``config`` names; for "sgd" the first beta is the (Nesterov) momentum.
+    """Return the optimizer of ``config``; for "sgd" the first beta is the Nesterov momentum.
 
-    ``fused``: one kernel for all parameters, several times faster than the default on CPUs and GPUs alike.
+    ``fused`` runs one kernel for all parameters, which is several times faster than the default on CPUs and GPUs.
     """
     if config.kind == "sgd":
         momentum = config.betas[0]
@@ -37,10 +36,15 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
 
 
 def rate(progress: float, images: int, config: OptimConfig) -> float:
-    """The learning rate of a round: warm-up over the ``images`` seen by its end, decay over ``progress`` at its start.
+    """Return the learning rate of a step.
 
-    Warm-up is counted in images because its length is a matter of the optimizer's moments, not of the budget; decay in
-    shares of the budget, so that one recipe fits every budget, the clock's too.
+    Warm-up depends on the number of images, since its length is a matter of the optimizer's moments; decay depends on
+    the share of the budget, so that one recipe fits every budget, wall-clock time included.
+
+    Args:
+        progress: share of the budget used at the start of the step.
+        images: number of images seen at the end of the step.
+        config: peak rate and schedule.
     """
     warmup = min(1.0, images / config.warmup) if config.warmup else 1.0
     progress = min(progress, 1.0)
@@ -48,35 +52,59 @@ def rate(progress: float, images: int, config: OptimConfig) -> float:
     return config.lr * warmup * decay
 
 
-def power_exponent(width: float) -> float:
-    """gamma of the power-function average whose profile has standard deviation ``width``, relative to the run's length.
+def ema_gamma(sigma_rel: float) -> float:
+    """Return gamma of the power-function EMA of relative width ``sigma_rel`` (Karras et al. 2024, 2312.02696, eq. 3).
 
-    Karras et al. 2024 (arXiv 2312.02696), eq. 3 and appendix C: width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)),
-    a cubic in gamma with one root above -1; ``width`` in (0, 0.288), where 0.288 is the plain mean of all weights.
+    Args:
+        sigma_rel: standard deviation of the averaging profile as a share of the run, in (0, 12^-1/2 = 0.2887]. The
+            largest value has gamma = 0, the mean of all weights.
+
+    Raises:
+        ValueError: if ``sigma_rel`` is out of range.
     """
-    t = width**-2
-    return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
+    if not 0 < sigma_rel <= 12**-0.5:
+        raise ValueError(f"sigma_rel={sigma_rel} is not in (0, 0.2887]")
+    # The weights at time u = tau / t in [0, 1] enter the average with density (gamma + 1) u^gamma. With a = gamma + 1
+    # its moments are E[u^k] = a / (a + k), hence
+    #
+    #     sigma_rel^2 = a / (a + 2) - (a / (a + 1))^2 = a / ((a + 1)^2 (a + 2))                      (eq. 3, squared)
+    #
+    # so a is a zero of g(a) = a - sigma_rel^2 (a + 1)^2 (a + 2). The right-hand side of the equation is below 1 / a^2,
+    # so all zeros are below 1 / sigma_rel; for a >= 1 it decreases from 1/12 to 0, so exactly one zero is at a >= 1.
+    # For a > 0 g is concave, and at a = 1 / sigma_rel both g and g' are negative. Newton's method from there decreases
+    # monotonically to this zero, with quadratic convergence, until rounding ends the decrease.
+    variance = sigma_rel**2
+    a = 1 / sigma_rel
+    while True:
+        value = a - variance * (a + 1) ** 2 * (a + 2)
+        slope = 1 - variance * (a + 1) * (3 * a + 5)
+        lower = a - value / slope
+        if lower >= a:
+            return max(a - 1, 0.0)
+        a = lower
 
 
-class WeightAverage:
-    """A copy of a module whose parameters follow w'_t = b_t w'_(t-1) + (1 - b_t) w_t with b_t = (1 - 1/t)^(gamma + 1).
+class EMA:
+    """A copy of a module whose parameters are a power-function EMA (Karras et al. 2024, 2312.02696, section 3.1).
 
-    Its memory reaches back a fixed share of the run (about ``width``) however long that is: nothing to tune to the
-    budget, and no start-up bias, since b_1 = 0. Buffers (running statistics, spectral norm's vectors) are copied: they
-    are averages or unit vectors already, and averaging unit vectors would shrink them.
+        w'_t = beta_t w'_(t-1) + (1 - beta_t) w_t        beta_t = (1 - 1/t)^(gamma + 1)
+
+    The profile has a width of ``sigma_rel`` times the length of the run, so it need not be tuned to the budget, and
+    beta_1 = 0 removes the initial weights. Buffers (running statistics, vectors of spectral norm) are copied: these are
+    averages or unit vectors already, and a mean of unit vectors is shorter.
     """
 
-    def __init__(self, module: nn.Module, width: float) -> None:
+    def __init__(self, module: nn.Module, sigma_rel: float) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
-        self.exponent = power_exponent(width) + 1
+        self.exponent = ema_gamma(sigma_rel) + 1
         self._source = module
-        self._mine: list[Tensor] = list(self.module.parameters())
-        self._theirs: list[Tensor] = list(module.parameters())
+        self._averages: list[Tensor] = list(self.module.parameters())
+        self._weights: list[Tensor] = list(module.parameters())
 
     @torch.no_grad()
     def update(self, t: int) -> None:
-        """Take in the module's weights after round t = 1, 2, ..."""
-        keep = (1 - 1 / t) ** self.exponent
-        torch._foreach_lerp_(self._mine, self._theirs, 1 - keep)
-        for mine, theirs in zip(self.module.buffers(), self._source.buffers(), strict=True):
-            mine.copy_(theirs)
+        """Add the module's weights after step t = 1, 2, ..."""
+        beta = (1 - 1 / t) ** self.exponent
+        torch._foreach_lerp_(self._averages, self._weights, 1 - beta)
+        for copied, buffer in zip(self.module.buffers(), self._source.buffers(), strict=True):
+            copied.copy_(buffer)

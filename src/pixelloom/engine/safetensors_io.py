@@ -1,8 +1,8 @@
-"""One file format for models and checkpoints: safetensors that verify themselves, written whole or not at all.
+"""The file format of models and checkpoints: safetensors with a checksum, written atomically.
 
-A file is plain safetensors, readable by any tool, with two entries in its ``__metadata__``: ``pixelloom``, a JSON text
-that holds the caller's metadata, and ``sha256``, our digest of that text and of every tensor's name, dtype, shape and
-bytes. safetensors itself accepts a flipped data bit; the digest does not. Nothing here is ever unpickled.
+A file is plain safetensors with two entries in its ``__metadata__``: ``pixelloom``, JSON with the caller's metadata,
+and ``sha256``, a digest of that JSON and of the name, dtype, shape and bytes of every tensor. The digest detects
+flipped bits, which safetensors does not. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ from pixelloom.core.atomic import write_bytes
 from pixelloom.core.errors import ModelError
 
 FORMAT = 2
-NEEDS = "0.2"  # the first version of Pixelloom that reads FORMAT; a newer file tells an older reader its own
-LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+NEEDS = "0.2"  # the first version of Pixelloom that reads FORMAT; part of each file, for the error of older versions
+LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
-    """Write tensors (any device, any layout) and JSON-able ``meta`` to ``path``; returns the SHA-256 of the contents.
+    """Write tensors (any device, any layout) and JSON-serializable ``meta`` to ``path``.
 
-    Raises ModelError if the disk is full or the folder cannot be written; the file that was there before is untouched.
+    Returns:
+        The SHA-256 of the contents.
+
+    Raises:
+        ModelError: if the disk is full or the folder cannot be written; an existing file is then unchanged.
     """
-    # A fresh copy each: safetensors wants contiguous tensors and refuses two names for one memory (tied weights).
+    # Copies, since safetensors accepts neither non-contiguous tensors nor shared memory (tied weights).
     whole = {k: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for k, t in tensors.items()}
     text = json.dumps({"format": FORMAT, "needs": NEEDS, "meta": dict(meta)}, sort_keys=True)
     sha256 = _digest(text, whole)
@@ -41,9 +45,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
 
 
 def save_described(path: Path, readable: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
-    """The same, and ``meta`` with the digest once more in a JSON file beside it, for people and programs to read.
+    """Call :func:`save_tensors`, and write ``meta`` and the digest to a JSON file ``readable``.
 
-    Raises ModelError if the folder cannot be made or written; what was there before stays whole.
+    Raises:
+        ModelError: if the folder cannot be created or written; existing files are then unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,27 +60,28 @@ def save_described(path: Path, readable: Path, tensors: Mapping[str, Tensor], me
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and metadata of a file written by :func:`save_tensors`.
+    """Return the tensors (on the CPU) and metadata of a file written by :func:`save_tensors`.
 
-    Raises ModelError if the file is missing, truncated, damaged, of another kind, or of a newer format. Names the file.
+    Raises:
+        ModelError: if the file is missing, truncated, damaged, not of this format, or of another version of it.
     """
     content = _read(path)
     try:
         tensors = safetensors.torch.load(content)
-    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that this torch does not have
-        raise ModelError(f"{path}: damaged or no model file ({error}); use another copy.") from None
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that this version of torch lacks
+        raise ModelError(f"{path}: damaged or not a model file ({error}); use another copy.") from None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     stored = header.get("__metadata__") or {}
     if not {"pixelloom", "sha256"} <= stored.keys():
-        raise ModelError(f"{path}: a safetensors file, but not one of Pixelloom's: it holds no checksum.")
+        raise ModelError(f"{path}: a safetensors file, but not one of Pixelloom: it has no checksum.")
     try:
         envelope = json.loads(stored["pixelloom"])
         version, needs = int(envelope["format"]), str(envelope["needs"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelError(f"{path}: damaged: its metadata cannot be read; use another copy.") from None
     if version < FORMAT:
-        raise ModelError(f"{path}: written by Pixelloom 0.1: its names have changed; train it again, or read it with 0.1.")
-    if version > FORMAT:  # before the digest, whose recipe a newer format may have changed
+        raise ModelError(f"{path}: written by Pixelloom 0.1, whose names differ; train it again, or read it with 0.1.")
+    if version > FORMAT:  # before the digest, which a newer format may compute in another way
         raise ModelError(f"{path}: written in format {version}, which needs pixelloom >= {needs}; upgrade to read it.")
     if _digest(stored["pixelloom"], tensors) != stored["sha256"]:
         raise ModelError(f"{path}: damaged: its contents do not match their SHA-256; use another copy.")
@@ -83,9 +89,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Compare names, shapes and types of what a file holds with what is needed.
+    """Check the names, shapes and dtypes of the tensors of a file.
 
-    Raises ModelError with the first five differences if there are any.
+    Raises:
+        ModelError: with the first five differences.
     """
     wrong = []
     for name in sorted(expected.keys() | found.keys()):
@@ -101,7 +108,7 @@ def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, T
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a file whose first bytes could be a safetensors header."""
+    """Return the bytes of a file, after a check of its first ones."""
     try:
         with path.open("rb") as file:
             start = file.read(256)
@@ -111,7 +118,7 @@ def _read(path: Path) -> bytes:
                 raise ModelError(f"{path}: a web page, not a model; download the file itself.")
             header = int.from_bytes(start[:8], "little")
             if header > min(LARGEST_HEADER, os.fstat(file.fileno()).st_size - 8):
-                raise ModelError(f"{path}: truncated, damaged or no model file (a header of {header} bytes).")
+                raise ModelError(f"{path}: truncated, damaged or not a model file (a header of {header} bytes).")
             return start + file.read()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
@@ -122,7 +129,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the metadata text and every tensor's name, dtype, shape and bytes, by name."""
+    """Return the SHA-256 of the metadata and of name, dtype, shape and bytes of each tensor, sorted by name."""
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT become a wish to stop, which the loop grants between two rounds."""
+"""Handlers that record SIGTERM and SIGINT, so that the loop stops between two steps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from pixelloom.core.errors import PixelloomError
 
 
-class Interrupted(PixelloomError):  # noqa: N818  # no error: it was asked for
-    """Training was stopped by a signal after its state was saved; ``exit_code`` is the shell's 128 + signal."""
+class Interrupted(PixelloomError):  # noqa: N818  # requested by the user, not an error
+    """Training was stopped by a signal and its state was saved; ``exit_code`` is 128 + signal."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -20,9 +20,9 @@ class Interrupted(PixelloomError):  # noqa: N818  # no error: it was asked for
 
 
 class Signals:
-    """While entered, notes SIGTERM and a first SIGINT in ``received``; a second SIGINT raises KeyboardInterrupt.
+    """A context that records SIGTERM and the first SIGINT in ``received``; a second SIGINT raises KeyboardInterrupt.
 
-    Python allows handlers on the main thread only; elsewhere this does nothing.
+    It does nothing outside the main thread, where Python allows no handlers.
     """
 
     def __init__(self) -> None:
@@ -43,8 +43,8 @@ class Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a data worker, forked with our handler: SIGTERM is how its parent ends it,
-            if number == signal.SIGTERM:  # and a Ctrl-C of the whole terminal is its parent's business
+        if os.getpid() != self._pid:  # a data worker that inherited this handler by a fork
+            if number == signal.SIGTERM:  # sent by its parent; Ctrl-C is left to the parent
                 os._exit(128 + number)
             return
         if number == signal.SIGINT and self.received == signal.SIGINT:

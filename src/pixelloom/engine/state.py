@@ -1,4 +1,4 @@
-"""Where a run stands (:class:`State`), all that is alive in it (:class:`Run`), and who looks on (:class:`Hook`)."""
+"""The state of a run: counters (:class:`State`), all objects in use (:class:`Run`), and callbacks (:class:`Hook`)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from torch.optim import Optimizer
 
 from pixelloom.core.types import Batch
 from pixelloom.engine.config import TrainConfig
-from pixelloom.engine.optim import WeightAverage, build_optimizer
+from pixelloom.engine.optim import EMA, build_optimizer
 from pixelloom.objectives.base import Objective, Phase, Stats
 
 
 @dataclass
 class State:
-    """How far a run has come: rounds taken, images seen, seconds used, and the best validation figure so far."""
+    """Steps, images and seconds of a run so far, and the best value of the monitored metric with its step."""
 
     step: int = 0
     images: int = 0
@@ -34,23 +34,23 @@ class State:
 
 
 class Hook:
-    """What watches a run. Hooks are called on rank zero only, in the order in which they were given."""
+    """Callbacks of a run. They are called on rank zero only, in the order of the list."""
 
     def on_start(self, run: Run) -> None:
-        """Before the first round; after a resumption ``run.state`` says where it goes on."""
+        """Called before the first step; if the run was resumed, ``run.state`` is that of the checkpoint."""
 
     def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
-        """After each round, with the means of its statistics over micro-batches and processes."""
+        """Called after each step, with means of its statistics over micro-batches and processes."""
 
-    def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
-        """After a validation, with its figures."""
+    def on_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Called after each validation, with its metrics."""
 
     def close(self) -> None:
-        """When the run ends, however it ends; ``on_start`` may not have been reached."""
+        """Called at the end of the run, also after an error, and even if ``on_start`` was not called."""
 
 
 class _LossModule(nn.Module):
-    """A phase's module and loss as one module, so that DDP's hooks and autocast see the whole loss as its forward."""
+    """A phase's module with the loss as its forward method, so that DDP's hooks and autocast cover the whole loss."""
 
     def __init__(self, phase: Phase) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class _LossModule(nn.Module):
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A phase made ready: its loss as Fabric runs it, its optimizer, and the parameters that move in it."""
+class PhaseState:
+    """A phase with its loss set up by Fabric, its optimizer, and the parameters that it updates."""
 
     phase: Phase
     loss: _FabricModule
@@ -72,7 +72,15 @@ class Turn:
 
 
 class Run:
-    """A training run in progress, as hooks see it. The modules of ``objective`` are moved to the device in place."""
+    """A training run, as hooks see it.
+
+    Args:
+        objective: its modules are moved to the device in place.
+        config: budget, batch size and intervals.
+        fabric: a launched Fabric.
+        epoch: number of images in an epoch.
+        hooks: called on rank zero.
+    """
 
     def __init__(
         self, objective: Objective, config: TrainConfig, fabric: Fabric, epoch: int, hooks: Sequence[Hook] = ()
@@ -80,52 +88,52 @@ class Run:
         self.objective, self.config, self.fabric, self.epoch = objective, config, fabric, epoch
         self.hooks = hooks
         self.state = State()
-        self.saved: Path | None = None  # the last checkpoint, written or resumed from
-        self._ready: tuple[int, nn.Module] | None = None  # the ema_weights part as it was made ready, and at which step
+        self.saved: Path | None = None  # the last checkpoint that was written or loaded
+        self._prepared: tuple[int, nn.Module] | None = None  # (step, result of objective.prepare)
         for part in objective.parts.values():
             part.to(fabric.device)
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 4-D weights: fastest on CPUs
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest on CPUs
         self._parameters = [p for part in objective.parts.values() for p in part.parameters()]
-        self.turns = tuple(map(self._make_ready, objective.phases))
-        self.average = WeightAverage(objective.parts[objective.ema_part], config.ema) if config.ema else None
+        self.phases = tuple(map(self._set_up, objective.phases))
+        self.ema = EMA(objective.parts[objective.ema_part], config.ema) if config.ema else None
         self.start_clock()
 
-    def _make_ready(self, phase: Phase) -> Turn:
+    def _set_up(self, phase: Phase) -> PhaseState:
         parameters = [p for p in phase.module.parameters() if p.requires_grad]
         loss = self.fabric.setup_module(_LossModule(phase), move_to_device=False)
-        return Turn(phase, loss, build_optimizer(parameters, phase.optimizer), parameters)
+        return PhaseState(phase, loss, build_optimizer(parameters, phase.optimizer), parameters)
 
     def start_clock(self) -> None:
-        """Count time from now, on top of what ``state`` has used already."""
+        """Start the clock, at ``state.seconds``."""
         self._zero = time.monotonic() - self.state.seconds
         self._before = (self.state.images, self.progress)
 
     @property
     def progress(self) -> float:
-        """The share of the budget used, 1 or more at the end; the same on every process."""
+        """Share of the budget that is used, 1 or more at the end; the same in all processes."""
         return self.config.progress(self.state.images, self.state.seconds, self.epoch)
 
     @property
     def epochs(self) -> float:
-        """Epochs seen."""
+        """Number of epochs so far."""
         return self.state.images / self.epoch
 
-    def only(self, turn: Turn) -> None:
-        """Let only the turn's parameters collect gradients, so that its loss moves nothing else."""
+    def require_grad_only(self, active: PhaseState) -> None:
+        """Set ``requires_grad`` for the parameters of the phase and clear it for all others."""
         for parameter in self._parameters:
             parameter.requires_grad_(False)
-        for parameter in turn.parameters:
+        for parameter in active.parameters:
             parameter.requires_grad_(True)
 
     def reduce(self, values: Tensor, how: Literal["mean", "max"]) -> list[float]:
-        """A vector reduced over all processes, the same on each. The one wait for the device in a phase."""
+        """Reduce a vector over all processes. It is the only synchronization with the device in a phase."""
         reduced = self.fabric.all_reduce(values, reduce_op=how)
         return cast(Tensor, reduced).tolist()
 
     def advance(self, signal: float) -> int:
-        """Count a finished round. Returns the signal that any process received (0 is none).
+        """Count a finished step. Returns the largest signal that any process received; 0 is none.
 
-        Every process must end at the same round: rank zero's clock and the largest signal hold for all.
+        All processes must end at the same step, so they share this signal and the clock of rank zero.
         """
         self._before = (self.state.images, self.progress)
         seconds = time.monotonic() - self._zero
@@ -137,32 +145,32 @@ class Run:
         self.state.seconds = seconds
         return int(signal)
 
-    def due(self, every: int | None, times: int) -> bool:
-        """Whether the last round crossed a multiple of ``every`` images (or 1/``times`` of the budget), or ended it."""
+    def due(self, interval: int | None, times: int) -> bool:
+        """Whether the last step passed a multiple of ``interval`` images (None: budget / ``times``) or the end."""
         images, progress = self._before
         if self.progress >= 1:
             return True
-        if every:
-            return self.state.images // every > images // every
+        if interval:
+            return self.state.images // interval > images // interval
         return int(self.progress * times) > int(progress * times)
 
     @contextlib.contextmanager
     def ema_weights(self) -> Iterator[nn.Module]:
-        """What users would get now: the ema_weights part with averaged weights, made ready, in eval mode, no gradients."""
-        module = self.average.module if self.average else self.objective.parts[self.objective.ema_part]
+        """Yield ``objective.prepare`` of the EMA weights, in eval mode and without gradients."""
+        module = self.ema.module if self.ema else self.objective.parts[self.objective.ema_part]
         modes = {m: m.training for m in module.modules()}
         with torch.no_grad():
-            if self._ready is None or self._ready[0] != self.state.step:
-                self._ready = self.state.step, self.objective.prepare(module.eval())
-            yield self._ready[1].eval()
+            if self._prepared is None or self._prepared[0] != self.state.step:
+                self._prepared = self.state.step, self.objective.prepare(module.eval())
+            yield self._prepared[1].eval()
         for child, training in modes.items():
             child.training = training
 
-    def report(self, figures: Mapping[str, float]) -> None:
-        """Hand validation figures to every hook."""
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Call ``on_validation`` of all hooks."""
         for hook in self.hooks:
-            hook.on_validation(self, figures)
+            hook.on_validation(self, metrics)
 
     def describe(self) -> dict[str, object]:
-        """State and configuration as JSON-able values, for a checkpoint."""
+        """Return state and configuration as JSON-serializable values, for a checkpoint."""
         return {"state": dataclasses.asdict(self.state), "config": self.config.model_dump(mode="json")}

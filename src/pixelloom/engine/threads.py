@@ -1,7 +1,7 @@
-"""How many CPU threads a run takes: measured on its own first batch, before the first step.
+"""Choice of the number of CPU threads by a measurement on the first batch, before the first step.
 
-The number stays for the whole run, and ``config.yaml`` keeps it: it decides the order in which sums are taken, so a
-run that is resumed or repeated needs the same one to end with the same bits.
+The number is constant during a run and recorded in ``config.yaml``: it determines the order of summation, so a resumed
+or repeated run needs the same number to end with the same bits.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from pixelloom.objectives.base import Objective
 
 _log = logging.getLogger("pixelloom")
 
-_SECONDS = 2.0  # after which no further pair of steps is measured
+_SECONDS = 2.0  # time limit of the measurement
 _PAIRS = 5
-_GAIN = 0.92  # several threads must take less than this share of one thread's time
+_GAIN = 0.92  # several threads are used if they need less than this share of the time of one thread
 
 
 def choose_threads(objective: Objective, batch: Batch, config: TrainConfig, fabric: Fabric) -> tuple[int, str]:
-    """Threads for the steps of a run, the same on every process, and why, in words.
+    """Return the number of threads of a run, the same in all processes, and the reason as text.
 
     Args:
-        objective: as it will be trained; it is left as it was.
+        objective: the objective of the run; it is not changed.
         batch: this process's share of a batch.
-        config: ``threads`` that are set are taken as they are, with a warning where there are fewer cores.
-        fabric: as the run's.
+        config: if ``threads`` is set it is returned, with a warning if there are fewer cores.
+        fabric: that of the run.
     """
     if config.threads:
         if fabric.device.type == "cpu" and config.threads > usable(_neighbors(fabric)):
             _log.warning(
-                "train.threads: the run takes %d threads, and this process may use %d cores; --threads changes it, "
+                "train.threads: the run uses %d threads, and this process may use %d cores; --threads changes it, "
                 "and the last bits of the result with it",
                 *(config.threads, usable(_neighbors(fabric))),
             )
@@ -56,7 +56,7 @@ def choose_threads(objective: Objective, batch: Batch, config: TrainConfig, fabr
 
 
 def timed(step: Callable[[], None], numbers: tuple[int, int]) -> tuple[float, float]:
-    """Mean seconds of a step with each number of threads, in turn, after one that is not counted."""
+    """Return mean seconds of a step for both numbers of threads, measured alternately after a warm-up step."""
     before, totals, pairs = torch.get_num_threads(), [0.0, 0.0], 0
     try:
         torch.set_num_threads(numbers[0])
@@ -74,12 +74,12 @@ def timed(step: Callable[[], None], numbers: tuple[int, int]) -> tuple[float, fl
 
 
 def _neighbors(fabric: Fabric) -> int:
-    """Processes on this machine, which share its cores."""
+    """Return the number of processes on this machine, which share its cores."""
     return max(1, fabric.world_size // max(1, getattr(fabric.strategy, "num_nodes", 1)))
 
 
 def _passes(objective: Objective, batch: Batch, fabric: Fabric) -> None:
-    """Forward and backward of each phase, as a step takes them; buffers, gradients and generators stay as they were."""
+    """Run forward and backward of each phase, then restore buffers, gradients and random generators."""
     parts = tuple(objective.parts.values())
     buffers = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
     modes = [(module, module.training) for part in parts for module in part.modules()]
