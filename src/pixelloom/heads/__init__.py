@@ -1,1 +1,1 @@
-"""Distributions of a pixel's levels: what the outputs of a pixel network mean."""
+"""Heads: distributions over the levels of a pixel, from the outputs of a pixel network."""

@@ -1,15 +1,15 @@
-"""Heads: what a network's output says about each pixel.
+"""Heads: the distribution of each pixel, given the output of the network.
 
-A head turns parameters [B, outputs, H, W] into a distribution over the levels 0 .. L-1 of every value of the image. All
-heads offer the same three things, computed in float32 or better whatever the precision of the network:
+A head maps parameters [B, outputs, H, W] to a distribution over the levels 0 .. L-1 of every value of the image. All
+heads have the same three methods, computed in float32 or float64 whatever the precision of the network:
 
     nats(params, x)       -log p of each value, [B, C, H, W]
     table(params)         all probabilities, [B, C, L, H, W], float64
-    draw(params, noise)   one level for each value from uniform noise by inversion of the distribution function
+    draw(params, noise)   one level per value from uniform noise, by inversion of the distribution function
 
-``groups`` tells the network whether the channels of a pixel are ordered (R before G before B, each seeing those before
-it) or independent given the pixels before. A head that orders the channels itself, by parameters that tell how one
-channel moves another, needs no groups of the network; its table then depends on the levels of the pixel too.
+``groups`` is the number of channel groups of the network: C if the channels of a pixel are ordered (R before G before
+B, each conditional on those before it), 1 if they are independent given earlier pixels. A head that models the
+dependence of channels by its own parameters needs one group; its table depends on the levels of the pixel.
 """
 
 from __future__ import annotations
@@ -20,27 +20,14 @@ from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pixelloom.core.errors import UsageError
 from pixelloom.core.types import ImageSpec
+from pixelloom.heads.config import HeadConfig
 from pixelloom.heads.logistic_mixture import Known, Logistics
 
 Kind = Literal["bernoulli", "categorical", "logistics"]
-
-
-class HeadConfig(BaseModel):
-    """Which distribution, and how the channels of one pixel depend on each other.
-
-    ``kind="auto"`` is Bernoulli for images of two levels, else categorical.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["auto", "bernoulli", "categorical", "logistics"] = "auto"
-    channels: Literal["ordered", "independent"] = "ordered"
-    mixtures: int = Field(10, ge=1, le=256, description="components of a mixture of logistics")
 
 
 class Head(Protocol):
@@ -48,15 +35,15 @@ class Head(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """Its name in a configuration."""
+        """The name of the head in a configuration."""
 
     @property
     def outputs(self) -> int:
-        """Parameters a position, all channels together."""
+        """Number of parameters per position, all channels together."""
 
     @property
     def groups(self) -> int:
-        """How many ordered channel groups the network must keep apart: C, or 1."""
+        """Number of ordered channel groups of the network: C, or 1."""
 
     def nats(self, params: Tensor, x: Tensor) -> Tensor:
         """-log p(x) of each value, float32 [B, C, H, W], from levels x uint8 [B, C, H, W]."""
@@ -64,34 +51,34 @@ class Head(Protocol):
     def table(self, params: Tensor, temperature: float = 1.0, x: Tensor | None = None) -> Tensor:
         """All probabilities, float64 [B, C, L, H, W].
 
-        Levels x, uint8 [B, C, H, W], are needed by a head that orders the channels itself, for those before the last.
+        A head that models the dependence of channels needs the levels x, uint8 [B, C, H, W], of all but the last.
         """
 
     def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0, known: Known | None = None) -> Tensor:
         """Levels uint8 [B, C, H, W] from noise uniform in [0, 1), float64 [B, C, H, W].
 
-        Known levels are kept, and channels that the head orders follow them.
+        Known levels are kept, and later channels of the pixel are conditional on them.
         """
 
     def of_channel(self) -> Head:
-        """For ordered channels: the head of any one of them, with its contiguous C-th share of the parameters."""
+        """For ordered channels, the head of a single one, for its contiguous C-th part of the parameters."""
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """Softmax over all levels of each value: C x L parameters a position, channel by channel."""
+    """Softmax over all levels of each value: C x L parameters per position, channel by channel."""
 
     spec: ImageSpec
     channels: Literal["ordered", "independent"] = "ordered"
 
     @property
     def kind(self) -> Kind:
-        """Its name in a configuration."""
+        """The name of the head in a configuration."""
         return "categorical"
 
     @property
     def outputs(self) -> int:
-        """C x L"""
+        """C x L."""
         return self.spec.channels * self.spec.levels
 
     @property
@@ -100,14 +87,15 @@ class Categorical:
         return self.spec.channels if self.channels == "ordered" else 1
 
     def _logits(self, params: Tensor) -> Tensor:
-        """[B, C * L, H, W] -> [B, H, W, C, L]: contiguous thirds, as the network's masks group them."""
+        """[B, C * L, H, W] -> [B, H, W, C, L]; channels are contiguous, as in the masks of the network."""
         b, _, h, w = params.shape
         return params.permute(0, 2, 3, 1).reshape(b, h, w, self.spec.channels, self.spec.levels)
 
     def nats(self, params: Tensor, x: Tensor) -> Tensor:
         """-log softmax at x, [B, C, H, W]."""
         logits = self._logits(params).float()
-        target = x.permute(0, 2, 3, 1).long()
+        target = x.permute(0, 2, 3, 1).long()  # [B, C, H, W] -> [B, H, W, C]
+        # [B, H, W, C, L] -> [B*H*W*C, L], and [B*H*W*C] -> [B, H, W, C] -> [B, C, H, W]
         nats = F.cross_entropy(logits.flatten(0, 3), target.flatten(), reduction="none")
         return nats.view(target.shape).permute(0, 3, 1, 2)
 
@@ -116,24 +104,24 @@ class Categorical:
         logits = self._logits(params).double()
         if temperature != 1:
             logits = logits / temperature
-        return F.softmax(logits, dim=-1).permute(0, 3, 4, 1, 2)
+        return F.softmax(logits, dim=-1).permute(0, 3, 4, 1, 2)  # [B, H, W, C, L] -> [B, C, L, H, W]
 
     def draw(self, params: Tensor, noise: Tensor, temperature: float = 1.0, known: Known | None = None) -> Tensor:
-        """The number of levels whose distribution function lies at or below the noise, uint8 [B, C, H, W]."""
+        """The number of levels whose distribution function is at or below the noise, uint8 [B, C, H, W]."""
         cdf = self.table(params, temperature).cumsum(dim=2)
-        # Rounding leaves the total a little off 1: measured against it, the noise stays below the last level that has
-        # a probability, so a level that cannot be is never drawn.
+        # The total differs from 1 by rounding. Noise scaled by it stays below the total, so that no level of
+        # probability zero is drawn.
         drawn = (cdf[:, :, :-1] <= noise[:, :, None] * cdf[:, :, -1:]).sum(dim=2).to(torch.uint8)
         return _kept(drawn, known)
 
     def of_channel(self) -> Categorical:
-        """L parameters."""
+        """The head of one channel, with L parameters."""
         return Categorical(replace(self.spec, channels=1))
 
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """One logit for each value of a binary image: p(1) = sigmoid(logit)."""
+    """One logit per value of a binary image: p(1) = sigmoid(logit)."""
 
     spec: ImageSpec
     channels: Literal["ordered", "independent"] = "ordered"
@@ -147,12 +135,12 @@ class Bernoulli:
 
     @property
     def kind(self) -> Kind:
-        """Its name in a configuration."""
+        """The name of the head in a configuration."""
         return "bernoulli"
 
     @property
     def outputs(self) -> int:
-        """C"""
+        """C."""
         return self.spec.channels
 
     @property
@@ -175,15 +163,15 @@ class Bernoulli:
         return _kept(drawn, known)
 
     def of_channel(self) -> Bernoulli:
-        """One logit."""
+        """The head of one channel, with one logit."""
         return Bernoulli(replace(self.spec, channels=1))
 
 
 def make_head(config: HeadConfig, spec: ImageSpec) -> Head:
-    """The head of a configuration, fitted to the images.
+    """Build the head of a configuration for some images.
 
     Raises:
-        UsageError: for a head that these images, or the configuration's order of channels, do not allow.
+        UsageError: for a head that does not support these images, or independent channels.
     """
     if config.kind == "logistics":
         if config.channels == "independent" and spec.channels > 1:
@@ -201,7 +189,7 @@ def _kept(drawn: Tensor, known: Known | None) -> Tensor:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse what would divide by zero or give no distribution.
+    """Check a temperature.
 
     Raises:
         UsageError: unless 0 < temperature < infinity.
@@ -209,5 +197,5 @@ def check_temperature(temperature: float) -> None:
     if not (0 < temperature < math.inf):
         raise UsageError(
             f"temperature: must be a positive number, not {temperature}; "
-            "a small one such as 0.01 draws almost always the likeliest level"
+            "a small one such as 0.01 almost always draws the most likely level"
         )

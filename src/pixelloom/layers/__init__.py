@@ -1,1 +1,1 @@
-"""Layers: what mixes pixels, and the units built from it."""
+"""Layers: convolutions, attention and recurrences over pixels, norms, conditioning, and blocks of them."""

@@ -1,7 +1,7 @@
-"""Units that networks are stacked from: norms, learned positions, residual blocks.
+"""Norms, learned positions and residual blocks.
 
-Every block maps [B, features, H, W] to the same shape and keeps causality: what mixes positions is a masked
-convolution of mask B, everything else acts on each position alone and inside each channel group.
+Each maps [B, features, H, W] to the same shape and preserves causality: positions are mixed only by masked convolutions
+with mask B; everything else acts on each position, and within each channel group.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from pixelloom.layers.masked_conv import MaskedConv2d, group_sizes
 from pixelloom.layers.reads import HERE, Read
 
 Norm = Literal["none", "batch", "channel"]
+"""No norm, batch norm, or layer norm over channels."""
+
 Activation = Literal["relu", "silu"]
 
 
 class Normalize(nn.Module):
-    """Zero mean and unit variance over the features of each position."""
+    """Normalize to zero mean and unit variance over the features of each position."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> same"""
-        last = x.permute(0, 2, 3, 1)  # free in channels_last memory
-        return F.layer_norm(last, last.shape[-1:]).permute(0, 3, 1, 2)
+        last = x.permute(0, 2, 3, 1)  # [B, features, H, W] -> [B, H, W, features], no copy in channels_last memory
+        return F.layer_norm(last, last.shape[-1:]).permute(0, 3, 1, 2)  # -> [B, features, H, W]
 
     def reads(self) -> tuple[Read, ...]:
         """All features of the same position."""
@@ -33,10 +35,10 @@ class Normalize(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalization over the features of one position (Ba et al. 2016), within each channel group.
+    """Layer norm over channels (Ba et al. 2016): over the features of each position, within each channel group.
 
-    Unlike batch normalization it sees one image and one position only, so the likelihood of an image never depends on
-    its neighbors in the batch, and training mode is evaluation mode.
+    The option ``norm="channel"`` of the networks. Unlike batch norm it does not mix images or positions, so that the
+    likelihood of an image does not depend on its batch, and training and eval mode agree.
     """
 
     def __init__(self, features: int, groups: int = 1) -> None:
@@ -56,19 +58,19 @@ class ChannelNorm(nn.Module):
 
 
 def make_norm(kind: Norm, features: int, groups: int) -> nn.Module:
-    """The norm of that name, or the identity."""
+    """Build the norm of that name; "none" is the identity."""
     if kind == "batch":
         return nn.BatchNorm2d(features)
     return ChannelNorm(features, groups) if kind == "channel" else nn.Identity()
 
 
 def make_activation(kind: Activation, *, inplace: bool = False) -> nn.Module:
-    """max(x, 0), or the smooth x sigmoid(x) (Hendrycks and Gimpel 2016, section 4)."""
+    """Build ReLU, or SiLU, x sigmoid(x) (Hendrycks and Gimpel 2016, section 4)."""
     return nn.SiLU(inplace=inplace) if kind == "silu" else nn.ReLU(inplace=inplace)
 
 
 class Positions(nn.Module):
-    """Adds a learned vector for each row and one for each column, so that a layer knows where in the image it is."""
+    """Add a learned vector per row and one per column."""
 
     def __init__(self, features: int, height: int, width: int) -> None:
         super().__init__()
@@ -77,12 +79,12 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> same"""
-        where = self.rows + self.columns
-        return x + where.type_as(x)  # a sum of bf16 and fp32 would be fp32, and everything after it slower
+        where = self.rows + self.columns  # [features, H, 1] + [features, 1, W] -> [features, H, W]
+        return x + where.type_as(x)  # a sum of bf16 and fp32 would be fp32, and slow down all that follows
 
 
 class PlainBlock(nn.Sequential):
-    """conv kxk, norm, ReLU (or another function): the stack of the first tutorials, without short-cuts."""
+    """conv kxk, norm, activation, without a skip connection, as in the first tutorials."""
 
     def __init__(
         self, features: int, kernel: int, *, norm: Norm, bias: bool, groups: int, function: Activation = "relu"
@@ -97,9 +99,15 @@ class PlainBlock(nn.Sequential):
 class ResidualBlock(nn.Module):
     """x + (1x1 down, kxk, 1x1 up), the bottleneck of van den Oord et al. 2016, figure 5.
 
-    ``activation`` says where the ReLUs stand: "after" each convolution (the last one too, so the sum only grows, as the
-    Keras tutorial has it), or "before" each (as in the Berkeley course), which leaves the short-cut untouched;
-    ``function`` what stands in their place.
+    Args:
+        features: of x.
+        hidden: features inside the bottleneck.
+        kernel: side of the middle convolution, odd.
+        activation: "after" each convolution, including the last (Keras tutorial), or "before" each (Berkeley course).
+        norm: next to each activation.
+        bias: biases of the convolutions.
+        groups: ordered image channels.
+        function: the activation.
     """
 
     def __init__(
@@ -121,7 +129,7 @@ class ResidualBlock(nn.Module):
             if activation == "after":
                 layers += [conv, make_norm(norm, width_out, groups), make_activation(function, inplace=True)]
             else:
-                # The first must leave its input alone: the short-cut still needs it.
+                # The first is not in place: the skip connection needs its input.
                 first = make_activation(function, inplace=bool(layers))
                 layers += [make_norm(norm, width_in, groups), first, conv]
         self.branch = nn.Sequential(*layers)
@@ -133,11 +141,11 @@ class ResidualBlock(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """x + up(a * sigmoid(b)) with (a, b) = kxk(down(x)): a bottleneck whose kxk layer feeds a gate.
+    """x + up(a * sigmoid(b)) with (a, b) = kxk(down(x)): a bottleneck with a gate after its kxk convolution.
 
-    The gate is that of van den Oord et al. 2016 (Conditional Image Generation, eq. 2) with its tanh left out (a gated
-    linear unit, Dauphin et al. 2017): cheaper, and no worse here. The last layer starts at zero, so that a deep stack
-    starts as the identity and needs no small rate to survive its first steps.
+    The gate is eq. 2 of van den Oord et al. 2016 (Conditional Image Generation) without the tanh, which is a gated
+    linear unit (Dauphin et al. 2017): cheaper, and not worse here. The last layer is zero at first: a deep stack starts
+    as the identity.
     """
 
     def __init__(
@@ -153,6 +161,7 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> same"""
+        # [B, 2 * hidden, H, W] -> a and b [B, hidden, H, W]
         a, b = self.mix(F.silu(self.down(F.silu(self.norm(x))))).chunk(2, dim=1)
         branch: Tensor = self.up(self.dropout(a * torch.sigmoid(b)))
         return x + branch

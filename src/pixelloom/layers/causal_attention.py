@@ -1,11 +1,12 @@
-"""Causal attention: each position gathers from the positions before it what resembles its query.
+"""Causal attention: each position attends to the positions before it in raster order.
 
     out[p] = sum over q before p of softmax_q(query[p] . key[q] / sqrt(d)) value[q]          in each head
 
-A position may or may not attend to itself. It must not where keys and values know the pixel that it predicts; there
-the first position has nothing to attend to, and its answer is zero.
+With ``own`` a position attends to itself as well. It must not if keys and values depend on the pixel to predict; then
+the first position has no keys, and its output is zero.
 
-Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Su et al. 2021, "RoFormer" (rotary positions).
+Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2, eq. 1; Su et al. 2021, "RoFormer" (rotary
+positions).
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from torch import Tensor, nn
 from pixelloom.core.types import ImageSpec
 from pixelloom.layers.reads import HERE, Earlier, Kernel, Offsets, Read
 
-BLOCK = 128  # queries at a time: fewer would be too small products, more would multiply what a mask throws away
+BLOCK = 128  # queries per product: fewer make small matrices, more compute scores that the mask discards
 
 
 class CausalAttention(nn.Module):
     """Queries, keys [B, heads * d, H, W] and values [B, heads * e, H, W] -> [B, heads * e, H, W].
 
-    It has no weights: what makes queries, keys and values of features are 1x1 convolutions before it.
+    It has no weights; queries, keys and values are computed by the caller.
 
     Args:
-        heads: the features are cut into so many contiguous parts, and each part attends for itself.
-        own: whether a position attends to itself too.
-        above: rows above its own that a position attends to, besides those before it in its row; None for all.
+        heads: number of attention heads, contiguous parts of the features.
+        own: whether a position attends to itself as well.
+        above: number of rows above its own that a position attends to, besides earlier positions of its row; None for
+            all.
     """
 
     def __init__(self, heads: int = 1, *, own: bool, above: int | None = None) -> None:
@@ -38,7 +40,7 @@ class CausalAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """([B, heads * d, H, W], the same, [B, heads * e, H, W]) -> [B, heads * e, H, W]"""
         height, width = query.shape[2:]
-        # Position after position in raster order, [B, H * W, features]: free in channels_last memory.
+        # [B, features, H, W] -> [B, H*W, features], no copy in channels_last memory
         q, k, v = (x.permute(0, 2, 3, 1).flatten(1, 2) for x in (query, key, value))
         if self.where.above is None and not _slow_to_differentiate(q):
             out = self._all(q, k, v)
@@ -46,21 +48,21 @@ class CausalAttention(nn.Module):
             rows = max(1, BLOCK // width)
             blocks = (self._rows(q, k, v, y, min(y + rows, height), width) for y in range(0, height, rows))
             out = torch.cat(list(blocks), dim=1)
+        # [B, H*W, heads * e] -> [B, heads * e, H, W]
         return out.view(len(out), height, width, out.shape[2]).permute(0, 3, 1, 2)
 
     def reads(self) -> tuple[Read, ...]:
-        """The query here, keys and values before."""
+        """The query at the same position, keys and values at the earlier ones."""
         return Read(HERE), Read(self.where, input=1), Read(self.where, input=2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-        """Queries [B, n, heads * d] over keys and values [B, N, ...] -> [B, n, heads * e].
+        """Attend from some positions to others -> [B, n, heads * e].
 
         Args:
-            q: queries.
-            k: keys.
-            v: values.
-            allowed: which of the N each of the n queries may attend to, bool [n, N]; None for all. Where it may attend
-                to none the answer is zero.
+            q: queries [B, n, heads * d].
+            k: keys [B, N, heads * d].
+            v: values [B, N, heads * e].
+            allowed: the keys that each query attends to, bool [n, N]; None for all. A query without keys gets zeros.
         """
         out = self._heads(q, k, v, allowed)
         return out if allowed is None else out.masked_fill(~allowed.any(1)[:, None], 0)
@@ -68,14 +70,14 @@ class CausalAttention(nn.Module):
     def _all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.where.own:
             return self._heads(q, k, v, causal=True)
-        # Query i over the keys before i: the second query over the first key, and so on.
+        # Query i over keys j < i is causal attention of queries 1.. over keys 0..n-2; the first output is zero.
         return F.pad(self._heads(q[:, 1:], k[:, :-1], v[:, :-1], causal=True), (0, 0, 1, 0))
 
     def _rows(self, q: Tensor, k: Tensor, v: Tensor, start: int, end: int, width: int) -> Tensor:
-        """The queries of some rows over the rows that one of them reads."""
+        """Attention of the queries of rows ``start`` to ``end`` over the keys that any of them reads."""
         size = end, width
         first, last = self.where.span((start, 0), size)[0], self.where.span((end - 1, width - 1), size)[1]
-        last = max(last, first + 1)  # of a single position before which there is none, nothing is allowed
+        last = max(last, first + 1)  # at least one key, for a block of the first position only; it is masked
         i = torch.arange(start * width, end * width, device=q.device)[:, None]
         j = torch.arange(first, last, device=q.device)
         allowed = j < i + self.where.own
@@ -85,35 +87,36 @@ class CausalAttention(nn.Module):
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None, causal: bool = False) -> Tensor:
         h = self.heads
-        q, k, v = (x.view(*x.shape[:2], h, x.shape[2] // h).transpose(1, 2) for x in (q, k, v))  # [B, heads, n, d]
+        # [B, n, heads * d] -> [B, heads, n, d]
+        q, k, v = (x.view(*x.shape[:2], h, x.shape[2] // h).transpose(1, 2) for x in (q, k, v))
         d, e, n = q.shape[3], v.shape[3], q.shape[2]
         if (d != e and n == 1) or (_slow_to_differentiate(q) and not causal):
-            return _explicit(q, k, v, allowed).transpose(1, 2).flatten(2)
-        if d != e:  # fused kernels know one width only, and without them all weights would be stored
+            return _explicit(q, k, v, allowed).transpose(1, 2).flatten(2)  # [B, heads, n, e] -> [B, n, heads * e]
+        if d != e:  # fused kernels need d = e; without them all attention weights are stored
             q, k, v = (F.pad(x, (0, max(d, e) - x.shape[3])) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, allowed, is_causal=causal, scale=d**-0.5)
-        return out[..., :e].transpose(1, 2).flatten(2)
+        return out[..., :e].transpose(1, 2).flatten(2)  # [B, heads, n, e] -> [B, n, heads * e]
 
 
 def _slow_to_differentiate(x: Tensor) -> bool:
-    """Whether the fused kernel is: in bf16 on a CPU, over a few rows, it takes three times as long as the products."""
+    """Whether the fused kernel is slow: its bf16 gradient on a CPU takes three times as long as explicit products."""
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.requires_grad
 
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-    """The same by the equation, [B, heads, n, d] over [B, heads, N, ...]."""
+    """softmax(q k' / sqrt(d)) v (eq. 1): [B, heads, n, d], [B, heads, N, d], [B, heads, N, e] -> [B, heads, n, e]"""
     masked = q.new_zeros(1)
     if allowed is not None:
         masked = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, torch.finfo(q.dtype).min)
+    # [B, heads, n, d] -> [B * heads, n, d], and the product back again
     scores = torch.baddbmm(masked, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[3] ** -0.5)
     return (scores.softmax(-1) @ v.flatten(0, 1)).view(*q.shape[:3], v.shape[3])
 
 
 class PixelBefore(nn.Module):
-    """out[i] = bias + weight x[i - 1] in raster order: a 1x1 convolution of the pixel before, the shifted input of a
-    decoder. The first position, which has none before it, gets the bias.
+    """out[i] = bias + weight x[i - 1] in raster order, the shifted input of a decoder; out[0] = bias.
 
-    What comes before the first pixel of a row is the last one of the row above, so none is left out.
+    The pixel before the first one of a row is the last one of the row above.
 
     Args:
         in_features: features of the input.
@@ -130,15 +133,16 @@ class PixelBefore(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, H, W] -> [B, out, H, W]"""
+        # [B, in, H, W] -> [B, in, H*W], shifted by one position, -> [B, in, H, W]
         before = F.pad(x.flatten(2), (1, -1)).view(x.shape)
         return F.conv2d(before, self.weight[:, :, None, None], self.bias)
 
     def reads(self) -> tuple[Read, ...]:
-        """All features of the position on the left, and of the end of the row above: only one of them is there."""
+        """All features on the left, and of the last position of the row above; only one of the two is in the image."""
         return (Read(Offsets(tuple(self.kernel().taps))),)
 
     def kernel(self) -> Kernel:
-        """The same weights at both."""
+        """The same weights for both taps."""
         return Kernel(((-1, self.width - 1), (0, -1)), self.weight.T.expand(2, -1, -1), self.bias)
 
     def extra_repr(self) -> str:
@@ -147,9 +151,9 @@ class PixelBefore(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Turns pairs of features by angles that grow with the row (half of the pairs) or the column.
+    """Rotary positions: rotate pairs of features by angles proportional to the row (half of the pairs) or the column.
 
-    The product of a query and a key then depends on the offset between their positions: (R_p q) . (R_s k) =
+    The inner product of a query and a key then depends on the offset of their positions: (R_p q) . (R_s k) =
     q . R_{s-p} k.
 
     Source: Su et al. 2021, "RoFormer", eq. 34, for two axes.
@@ -162,9 +166,10 @@ class Rotary(nn.Module):
         super().__init__()
         self.parts = 2 * heads
         pairs = features // heads // 2
-        # From half a turn a position down to one over the whole image.
+        # From half a turn per position down to half a turn over the whole image.
         rates = torch.pi * max(spec.height, spec.width) ** -torch.linspace(0, 1, pairs // 2, dtype=torch.float64)
         rows, columns = (rates[:, None] * torch.arange(side) for side in (spec.height, spec.width))
+        # [pairs / 2, H] -> [pairs / 2, H, W] and [pairs / 2, W] -> [pairs / 2, H, W]
         angles = torch.cat(
             (rows[:, :, None].expand(-1, -1, spec.width), columns[:, None, :].expand(-1, spec.height, -1))
         )
@@ -175,6 +180,7 @@ class Rotary(nn.Module):
         """[B, features, H, W] -> same; the first half of each head is paired with the second."""
         parts = x.chunk(self.parts, dim=1)
         a, b = torch.cat(parts[::2], dim=1), torch.cat(parts[1::2], dim=1)
+        # Eq. 34: (a, b) -> (a cos - b sin, a sin + b cos)
         a, b = a * self.cos - b * self.sin, a * self.sin + b * self.cos
         heads = self.parts // 2
         return torch.cat([half for pair in zip(a.chunk(heads, 1), b.chunk(heads, 1), strict=True) for half in pair], 1)

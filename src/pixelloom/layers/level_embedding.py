@@ -1,8 +1,7 @@
-"""Levels as learned vectors instead of scaled numbers: what a categorical input is elsewhere.
+"""Embeddings of levels: pixels as categorical inputs instead of scaled numbers.
 
-A scaled number tells a network that level 3 lies between 2 and 4; a vector for each level leaves it to find out. Each
-image channel has a table of its own, and its features lie side by side, so that the channels of a pixel keep their
-order: with C channels and E features, channel c is features c E to (c + 1) E - 1, group c of a masked convolution.
+Each image channel has its own table of vectors. The vectors of a pixel are concatenated, which preserves the order of
+channels: with C channels and E features, channel c is features cE to (c + 1)E - 1, group c of a masked convolution.
 """
 
 from __future__ import annotations
@@ -18,43 +17,43 @@ from pixelloom.layers.reads import HERE, Read
 
 
 class LevelEmbedding(nn.Module):
-    """A vector for each level of one channel: level numbers [B, 1, H, W] -> [B, features, H, W].
+    """A learned vector per level of one channel.
 
-    From level to level the vectors go on in a straight line, so that a gradient tells which pixels are read. Images
-    hold levels only: there it is the vector of the level.
+    Between levels the vectors are interpolated linearly, so that gradients show which pixels are read. At the levels
+    of images this does not matter.
 
     Args:
-        levels: how many there are.
-        features: of each vector.
+        levels: number of levels.
+        features: length of a vector.
     """
 
     def __init__(self, levels: int, features: int) -> None:
         super().__init__()
-        # Waves along the levels, cos(pi k (v + 1/2) / levels): near levels start near each other. The first is all but
-        # the scaled number, and there are levels - 1 different ones.
+        # The discrete cosine basis along the levels, sqrt(2) cos(pi k (v + 1/2) / levels), so that near levels have
+        # similar vectors. There are levels - 1 different ones; the first is monotone in the level.
         v, k = torch.arange(levels)[:, None], torch.arange(features) % (levels - 1) + 1
         self.weight = nn.Parameter(math.sqrt(2) * torch.cos(torch.pi * k * (v + 0.5) / levels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 1, H, W] -> [B, features, H, W]"""
-        number = x[:, 0]
+        """Level numbers [B, 1, H, W] -> [B, features, H, W]"""
+        number = x[:, 0]  # [B, 1, H, W] -> [B, H, W]
         level = number.detach().round().long().clamp(0, len(self.weight) - 1)
         step = self.weight.detach().diff(dim=0)[level.clamp(max=len(self.weight) - 2)]
+        # [B, H, W, features] -> [B, features, H, W]
         return (F.embedding(level, self.weight) + (number - level)[..., None] * step).permute(0, 3, 1, 2)
 
     def reads(self) -> tuple[Read, ...]:
-        """The same position."""
+        """All features of the same position."""
         return (Read(HERE),)
 
 
 class Embedded(nn.Module):
-    """A network that is handed vectors of levels: level numbers [B, C, H, W] -> what the network makes of
-    [B, C * features, H, W].
+    """A pixel network over embedded levels.
 
     Args:
         network: built for images of C * features channels.
-        spec: the images themselves.
-        features: of the vector of each level.
+        spec: the images.
+        features: length of the vector of each level.
     """
 
     def __init__(self, network: nn.Module, spec: ImageSpec, features: int) -> None:
@@ -63,7 +62,7 @@ class Embedded(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """[B, C, H, W], and what the network takes besides -> [B, outputs, H, W]"""
+        """Level numbers [B, C, H, W], and the conditioning of the network -> [B, outputs, H, W]"""
         h = torch.cat([table(x[:, c : c + 1]) for c, table in enumerate(self.levels)], dim=1)
         out: Tensor = self.network(h, labels) if condition is None else self.network(h, labels, condition)
         return out

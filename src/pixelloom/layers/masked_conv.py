@@ -1,22 +1,22 @@
-"""Masked convolutions: an output pixel reads only pixels that come before it in raster order.
+"""Masked convolutions: an output position reads only pixels before it in raster order.
 
-A kernel of side k = 2r + 1 looks like this for k = 5 (``#`` read, ``.`` never read, ``?`` the pixel itself)::
+A kernel of side k = 2r + 1, here k = 5 (``#`` read, ``.`` masked, ``?`` the pixel itself)::
 
     # # # # #
     # # # # #
-    # # ? . .        mask A: ? is not read      (first layer: the pixel must not see itself)
-    . . . . .        mask B: ? is read          (later layers: the feature at ? knows only the pixels before ?)
+    # # ? . .        mask A: ? is not read      (first layer: it would read the pixel to predict)
+    . . . . .        mask B: ? is read          (later layers: the features at ? depend on pixels before ? only)
     . . . . .
 
-Within one pixel the image channels have an order too, R before G before B. Features are split into contiguous groups,
-one a channel: group c of the output belongs to channel c. At ? it reads (van den Oord et al. 2016, section 3.4)::
+The channels of a pixel are ordered, R before G before B. Features are split into contiguous groups, one per channel:
+group c of the output belongs to channel c. At ? it reads (van den Oord et al. 2016, section 3.4)::
 
                   input  R G B                    input  R G B
     output R  mask A     . . .            mask B         # . .
     output G             # . .                           # # .
     output B             # # .                           # # #
 
-The rows below the center are never read, so they are neither stored nor computed: a 7x7 kernel costs 4x7.
+The rows below the center are masked entirely and neither stored nor computed: a 7x7 kernel costs 4x7.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Mask = Literal["A", "B"]
 
 
 def group_sizes(features: int, groups: int) -> list[int]:
-    """Features of each image channel, sizes differing by at most one: thirds when 3 divides them, 22 + 21 + 21 for 64.
+    """Number of features of each group; sizes differ by at most one: for 3 groups, 64 features are 22 + 21 + 21.
 
     Raises:
-        ValueError: with fewer features than groups, since a channel would then have no feature of its own.
+        ValueError: with fewer features than groups.
     """
     if features < groups:
         raise ValueError(f"{features} features cannot be shared among {groups} image channels: give at least {groups}")
@@ -47,7 +47,7 @@ def group_sizes(features: int, groups: int) -> list[int]:
 
 
 def feature_groups(features: int, groups: int) -> Tensor:
-    """Group of each feature, int64 [features]: contiguous, in order, feature i of n in ``floor(i * groups / n)``.
+    """Group of each feature, int64 [features]: feature i of n is in group ``floor(i * groups / n)``.
 
     Raises:
         ValueError: as :func:`group_sizes`.
@@ -57,10 +57,10 @@ def feature_groups(features: int, groups: int) -> Tensor:
 
 
 def center_mask(mask: Mask, out_features: int, in_features: int, groups: int = 1, copies: int = 1) -> Tensor:
-    """Who reads whom within one pixel: bool [out_features, in_features].
+    """The mask at the center of the kernel: bool [out_features, in_features], true where the weight exists.
 
-    With ``copies`` the output is that many sets of features side by side, each grouped alike: the two halves of a gate
-    meet feature by feature, so both halves of feature i must belong to the same channel.
+    With ``copies`` the output is that many sets of features side by side, each with the same groups: both halves of
+    feature i of a gate must belong to the same channel.
 
     Raises:
         ValueError: if a group would be empty or the copies do not divide the output.
@@ -77,10 +77,10 @@ def center_mask(mask: Mask, out_features: int, in_features: int, groups: int = 1
 def causal_mask(
     kernel: int, mask: Mask, out_features: int, in_features: int, groups: int = 1, copies: int = 1
 ) -> Tensor:
-    """Which weights exist: bool [out_features, in_features, kernel // 2 + 1, kernel], rows from the top to the center.
+    """The mask of a kernel down to its center row: bool [out_features, in_features, kernel // 2 + 1, kernel].
 
     Raises:
-        ValueError: if the kernel has no center, or for features that :func:`center_mask` cannot group.
+        ValueError: for an even kernel, or features that :func:`center_mask` cannot group.
     """
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"a masked kernel needs a center, so its side must be odd and positive, not {kernel}")
@@ -92,9 +92,9 @@ def causal_mask(
 
 
 def _center_taps(mask: Mask, out_features: int, in_features: int, groups: int, copies: int) -> float:
-    """Inputs that an output feature reads at its own pixel, on average: the mean row sum of :func:`center_mask`.
+    """Mean number of inputs that an output feature reads at its own pixel: the mean row sum of :func:`center_mask`.
 
-    Counted from the sizes, so that a network can be laid out on the meta device without any memory.
+    Computed from sizes only, so that a network can be built on the meta device.
     """
     out_sizes, in_sizes = group_sizes(out_features // copies, groups), group_sizes(in_features, groups)
     read = accumulate(in_sizes) if mask == "B" else accumulate(in_sizes[:-1], initial=0)
@@ -102,7 +102,7 @@ def _center_taps(mask: Mask, out_features: int, in_features: int, groups: int, c
 
 
 def draw_mask(seen: Tensor) -> str:
-    """A mask of :func:`causal_mask` as text, whole kernel, for the last output feature and the first input feature."""
+    """A mask of :func:`causal_mask` as text, for the last output feature and the first input feature."""
     rows = seen[-1, 0].tolist()
     kernel = len(rows[0])
     rows += [[False] * kernel] * (kernel - len(rows))
@@ -110,18 +110,18 @@ def draw_mask(seen: Tensor) -> str:
 
 
 class MaskedConv2d(nn.Module):
-    """Causal convolution, [B, in, H, W] -> [B, out, H, W], same height and width.
+    """Masked convolution with the height and width of its input.
 
-    Only the cropped kernel is stored and computed. The mask multiplies the weights on the way into the product and
-    never overwrites them, so masked taps get a gradient of exactly zero and optimizer, clipping and averages stay true.
+    Only the rows of the kernel down to the center are stored. The mask multiplies the weights in each forward pass and
+    never overwrites them, so that the gradient of masked weights is exactly zero.
 
     Args:
-        in_features: features of the input; for the first layer the channels of the image.
+        in_features: features of the input; the channels of the image for the first layer.
         out_features: features of the output.
-        kernel: side of the whole kernel, odd.
+        kernel: side of the kernel, odd.
         mask: "A" for the layer that reads the image, "B" for all others.
-        groups: image channels that are ordered within a pixel; 1 when the channels of a pixel are not ordered.
-        copies: sets of output features that are grouped alike; 2 for a layer that feeds a gate.
+        groups: number of ordered channels within a pixel; 1 if they are not ordered.
+        copies: sets of output features with the same groups; 2 before a gate.
         bias: add a bias to each output feature.
 
     Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Networks", sections 3.4 and 3.5.
@@ -144,11 +144,11 @@ class MaskedConv2d(nn.Module):
         seen = causal_mask(kernel, mask, out_features, in_features, groups, copies)
         self.radius = r = kernel // 2
         self.kind = mask
-        self.whole = mask == "B" and kernel == 1 and groups == 1  # nothing is masked: no product needed
+        self.whole = mask == "B" and kernel == 1 and groups == 1  # nothing is masked
         self.register_buffer("mask", seen.float(), persistent=False)
         self.weight = nn.Parameter(torch.empty(seen.shape))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        # He et al. 2015 with the taps that exist: the plain formula would count masked ones and start too small.
+        # He et al. 2015, with the fan-in of the weights that are not masked.
         center = _center_taps(mask, out_features, in_features, groups, copies)
         fan_in = max(1.0, in_features * (r * kernel + r) + center)
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
@@ -157,8 +157,8 @@ class MaskedConv2d(nn.Module):
         """[B, in, H, W] -> [B, out, H, W]"""
         weight = self.weight if self.whole else self.weight * self.mask
         r = self.radius
-        # Margins above, left and right, none below: the cropped kernel then yields exactly H x W positions. The rows
-        # above are one block of memory to copy; left and right are left to the kernel, which needs no copy.
+        # Padding above, left and right, none below, gives H x W positions. Rows above are padded by a copy of one block
+        # of memory; columns are padded by the convolution, without a copy.
         return F.conv2d(F.pad(x, (0, 0, r, 0)) if r else x, weight, self.bias, padding=(0, r))
 
     @property
@@ -167,15 +167,16 @@ class MaskedConv2d(nn.Module):
         return box(-r, -1, -r, r) + box(0, 0, -r, -1)
 
     def reads(self) -> tuple[Read, ...]:
-        """All features at the taps before the center, and at the center those that the mask leaves."""
+        """All features at the taps before the center, and at the center those that are not masked."""
         here = self.mask[:, :, self.radius, self.radius] > 0
         past = (Read(Offsets(self._past)),) if self.radius else ()
         return (*past, Read(HERE, here))
 
     def kernel(self) -> Kernel:
-        """The taps that are read, with their weights."""
+        """The weights of the taps that are read."""
         r = self.radius
-        masked = (self.weight * self.mask).permute(2, 3, 1, 0).flatten(0, 1)  # [rows * columns, in, out], row by row
+        # [out, in, rows, columns] -> [rows * columns, in, out]
+        masked = (self.weight * self.mask).permute(2, 3, 1, 0).flatten(0, 1)
         return Kernel((*self._past, (0, 0)), masked[: len(masked) - r], self.bias)
 
     def extra_repr(self) -> str:

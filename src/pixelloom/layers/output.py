@@ -1,8 +1,8 @@
-"""From features that know all pixels before to the parameters of a distribution, for any head.
+"""The output layer: from features that depend on earlier pixels to the parameters of any head.
 
-A trunk without channel groups knows nothing of the pixel that it predicts. Where the channels of a pixel are ordered,
-each channel's parameters may also see the channels before it in the same pixel. That takes no groups in the trunk: the
-pixel itself is read at the very end, by 1x1 layers of mask A.
+A trunk without channel groups does not depend on the pixel to predict. With ordered channels, the parameters of each
+channel also depend on the channels before it in the same pixel. This needs no groups in the trunk: the pixel enters in
+the output, by a 1x1 layer with mask A.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pixelloom.layers.masked_conv import MaskedConv2d
 
 
 class Output(nn.Module):
-    """Features [B, features, H, W] and the image [B, C, H, W] -> parameters [B, outputs, H, W], which start at zero.
+    """Parameters of the head from features and the image, zero at first.
 
         one group    W silu(h)
         C groups     group c: W_c silu(U_c h + V_c x_<c), with x_<c the channels before c of the same pixel
@@ -22,9 +22,9 @@ class Output(nn.Module):
     Args:
         features: of the trunk.
         channels: of the image.
-        outputs: parameters a position.
+        outputs: parameters per position.
         groups: C when the channels are ordered, else 1.
-        hidden: features of each group.
+        hidden: features of each group; equal to features if None.
     """
 
     def __init__(self, features: int, channels: int, outputs: int, groups: int, hidden: int | None = None) -> None:
@@ -35,11 +35,11 @@ class Output(nn.Module):
             self.trunk = nn.Conv2d(features, width, 1)
             self.pixel = MaskedConv2d(channels, width, 1, mask="A", groups=groups, bias=False)
         self.last = MaskedConv2d(width, outputs, 1, mask="B", groups=groups)
-        # The first prediction is uniform, log2(levels) bits a dimension.
+        # Zero parameters predict the uniform distribution: log2(levels) bits/dim before training.
         nn.init.zeros_(self.last.weight)
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
-        """([B, features, H, W], [B, C, H, W]) -> [B, outputs, H, W]"""
+        """Features [B, features, H, W], image [B, C, H, W] -> [B, outputs, H, W]"""
         if self.ordered:
             h = self.trunk(h) + self.pixel(x)
         out: Tensor = self.last(F.silu(h))

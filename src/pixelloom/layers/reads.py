@@ -1,32 +1,33 @@
-"""What a layer reads: the vocabulary in which every layer that mixes positions declares its inputs.
+"""Reads: how a layer that mixes positions declares which inputs each output depends on.
 
-A layer has a method ``reads()`` that returns a tuple of :class:`Read`, each saying: output feature o at position p
-reads these features of this input at these positions. Four kinds of positions cover the field:
+A layer has a method ``reads()`` that returns a tuple of :class:`Read`. Each states which features of which input, at
+which positions, an output feature at position p reads. There are four kinds of positions:
 
     Offsets    a finite window such as the taps of a convolution, with ``stride`` for down- and ``up`` for upsampling
-    OwnRow     the positions of the same row up to here, as a recurrence along the row does
-    Earlier    all positions before this one in raster order, as causal attention does
-    Closure    all that is reached by steps such as "up" and "left", as a recurrence over the image does
+    OwnRow     the positions of the same row up to p: a recurrence along the row
+    Earlier    all positions before p in raster order: causal attention
+    Closure    all positions reached by repeated steps such as "up" and "left": a recurrence over the image
 
-From these alone follow when a feature can be computed, what a pixel can see, and whether a network is autoregressive
-(:mod:`pixelloom.sampling.fast.analysis`). Each kind offers the two directions that this takes, on arrays over positions:
-``latest`` carries values forward (the largest value among the positions read), ``back`` carries marks backward (which
-positions are read by the marked ones).
+These determine when a feature can be computed, the receptive field of a pixel, and whether a network is autoregressive
+(:mod:`pixelloom.sampling.fast.analysis`). Each kind has the two operations that this takes, on arrays over positions:
+``latest`` propagates values forward (the largest value among the positions read), ``back`` propagates marks backward
+(the positions that the marked ones read).
 
-A layer also says how it computes one output from what it reads, in one of these ways:
+A layer also defines how one output is computed from what it reads, in one of these ways:
 
     kernel()                      a linear layer: its :class:`Kernel`
     step(x, *states)              a recurrence whose state is its output: x [M, in], and the states [M, out] at the
                                   positions of its attribute ``carried``, zeros beyond the edge -> the state [M, out].
-                                  It reads ``Closure(carried)``
+                                  Its positions are ``Closure(carried)``
     attend(q, k, v, allowed)      attention of inputs 0, 1 and 2: q [B, n, f], k and v [B, N, f] and allowed, bool
-                                  [n, N] or None for all -> [B, n, out]. It reads its input 0 HERE, the others Earlier
-    at(*inputs, present)          anything else: of each input a tensor [M, N, features] with the N positions read by
+                                  [n, N] or None for all -> [B, n, out]. Positions are HERE for input 0, Earlier for
+                                  the others
+    at(*inputs, present)          any other layer: for each input a tensor [M, N, features] with the N positions read by
                                   each of M outputs in the order of ``Positions.of``, and ``present``, bool [M, N],
                                   false beyond the edge and where an output reads fewer than N -> [M, out]
 
-A layer that reads one offset of the same feature only (a shift, a nearest-neighbor upsampling), or its own position
-only (a norm over features), need say no more.
+A layer that reads a single offset of the same feature (a shift, nearest-neighbor upsampling), or its own position only
+(a norm over features), needs none of these.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 Values: TypeAlias = npt.NDArray[np.int64]
-"""A whole number at each position, int64 [..., height, width]."""
+"""An integer at each position, int64 [..., height, width]."""
 
 Marks: TypeAlias = npt.NDArray[np.bool_]
-"""Some of the positions, bool [..., height, width]."""
+"""A set of positions, bool [..., height, width]."""
 
 Position: TypeAlias = tuple[int, int]
 """(row, column); as an offset, rows down and columns to the right."""
@@ -53,22 +54,22 @@ Size: TypeAlias = tuple[int, int]
 
 
 class Positions(Protocol):
-    """Which input positions an output position reads."""
+    """The input positions that an output position reads."""
 
     def latest(self, values: Values, size: Size, nothing: int) -> Values:
         """The largest of the values read by each output position, [..., size]; ``nothing`` where none is read."""
 
     def back(self, marked: Marks, size: Size) -> Marks:
-        """The input positions [..., size] that some marked output position reads."""
+        """The input positions [..., size] that at least one marked output position reads."""
 
     def of(self, position: Position, size: Size) -> list[Position]:
-        """The positions that one output reads, in the order in which ``at`` receives them.
+        """The positions that one output reads, in the order of ``at``.
 
-        Those beyond the edge of an input of that size are left in where they keep the number of positions constant.
+        Offsets include positions beyond the edge of the input, so that their number is constant.
         """
 
     def rows(self, row: int) -> tuple[int, int]:
-        """The first and the last input row that an output row reads, beyond the edge perhaps."""
+        """The first and the last input row that an output row reads; they may lie beyond the edge."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Offsets:
     Attributes:
         taps: offsets (down, right).
         stride: input positions between neighboring outputs, (rows, columns): downsampling.
-        up: outputs that share an input position, (rows, columns): upsampling.
+        up: outputs per input position, (rows, columns): upsampling.
     """
 
     taps: tuple[Position, ...]
@@ -100,7 +101,7 @@ class Offsets:
         """The union of the taps of all marked positions."""
         out = np.zeros((*marked.shape[:-2], *size), np.float32)
         for dy, dx in self.taps:
-            # Outputs may share an input when upsampling, so they are summed: rows^T @ marked @ columns, 0/1 matrices.
+            # With upsampling, outputs share inputs, so they are summed: rows^T @ marked @ columns, with 0/1 matrices.
             rows, columns = np.zeros((marked.shape[-2], size[0])), np.zeros((marked.shape[-1], size[1]))
             for table, shift, axis in ((rows, dy, 0), (columns, dx, 1)):
                 outputs, read = self._pairs(axis, shift, *table.shape)
@@ -109,17 +110,17 @@ class Offsets:
         return out > 0
 
     def of(self, position: Position, size: Size) -> list[Position]:
-        """One position for each tap, those beyond the edge included."""
+        """One position per tap, including those beyond the edge."""
         y, x = (p * s // u for p, s, u in zip(position, self.stride, self.up, strict=True))
         return [(y + dy, x + dx) for dy, dx in self.taps]
 
     def rows(self, row: int) -> tuple[int, int]:
-        """Those of the highest and the lowest tap."""
+        """The rows of the highest and the lowest tap."""
         here = row * self.stride[0] // self.up[0]
         return here + min(dy for dy, _ in self.taps), here + max(dy for dy, _ in self.taps)
 
     def _pairs(self, axis: int, shift: int, outputs: int, inputs: int) -> tuple[slice, npt.NDArray[np.int64]]:
-        """Along one axis: the outputs whose tap lies inside, which are neighbors, and what they read there."""
+        """Along one axis: the outputs, a contiguous range, whose tap lies inside, and the inputs that they read."""
         read = np.arange(outputs) * self.stride[axis] // self.up[axis] + shift
         first, end = np.searchsorted(read, (0, inputs))
         return slice(int(first), int(end)), read[first:end]
@@ -127,16 +128,18 @@ class Offsets:
 
 @dataclass(frozen=True)
 class Earlier:
-    """Every position before this one in raster order; with ``own`` this one too.
+    """All positions before p in raster order.
 
-    ``above`` limits them to so many rows above and the own one, as local attention does; None is no limit.
+    Attributes:
+        own: include p.
+        above: number of rows above the row of p to include, as in local attention; None for all.
     """
 
     own: bool = False
     above: int | None = None
 
     def span(self, position: Position, size: Size) -> tuple[int, int]:
-        """What is read is one range in raster order: its first position, and the one after its last."""
+        """The positions as a range in raster order: the first one, and the one after the last."""
         y, x = position
         first = 0 if self.above is None else max(0, y - self.above)
         return first * size[1], y * size[1] + x + self.own
@@ -147,23 +150,23 @@ class Earlier:
             whole = np.broadcast_to(values.max(-1, keepdims=True), values.shape)
             here = _running_maximum(values, self.own, nothing)
             return np.maximum(here, self._rows_above.latest(whole, size, nothing))
-        line = values.reshape(*values.shape[:-2], -1)
+        line = values.reshape(*values.shape[:-2], -1)  # [..., H, W] -> [..., H*W]
         return _running_maximum(line, self.own, nothing).reshape(values.shape)
 
     def back(self, marked: Marks, size: Size) -> Marks:
-        """All positions before the last marked one; with a limit, those of its row, and the rows above each mark."""
+        """All positions before the last marked one; with a limit, those of its row and of the rows above each mark."""
         if self.above is not None:
             whole = np.broadcast_to(marked.any(-1, keepdims=True), marked.shape)
             return _up_to_last(marked, self.own) | self._rows_above.back(whole, size)
-        line = marked.reshape(*marked.shape[:-2], -1)
+        line = marked.reshape(*marked.shape[:-2], -1)  # [..., H, W] -> [..., H*W]
         return _up_to_last(line, self.own).reshape(marked.shape)
 
     def of(self, position: Position, size: Size) -> list[Position]:
-        """In raster order."""
+        """The positions in raster order."""
         return [divmod(i, size[1]) for i in range(*self.span(position, size))]
 
     def rows(self, row: int) -> tuple[int, int]:
-        """From the top, or the highest row within the limit, to here."""
+        """From the top, or the highest row within the limit, to this row."""
         return (0 if self.above is None else max(0, row - self.above)), row
 
     @property
@@ -173,7 +176,7 @@ class Earlier:
 
 @dataclass(frozen=True)
 class OwnRow:
-    """The positions of the same row before this one; with ``own`` this one too."""
+    """The positions before p in its row; with ``own`` also p."""
 
     own: bool = True
 
@@ -186,20 +189,21 @@ class OwnRow:
         return _up_to_last(marked, self.own)
 
     def of(self, position: Position, size: Size) -> list[Position]:
-        """From the left edge to here."""
+        """From the left edge to p."""
         return [(position[0], x) for x in range(position[1] + self.own)]
 
     def rows(self, row: int) -> tuple[int, int]:
-        """This one."""
+        """This row."""
         return row, row
 
 
 @dataclass(frozen=True)
 class Closure:
-    """This position, and what is reached from it by any number of steps: what a recurrence knows.
+    """p, and all positions reached from p by any number of steps: the inputs that the state of a recurrence depends on.
 
-    A state that is carried from the positions at ``steps`` depends on the input at all positions of the closure. Steps
-    lead up, or aside in the same row: to the left, or instead to the right, as in a recurrence over the mirrored image.
+    Attributes:
+        steps: offsets of the states that a state is computed from. They lead up, or along the row: to the left, or
+            instead to the right, as in a recurrence over the mirrored image.
     """
 
     steps: tuple[Position, ...]
@@ -213,7 +217,7 @@ class Closure:
             )
 
     def latest(self, values: Values, size: Size, nothing: int) -> Values:
-        """Position after position in the order of the recurrence: its own value, and those it is carried from."""
+        """In the order of the recurrence: the largest of the value at p and those at its steps."""
         out = np.maximum(values, nothing)
         for y in range(size[0]):
             for dy, here, there in self._above(size[1]):
@@ -224,7 +228,7 @@ class Closure:
         return out
 
     def back(self, marked: Marks, size: Size) -> Marks:
-        """The same order from its end, each mark handed on to the positions it is carried from."""
+        """In the reverse order of the recurrence, propagate each mark to its steps."""
         out = marked.copy()
         for y in reversed(range(size[0])):
             for x, other in reversed(self._beside(size[1])):
@@ -235,17 +239,17 @@ class Closure:
         return out
 
     def of(self, position: Position, size: Size) -> list[Position]:
-        """The closure inside the image, in raster order."""
+        """The positions of the closure inside the image, in raster order."""
         mark = np.zeros(size, bool)
         mark[position] = True
         return [(int(y), int(x)) for y, x in np.argwhere(self.back(mark, size))]
 
     def rows(self, row: int) -> tuple[int, int]:
-        """From the top to here, if a step leads up."""
+        """From the top to this row if a step leads up, else this row."""
         return (0 if any(dy < 0 for dy, _ in self.steps) else row), row
 
     def _above(self, width: int) -> list[tuple[int, slice, slice]]:
-        """For each step up: by how many rows, and the columns of a row with those that they are carried from."""
+        """For each step up: its row offset, the columns of a row, and the columns that these are computed from."""
         return [
             (dy, slice(max(0, -dx), max(0, width - max(0, dx))), slice(max(0, dx), max(0, width + min(0, dx))))
             for dy, dx in self.steps
@@ -253,7 +257,7 @@ class Closure:
         ]
 
     def _beside(self, width: int) -> list[tuple[int, int]]:
-        """For each step aside, the columns of a row with those that they are carried from, the first ones first."""
+        """For each step along the row: (column, the column it is computed from), in the order of the recurrence."""
         aside = [dx for dy, dx in self.steps if dy == 0]
         order = reversed(range(width)) if any(dx > 0 for dx in aside) else range(width)
         return [(x, x + dx) for x in order for dx in aside if 0 <= x + dx < width]
@@ -274,18 +278,18 @@ def _up_to_last(lines: Marks, own: bool) -> Marks:
 
 
 HERE = Offsets(((0, 0),))
-"""The same position: what layers read that act on each position alone."""
+"""The same position: the reads of pointwise layers."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """Output features read input features at some positions.
+    """Which input features, at which positions, the output features read.
 
     Attributes:
         where: the positions.
-        features: which output feature reads which input feature, bool [out, in]; None when each reads all, "same" when
-            each reads the one of its own number.
-        input: which of the layer's inputs, for one that takes several.
+        features: bool [out, in], true where an output feature reads an input feature; None if each reads all, "same" if
+            feature i reads feature i.
+        input: index of the input, for a layer with several.
     """
 
     where: Positions

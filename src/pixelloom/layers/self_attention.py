@@ -1,10 +1,10 @@
-"""Self-attention over the positions of an image, its maps, and what tells whether it does anything.
+"""Self-attention over the positions of an image, attention maps, and statistics of them.
 
-    y_i = x_i + gamma sum_j w_ij v_j,   w_ij = softmax over j of (q_i . k_j)
+    y_i = x_i + gamma sum_j w_ij v_j,   w_ij = softmax over j of (q_i . k_j)      (eq. 1 to 3)
 
-with no scaling of the scores, and gamma = 0 at first: a network starts without attention and q, k and v get no gradient
-at the first step. They start by Xavier; from weights as small as the convolutions' every w_ij would be about 1 / keys,
-and the map as good as uniform for long.
+without scaling of the scores, and with gamma = 0 at first: a network starts without attention, and q, k and v get no
+gradient in the first step. They have Xavier initialization: with weights as small as those of the convolutions, the
+attention maps would stay nearly uniform for many steps.
 
 Source: Zhang et al. 2019, "Self-Attention Generative Adversarial Networks", section 3.
 """
@@ -27,15 +27,15 @@ Style = Literal["tutorial", "paper"]
 
 
 class SelfAttention(nn.Module):
-    """x + gamma * attention(x): [B, features, H, W] -> same.
+    """x + gamma * attention(x).
 
-    Written out instead of by torch's fused kernel, which has no second derivative for a penalty on a gradient.
+    Not computed by torch's fused kernel, which has no second derivative, as gradient penalties need it.
 
     Args:
         features: of x. Queries and keys have an eighth of them.
-        style: "tutorial" attends to all positions, with values as wide as x. "paper" attends to the positions of a grid
-            of half the sides, keys and values being the largest of each 2x2 square; values are half as wide, a 1x1
-            convolution widens them, and all four convolutions are under spectral norm.
+        style: "tutorial" attends to all positions, with as many features of values as of x. "paper" attends to a grid
+            of half the sides, by 2x2 max pooling of keys and values; values have half the features, a 1x1 convolution
+            restores them, and all four convolutions have spectral norm.
     """
 
     def __init__(self, features: int, style: Style = "tutorial") -> None:
@@ -43,7 +43,7 @@ class SelfAttention(nn.Module):
         self.pool = style == "paper"
         narrow, wide = max(1, features // 8), max(1, features // 2) if self.pool else features
         self.query = nn.Conv2d(features, narrow, 1, bias=not self.pool)
-        # No bias: the same number on all scores of a query changes none of its weights.
+        # No bias: it would add the same number to all scores of a query.
         self.key = nn.Conv2d(features, narrow, 1, bias=False)
         self.value = nn.Conv2d(features, wide, 1, bias=not self.pool)
         self.output = nn.Conv2d(wide, features, 1, bias=False) if self.pool else nn.Identity()
@@ -60,19 +60,19 @@ class SelfAttention(nn.Module):
         """[B, features, H, W] -> same"""
         values = self._attended(self.value(x)).flatten(2)  # [B, wide, keys]
         weights = self.weights(x)
-        # [B, H W, wide]: the weights as they lie in memory, so that their gradient comes like that and is not copied.
+        # [B, H*W, keys] @ [B, keys, wide] -> [B, H*W, wide]; without a transpose the gradient of weights is not copied
         read = weights.to(values.dtype) @ values.mT
-        out: Tensor = self.output(read.mT.reshape(len(x), -1, *x.shape[2:]))
+        out: Tensor = self.output(read.mT.reshape(len(x), -1, *x.shape[2:]))  # [B, H*W, wide] -> [B, wide, H, W]
         return x + self.gamma.to(out.dtype) * out
 
     def weights(self, x: Tensor) -> Tensor:
-        """What each position attends to: [B, features, H, W] -> [B, H W, keys], each row summing to 1, at least fp32.
+        """Attention weights: [B, features, H, W] -> [B, H*W, keys], at least fp32; each row sums to 1.
 
         Keys are in raster order, of the image or, in the paper's style, of the grid of half its sides.
         """
-        queries = self.query(x).flatten(2)
-        keys = self._attended(self.key(x)).flatten(2)
-        scores: Tensor = queries.mT @ keys
+        queries = self.query(x).flatten(2)  # [B, narrow, H, W] -> [B, narrow, H*W]
+        keys = self._attended(self.key(x)).flatten(2)  # [B, narrow, h, w] -> [B, narrow, h*w]
+        scores: Tensor = queries.mT @ keys  # [B, H*W, h*w]
         return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
     def _attended(self, x: Tensor) -> Tensor:
@@ -81,11 +81,11 @@ class SelfAttention(nn.Module):
 
 @contextmanager
 def attention_maps(network: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
-    """Collect what every :class:`SelfAttention` of a network attends to while it is run inside ``with``.
+    """Collect the attention maps of every :class:`SelfAttention` of a network in the forward passes inside ``with``.
 
     Yields:
-        A list that grows by (name, weights [B, H, W, h, w]) at each pass through a layer, in order; map [b, y, x] sums
-        to 1 and says where position (y, x) of image b looks.
+        A list to which each pass through a layer appends (name, weights [B, H, W, h, w]); the map [b, y, x] has the
+        weights of position (y, x) of image b and sums to 1.
     """
     maps: list[tuple[str, Tensor]] = []
 
@@ -93,9 +93,10 @@ def attention_maps(network: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
         assert isinstance(layer, SelfAttention)
         size, training = given[0].shape[2:], layer.training
         attended = [side // 2 for side in size] if layer.pool else size
-        # In training mode, using a weight under spectral norm moves its buffers; in eval mode it is the one just used.
+        # In training mode each use of a weight with spectral norm updates u and v; eval mode has the weight just used.
         layer.eval()
         with torch.no_grad():
+            # [B, H*W, h*w] -> [B, H, W, h, w]
             maps.append((name, layer.weights(given[0]).reshape(-1, *size, *attended)))
         layer.train(training)
 
@@ -108,24 +109,24 @@ def attention_maps(network: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
 
 
 class AttentionStats(NamedTuple):
-    """Whether a layer's attention does anything: it does not while gamma is 0, nor tell places apart at entropy 1."""
+    """Statistics of an attention layer: it is inactive if gamma is 0, and uniform if the entropy is 1."""
 
     gamma: float
     entropy: float
-    """Mean entropy of its maps over that of a uniform one, in [0, 1]."""
+    """Mean entropy of the attention maps relative to a uniform one, in [0, 1]."""
 
 
 def attention_stats(network: nn.Module, maps: Sequence[tuple[str, Tensor]]) -> dict[str, AttentionStats]:
-    """The figures of each layer by name, from maps that :func:`attention_maps` collected of the same network."""
-    figures = {}
+    """The statistics of each layer by name, from the maps that :func:`attention_maps` collected of the network."""
+    stats = {}
     for name, layer in attention_layers(network):
-        seen = [weights.flatten(3).double() for found, weights in maps if found == name]
+        seen = [weights.flatten(3).double() for found, weights in maps if found == name]  # each [B, H, W, h*w]
         if seen:
             nats = torch.cat([torch.special.entr(weights).sum(3).flatten() for weights in seen]).mean().item()
-            figures[name] = AttentionStats(layer.gamma.item(), nats / math.log(seen[0].shape[3]))
-    return figures
+            stats[name] = AttentionStats(layer.gamma.item(), nats / math.log(seen[0].shape[3]))
+    return stats
 
 
 def attention_layers(network: nn.Module) -> list[tuple[str, SelfAttention]]:
-    """The layers of attention of a network, by name."""
+    """The self-attention layers of a network, by name."""
     return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, SelfAttention)]

@@ -1,7 +1,7 @@
-"""Convolutions over a box of offsets: what streams of pixel networks are made of, where no weight has to be masked.
+"""Convolutions over a box of offsets, for the streams of pixel networks: shifted instead of masked.
 
-A window that lies wholly before a position needs no mask, only the right place. For a 2x3 window, ``o`` the position
-itself, ``#`` what is read::
+A window that lies wholly before a position needs no mask. For a 2x3 window, with ``o`` the position itself and ``#``
+what is read::
 
     # # #        # # #          # #
       o          # o #          # o
@@ -12,7 +12,7 @@ itself, ``#`` what is read::
     left=-1      left=-1        left=-1
     right=1      right=1        right=0
 
-Whether a network of them is autoregressive depends on all together; :mod:`pixelloom.sampling.fast.analysis` proves it.
+Whether a network of them is autoregressive depends on all layers; :mod:`pixelloom.sampling.fast.analysis` checks it.
 
 Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", section 2.2; Salimans et al.
 2017, "PixelCNN++", section 2.3.
@@ -30,7 +30,7 @@ from pixelloom.layers.reads import Kernel, Offsets, Read, box
 
 
 class BoxConv2d(nn.Module):
-    """out[p] = bias + sum over offsets d in the box of weight[d] x[p * stride + d]; zero beyond the edge.
+    """out[p] = bias + sum over offsets d in the box of weight[d] x[p * stride + d], with zero padding.
 
     Args:
         in_features: features of the input.
@@ -67,8 +67,8 @@ class BoxConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]"""
         height, width = x.shape[2:]
-        # The last output stands at (ceil(H / stride) - 1) * stride and reads as far as the box goes; negative margins
-        # crop what no output reads.
+        # The last output is at (ceil(H / stride) - 1) * stride, and the padding ends where its box does. Negative
+        # padding crops positions that no output reads.
         last_row, last_column = ((side - 1) // self.stride * self.stride for side in (height, width))
         margins = (-self.left, last_column + self.right - width + 1, -self.top, last_row + self.bottom - height + 1)
         return F.conv2d(F.pad(x, margins), self.weight, self.bias, self.stride)
@@ -79,8 +79,9 @@ class BoxConv2d(nn.Module):
         return (Read(Offsets(taps, stride=(self.stride, self.stride))),)
 
     def kernel(self) -> Kernel:
-        """Row by row."""
+        """The weights of all taps, row by row."""
         taps = box(self.top, self.bottom, self.left, self.right)
+        # [out, in, rows, columns] -> [rows * columns, in, out]
         return Kernel(taps, self.weight.permute(2, 3, 1, 0).flatten(0, 1), self.bias, (self.stride, self.stride))
 
     def extra_repr(self) -> str:
@@ -91,7 +92,7 @@ class BoxConv2d(nn.Module):
 
 
 class Shift(nn.Module):
-    """The input moved down and to the right, zeros moving in: out[y, x] = x[y - down, x - right]."""
+    """Shift down and to the right, with zero padding: out[y, x] = x[y - down, x - right]."""
 
     def __init__(self, down: int = 0, right: int = 0) -> None:
         super().__init__()

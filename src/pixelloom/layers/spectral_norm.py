@@ -1,11 +1,11 @@
-"""Spectral norm: a layer whose weight is divided by its largest singular value, W / sigma(W).
+"""Spectral norm: the weight of a layer divided by its largest singular value, W / sigma(W).
 
-sigma comes from the power iteration, one step for each use of the weight in training mode:
+sigma is estimated by the power method (appendix A, algorithm 1), one step per use of the weight in training mode:
 
     u <- W v / |W v|,   v <- W' u / |W' u|,   sigma = u' W v
 
-with W written as a matrix [outputs, everything else]. In eval mode u and v stand still, so sigma is right only if they
-belong to the weights: after weights were averaged, :func:`refresh` makes them fit again.
+with W as a matrix [outputs, all other axes]. In eval mode u and v are constant, so sigma is right only if they belong
+to the weights: for EMA weights, :func:`refresh` recomputes them.
 
 Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks", section 2 and appendix A.
 """
@@ -24,16 +24,17 @@ from torch.nn.utils import parametrize
 Layer = TypeVar("Layer", bound=nn.Module)
 
 STEPS = 300
-"""Of the power iteration, enough to bring sigma well within 1 % from a random start."""
+"""Steps of the power method from a random start, enough for an error of sigma well below 1 %."""
 
 
 class SpectralNorm(nn.Module):
-    """W -> W / sigma(W), a parametrization of torch. Unlike torch's own it computes in the precision of W under
-    autocast too, which would round the products that sigma is made of, and can be refreshed at little cost.
+    """W -> W / sigma(W), a parametrization of torch.
+
+    Unlike torch's own it computes sigma in the precision of W under autocast too, and has a cheap :meth:`refresh`.
 
     Args:
-        weight: as it is at first.
-        axis: of the weight that belongs to outputs.
+        weight: the initial weight.
+        axis: the axis of the weight with the outputs.
     """
 
     u: Tensor
@@ -48,19 +49,19 @@ class SpectralNorm(nn.Module):
         self.refresh(weight, STEPS)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Any shape of at least two axes -> same; in training mode after one step of the power iteration."""
+        """Any shape of at least two axes -> same; training mode does one step of the power method before."""
         with _unrounded(weight):
             matrix = self._matrix(weight)
             if self.training:
                 with torch.no_grad():
                     self.u.copy_(F.normalize(matrix @ self.v, dim=0))
                     self.v.copy_(F.normalize(self.u @ matrix, dim=0))
-            # Copies, since another pass may move both before the gradient of this one is taken.
+            # Copies, because another forward pass may update u and v before the backward pass of this one.
             return weight / (self.u.clone() @ (matrix @ self.v.clone()))
 
     @torch.no_grad()
     def refresh(self, weight: Tensor, steps: int) -> None:
-        """Steps of the power iteration at once, on W W' or W' W, whichever is the smaller."""
+        """Do steps of the power method on W W' or W' W, whichever is smaller."""
         with _unrounded(weight):
             matrix, near, far = self._matrix(weight), self.u, self.v
             if len(near) > len(far):
@@ -69,34 +70,34 @@ class SpectralNorm(nn.Module):
             square, vector = square / square.norm(), near
             for step in range(1, steps + 1):
                 vector = square @ vector
-                if step % 8 == 0 or step == steps:  # often enough, and cheap for small layers
-                    # Where many values are alike, eight steps shorten it below the eps that normalize has by default.
+                if step % 8 == 0 or step == steps:  # normalizing at each step would dominate the time of small layers
+                    # With many similar singular values, eight steps reduce the norm below the default eps of normalize.
                     vector = F.normalize(vector, dim=0, eps=torch.finfo(vector.dtype).tiny)
             near.copy_(vector)
             far.copy_(F.normalize(vector @ matrix, dim=0))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """What to keep for a weight that is assigned: itself."""
+        """The original weight for a weight that is assigned: itself."""
         return weight
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        return weight.movedim(self.axis, 0).flatten(1)
+        return weight.movedim(self.axis, 0).flatten(1)  # -> [outputs, all other axes]
 
 
 def _unrounded(weight: Tensor) -> AbstractContextManager[Any]:
-    """No autocast; a device that has none, such as meta, needs nothing."""
+    """A context without autocast; devices without autocast, such as meta, need none."""
     device = weight.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def spectral(layer: Layer) -> Layer:
-    """Put a layer's ``weight`` under spectral norm, and return the layer.
+    """Apply spectral norm to the ``weight`` of a layer, and return the layer.
 
-    Initialize the layer before: from here on ``layer.weight`` is computed anew at every use, and writing to it changes
-    nothing. What is trained is ``layer.parametrizations.weight.original``.
+    Initialize the layer before: ``layer.weight`` is then computed at every use, and the parameter is
+    ``layer.parametrizations.weight.original``.
 
     Raises:
-        ValueError: if it is under spectral norm already.
+        ValueError: if the weight has a parametrization already.
     """
     if parametrize.is_parametrized(layer, "weight"):
         raise ValueError(f"the weight of this {type(layer).__name__} is computed already; wrap a layer once")
@@ -108,7 +109,7 @@ def spectral(layer: Layer) -> Layer:
 
 
 def spectral_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module, SpectralNorm, Tensor]]:
-    """(name, layer, norm, the weight that is trained) of every layer of a module that is under spectral norm."""
+    """(name, layer, norm, trained weight) of every layer of a module with spectral norm."""
     for name, layer in module.named_modules():
         if parametrize.is_parametrized(layer, "weight"):
             weights = layer.parametrizations["weight"]
@@ -116,13 +117,13 @@ def spectral_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module, Spectra
 
 
 def refresh(module: nn.Module, steps: int = STEPS) -> None:
-    """Fit u and v of every layer to its weight as it is now, for use in eval mode.
+    """Recompute u and v of every layer for its current weight, for use in eval mode.
 
-    An average of weights is another matrix than any of those that u and v followed.
+    Needed for EMA weights, whose u and v differ from those of the trained weights.
 
     Args:
-        module: the network, in any mode, which stays.
-        steps: of the power iteration. A few do where u and v nearly fit; the default does from anywhere.
+        module: the network; its mode does not change.
+        steps: of the power method. A few suffice if u and v are nearly right; the default suffices from any start.
     """
     for _, _, norm, weight in spectral_layers(module):
         norm.refresh(weight, steps)

@@ -1,10 +1,10 @@
-"""Standing statistics: what batch norm uses in eval mode, measured for the weights as they are.
+"""Standing statistics: the mean and variance of batch norm in eval mode, measured for the current weights.
 
-The running mean and variance lag behind the weights that were trained, and belong to others than averaged ones. So,
-before a network is used, they are measured again: the mean, over some batches, of each batch's mean and variance.
+Running statistics lag behind the trained weights, and are not those of EMA weights. Standing statistics are the mean,
+over some batches, of the mean and variance of each batch.
 
 Source: Brock et al. 2019, "Large Scale GAN Training for High Fidelity Natural Image Synthesis", section 3.1 and
-appendix C.1; for averaged weights Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2.
+appendix C.1; for averages of weights Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def measure_statistics(module: nn.Module, batches: Iterable[tuple[Any, ...]]) ->
     """Set the running statistics of every batch norm of a module to those of some batches.
 
     Args:
-        module: in eval mode; stays so. One without batch norm is left alone, and no batch is asked for.
+        module: in eval mode, which does not change. Without batch norm, no batch is consumed.
         batches: arguments of the module's forward.
     """
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
@@ -31,7 +31,7 @@ def measure_statistics(module: nn.Module, batches: Iterable[tuple[Any, ...]]) ->
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches
+        norm.momentum = None  # the mean over batches instead of an exponential one
         norm.train()
     for batch in batches:
         module(*batch)

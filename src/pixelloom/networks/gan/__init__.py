@@ -1,1 +1,1 @@
-"""Generators and discriminators, one file a paper."""
+"""Generators and discriminators, one file per paper."""

@@ -1,15 +1,15 @@
-"""R3GAN: two residual networks, mirror images of each other, with no normalization and no other tricks.
+"""R3GAN: two residual networks that mirror each other, without normalization.
 
     z -> a learned 4x4 basis, weighted -> blocks -> (1x1, double the side, blocks) ... -> 1x1 -> image
     image -> 1x1 -> (blocks, halve the side, 1x1) ... -> blocks -> a learned 4x4 basis, projected -> logit
 
-A block is x + 1x1(f(grouped 3x3(f(1x1(x))))) with f a leaky ReLU: the inverted bottleneck of ResNeXt. Sides change by
-bilinear interpolation. Blocks start as the identity (Zhang, Dauphin, Ma 2019, "Fixup Initialization"): the last weights
-of a block are zero, the others are scaled by L^(-1 / 4), L being the number of blocks. There is no tanh: the image is
-what comes out, near [-1, 1] once trained.
+A block is x + 1x1(f(grouped 3x3(f(1x1(x))))) with f a leaky ReLU: the inverted bottleneck of ResNeXt. Resolution
+changes by bilinear interpolation. Blocks start as the identity (Zhang, Dauphin, Ma 2019, "Fixup Initialization"): the
+last weights of a block are zero, the others are scaled by L^(-1/4), with L the number of blocks. There is no tanh: the
+output is not bounded, and lies near [-1, 1] once trained.
 
-Made for the relativistic loss with R1 and R2. With classes, a learned vector of the class joins z, and the logit is the
-projection of the last features onto another.
+Meant for the relativistic loss with R1 and R2. With classes, a class vector is concatenated to z, and the logit is the
+inner product of the last features and another class vector.
 
 Source: Huang et al. 2025, "The GAN is dead; long live the GAN! A Modern GAN Baseline" (2501.05441), section 3.
 """
@@ -31,23 +31,25 @@ from pixelloom.networks.gan.resolutions import sides, widths
 
 SLOPE = 0.2
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
-"""Of weights that feed a leaky ReLU, to keep the mean square of what passes (He et al. 2015)."""
+"""Gain of weights before a leaky ReLU that preserves the mean square of the features (He et al. 2015)."""
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 class R3GANConfig(BaseModel):
-    """Both networks; small by default. The paper has 768 features at all sides of 32x32 images, and 2 blocks."""
+    """Both networks; small by default. The paper has 768 features in all stages for 32x32 images, and 2 blocks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latent: int = Field(64, ge=1, le=4096, description="numbers in the noise vector of an image")
-    width: int = Field(32, ge=1, le=2048, description="features at the side of the image; doubled at each half of it")
-    most_features: int = Field(256, ge=1, le=4096, description="no stage has more features than that")
+    latent: int = Field(64, ge=1, le=4096, description="length of the latent vector z")
+    width: int = Field(
+        32, ge=1, le=2048, description="features at full resolution; doubled each time the side is halved"
+    )
+    most_features: int = Field(256, ge=1, le=4096, description="upper bound on the features of a stage")
     blocks: int = Field(1, ge=1, le=16, description="residual blocks of each stage")
-    expansion: int = Field(2, ge=1, le=8, description="features inside a block for each outside")
+    expansion: int = Field(2, ge=1, le=8, description="factor by which the features grow inside a block")
     group_width: int = Field(16, ge=1, le=4096, description="features of a group of the 3x3 convolutions")
-    embedding: int = Field(64, ge=1, le=4096, description="with classes: numbers in the vector of a class")
+    embedding: int = Field(64, ge=1, le=4096, description="with classes: length of a class vector")
 
     @model_validator(mode="after")
     def _whole_groups(self) -> R3GANConfig:
@@ -62,16 +64,7 @@ class R3GANConfig(BaseModel):
 
 
 class R3GANGenerator(nn.Module):
-    """z [B, latent] -> images [B, C, H, W] in model space, not confined to [-1, 1].
-
-    Args:
-        config: the layers.
-        spec: the images.
-        classes: how many there are; 0 for a network that is not told any.
-
-    Raises:
-        ValueError: for images that are no squares of 16, 32, 64 or 128 pixels a side.
-    """
+    """z -> images, not bounded to [-1, 1]; see :class:`pixelloom.networks.protocols.Generator`."""
 
     def __init__(self, config: R3GANConfig, spec: ImageSpec, *, classes: int = 0) -> None:
         super().__init__()
@@ -86,14 +79,11 @@ class R3GANGenerator(nn.Module):
         self.last = scaled(nn.Conv2d(features[-1], spec.channels, 1, bias=False))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, latent], and labels int64 [B] if and only if there are classes -> [B, C, H, W]
-
-        Raises:
-            UsageError: for labels that are missing, or given to a network that knows no classes.
-        """
+        """[B, latent] -> [B, C, H, W]"""
         check_given("labels", labels, self.classes)
-        told = self.embedding(z, labels) if self.classes else z
-        h = self.stages[0](self.basis * self.first(told)[:, :, None, None])
+        inputs = self.embedding(z, labels) if self.classes else z
+        # Each feature is its 4x4 basis times a weight: [features, 4, 4] * [B, features, 1, 1] -> [B, features, 4, 4]
+        h = self.stages[0](self.basis * self.first(inputs)[:, :, None, None])
         for change, blocks in zip(self.widths, self.stages[1:], strict=True):
             h = blocks(F.interpolate(change(h), scale_factor=2.0, mode="bilinear"))
         image: Tensor = self.last(h)
@@ -101,7 +91,7 @@ class R3GANGenerator(nn.Module):
 
 
 class R3GANDiscriminator(nn.Module):
-    """Images [B, C, H, W] in model space -> logits [B], large for real ones; arguments as of the generator."""
+    """Images -> logits; see :class:`pixelloom.networks.protocols.Discriminator`."""
 
     def __init__(self, config: R3GANConfig, spec: ImageSpec, *, classes: int = 0) -> None:
         super().__init__()
@@ -117,16 +107,12 @@ class R3GANDiscriminator(nn.Module):
             nn.init.normal_(self.projection.weight, 0.0, config.embedding**-0.5)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, C, H, W], and labels int64 [B] if and only if there are classes -> [B]
-
-        Raises:
-            UsageError: for labels that are missing, or given to a network that knows no classes.
-        """
+        """[B, C, H, W] -> [B]"""
         check_given("labels", labels, self.classes)
         h = self.stages[0](self.first(x))
         for change, blocks in zip(self.widths, self.stages[1:], strict=True):
-            h = blocks(change(F.avg_pool2d(h, 2)))  # at half the side, bilinear interpolation is the mean of 2x2
-        out: Tensor = self.last(self.basis(h).flatten(1))
+            h = blocks(change(F.avg_pool2d(h, 2)))  # bilinear interpolation to half the side is a 2x2 mean
+        out: Tensor = self.last(self.basis(h).flatten(1))  # [B, features, 1, 1] -> [B, features] -> [B, embedding or 1]
         if not self.classes:
             return out[:, 0]
         logits: Tensor = self.projection(out, labels)
@@ -134,32 +120,32 @@ class R3GANDiscriminator(nn.Module):
 
 
 class Block(nn.Module):
-    """x + 1x1(f(grouped 3x3(f(1x1(x))))) with biases before each f: [B, features, S, S] -> same, at first the same x.
+    """x + 1x1(f(grouped 3x3(f(1x1(x))))) with biases before each f; the identity at first.
 
     Args:
         features: of x.
-        config: how wide it is inside.
-        depth: residual blocks of the whole network, L.
+        config: expansion and width of the groups.
+        depth: number of residual blocks in the network, L.
     """
 
     def __init__(self, features: int, config: R3GANConfig, depth: int) -> None:
         super().__init__()
         inside = features * config.expansion
-        # Fixup: L^(-1 / (2 m - 2)) for the m = 3 weights of a branch, of which the last is zero.
+        # Fixup: L^(-1 / (2m - 2)) for the m = 3 weights of a branch, the last of which is zero.
         gain = GAIN * depth**-0.25
         self.widen = scaled(nn.Conv2d(features, inside, 1), gain)
         self.mix = scaled(nn.Conv2d(inside, inside, 3, padding=1, groups=inside // config.group_width), gain)
         self.narrow = scaled(nn.Conv2d(inside, features, 1, bias=False), 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """[B, features, S, S] -> same"""
         h = F.leaky_relu(self.mix(F.leaky_relu(self.widen(x), SLOPE)), SLOPE)
         out: Tensor = x + self.narrow(h)
         return out
 
 
 def scaled(layer: Layer, gain: float = 1.0) -> Layer:
-    """The layer with weights from N(0, gain^2 / inputs of an output), and a bias of 0 if it has one."""
+    """Draw the weights of a layer from N(0, gain^2 / fan-in), set its bias, if any, to 0, and return the layer."""
     nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(layer.weight[0].numel()))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,11 +1,11 @@
-"""SNGAN, residual: a judge whose every layer is under spectral norm, and conditioning by projection.
+"""SNGAN, residual: spectral norm on every layer of the discriminator, and conditioning by projection.
 
     z -> linear -> 4x4 -> residual blocks, each doubling the side -> norm, ReLU, 3x3 convolution, tanh -> image
     image -> residual blocks, each halving the side, down to 8x8 -> two more -> ReLU, sum over positions -> logit
 
-At 32x32 with the default widths these are the paper's networks (appendix B, table 4). With classes, a vector of
-the class joins z, which the paper does without, the generator's batch norms have gains and biases for each class, and
-the logit is phi(h) + <e_y, h>.
+At 32x32 with the default widths these are the paper's networks (appendix B, table 4). With classes, a class vector is
+concatenated to z (not in the paper), the generator's batch norms have gains and biases per class, and the logit is
+phi(h) + <e_y, h>.
 
 Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks"; Miyato and Koyama 2018,
 "cGANs with Projection Discriminator".
@@ -34,62 +34,52 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, Projection)
 
 
 class SNGANConfig(BaseModel):
-    """Both networks; the defaults are the paper's, for images of 32x32. A laptop wants a quarter of the widths."""
+    """Both networks; the defaults are the paper's, for 32x32 images. On a CPU use a quarter of the widths."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latent: int = Field(128, ge=1, le=4096, description="numbers in the noise vector of an image")
+    latent: int = Field(128, ge=1, le=4096, description="length of the latent vector z")
     generator_width: int = Field(256, ge=1, le=2048, description="features at the side of the image")
     discriminator_width: int = Field(128, ge=1, le=2048, description="features at half the side of the image")
     doubling: bool = Field(
-        False, description="double the features at each half of the side, up to 16 times, as the paper does at 128x128"
+        False,
+        description="double the features each time the side is halved, up to 16 times (paper, 128x128)",
     )
 
     def features(self, width: int, stages: tuple[int, ...]) -> tuple[int, ...]:
-        """Of each stage, from the smallest."""
+        """Features of each stage, from the smallest."""
         return widths(stages, width, width * (16 if self.doubling else 1))
 
 
 class SNGANGenerator(nn.Module):
-    """z [B, latent] -> images [B, C, H, W] in model space, within [-1, 1].
-
-    Args:
-        config: the layers.
-        spec: the images.
-        classes: how many there are; 0 for a network that is not told any.
-
-    Raises:
-        ValueError: for images that are no squares of 16, 32, 64 or 128 pixels a side.
-    """
+    """z -> images in [-1, 1]; see :class:`pixelloom.networks.protocols.Generator`."""
 
     def __init__(self, config: SNGANConfig, spec: ImageSpec, *, classes: int = 0) -> None:
         super().__init__()
         self.latent, self.classes = config.latent, classes
         features = config.features(config.generator_width, sides(spec))
         if classes:
-            self.embedding = ClassVector(classes, config.latent)  # as much of the class as of the noise
+            self.embedding = ClassVector(classes, config.latent)  # as long as z
         self.first = xavier(nn.Linear(2 * config.latent if classes else config.latent, features[0] * 16))
         self.blocks = nn.ModuleList(UpBlock(a, b, classes) for a, b in itertools.pairwise(features))
         self.norm = ClassBatchNorm2d(features[-1])
         self.last = xavier(nn.Conv2d(features[-1], spec.channels, 3, padding=1))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, latent], and labels int64 [B] if and only if there are classes -> [B, C, H, W]
-
-        Raises:
-            UsageError: for labels that are missing, or given to a network that knows no classes.
-        """
+        """[B, latent] -> [B, C, H, W]"""
         check_given("labels", labels, self.classes)
-        h = self.first(self.embedding(z, labels) if self.classes else z).unflatten(1, (-1, 4, 4))
+        h = self.first(self.embedding(z, labels) if self.classes else z)
+        h = h.unflatten(1, (-1, 4, 4))  # [B, features * 16] -> [B, features, 4, 4]
         for block in self.blocks:
             h = block(h, labels)
         return torch.tanh(self.last(F.relu(self.norm(h))))
 
 
 class UpBlock(nn.Module):
-    """up(skip(x)) + conv(relu(norm(conv(up(relu(norm(x))))))): [B, a, S, S] -> [B, b, 2 S, 2 S].
+    """up(skip(x)) + conv(relu(norm(conv(up(relu(norm(x))))))): [B, a, S, S] -> [B, b, 2S, 2S].
 
-    No convolution has a bias: whatever they add to a feature of all positions, the norms that follow take away.
+    The convolutions have no bias: a constant added to a feature at all positions is subtracted by the norm that
+    follows.
     """
 
     def __init__(self, width_in: int, width_out: int, classes: int) -> None:
@@ -101,14 +91,14 @@ class UpBlock(nn.Module):
         self.skip = xavier(nn.Conv2d(width_in, width_out, 1, bias=False))
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """See the class."""
+        """[B, a, S, S] -> [B, b, 2S, 2S]"""
         h = self.conv1(_double(F.relu(self.norm1(x, labels))))
         out: Tensor = self.conv2(F.relu(self.norm2(h, labels)))
         return out + _double(self.skip(x))
 
 
 class SNGANDiscriminator(nn.Module):
-    """Images [B, C, H, W] in model space -> logits [B], large for real ones; arguments as of the generator."""
+    """Images -> logits; see :class:`pixelloom.networks.protocols.Discriminator`."""
 
     def __init__(self, config: SNGANConfig, spec: ImageSpec, *, classes: int = 0) -> None:
         super().__init__()
@@ -125,21 +115,17 @@ class SNGANDiscriminator(nn.Module):
             self.projection = spectral(xavier(Projection(classes, features[-1])))
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, C, H, W], and labels int64 [B] if and only if there are classes -> [B]
-
-        Raises:
-            UsageError: for labels that are missing, or given to a network that knows no classes.
-        """
+        """[B, C, H, W] -> [B]"""
         check_given("labels", labels, self.classes)
-        h = F.relu(self.blocks(x)).sum(dim=(2, 3))
-        logits: Tensor = self.last(h)[:, 0]
+        h = F.relu(self.blocks(x)).sum(dim=(2, 3))  # [B, features, 8, 8] -> [B, features]
+        logits: Tensor = self.last(h)[:, 0]  # [B, 1] -> [B]
         return logits + self.projection(h, labels) if self.classes else logits
 
 
 class DownBlock(nn.Module):
-    """pool(skip(x)) + pool(conv(relu(conv(relu(x))))): [B, a, S, S] -> [B, b, S / 2, S / 2], or S without ``down``.
+    """pool(skip(x)) + pool(conv(relu(conv(relu(x))))): [B, a, S, S] -> [B, b, S/2, S/2], or S without ``down``.
 
-    The first takes the image as it is, without the first ReLU.
+    The first block reads the image and has no first ReLU.
     """
 
     def __init__(self, width_in: int, width_out: int, *, first: bool, down: bool) -> None:
@@ -152,16 +138,16 @@ class DownBlock(nn.Module):
         self.skip = spectral(xavier(nn.Conv2d(width_in, width_out, 1))) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """[B, a, S, S] -> [B, b, S/2, S/2], or S without ``down``"""
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
-        if self.down:  # a mean of positions and a 1x1 convolution can change places: so it has a quarter of the work
+        if self.down:  # a 1x1 convolution commutes with the mean; after it, it has a quarter of the work
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         out: Tensor = h + self.skip(x)
         return out
 
 
 def xavier(layer: Layer, gain: float = 1.0) -> Layer:
-    """The layer with weights by Glorot and Bengio 2010, and a bias of 0 if it has one."""
+    """Draw the weights of a layer as in Glorot and Bengio 2010, set its bias, if any, to 0, and return the layer."""
     nn.init.xavier_uniform_(layer.weight, gain)
     bias = getattr(layer, "bias", None)
     if bias is not None:

@@ -1,1 +1,1 @@
-"""Networks of pixel models, one file a paper."""
+"""Networks of pixel models, one file per paper."""

@@ -1,22 +1,22 @@
-"""Gated PixelCNN: two stacks that together see every pixel before, gates, and pictures of a class or after a picture.
+"""Gated PixelCNN: two stacks without a blind spot, gates, and conditioning on a class or an image.
 
-A stack of masked convolutions never sees some pixels above to the right, however deep it is. So there are two stacks,
-of layers with kernels of side n = 2 r + 1::
+A stack of masked convolutions has a blind spot above to the right, however deep it is. So there are two stacks, of
+layers with kernels of side n = 2r + 1::
 
-    vertical, knows the rows above              horizontal, knows the row so far as well
+    vertical: depends on the rows above         horizontal: depends on the row so far as well
 
-    # # # # #    r rows and its own             # # o     the row up to here, of mask B
+    # # # # #    r rows and its own             # # o     the row up to o, with mask B,
     # # # # #    (the first layer: r + 1
-    # # o # #    rows above its own)            and what the vertical stack knows at o
+    # # o # #    rows above its own)            and the vertical stack at o
 
     a_v = W_v * v + V_v                         a_h = W_h * h + L a_v + V_h
     v'  = gate(a_v)                             h'  = h + U gate(a_h)          gate(a, b) = tanh(a) sigmoid(b)   (eq. 2)
 
-with * a convolution, L and U 1x1, and V what the picture is conditioned on: a vector for each class (eq. 4), a 1x1
-convolution of features s at each position (eq. 5), or nothing. The first layer has no short-cut.
+with * a convolution, L and U 1x1 convolutions, and V the conditioning: a vector per class (eq. 4), a 1x1 convolution of
+features s at each position (eq. 5), or zero. The first layer has no skip connection.
 
-Here the vertical stack reads the rows above once, in its first layer; the paper moves each layer's result down by a row
-on its way to the horizontal stack. Both know the same pixels.
+Here the first layer of the vertical stack reads only rows above its own; the paper shifts the output of each layer down
+by a row on its way to the horizontal stack. The receptive fields are the same.
 
 Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", sections 2.1 to 2.3, figure 2.
 """
@@ -40,7 +40,7 @@ Window = Annotated[Side, Field(ge=3)]
 
 
 class GatedPixelCNNConfig(BaseModel):
-    """What a Gated PixelCNN looks like. The paper's large ones have 20 layers of 384 channels with 5x5 kernels."""
+    """Configuration of a Gated PixelCNN. The paper's large ones have 20 layers of 384 channels with 5x5 kernels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,25 +48,19 @@ class GatedPixelCNNConfig(BaseModel):
     layers: int = Field(8, ge=1, le=256, description="gated layers, the first included")
     first_kernel: Window = Field(7, description="side of the first layer's kernels, odd")
     kernel: Window = Field(5, description="side of the other layers' kernels, odd")
-    hidden: int | None = Field(None, ge=1, le=4096, description="features of the head; as many as channels if unset")
-    norm: Literal["none", "channel"] = Field("none", description="of what each layer but the first reads")
+    hidden: int | None = Field(None, ge=1, le=4096, description="features of the head; equal to channels if unset")
+    norm: Literal["none", "channel"] = Field("none", description="before each layer except the first")
     activation: Activation = Field("relu", description="of the head")
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="behind the gates of the horizontal stack")
-    condition: int = Field(0, ge=0, le=4096, description="channels of a picture that the image is conditioned on")
-    condition_kernels: tuple[Side, ...] = Field((5, 5), description="sides of the kernels that read that picture")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability after the horizontal gates")
+    condition: int = Field(0, ge=0, le=4096, description="channels of the conditioning image")
+    condition_kernels: tuple[Side, ...] = Field((5, 5), description="sides of the kernels over the conditioning image")
 
 
 class GatedPixelCNN(nn.Module):
-    """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
+    """Two stacks of gated layers; see :class:`pixelloom.networks.protocols.PixelNetwork`.
 
-    Args:
-        config: the layers.
-        spec: the images.
-        outputs: parameters a position, all image channels together; the head knows how many it needs.
-        groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
-        classes: how many there are; 0 for a network that is not told any.
-        condition: channels of a picture to condition on; 0 for as many as the configuration says.
+    With ``condition=0`` the number of channels of the conditioning image is the configuration's.
     """
 
     def __init__(
@@ -109,21 +103,11 @@ class GatedPixelCNN(nn.Module):
             make_activation(config.activation, inplace=True),
         )
         self.output = MaskedConv2d(hidden, outputs, 1, mask="B", groups=groups)
-        # All parameters start at zero: the first prediction is uniform, log2(levels) bits a dimension.
+        # Zero parameters predict the uniform distribution: log2(levels) bits/dim before training.
         nn.init.zeros_(self.output.weight)
 
     def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, outputs, H, W]
-
-        Args:
-            x: pixels in model space.
-            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
-            condition: picture in model space [B, condition, H, W], of which every position may be read; None if, and
-                only if, the network was built without.
-
-        Raises:
-            UsageError: for what is missing, or given to a network that does not know it.
-        """
+        """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
         check_given("condition", condition, self.condition)
         s = condition if condition is None else self.spatial(condition)
@@ -136,18 +120,18 @@ class GatedPixelCNN(nn.Module):
 
 
 class GatedLayer(nn.Module):
-    """(v, h) -> (v', h') by the equations at the head of this file, each [B, features, H, W].
+    """(v, h) -> (v', h') by the equations at the top of this file, each [B, features, H, W].
 
     Args:
         inputs: features of v and h.
         features: of v' and h'.
         kernel: side of the window, n.
         first: whether v and h are the image.
-        groups: ordered image channels. The vertical stack knows whole rows, so it needs no groups.
-        dropout: share of the gated features dropped while training.
-        classes: how many there are; 0 for none.
-        spatial: features of s; 0 for none.
-        norm: of v and h on their way into the convolutions; the first layer has none.
+        groups: ordered image channels. The vertical stack depends on whole rows only and needs no groups.
+        dropout: probability of dropout after the gate.
+        classes: number of classes, or 0.
+        spatial: features of s, or 0.
+        norm: of v and h before the convolutions; the first layer has none.
     """
 
     def __init__(
@@ -165,8 +149,8 @@ class GatedLayer(nn.Module):
     ) -> None:
         super().__init__()
         r, gate = kernel // 2, 2 * features
-        self.shortcut = not first
-        # The vertical stack knows nothing of a pixel's own channels, so its features are normed together.
+        self.skip = not first
+        # The vertical stack does not depend on the pixel's own channels, so its features are normalized in one group.
         self.norm_above, self.norm_beside = (make_norm("none" if first else norm, inputs, n) for n in (1, groups))
         self.vertical = BoxConv2d(inputs, gate, top=-r - first, bottom=-int(first), left=-r, right=r)
         self.horizontal = RowConv2d(inputs, gate, kernel, first=first, groups=groups)
@@ -176,20 +160,20 @@ class GatedLayer(nn.Module):
         self.above, self.beside = (Condition(gate, classes, spatial) for _ in range(2))
 
     def forward(self, v: Tensor, h: Tensor, labels: Tensor | None, s: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Labels int64 [B] and s [B, spatial, H, W] where the layer was built for them."""
+        """v and h [B, inputs, H, W], labels int64 [B], s [B, spatial, H, W] -> v' and h' [B, features, H, W]"""
         above = self.above(self.vertical(self.norm_above(v)), labels, s)
         beside = self.beside(self.horizontal(self.norm_beside(h)) + self.link(above), labels, s)
         branch = self.up(self.dropout(_gate(beside)))
-        return _gate(above), h + branch if self.shortcut else branch
+        return _gate(above), h + branch if self.skip else branch
 
 
 class Condition(nn.Module):
-    """a -> a + V: a bias of each feature for what the picture is conditioned on, zero at first.
+    """a -> a + V: a bias of each feature by the conditioning, zero at first.
 
     Args:
         features: of a.
-        classes: how many there are, each with a vector (eq. 4); 0 for none.
-        spatial: features of s, of which a 1x1 convolution makes a bias at each position (eq. 5); 0 for none.
+        classes: number of classes, each with a vector (eq. 4), or 0.
+        spatial: features of s, mapped to a bias at each position by a 1x1 convolution (eq. 5), or 0.
     """
 
     def __init__(self, features: int, classes: int, spatial: int) -> None:
@@ -200,28 +184,28 @@ class Condition(nn.Module):
             nn.init.zeros_(self.spatial.weight)
 
     def forward(self, a: Tensor, labels: Tensor | None, s: Tensor | None) -> Tensor:
-        """[B, features, H, W], and labels int64 [B] and s [B, spatial, H, W] if built for them -> as a"""
+        """[B, features, H, W], labels int64 [B] or None, s [B, spatial, H, W] or None -> [B, features, H, W]"""
         if self.classes is not None:
             a = a + self.classes(labels)
         return a if self.spatial is None else a + self.spatial(s)
 
 
 class RowConv2d(nn.Module):
-    """The row up to here, r positions and its own: what the pixel may see of its own position, mask A or B, says.
+    """A convolution over the row up to the position: r taps on the left, and the position itself by mask A or B.
 
-    The taps on the left are whole pixels before, which no mask needs.
+    The taps on the left are whole earlier pixels and need no mask.
 
     Args:
         inputs: features of the input; for the first layer the channels of the image.
         gate: features of the output, a and b side by side, each grouped alike.
-        kernel: side of the whole window, 2 r + 1.
+        kernel: side of the whole window, 2r + 1.
         first: mask A for the layer that reads the image, else mask B.
-        groups: image channels that are ordered within a pixel, or 1.
+        groups: ordered image channels, or 1.
     """
 
     def __init__(self, inputs: int, gate: int, kernel: int, *, first: bool, groups: int) -> None:
         super().__init__()
-        whole = groups == 1 and not first  # nothing is masked: one convolution does
+        whole = groups == 1 and not first  # nothing is masked: one convolution suffices
         self.row = BoxConv2d(inputs, gate, top=0, bottom=0, left=-(kernel // 2), right=0 if whole else -1)
         self.pixel: MaskedConv2d | None = None
         if groups > 1:
@@ -235,6 +219,6 @@ class RowConv2d(nn.Module):
 
 
 def _gate(x: Tensor) -> Tensor:
-    """[B, 2 f, H, W] -> [B, f, H, W], eq. 2."""
+    """tanh(a) sigmoid(b), eq. 2: [B, 2f, H, W] -> [B, f, H, W]"""
     a, b = x.chunk(2, dim=1)
     return torch.tanh(a) * torch.sigmoid(b)

@@ -1,11 +1,11 @@
-"""PixelCNN, and every variation of it that the tutorials teach, from one configuration.
+"""PixelCNN, and the variants of it in the tutorials, by one configuration.
 
     image --> mask A kxk --> blocks of mask B --> (hidden head layers) --> 1x1 --> parameters of each pixel
 
-The distribution of pixel i is read off position i of the output, which depends on pixels before i only:
-p(x) = prod_i p(x_i | x_1 .. x_{i-1}).
+Position i of the output has the parameters of p(x_i | x_1 .. x_{i-1}) and depends only on pixels before i, so that
+p(x) = prod_i p(x_i | x_1 .. x_{i-1}) (eq. 1).
 
-Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Networks", section 3.5.
+Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Networks", sections 2 and 3.5.
 """
 
 from __future__ import annotations
@@ -41,36 +41,30 @@ Side = Annotated[int, Field(ge=1, le=63), AfterValidator(_odd)]
 
 
 class PixelCNNConfig(BaseModel):
-    """What a PixelCNN looks like; the recipes of :mod:`pixelloom.runs.recipes` name the tutorials' settings."""
+    """Configuration of a PixelCNN; :mod:`pixelloom.runs.recipes` has those of the tutorials."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: int = Field(64, ge=1, le=4096, description="features of every layer")
     first_kernel: Side = Field(7, description="side of the mask A kernel, odd")
-    block: Literal["plain", "residual", "preactivation", "gated"] = "gated"
+    block: Literal["plain", "residual", "preactivation", "gated"] = Field(
+        "gated", description="plain: a convolution; residual, preactivation: a bottleneck; gated: with a gate in it"
+    )
     blocks: int = Field(7, ge=0, le=256, description="number of blocks after the first layer")
     kernel: Side = Field(5, description="side of the blocks' mask B kernel, odd")
     hidden: int | None = Field(
         None, ge=1, le=4096, description="features inside a bottleneck; half of channels if unset"
     )
-    norm: Norm = "none"
-    activation: Activation = Field("relu", description="of all layers but those inside gated blocks")
-    bias: bool = True
+    norm: Norm = Field("none", description="batch: batch norm; channel: layer norm over channels")
+    activation: Activation = Field("relu", description="of all layers except those inside gated blocks")
+    bias: bool = Field(True, description="biases in the first layer and the blocks")
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="within gated blocks")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability in gated blocks")
     head_kernels: tuple[Side, ...] = Field((), description="sides of hidden mask B layers before the output layer")
 
 
 class PixelCNN(nn.Module):
-    """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
-
-    Args:
-        config: the layers.
-        spec: the images.
-        outputs: parameters a position, all image channels together; the head knows how many it needs.
-        groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
-        classes: how many there are; 0 for a network that is not told any.
-    """
+    """A stack of masked convolutions; see :class:`pixelloom.networks.protocols.PixelNetwork`."""
 
     def __init__(self, config: PixelCNNConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0) -> None:
         super().__init__()
@@ -78,8 +72,8 @@ class PixelCNN(nn.Module):
         self.first = MaskedConv2d(spec.channels, c, config.first_kernel, mask="A", groups=groups, bias=bias)
         self.positions = Positions(c, spec.height, spec.width) if config.positions else nn.Identity()
 
-        # "plain" and "residual" activate after each convolution, the others before: so the first layer is activated
-        # here for the former and the head starts with an activation for the latter.
+        # "plain" and "residual" blocks activate after each convolution, so the first layer is activated here. The
+        # other blocks activate before, so the head starts with an activation.
         after = config.block in ("plain", "residual")
         activate = partial(make_activation, config.activation, inplace=True)
         self.enter = nn.Sequential(make_norm(norm, c, groups), activate()) if after else nn.Identity()
@@ -89,20 +83,12 @@ class PixelCNN(nn.Module):
             head += [MaskedConv2d(c, c, side, mask="B", groups=groups), activate()]
         self.head = nn.Sequential(*head)
         self.output = MaskedConv2d(c, outputs, 1, mask="B", groups=groups)
-        # All parameters start at zero: the first prediction is uniform, log2(levels) bits a dimension.
+        # Zero parameters predict the uniform distribution: log2(levels) bits/dim before training.
         nn.init.zeros_(self.output.weight)
         self.classes = nn.ModuleList(ClassBias(classes, c) for _ in range(1 + config.blocks if classes else 0))
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, outputs, H, W]
-
-        Args:
-            x: pixels in model space.
-            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
-
-        Raises:
-            UsageError: for labels that are missing, or given to a network that knows no classes.
-        """
+        """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, len(self.classes))
         x = self.first(x)
         if not self.classes:

@@ -1,7 +1,8 @@
-"""PixelCNN++: two streams of shifted convolutions on a pyramid of grids, joined by short-cuts.
+"""PixelCNN++: two streams of shifted convolutions at several scales, with skip connections between them.
 
-A layer's window lies wholly above its position, or above it and to the left, so that no weight has to be masked and no
-pixel is left unseen. The stream u knows the rows above, ul the row up to here as well. They begin and go on with::
+The window of a convolution lies above its position, or above and to the left, so that no weight has to be masked and
+there is no blind spot. The stream u depends on the rows above, ul also on the row so far. Their windows, first and
+then, are::
 
     u    # # #          # # #         ul   # # #  +  # .         # #        o the position itself, # what is read
          # # #    then  # o #                o       # o   then  # o
@@ -10,9 +11,9 @@ pixel is left unseen. The stream u knows the rows above, ul the row up to here a
     u'  = u  + gate(W2 * D(f(W1 * f(u)  + A f(a_u))))             f(x) = elu(x) and elu(-x) side by side
     ul' = ul + gate(V2 * D(f(V1 * f(ul) + B f(a_ul))))            gate(a, b) = a sigmoid(b)
 
-with * a convolution over the window, D dropout, and A and B 1x1. On the way down the pyramid a_ul = u', and a_u is
-nothing; after every few blocks a convolution of stride 2 halves both sides of the grid. On the way up, where sides are
-doubled again, a block also sees what its counterpart on the way down has made: a_u = u_down, a_ul = (u', ul_down).
+with * a convolution over the window, D dropout, and A and B 1x1 convolutions. On the way down a_ul = u' and there is no
+a_u; after every few blocks a convolution of stride 2 halves both sides of the grid. On the way up, where the sides are
+doubled again, a block also reads the output of its counterpart on the way down: a_u = u_down, a_ul = (u', ul_down).
 
 Source: Salimans et al. 2017, "PixelCNN++", sections 2.3 to 2.5 and figure 2, and its code; 2.92 bits/dim on CIFAR-10.
 """
@@ -36,29 +37,24 @@ from pixelloom.layers.shifted_conv import BoxConv2d
 
 
 class PixelCNNPlusPlusConfig(BaseModel):
-    """What a PixelCNN++ looks like; the defaults are the paper's for CIFAR-10."""
+    """Configuration of a PixelCNN++; the defaults are the paper's for CIFAR-10."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: int = Field(160, ge=1, le=4096, description="features of each stream")
-    blocks: int = Field(5, ge=0, le=64, description="blocks of each scale on the way down, one more on the way up")
-    scales: int = Field(3, ge=1, le=8, description="grids, the sides of each half as long as those of the one before")
-    dropout: float = Field(0.5, ge=0, lt=1, description="within blocks")
-    weight_norm: bool = Field(True, description="learn length and direction of each feature's weights apart")
-    norm: Literal["none", "channel"] = Field("none", description="of what each block reads")
+    blocks: int = Field(5, ge=0, le=64, description="blocks per scale on the way down; one more on the way up")
+    scales: int = Field(3, ge=1, le=8, description="number of scales, each with half the sides of the one before")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout probability in blocks")
+    weight_norm: bool = Field(True, description="weight normalization (Salimans and Kingma 2016)")
+    norm: Literal["none", "channel"] = Field("none", description="before each block")
     activation: Literal["concat-elu", "silu"] = Field("concat-elu", description="elu of both signs, or x sigmoid(x)")
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
 
 
 class PixelCNNPlusPlus(nn.Module):
-    """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
+    """Two streams, down and up the scales; see :class:`pixelloom.networks.protocols.PixelNetwork`.
 
-    Args:
-        config: the layers.
-        spec: the images, of any size: half of an odd side is rounded up, and what is too much cropped on the way back.
-        outputs: parameters a position, all image channels together; the head knows how many it needs.
-        groups: image channels that are ordered within a pixel, or 1 if the network need not order them.
-        classes: how many there are; 0 for a network that is not told any.
+    Images may have any size: halves of odd sides are rounded up, and the excess is cropped on the way up.
     """
 
     def __init__(
@@ -91,17 +87,9 @@ class PixelCNNPlusPlus(nn.Module):
                 weight_norm(layer)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, outputs, H, W]
-
-        Args:
-            x: pixels in model space.
-            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
-
-        Raises:
-            UsageError: for labels that are missing, or given to a network that knows no classes.
-        """
+        """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
-        image = self.inside(x)
+        image = self.inside(x)  # [B, C + 1, H, W]
         u, ul = self.where_u(self.above(image)), self.where_ul(self.row_above(image) + self.beside(image))
         made = [(u, ul)]
         for layer in self.down:
@@ -114,7 +102,7 @@ class PixelCNNPlusPlus(nn.Module):
 
 
 class Both(nn.Module):
-    """A layer for each stream."""
+    """One layer per stream."""
 
     def __init__(self, u: nn.Module, ul: nn.Module) -> None:
         super().__init__()
@@ -126,12 +114,12 @@ class Both(nn.Module):
 
 
 class Block(nn.Module):
-    """One residual block of each stream: (u, ul) -> (u', ul'), by the equations at the head of this file.
+    """One residual block of each stream: (u, ul) -> (u', ul'), by the equations at the top of this file.
 
     Args:
         config: features of each stream, norm, activation and dropout.
-        back: on the way up, where the counterpart's streams are read too.
-        classes: how many there are; 0 for none.
+        back: on the way up, where the streams of the counterpart are read too.
+        classes: number of classes, or 0.
     """
 
     def __init__(self, config: PixelCNNPlusPlusConfig, back: bool, classes: int) -> None:
@@ -146,15 +134,15 @@ class Block(nn.Module):
     def forward(
         self, u: Tensor, ul: Tensor, labels: Tensor | None, u_down: Tensor | None = None, ul_down: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """All streams [B, features, H, W]; labels int64 [B] where the block was built with classes."""
+        """All streams [B, features, H, W], labels int64 [B] or None -> (u', ul')"""
         u = self.u(u, u_down, labels)
         return u, self.ul(ul, u if ul_down is None else torch.cat((u, ul_down), dim=1), labels)
 
 
 class Residual(nn.Module):
-    """x + gate(last * D(f(first * f(norm(x)) + A f(a)))), and a bias for each class before the gate.
+    """x + gate(last * D(f(first * f(norm(x)) + A f(a)))), with a bias per class before the gate.
 
-    f and the norm, which there is none of by default, are the configuration's.
+    f and the norm, none by default, are the configuration's.
     """
 
     def __init__(
@@ -171,7 +159,7 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.label = ClassBias(classes, 2 * features) if classes else None
         with torch.no_grad():
-            last.weight.mul_(0.1)  # so that a deep stack starts near the identity
+            last.weight.mul_(0.1)  # a deep stack starts near the identity
 
     def forward(self, x: Tensor, a: Tensor | None, labels: Tensor | None) -> Tensor:
         """x [B, features, H, W], a [B, beside, H, W] -> [B, features, H, W]"""
@@ -186,14 +174,14 @@ class Residual(nn.Module):
 
 
 class ConcatELU(nn.Module):
-    """elu(x) and elu(-x) side by side (section 2.5 of the paper's code: "concatenated elu")."""
+    """elu(x) and elu(-x), concatenated (``concat_elu`` in the paper's code)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> [B, 2 * features, H, W]"""
         return F.elu(torch.cat((x, -x), dim=1))
 
     def reads(self) -> tuple[Read, ...]:
-        """The same position."""
+        """All features of the same position."""
         return (Read(HERE),)
 
 
@@ -205,32 +193,32 @@ class Gate(nn.Module):
         return F.glu(x, dim=1)
 
     def reads(self) -> tuple[Read, ...]:
-        """The same position."""
+        """All features of the same position."""
         return (Read(HERE),)
 
 
 class Inside(nn.Module):
-    """The image and a last channel of ones, by which convolutions tell an edge, where zeros stand, from gray."""
+    """The image and a channel of ones, by which convolutions distinguish zero padding from zero pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C + 1, H, W]"""
         return F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
 
     def reads(self) -> tuple[Read, ...]:
-        """The same position."""
+        """All features of the same position."""
         return (Read(HERE),)
 
 
 class Double(nn.Module):
-    """A grid with sides twice as long: a transposed convolution of stride 2, one phase of its kernel at a time.
+    """Upsampling by 2: a transposed convolution of stride 2, written as a convolution and a pixel shuffle.
 
-    Each of the 2x2 outputs that an input stands for has weights of its own, for that input and for the next ``right``
-    ones. With none that is the paper's kernel of 2x2; with one it is its kernel of 2x3 and a column more.
+    Each of the 2x2 outputs of an input has its own weights, for that input and the next ``right`` ones. With none this
+    is the paper's 2x2 kernel; with one it is its 2x3 kernel and one more column.
 
     Args:
         features: of input and output.
-        right: inputs read to the right.
-        height: of the output, which is one less than twice the input's where that is odd.
+        right: number of inputs read to the right.
+        height: of the output: twice the input's, or one less.
         width: of the output.
     """
 
@@ -247,7 +235,7 @@ class Double(nn.Module):
 
 
 class Crop(nn.Module):
-    """The first rows and columns."""
+    """The first rows and columns of the input."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -263,10 +251,10 @@ class Crop(nn.Module):
 
 
 def down_shifted(inputs: int, outputs: int, stride: int = 1) -> BoxConv2d:
-    """The window of u: 2x3, down to the position's own row, which the stream knows nothing of."""
+    """The 2x3 window of u, which includes the position's own row: u at that row depends only on rows above."""
     return BoxConv2d(inputs, outputs, top=-1, bottom=0, left=-1, right=1, stride=stride)
 
 
 def down_right_shifted(inputs: int, outputs: int, stride: int = 1) -> BoxConv2d:
-    """The window of ul: 2x2, down and right to the position itself."""
+    """The 2x2 window of ul, whose last tap is the position itself."""
     return BoxConv2d(inputs, outputs, top=-1, bottom=0, left=-1, right=0, stride=stride)

@@ -1,20 +1,20 @@
-"""PixelSNAIL: gated residual convolutions that see near, and between them attention that sees everything before.
+"""PixelSNAIL: gated residual convolutions, and between them attention over all earlier pixels.
 
     image --> first --> block --> block --> ... --> parameters of each pixel
 
-    block:   u = residual(... residual(h))                        some gated residual layers of 2x2 convolutions
-             key, value = 1x1(residual_1x1(image, u, where))      what is known of a pixel, its own value included
-             query = 1x1(residual_1x1(u, where))                  what is known before it
-             h' = residual_1x1(u, attention(query, key, value))   over the pixels strictly before
+    block:   u = residual(... residual(h))                        gated residual layers of 2x2 convolutions
+             key, value = 1x1(residual_1x1(image, u, where))      these depend on the pixel itself as well
+             query = 1x1(residual_1x1(u, where))                  this one on earlier pixels only
+             h' = residual_1x1(u, attention(query, key, value))   over strictly earlier pixels
 
-``where`` are two channels that tell the row and the column. A gated residual layer, with a(x) = elu of x and -x, is
+``where`` is two channels with the row and the column. A gated residual layer, with a(x) = (elu(x), elu(-x)), is
 
     residual(x, y) = x + p sigmoid(q)          (p, q) = conv(a(conv(a(x)) + 1x1(a(y))))
 
-Its convolutions read a position, the one on its left and the two above these: down-right-shifted, in the words of
-PixelCNN++. That cone leaves out all pixels above on the right; attention sees them.
+Its convolutions are the down-right-shifted ones of PixelCNN++: a position, the one on its left and the two above these.
+Their receptive field leaves out the pixels above on the right, which attention reads.
 
-Source: Chen et al. 2017, "PixelSNAIL: An Improved Autoregressive Generative Model", section 3, figures 2 and 3;
+Source: Chen et al. 2017, "PixelSNAIL: An Improved Autoregressive Generative Model", section 3, figure 2 and figure 3;
 Salimans et al. 2017, "PixelCNN++", for the layers.
 """
 
@@ -37,25 +37,25 @@ from pixelloom.layers.shifted_conv import BoxConv2d
 
 
 class PixelSNAILConfig(BaseModel):
-    """What a PixelSNAIL looks like. The paper's for CIFAR-10 has 12 blocks of 4 layers with 256 channels, keys of 16
-    and values of 128, dropout 0.5.
+    """Configuration of a PixelSNAIL. The paper's for CIFAR-10 has 12 blocks of 4 layers with 256 channels, 16 features
+    of keys and 128 of values, and dropout 0.5.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: int = Field(64, ge=1, le=4096, description="features of every layer")
-    blocks: int = Field(4, ge=1, le=256, description="number of blocks, each some residual layers and attention")
-    layers: int = Field(4, ge=0, le=64, description="gated residual layers of a block")
-    heads: int = Field(1, ge=1, le=256, description="parts of the keys and values that attend apart")
+    blocks: int = Field(4, ge=1, le=256, description="number of blocks, each of residual layers and attention")
+    layers: int = Field(4, ge=0, le=64, description="gated residual layers per block")
+    heads: int = Field(1, ge=1, le=256, description="attention heads")
     keys: int = Field(16, ge=1, le=4096, description="features of keys and queries; a multiple of heads")
     values: int | None = Field(
         None, ge=1, le=4096, description="features of values; a multiple of heads; half of channels if unset"
     )
     window: int | None = Field(None, ge=0, description="rows above its own that a position attends to; all if unset")
-    rotary: bool = Field(False, description="turn queries and keys by angles that grow with the row and the column")
-    norm: Literal["none", "channel"] = Field("none", description="of what each residual layer reads")
+    rotary: bool = Field(False, description="rotary positions of queries and keys, by row and column")
+    norm: Literal["none", "channel"] = Field("none", description="before each residual layer")
     activation: Literal["concat-elu", "silu"] = Field("concat-elu", description="elu of both signs, or x sigmoid(x)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="within residual layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability in residual layers")
 
     @property
     def width(self) -> int:
@@ -73,15 +73,7 @@ class PixelSNAILConfig(BaseModel):
 
 
 class PixelSNAIL(nn.Module):
-    """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
-
-    Args:
-        config: the layers.
-        spec: the images.
-        outputs: parameters a position, all image channels together; the head knows how many it needs.
-        groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
-        classes: how many there are; 0 for a network that is not told any.
-    """
+    """Blocks of gated residual layers and attention; see :class:`pixelloom.networks.protocols.PixelNetwork`."""
 
     where: Tensor
 
@@ -99,19 +91,11 @@ class PixelSNAIL(nn.Module):
         self.register_buffer("where", where, persistent=False)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, outputs, H, W]
-
-        Args:
-            x: pixels in model space.
-            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
-
-        Raises:
-            UsageError: for labels that are missing, or given to a network that knows no classes.
-        """
+        """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
-        inside = torch.cat((x, 0 * x[:, :1] + 1), dim=1)  # a channel of ones tells the image from what lies beyond
+        inside = torch.cat((x, 0 * x[:, :1] + 1), dim=1)  # a channel of ones distinguishes padding from zeros
         h = self.above(inside) + self.beside(inside)
-        where = 0 * h[:, :1] + self.where  # one for each image
+        where = 0 * h[:, :1] + self.where  # [2, H, W] -> [B, 2, H, W]
         for block in self.blocks:
             h = block(h, x, where, labels)
         out: Tensor = self.output(h, x)
@@ -119,7 +103,7 @@ class PixelSNAIL(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual layers, then attention: ([B, channels, H, W], image, where, labels) -> [B, channels, H, W]."""
+    """Residual layers, then attention."""
 
     def __init__(self, config: PixelSNAILConfig, spec: ImageSpec, classes: int) -> None:
         super().__init__()
@@ -128,7 +112,8 @@ class Block(nn.Module):
         known, before = spec.channels + c + 2, c + 2
         self.content = GatedResidual(config, known, near=False)
         self.question = GatedResidual(config, before, near=False)
-        self.key = MaskedConv2d(known, config.keys, 1, mask="B", bias=False)  # one would move all scores alike
+        # No bias of the keys: it would add the same number to all scores of a query.
+        self.key = MaskedConv2d(known, config.keys, 1, mask="B", bias=False)
         self.value = _here(known, values)
         self.query = _here(before, config.keys)
         self.rotary = Rotary(config.keys, config.heads, spec) if config.rotary else nn.Identity()
@@ -136,7 +121,7 @@ class Block(nn.Module):
         self.mix = GatedResidual(config, c, near=False, extra=values, classes=classes)
 
     def forward(self, h: Tensor, x: Tensor, where: Tensor, labels: Tensor | None) -> Tensor:
-        """[B, channels, H, W] -> same"""
+        """h [B, channels, H, W], image x [B, C, H, W], where [B, 2, H, W], labels int64 [B] or None -> as h"""
         for layer in self.near:
             h = layer(h, labels)
         content = self.content(torch.cat((x, h, where), dim=1), labels)
@@ -147,14 +132,14 @@ class Block(nn.Module):
 
 
 class GatedResidual(nn.Module):
-    """The residual layer at the head of this file: x and y [B, features or extra, H, W] -> [B, features, H, W].
+    """The gated residual layer at the top of this file.
 
     Args:
         config: norm, activation and dropout.
         features: of x.
-        near: 2x2 convolutions, else 1x1.
-        extra: features of y; 0 for none.
-        classes: how many there are; 0 for none. A class adds a vector of its own to p and q.
+        near: whether the convolutions are 2x2, else 1x1.
+        extra: features of y, or 0.
+        classes: number of classes, or 0. A class vector is added to (p, q).
     """
 
     def __init__(
@@ -169,11 +154,11 @@ class GatedResidual(nn.Module):
         self.extra = nn.ModuleList([_here(both * extra, features)] if extra else [])
         self.classes = nn.ModuleList([ClassBias(classes, 2 * features)] if classes else [])
         self.dropout = nn.Dropout(config.dropout)
-        with torch.no_grad():  # layers change little at first, so that many can be stacked
+        with torch.no_grad():  # a deep stack starts near the identity
             self.gate.weight.mul_(0.1)
 
     def forward(self, x: Tensor, labels: Tensor | None, y: Tensor | None = None) -> Tensor:
-        """-> [B, features, H, W]"""
+        """x [B, features, H, W], labels int64 [B] or None, y [B, extra, H, W] or None -> as x"""
         h = self.enter(self.activate(self.norm(x)))
         if y is not None:
             h = h + self.extra[0](self.activate(y))
@@ -186,7 +171,7 @@ class GatedResidual(nn.Module):
 
 
 def _concat_elu(x: Tensor) -> Tensor:
-    """Neither sign is lost: [B, f, H, W] -> [B, 2 f, H, W] (Shang et al. 2016, with elu)."""
+    """(elu(x), elu(-x)), concatenated (Shang et al. 2016, with elu): [B, f, H, W] -> [B, 2f, H, W]"""
     return F.elu(torch.cat((x, -x), dim=1))
 
 

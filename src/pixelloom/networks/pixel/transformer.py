@@ -1,14 +1,14 @@
-"""A transformer over pixels: a decoder reads an image as a sequence, pixel after pixel in raster order.
+"""A decoder-only transformer over the pixels of an image in raster order.
 
-    h_i = W x_{i-1} + position_i          (the pixel before: the input is shifted by one)
-    h   = h + P attention(Q norm(h), K norm(h), V norm(h))          attention over all positions up to i
-    h   = h + D gelu(U norm(h))                                     each position alone
+    h_i = W x_{i-1} + position_i                                    input shifted by one pixel
+    h   = h + P attention(Q norm(h), K norm(h), V norm(h))          over all positions up to i
+    h   = h + D gelu(U norm(h))                                     at each position
 
-and so on, layer after layer; the parameters of pixel i are read off position i of the last. Norms stand before what
-they feed, so the short-cut is left alone.
+The last two lines are one layer, with norms before each branch (pre-norm). Position i of the last layer has the
+parameters of pixel i.
 
-Local attention, over the last rows only, makes the cost grow with the pixels instead of with their square. Layers that
-look back over all rows may stand between layers that do not.
+With local attention, over the last rows only, the cost is linear in the number of pixels instead of quadratic. Layers
+with attention over all rows may alternate with local ones.
 
 Source: Chen et al. 2020, "Generative Pretraining from Pixels" (ImageGPT), section 2.2; Parmar et al. 2018, "Image
 Transformer", section 3 (local attention); Su et al. 2021, "RoFormer" (rotary positions).
@@ -31,27 +31,27 @@ from pixelloom.networks.pixel.pixelcnn import Side
 
 
 class PixelTransformerConfig(BaseModel):
-    """What a pixel transformer looks like. The paper's smallest has 24 layers of 512 channels with 8 heads."""
+    """Configuration of a pixel transformer. The paper's smallest has 24 layers of 512 channels with 8 heads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: int = Field(64, ge=1, le=4096, description="features of every layer")
-    layers: int = Field(8, ge=1, le=256, description="number of layers, each attention and a small network")
-    heads: int = Field(2, ge=1, le=256, description="parts of the features that attend apart; divides channels")
-    hidden: int | None = Field(None, ge=1, le=16384, description="features inside a layer; 4 times channels if unset")
+    layers: int = Field(8, ge=1, le=256, description="number of layers, each attention and an MLP")
+    heads: int = Field(2, ge=1, le=256, description="attention heads; divides channels")
+    hidden: int | None = Field(None, ge=1, le=16384, description="features of the MLP; 4 times channels if unset")
     positions: Literal["learned", "rotary"] = Field(
-        "learned", description="learned row and column vectors, or those and rotations of queries and keys as well"
+        "learned", description="learned row and column vectors; rotary: with rotations of queries and keys as well"
     )
     first_kernel: Side = Field(
-        1, description="side of a mask A kernel that reads the image beside the shifted input; 1 for none"
+        1, description="side of a mask A kernel over the image, added to the shifted input; 1 for none"
     )
-    kernel: Side = Field(1, description="side of the mask B kernel that leads into the hidden features of a layer, odd")
+    kernel: Side = Field(1, description="side of the mask B kernel of the first layer of the MLP, odd")
     window: int | None = Field(None, ge=0, description="rows above its own that a position attends to; all if unset")
     every: int = Field(
-        0, ge=0, description="every so many-th layer attends to all rows whatever the window; 0 for none"
+        0, ge=0, description="each layer whose number is a multiple of this attends to all rows; 0 for none"
     )
-    activation: Literal["gelu", "silu"] = Field("gelu", description="of the hidden features of a layer")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of each branch's features dropped while training")
+    activation: Literal["gelu", "silu"] = Field("gelu", description="of the MLP")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability after each branch")
 
     @model_validator(mode="after")
     def _heads_divide_channels(self) -> PixelTransformerConfig:
@@ -62,15 +62,7 @@ class PixelTransformerConfig(BaseModel):
 
 
 class PixelTransformer(nn.Module):
-    """[B, C, H, W] pixels in model space -> [B, outputs, H, W] parameters, output position i reading pixels before i.
-
-    Args:
-        config: the layers.
-        spec: the images.
-        outputs: parameters a position, all image channels together; the head knows how many it needs.
-        groups: image channels that are ordered within a pixel, or 1 if a pixel's channels do not see each other.
-        classes: how many there are; 0 for a network that is not told any.
-    """
+    """Transformer layers over the shifted image; see :class:`pixelloom.networks.protocols.PixelNetwork`."""
 
     def __init__(
         self, config: PixelTransformerConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0
@@ -90,15 +82,7 @@ class PixelTransformer(nn.Module):
         self.output = Output(c, spec.channels, outputs, groups)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, outputs, H, W]
-
-        Args:
-            x: pixels in model space.
-            labels: int64 [B], ``classes`` for no class; None if, and only if, the network was built without classes.
-
-        Raises:
-            UsageError: for labels that are missing, or given to a network that knows no classes.
-        """
+        """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
         h = self.before(x)
         for context in self.context:
@@ -111,7 +95,7 @@ class PixelTransformer(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention over the positions up to here, then a small network at each position: [B, channels, H, W] -> same."""
+    """Causal attention, then an MLP at each position, both residual."""
 
     def __init__(self, config: PixelTransformerConfig, spec: ImageSpec, number: int, classes: int) -> None:
         super().__init__()
@@ -127,15 +111,15 @@ class Layer(nn.Module):
         self.activate = nn.SiLU() if config.activation == "silu" else nn.GELU()
         self.down = nn.Conv2d(hidden, c, 1)
         self.dropout = nn.Dropout(config.dropout)
-        # Both branches start at zero, so that a deep stack starts as the identity.
+        # Both branches are zero at first: a deep stack starts as the identity.
         for last in (self.outputs, self.down):
             nn.init.zeros_(last.weight)
 
     def forward(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        """[B, channels, H, W] -> same"""
+        """[B, channels, H, W], labels int64 [B] or None -> [B, channels, H, W]"""
         for bias in self.classes:
             h = h + bias(labels)
-        q, k, v = self.inputs(self.norm(h)).chunk(3, dim=1)
+        q, k, v = self.inputs(self.norm(h)).chunk(3, dim=1)  # [B, 3 * channels, H, W] -> 3 x [B, channels, H, W]
         h = h + self.dropout(self.outputs(self.attention(self.rotary(q), self.rotary(k), v)))
         out: Tensor = h + self.dropout(self.down(self.activate(self.up(self.inner_norm(h)))))
         return out
