@@ -1,6 +1,6 @@
 """The fast sampler against the plain loop and against one parallel pass, in one run.
 
-    python benchmarks/sampling.py --json [--network mnist-gray] [--batch 25] [--size 28] [--rounds 5] [--figure FILE]
+    python benchmarks/sampling.py --json [--network mnist-gray] [--batch 25] [--size 28] [--repeats 5] [--figure FILE]
 
 Options may be given several times: every combination is measured, one JSON object a line. A network is that of a
 recipe, with the channels and levels of its data.
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--network", choices=list(PIXEL_RUNS), action="append", help="a recipe's; default: all")
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--size", type=int, action="append", help="pixels a side")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cpu-time", action="store_true", help="count CPU time, for a machine that others use")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--figure", type=Path, help="draw seconds over image size to this PNG")
@@ -243,7 +243,7 @@ def main() -> None:
     rows = []
     names = args.network or [name for name in PIXEL_RUNS if name not in LARGE]
     for name, size, batch in itertools.product(names, args.size or [0], args.batch or [25]):
-        rows.append(in_a_process(name, batch, size or SIZES.get(name, 28), args.rounds, args.cpu_time))
+        rows.append(in_a_process(name, batch, size or SIZES.get(name, 28), args.repeats, args.cpu_time))
         row = rows[-1]
         theirs = row["tutorial_speedup"] and f"{row['tutorial_speedup']}x the tutorial's, "
         line = (

@@ -133,11 +133,11 @@ def measure(load: int, options: argparse.Namespace, cores: int) -> Iterator[dict
         runs = sampling(options.network, batch, options.size, cores)
         for run in runs.values():
             run()
-        yield summary(f"sample {options.network}, {batch} images", name, timed(runs, options.rounds))
+        yield summary(f"sample {options.network}, {batch} images", name, timed(runs, options.repeats))
     for network in options.train:
         before = torch.get_num_threads()
         runs, why = training(network, options.size, cores)
-        row = summary(f"train {network}", name, timed(runs, options.rounds))
+        row = summary(f"train {network}", name, timed(runs, options.repeats))
         torch.set_num_threads(before)
         yield row | {"threads": why}
 
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, action="append", help="images at a time; 25 and 256")
     parser.add_argument("--train", action="append", help="recipes to train; mnist-binary and best")
     parser.add_argument("--size", type=int, default=28, help="side of the images")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--load", choices=["idle", "busy", "both"], default="both")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -1,12 +1,11 @@
-"""Images per second of one round of training, against a straightforward rendering of the tutorial's, in one run.
+"""Images per second of a training step, compared with a plain implementation of the tutorial's step.
 
-    python benchmarks/training.py --json [--network mnist-gray] [--batch 128] [--rounds 5] [--cpu-time]
+    python benchmarks/training.py --json [--network mnist-gray] [--batch 128] [--repeats 5] [--cpu-time]
 
-The baselines stand in training_tutorials.py. Ours is the recipe's objective as the engine trains it, a round being one
-step of each optimizer: of the network for pixel models, of D and then of G for latent ones. Each variant lives in a
-process of its own, and all see the same random levels. Their rounds are interleaved, one process at a time, and the
-median round of each counts, so that a busy machine slows all alike. CPU time, with one thread, depends less on it.
-bf16 is measured where the processor has it.
+The baselines are in training_tutorials.py. Ours is the recipe's objective in the engine. A step updates each optimizer
+once: that of a pixel network, or those of D and G. Each variant has its own process, and all train on the same random
+levels. Their steps alternate, one process at a time, and the median counts, so that other load slows all variants
+equally. CPU time, with one thread, depends less on load. bf16 is measured if the processor supports it.
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ BATCHES = {"mnist-gray": 128, "mnist-binary": 128, "dcgan": 64, "sagan": 64}
 
 
 def precisions() -> tuple[str, ...]:
-    """Those that this processor has: the engine refuses bf16 where it would be emulated."""
+    """Return the precisions of this processor: the engine refuses emulated bf16."""
     return ("fp32", "bf16") if choose_precision(TrainConfig(), "cpu") == "bf16-mixed" else ("fp32",)
 
 
 def data(name: str, levels: torch.Tensor) -> Dataset:
-    """The levels as every split, repeated where they are too few to choose a model by, which nobody does here."""
+    """Return a data set with the levels as every split, repeated until they are enough for a KID, which is not used."""
     enough = np.resize(levels.numpy(), (max(len(levels), LEAST), *levels.shape[1:]))
     split = Split(enough, levels=IMAGES[name].levels)
     return Dataset("random", IMAGES[name], split, split, split)
 
 
 def train(name: str, precision: str, levels: torch.Tensor, batches: Iterator[Batch]) -> None:
-    """StepCounter of the recipe, one for each of ``batches``, with all that the engine does in a run but looking on."""
+    """Train the recipe for one step per batch, without hooks."""
     config = recipe(name)
     endless = {"epochs": None, "minutes": None, "images": 10**12}
     machine = {"batch": len(levels), "precision": precision, "device": "cpu"}
@@ -61,7 +60,7 @@ def train(name: str, precision: str, levels: torch.Tensor, batches: Iterator[Bat
 
 
 def serve(variant: str, name: str, batch: int, cpu_time: bool, pipe: Connection) -> None:
-    """A process that takes one round at each request and answers with its seconds, until the pipe is closed."""
+    """Run one step per request and answer with its seconds, until the pipe is closed."""
     torch.manual_seed(0)
     spec = IMAGES[name]
     levels = torch.randint(0, spec.levels, (batch, spec.channels, spec.height, spec.width), dtype=torch.uint8)
@@ -71,7 +70,7 @@ def serve(variant: str, name: str, batch: int, cpu_time: bool, pipe: Connection)
         while True:
             pipe.recv()
             start = clock()
-            yield Batch(levels, None)  # and back when the round is over
+            yield Batch(levels, None)  # resumed when the step is done
             pipe.send(clock() - start)
 
     with contextlib.suppress(EOFError):
@@ -83,8 +82,8 @@ def serve(variant: str, name: str, batch: int, cpu_time: bool, pipe: Connection)
             train(name, variant, levels, asked())
 
 
-def measure(name: str, batch: int, rounds: int, cpu_time: bool = False) -> list[dict[str, object]]:
-    """Interleaved rounds of all variants; the first warms up and does not count."""
+def measure(name: str, batch: int, repeats: int, cpu_time: bool = False) -> list[dict[str, object]]:
+    """Measure alternating steps of all variants, after one warm-up step of each."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     for variant in ("baseline", *precisions()):
@@ -93,11 +92,11 @@ def measure(name: str, batch: int, rounds: int, cpu_time: bool = False) -> list[
         other.close()
     seconds: dict[str, list[float]] = {variant: [] for variant in pipes}
     try:
-        for _ in range(rounds + 1):
+        for _ in range(repeats + 1):
             for variant, pipe in pipes.items():
                 pipe.send(True)
                 seconds[variant].append(pipe.recv())
-    finally:  # if one has failed too, or the others would wait for ever: the engine's handler keeps SIGTERM from them
+    finally:  # also after an error, else the others would wait forever: the engine's handler ignores SIGTERM in them
         for pipe in pipes.values():
             pipe.close()
     median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
@@ -110,7 +109,7 @@ def measure(name: str, batch: int, rounds: int, cpu_time: bool = False) -> list[
             "baseline_images_per_s": round(batch / median["baseline"], 4),
             "ratio": round(median["baseline"] / median[precision], 3),
             "clock": "cpu" if cpu_time else "wall",
-            "rounds": rounds,
+            "repeats": repeats,
             **facts(),
         }
         for precision in precisions()
@@ -118,16 +117,16 @@ def measure(name: str, batch: int, rounds: int, cpu_time: bool = False) -> list[
 
 
 def main() -> None:
-    """Print one line a network and precision."""
+    """Print one line per network and precision."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=list(IMAGES), action="append")
-    parser.add_argument("--batch", type=int, help="images of a round; default: as many as the tutorial's")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, help="images per step; default: as in the tutorial")
+    parser.add_argument("--repeats", type=int, default=5, help="measured steps")
     parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds; set OMP_NUM_THREADS=1")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
     args = parser.parse_args()
     for name in args.network or IMAGES:
-        for row in measure(name, args.batch or BATCHES[name], args.rounds, args.cpu_time):
+        for row in measure(name, args.batch or BATCHES[name], args.repeats, args.cpu_time):
             ours, base = row["ours_images_per_s"], row["baseline_images_per_s"]
             line = f"{name:13} {row['precision']}: {ours} images/s, baseline {base}, {row['ratio']}x"
             print(json.dumps(row) if args.json else line, flush=True)

@@ -1,10 +1,9 @@
-"""The tutorials' networks, losses and training steps, written plainly.
+"""Plain implementations of the tutorials' networks, losses and training steps.
 
-benchmarks/training.py compares the speed of the steps of four of them with ours, tests/test_tutorials.py the outputs of
-all. Pixel networks have whole kernels, the mask multiplied into ``weight.data`` at each forward pass. Latent ones send
-the gradient of D's step through G too, let D collect gradients in G's step, and have attention by two products and a
-softmax and spectral norm by ``torch.nn.utils.spectral_norm``. All are float32 in the default memory layout, trained by
-Adam as it comes.
+benchmarks/training.py compares the speed of four of them with ours, tests/test_tutorials.py the outputs of all. Pixel
+networks have whole kernels, with the mask multiplied into ``weight.data`` at each forward pass. GANs backpropagate the
+step of D through G too, accumulate gradients of D in the step of G, compute attention by two products and a softmax,
+and use ``torch.nn.utils.spectral_norm``. All are float32 in the default memory format, trained by Adam.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Step = Callable[[], None]
 
 
 class TutorialConv(nn.Conv2d):
-    """A whole kernel whose masked taps are zeroed in place at every pass."""
+    """A whole kernel whose masked taps are set to zero in place in every forward pass."""
 
     def __init__(self, mask: str, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
@@ -44,7 +43,7 @@ class TutorialConv(nn.Conv2d):
 class TutorialColorConv(TutorialConv):
     """The same for ordered channels: red, green and blue have a third of the features each, in this order.
 
-    Within a pixel, features of a color read the colors before it, under mask B their own too.
+    Within a pixel, features of a color read the colors before it, with mask B also their own.
     """
 
     def __init__(self, mask: str, inputs: int, outputs: int, kernel: int) -> None:
@@ -58,7 +57,7 @@ class TutorialColorConv(TutorialConv):
 
 
 class TutorialBottleneck(nn.Module):
-    """The second tutorial's residual block, with half the features inside."""
+    """The residual block of the second tutorial, a bottleneck of half the features."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -75,7 +74,7 @@ class TutorialBottleneck(nn.Module):
 
 
 class TutorialResidual(nn.Module):
-    """The third tutorial's residual block: three layers of one width, all masked, since color has masks at 1x1 too."""
+    """The residual block of the third tutorial: three layers of one width, all masked, since color masks 1x1 too."""
 
     def __init__(self, conv: type[TutorialConv], features: int) -> None:
         super().__init__()
@@ -140,7 +139,7 @@ def tutorial_pixel(name: str) -> nn.Module:
 
 
 def pixel_loss(out: Tensor, levels: Tensor, n_levels: int) -> Tensor:
-    """Mean nats a value of uint8 [B, C, H, W]: of one logit each, or of a softmax over levels, channel by channel."""
+    """Mean nats per value of uint8 [B, C, H, W], of one logit each or of a softmax over levels for each channel."""
     if out.shape == levels.shape:
         return F.binary_cross_entropy_with_logits(out, levels.to(out.dtype))
     batch, channels, height, width = levels.shape
@@ -151,7 +150,7 @@ def pixel_loss(out: Tensor, levels: Tensor, n_levels: int) -> Tensor:
 
 
 def third_loss(out: Tensor, levels: Tensor, n_levels: int) -> Tensor:
-    """The third tutorial's loss: nats summed over all values of the batch."""
+    """The loss of the third tutorial: nats summed over all values of the batch."""
     batch, channels, height, width = levels.shape
     log_p = F.log_softmax(out.view(batch, channels, n_levels, height, width), dim=2)
     return sum(
@@ -174,17 +173,17 @@ def pixel_step(network: nn.Module, levels: Tensor, n_levels: int) -> Step:
     return step
 
 
-# Latent networks, for gray images of 64x64
+# GANs, for gray images of 64x64
 
-GAN_NETWORKS = 20
-"""Numbers in the noise vector."""
+LATENT = 20
+"""Size of the latent vector."""
 
 WIDTHS = (512, 256, 128, 64)
 """Features from 4x4 to 32x32."""
 
 
 class TutorialAttention(nn.Module):
-    """x + gamma * attention(x), as most renderings of SAGAN have it."""
+    """x + gamma * attention(x), as in most implementations of SAGAN."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -208,7 +207,7 @@ class TutorialAttention(nn.Module):
 def tutorial_generator(sagan: bool) -> nn.Module:
     """[B, 20, 1, 1] -> [B, 1, 64, 64]; with spectral norm, and attention at 16x16 and 32x32, if it is SAGAN's."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(itertools.pairwise((GAN_NETWORKS, *WIDTHS))):
+    for i, (a, b) in enumerate(itertools.pairwise((LATENT, *WIDTHS))):
         conv = nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) if i else nn.ConvTranspose2d(a, b, 4)
         layers += [spectral_norm(conv) if sagan else conv, nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
         if sagan and i >= 2:
@@ -228,7 +227,7 @@ def tutorial_discriminator(sagan: bool) -> nn.Module:
 
 
 def d_loss(real: Tensor, fake: Tensor, hinge: bool) -> Tensor:
-    """Of logits [B] of real and of generated images: SAGAN's hinge, or DCGAN's cross entropy."""
+    """Loss of D from logits [B] of real and generated images: hinge (SAGAN) or cross entropy (DCGAN)."""
     if hinge:
         return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
     entropy = F.binary_cross_entropy_with_logits
@@ -236,12 +235,12 @@ def d_loss(real: Tensor, fake: Tensor, hinge: bool) -> Tensor:
 
 
 def g_loss(fake: Tensor, hinge: bool) -> Tensor:
-    """Of logits [B] of generated images."""
+    """Loss of G from logits [B] of generated images."""
     return -fake.mean() if hinge else F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
 
 
 class TutorialGame:
-    """G and D with a loss and an optimizer each; ``x`` is real images [B, 1, 64, 64] in [-1, 1]."""
+    """G and D, each with a loss and an optimizer; ``x`` are real images [B, 1, 64, 64] in [-1, 1]."""
 
     def __init__(self, sagan: bool) -> None:
         self.sagan = sagan
@@ -250,19 +249,19 @@ class TutorialGame:
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), 4e-4, (0.0, 0.9))
 
     def d_loss(self, x: Tensor, z: Tensor) -> Tensor:
-        """On real images and on those made of ``z`` [B, 20, 1, 1], which keep their graph."""
+        """Loss of D for real images and images generated from ``z`` [B, 20, 1, 1], with their graph."""
         real = self.discriminator(x).view(-1)
         fake = self.discriminator(self.generator(z)).view(-1)
         return d_loss(real, fake, hinge=self.sagan)
 
     def g_loss(self, z: Tensor) -> Tensor:
-        """On images made of ``z`` [B, 20, 1, 1]."""
+        """Loss of G for images generated from ``z`` [B, 20, 1, 1]."""
         return g_loss(self.discriminator(self.generator(z)).view(-1), hinge=self.sagan)
 
-    def round(self, x: Tensor) -> None:
-        """A step of D, then one of G."""
-        self._step(self.d_loss(x, torch.randn(len(x), GAN_NETWORKS, 1, 1)), self.d_optimizer)
-        self._step(self.g_loss(torch.randn(len(x), GAN_NETWORKS, 1, 1)), self.g_optimizer)
+    def step(self, x: Tensor) -> None:
+        """Update D, then G."""
+        self._step(self.d_loss(x, torch.randn(len(x), LATENT, 1, 1)), self.d_optimizer)
+        self._step(self.g_loss(torch.randn(len(x), LATENT, 1, 1)), self.g_optimizer)
 
     def _step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         self.g_optimizer.zero_grad()
@@ -272,9 +271,9 @@ class TutorialGame:
 
 
 def latent_step(game: TutorialGame, levels: Tensor) -> Step:
-    """One round of a latent network."""
+    """Return the step of a GAN."""
     x = levels.float() / 127.5 - 1
-    return lambda: game.round(x)
+    return lambda: game.step(x)
 
 
 # All of them
@@ -285,11 +284,11 @@ IMAGES = {
     "dcgan": ImageSpec(1, 64, 64, 256),
     "sagan": ImageSpec(1, 64, 64, 256),
 }
-"""What each is trained on."""
+"""Training images of each."""
 
 
 def tutorial_step(name: str, levels: Tensor) -> Step:
-    """A tutorial's step on images uint8 [B, C, H, W] of ``IMAGES[name]``: each call takes one."""
+    """Return a function that runs one step of a tutorial on images uint8 [B, C, H, W] of ``IMAGES[name]``."""
     match name:
         case "mnist-gray":
             return pixel_step(tutorial_gray(), levels, 256)

@@ -68,7 +68,7 @@ def test_the_benchmark_of_threads_measures_each_setting_in_turn(
     monkeypatch.setattr(threads, "SHORTEST", 0.0)
     monkeypatch.setattr(threads, "usable", lambda: 2)
     chosen = threads.sharding.shard_count
-    arguments = ["--json", "--load", "idle", "--rounds", "1", "--network", "best", "--size", "8", "--batch", "2"]
+    arguments = ["--json", "--load", "idle", "--repeats", "1", "--network", "best", "--size", "8", "--batch", "2"]
     monkeypatch.setattr(sys, "argv", ["threads.py", *arguments, "--train", "made"])
     threads.main()
     assert threads.sharding.shard_count is chosen
@@ -93,7 +93,7 @@ def test_the_benchmark_of_threads_measures_each_setting_in_turn(
 def test_the_sampling_benchmark_prints_consistent_figures_and_a_figure(tmp_path: Path) -> None:
     done = subprocess_of(
         "benchmarks/sampling.py", "--json", "--network", "rgb", "--size", "8", "--batch", "1", "--batch", "2",
-        "--rounds", "1", "--figure", str(tmp_path / "cost.png"),
+        "--repeats", "1", "--figure", str(tmp_path / "cost.png"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = lines(done.stdout)

@@ -45,8 +45,8 @@ def test_both_recipes_of_a_network_are_measured_on_test_images(
         reference = Reference(data.test.all()[0], data.train.all()[0])
         samples = model.sample(len(data.test), seed=1)
         (kid,) = measure(samples, reference, data.spec.levels, metrics=["kid"], source="digits")
-        assert row["figures"]["kid-random"]["value"] == pytest.approx(kid.value)
-        assert row["figures"]["kid-random"]["n"] == len(data.test) == 269
+        assert row["metrics"]["kid-random"]["value"] == pytest.approx(kid.value)
+        assert row["metrics"]["kid-random"]["n"] == len(data.test) == 269
     assert gans.main(options) == 0
     said = capsys.readouterr()
     assert said.out == "", "what is there is not done again"
@@ -55,7 +55,7 @@ def test_both_recipes_of_a_network_are_measured_on_test_images(
 
 def test_the_table_has_means_and_ranges_over_seeds(gans: ModuleType) -> None:
     found = [
-        {"recipe": recipe, "kept": "last", "images": n, "figures": {"kid-x": {"value": value, "baseline": 0.5}}}
+        {"recipe": recipe, "kept": "last", "images": n, "metrics": {"kid-x": {"value": value, "baseline": 0.5}}}
         for recipe, n, values in (
             ("dcgan-tutorial", 20_000, (4.0, 5.0, 9.0)),
             ("dcgan", 20_000, (1.0, 1.0, 1.0)),

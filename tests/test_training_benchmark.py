@@ -1,4 +1,4 @@
-"""benchmarks/training.py: its figures, and that the tutorials' steps compute what ours do."""
+"""benchmarks/training.py: its results, and that the tutorials' steps compute what ours do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def training() -> ModuleType:
 @pytest.mark.slow
 def test_the_training_benchmark_prints_one_object_a_line(training: ModuleType) -> None:
     """Of one network, since each variant is a process that imports torch, which takes long on a busy machine."""
-    few = ["--json", "--batch", "2", "--rounds", "1", "--network", "mnist-binary"]
+    few = ["--json", "--batch", "2", "--repeats", "1", "--network", "mnist-binary"]
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "training.py", *few],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -44,7 +44,7 @@ def test_the_training_benchmark_prints_one_object_a_line(training: ModuleType) -
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["network"], row["precision"]) for row in rows] == [("mnist-binary", p) for p in training.precisions()]
     for row in rows:
-        assert (row["batch"], row["rounds"], row["clock"]) == (2, 1, "wall")
+        assert (row["batch"], row["repeats"], row["clock"]) == (2, 1, "wall")
         assert row["ours_images_per_s"] > 0
         assert row["ratio"] == pytest.approx(row["ours_images_per_s"] / row["baseline_images_per_s"], rel=0.01)
 
@@ -70,7 +70,7 @@ def test_every_network_is_measured_in_the_tutorials_batches(
 
 
 @pytest.mark.parametrize("name", ["mnist-gray", "mnist-binary", "dcgan", "sagan"])
-def test_each_variant_answers_each_request_when_its_round_is_over(
+def test_each_variant_answers_each_request_when_its_step_is_done(
     name: str, training: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, with a clock that counts the optimizers' steps in place of seconds."""
@@ -81,7 +81,7 @@ def test_each_variant_answers_each_request_when_its_round_is_over(
         steps += 1
 
     class Pipe:
-        """Asks for three rounds."""
+        """Requests three steps."""
 
         def __init__(self) -> None:
             self.asked, self.answers = 0, []
@@ -172,7 +172,7 @@ def gradients(network: torch.nn.Module) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["dcgan", "sagan"])
 def test_the_tutorials_game_is_ours(name: str, tutorials: ModuleType, training: ModuleType) -> None:
-    """In both steps the same loss and gradients from the same weights, pictures and noise."""
+    """In both steps the same loss and gradients from the same weights, images and noise."""
     levels = torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8)
     config = recipe(f"{name}-tutorial")
     objective = set_up(config, training.data(name, levels)).objective()
@@ -186,7 +186,7 @@ def test_the_tutorials_game_is_ours(name: str, tutorials: ModuleType, training: 
         torch.manual_seed(3)
         ours, _ = phase.loss(Batch(levels, None))
         torch.manual_seed(3)
-        theirs = step(torch.randn(4, tutorials.GAN_NETWORKS, 1, 1))
+        theirs = step(torch.randn(4, tutorials.LATENT, 1, 1))
         assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
         phase.module.zero_grad()
         network.zero_grad()
@@ -200,7 +200,7 @@ def test_the_tutorials_game_is_ours(name: str, tutorials: ModuleType, training: 
 def test_the_tutorials_step_of_d_reaches_g(tutorials: ModuleType) -> None:
     """What ours leaves out: without it the comparison would be with less than the tutorials do."""
     game = tutorials.TutorialGame(sagan=False)
-    x, z = torch.zeros(2, 1, 64, 64), torch.randn(2, tutorials.GAN_NETWORKS, 1, 1)
+    x, z = torch.zeros(2, 1, 64, 64), torch.randn(2, tutorials.LATENT, 1, 1)
     game.d_loss(x, z).backward()
     assert all(parameter.grad.any() for parameter in game.generator[0].parameters() if parameter.ndim > 1)
     game.discriminator.zero_grad()
