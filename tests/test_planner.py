@@ -1,21 +1,24 @@
-"""What the fast sampler computes at each step and where it keeps it: every value once, no place twice."""
+"""The plan: every value is computed once and at its step, no two share an address, and shapes alone decide."""
 
 from __future__ import annotations
 
+import ast
 import itertools
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from checks import check_every_logit, check_fast_is_plain
 from fast_toys import TALL, double, of_size, poisoned
+from pixelloom import sampling
 from pixelloom.core.types import ImageSpec
 from pixelloom.models.pixel import PixelModel
 from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
@@ -28,6 +31,7 @@ from pixelloom.sampling.fast.runtime import Runtime
 from pixelloom.sampling.fast.sampler import make_plan
 from pixelloom.sampling.fast.wavefronts import Segment, Wavefront, cut, ranges_of, sweep_of
 from settings import CONFIGS, ORDERED, Setting
+from test_shared_models import CLASSES, GATED, GRAY, model_of
 
 each_config = pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
 Grid = np.ndarray[Any, Any]
@@ -46,7 +50,7 @@ def positions_of(segments: tuple[Segment, ...]) -> list[tuple[int, int]]:
 
 @st.composite
 def grids(draw: st.DrawFn, values: int) -> Grid:
-    """Whole numbers on a small grid, -1 included."""
+    """Integers on a small grid, -1 included."""
     height, width = draw(st.integers(1, 7)), draw(st.integers(1, 7))
     flat = draw(st.lists(st.integers(-1, values), min_size=height * width, max_size=height * width))
     return np.array(flat, np.int64).reshape(height, width)
@@ -66,8 +70,7 @@ def test_segments_hold_each_position_once_and_in_order(marks: Grid) -> None:
 
 @examples(200)
 @given(grids(5))
-def test_waves_hold_each_position_at_its_step(ready: Grid) -> None:
-    assume((ready != NEVER).any())
+def test_sweeps_hold_each_position_at_its_step(ready: Grid) -> None:
     sweep = sweep_of(ready)
     found = np.full_like(ready, NEVER)
     for step, segments in sweep.segments.items():
@@ -89,16 +92,16 @@ def test_the_wavefront_of_a_masked_convolution_is_one_line() -> None:
 
 @examples(200)
 @given(st.sets(st.integers(0, 30), min_size=1))
-def test_runs_are_the_columns_and_their_places(columns: set[int]) -> None:
+def test_ranges_are_the_columns_and_their_indices(columns: set[int]) -> None:
     ascending = sorted(columns)
-    runs = ranges_of(np.array(ascending))
-    assert [c for run, _ in runs for c in range(run.start, run.stop)] == ascending
-    assert [i for _, place in runs for i in range(place.start, place.stop)] == list(range(len(ascending)))
-    assert all(run.stop - run.start == place.stop - place.start for run, place in runs)
-    assert all(one.stop < other.start for (one, _), (other, _) in itertools.pairwise(runs))
+    ranges = ranges_of(np.array(ascending))
+    assert [c for found, _ in ranges for c in range(found.start, found.stop)] == ascending
+    assert [i for _, indices in ranges for i in range(indices.start, indices.stop)] == list(range(len(ascending)))
+    assert all(found.stop - found.start == indices.stop - indices.start for found, indices in ranges)
+    assert all(one.stop < other.start for (one, _), (other, _) in itertools.pairwise(ranges))
 
 
-# Parts
+# Feature groups
 
 
 def plan_of(model: PixelModel, known: Grid | None = None) -> Plan:
@@ -144,7 +147,7 @@ def test_pixels_are_drawn_once_and_one_step_before_they_are_read(setting: Settin
     assert plan.schedule.steps == times.max() + 1
 
 
-# Where values are kept
+# Layout of caches
 
 
 @st.composite
@@ -172,14 +175,14 @@ def cache_of(layout: CacheLayout, images: int) -> Cache:
 
 @examples(100)
 @given(layouts())
-def test_no_two_values_share_a_place_and_none_lies_in_a_margin(made: tuple[CacheLayout, int, int]) -> None:
+def test_no_two_values_share_an_address_and_none_lies_in_a_margin(made: tuple[CacheLayout, int, int]) -> None:
     layout, height, images = made
     cache = cache_of(layout, images)
     places = torch.arange(cache.flat.numel()).double().view_as(cache.flat)
     cache.flat.copy_(places)
     seen = torch.stack([cache.line(y).clone() for y in range(height)])
     assert seen.unique().numel() == seen.numel() == height * images * layout.width * layout.features
-    # What lies beyond an edge is the place of no value.
+    # No value has the address of a position beyond an edge.
     for y, x, i in itertools.product(
         range(-layout.top, height + layout.bottom), range(-layout.margin, layout.width + layout.margin), range(images)
     ):
@@ -223,7 +226,7 @@ def test_views_are_the_values_at_each_position_and_zeros_beyond_the_edge(
 
 @examples(100)
 @given(layouts(), st.data())
-def test_what_is_written_is_read_and_nothing_else_changes(
+def test_reads_return_what_was_written_and_nothing_else_changes(
     made: tuple[CacheLayout, int, int], data: st.DataObject
 ) -> None:
     layout, height, images = made
@@ -244,7 +247,7 @@ def test_what_is_written_is_read_and_nothing_else_changes(
     assert not cache.flat.any(), "a margin was written"
 
 
-# What is read has been written
+# Live ranges
 
 
 @each_config
@@ -259,7 +262,7 @@ def test_nothing_is_read_before_it_is_written(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 19, 33])
-def test_rows_are_released_when_nobody_reads_them_again(rows: int) -> None:
+def test_rows_are_released_after_their_last_reader(rows: int) -> None:
     model = double(TALL)
     mask = torch.arange(40)[:, None] < rows
     given = torch.randint(0, 2, (1, 1, 40, 3), dtype=torch.uint8)
@@ -309,8 +312,8 @@ def test_memory_of_an_image_is_what_is_allocated(setting: Setting, dtype: torch.
     assert 0 < at_once < sampler.bytes_per_image / 2
 
 
-def test_values_of_the_busiest_step() -> None:
-    """Counted over all parts, step by step."""
+def test_values_of_the_largest_step() -> None:
+    """Counted over all features, step by step."""
     plan = plan_of(CONFIGS["gated-rgb-20"].fresh())
     held: Counter[int] = Counter()
     for number in range(1, len(plan.nodes)):
@@ -324,7 +327,7 @@ def test_memory_of_a_tall_image_is_that_of_the_rows_alive(name: str) -> None:
     channels = CONFIGS[name].image.channels
 
     def values(height: int) -> tuple[int, int]:
-        """What the caches hold of features, and what they would hold of all rows."""
+        """Features in the caches, and how many they would be with all rows."""
         plan = plan_of(of_size(name, height, 16).fresh())
         features = [layout for node, layout in plan.caches.items() if node]
         whole = sum((c.top + height + c.bottom) * c.pitch * c.features for c in features)
@@ -345,3 +348,54 @@ def test_a_batch_is_as_large_as_its_memory_allows(monkeypatch: pytest.MonkeyPatc
     assert sampler.batch(3) == 3
     monkeypatch.setattr(fast, "MEMORY", 1)
     assert sampler.batch(3) == 1
+
+
+# What a plan depends on
+
+
+def described(plan: Plan) -> dict[str, Any]:
+    """All that a plan says of steps and places."""
+    return {
+        "sweeps": [sweep.segments for sweep in plan.sweeps],
+        "groups": [(g.node, g.columns.tolist(), g.sweep, g.slot) for groups in plan.feature_groups for g in groups],
+        "gathers": {
+            slot: [
+                (g.node, g.columns.tolist(), g.slot, None if g.within is None else g.within.tolist()) for g in gathers
+            ]
+            for slot, gathers in plan.gathers.items()
+        },
+        "pixels": [(sweep, channels, columns.tolist()) for sweep, channels, columns in plan.pixel_groups],
+        "caches": plan.caches,
+        "memory": (plan.values_per_image(), plan.peak_values_per_image(), plan.grain),
+        "conditioned": plan.conditioned,
+    }
+
+
+def test_a_plan_depends_on_shapes_alone() -> None:
+    """Other weights and other values of the conditioning give the same plan; another shape gives another one."""
+    one, other = (model_of("gated-pixelcnn", GATED, classes=CLASSES, condition="downsample@2") for _ in range(2))
+    for parameter in other.network.parameters():
+        torch.nn.init.normal_(parameter)
+    plans = [
+        make_plan(
+            model.network,
+            model.head,
+            model.spec,
+            conditioning={"labels": torch.tensor([label]), "condition": torch.full((1, 1, *size), value).double()},
+        )
+        for model, label, value, size in (
+            (one, 0, 0.0, (GRAY.height, GRAY.width)),
+            (other, CLASSES, 0.7, (GRAY.height, GRAY.width)),
+            (one, 0, 0.0, (1, 1)),
+        )
+    ]
+    assert described(plans[0]) == described(plans[1])
+    assert described(plans[0])["memory"] != described(plans[2])["memory"]
+
+
+def test_no_sampler_identifies_an_object_by_its_address() -> None:
+    """An address may serve the next object: what ``id`` or ``data_ptr`` says of one may be true of another later."""
+    for path in sorted(Path(sampling.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.Name) and node.id == "id"), f"{path.name}:{node.lineno}"
+            assert not (isinstance(node, ast.Attribute) and node.attr == "data_ptr"), f"{path.name}:{node.lineno}"

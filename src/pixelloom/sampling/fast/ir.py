@@ -48,7 +48,7 @@ class Constants:
 
     def __init__(self, conditioning: Conditioning | None = None) -> None:
         self.conditioning: Conditioning = conditioning or {}
-        self._values: dict[int, Any] = {}
+        self._values: dict[Constant, Any] = {}
 
     def resolve(self, value: Any) -> Any:
         """Replace constants by their values, inside any nesting."""
@@ -59,9 +59,9 @@ class Constants:
         self._values.clear()
 
     def _value(self, constant: Constant) -> Any:
-        if id(constant) not in self._values:  # the nodes keep constants alive, so an id is never reused
-            self._values[id(constant)] = constant.value(self)
-        return self._values[id(constant)]
+        if constant not in self._values:
+            self._values[constant] = constant.value(self)
+        return self._values[constant]
 
 
 @dataclass(frozen=True)
