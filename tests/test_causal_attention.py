@@ -237,7 +237,7 @@ def model_of(size: Size = (5, 6), seed: int = 0, **options: object) -> PixelMode
 @each_own
 @each_limit
 @pytest.mark.parametrize("shared", [True, False])
-def test_fast_pictures_are_the_plain_ones(own: bool, above: int | None, shared: bool) -> None:
+def test_fast_images_equal_the_plain_ones(own: bool, above: int | None, shared: bool) -> None:
     for size in ((5, 6), (1, 7), (7, 1)):
         model = model_of(size, own=own, above=above, shared=shared)
         with poisoned():

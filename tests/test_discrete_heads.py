@@ -86,7 +86,7 @@ def test_gradient_is_probability_minus_truth(head: Head) -> None:
 
 @each_head
 def test_low_precision_ends_at_the_head(head: Head) -> None:
-    """Parameters in bf16 give what the same numbers in float32 give, and figures in float32 and float64."""
+    """Parameters in bf16 give the same as in float32, and results are float32 and float64."""
     spec = spec_of(head)
     low = (5 * torch.randn(2, head.outputs, 2, 3)).bfloat16()
     x = torch.randint(0, spec.levels, (2, *spec.shape)).byte()

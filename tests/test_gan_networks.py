@@ -1,4 +1,4 @@
-"""Networks that make and judge images: sizes and ranges, the papers' counts and equations, gradients, classes."""
+"""Generators and discriminators: sizes and ranges, the papers' counts and equations, gradients, classes."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_projection_is_its_equation() -> None:
 
 
 def test_sngan_blocks_are_the_papers() -> None:
-    """Short-cuts after the change of size, where the paper has them and the network, cheaper, before or after."""
+    """Skip connections after the change of size, where the paper has them and the network, cheaper, before or after."""
     with double():
         up = awake(UpBlock(4, 6, 3)).eval()
         x, labels = torch.randn(2, 4, 3, 3), torch.tensor([2, 0])
@@ -325,7 +325,7 @@ def test_sngan_blocks_are_the_papers() -> None:
             assert torch.equal(x, before)
 
 
-def test_sngan_judges_by_sums_over_positions() -> None:
+def test_sngan_discriminator_sums_over_positions() -> None:
     network = awake(pair("sngan", 32, classes=3)[1]).eval()
     x, labels = torch.randn(2, 1, 32, 32), torch.tensor([1, 2])
     h = network.blocks(x)
@@ -350,8 +350,8 @@ def test_r3gan_block_and_conditioning_are_their_equations() -> None:
         torch.testing.assert_close(block(x), x + h)
 
         z = torch.randn(2, 5)
-        told = torch.cat([z, generator.embedding.weight[labels]], dim=1)
-        h = torch.einsum("cyx,ci,bi->bcyx", generator.basis, generator.first.weight, told)
+        inputs = torch.cat([z, generator.embedding.weight[labels]], dim=1)
+        h = torch.einsum("cyx,ci,bi->bcyx", generator.basis, generator.first.weight, inputs)
         h = generator.stages[0](h)
         for change, blocks in zip(generator.widths, generator.stages[1:], strict=True):
             h = blocks(F.interpolate(change(h), scale_factor=2, mode="bilinear", align_corners=False))

@@ -1,4 +1,4 @@
-"""Gated PixelCNN: by the paper's words, no blind spot, classes and pictures to go by; classes for PixelCNN as well."""
+"""Gated PixelCNN: by the paper's words, no blind spot; conditioning on classes and images; classes of PixelCNN."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def model_of(world: World, seed: int = 0) -> PixelModel:
     return model
 
 
-class Told(nn.Module):
-    """A network with the same label and picture for every image of a batch."""
+class Conditioned(nn.Module):
+    """A network with the same label and conditioning image for every image of a batch."""
 
     def __init__(self, network: nn.Module, label: int | None = None, condition: Tensor | None = None) -> None:
         super().__init__()
         self.network, self.label, self.condition = network, label, condition
 
     def given(self, n: int) -> dict[str, Tensor]:
-        """What the network is told about n images."""
+        """The conditioning of n images."""
         labels = {} if self.label is None else {"labels": torch.full((n,), self.label)}
         return labels if self.condition is None else labels | {"condition": self.condition.expand(n, -1, -1, -1)}
 
@@ -79,15 +79,15 @@ class Told(nn.Module):
 
 
 def conditional(world: World, classes: int = 4, condition: int = 2, seed: int = 0) -> tuple[nn.Module, Head]:
-    """A network that is told a class and a picture, in float64, and its head."""
+    """A network conditioned on a class and an image, in float64, and its head."""
     config, head_config, image = world
     head = make_head(head_config, image)
     options = {"outputs": head.outputs, "groups": head.groups, "classes": classes, "condition": condition}
     return live(GatedPixelCNN(config, image, **options), seed).double().eval(), head
 
 
-def picture(spec: ImageSpec, n: int, channels: int = 2) -> Tensor:
-    """To condition on, [n, channels, H, W]."""
+def contexts(spec: ImageSpec, n: int, channels: int = 2) -> Tensor:
+    """Conditioning images [n, channels, H, W]."""
     generator = torch.Generator().manual_seed(5)
     return torch.randn(n, channels, spec.height, spec.width, generator=generator, dtype=torch.float64)
 
@@ -96,7 +96,7 @@ def picture(spec: ImageSpec, n: int, channels: int = 2) -> Tensor:
 
 
 def dependences(network: nn.Module, spec: ImageSpec, expected: Bools) -> Bools:
-    """Where a gradient is not zero, [C * H * W, C * H * W], for some of a few random weights and pictures."""
+    """Where a gradient is not zero, [C * H * W, C * H * W], for some of a few random weights and images."""
     seen = np.zeros_like(expected)
     for seed in range(9):
         seen |= jacobian(live(network, seed).eval(), spec, seed) != 0
@@ -113,12 +113,12 @@ def test_is_autoregressive(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["Bernoulli", "ordered", "independent", "a row"])
-def test_is_autoregressive_whatever_it_is_told(name: str) -> None:
+def test_is_autoregressive_under_any_conditioning(name: str) -> None:
     _, _, spec = WORLDS[name]
     network, head = conditional(WORLDS[name])
-    told = Told(network, 2, picture(spec, 1))
-    Dataflow(network, spec.shape, head.groups, told.given(1)).check()
-    assert_autoregressive(told, spec, groups=head.groups, by="gradient")
+    conditioned = Conditioned(network, 2, contexts(spec, 1))
+    Dataflow(network, spec.shape, head.groups, conditioned.given(1)).check()
+    assert_autoregressive(conditioned, spec, groups=head.groups, by="gradient")
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def gate(a: Array) -> Array:
 
 
 def by_the_paper(
-    p: dict[str, Array], config: GatedPixelCNNConfig, groups: int, x: Array, label: int, picture: Array
+    p: dict[str, Array], config: GatedPixelCNNConfig, groups: int, x: Array, label: int, context: Array
 ) -> Array:
     """[C, H, W] -> [outputs, H, W], by loops."""
-    s = picture
+    s = context
     for k, side in enumerate(config.condition_kernels):
         r = side // 2
         s = summed(s, p[f"spatial.{2 * k}.weight"], p[f"spatial.{2 * k}.bias"], -r, -r)
@@ -234,12 +234,12 @@ def test_follows_the_equations(name: str) -> None:
     config, _, spec = WORLDS[name]
     network, head = conditional(WORLDS[name])
     x = torch.randn(3, *spec.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    labels, condition = torch.tensor([3, 0, 4]), picture(spec, 3)
+    labels, condition = torch.tensor([3, 0, 4]), contexts(spec, 3)
     found = network(x, labels, condition).detach().numpy()
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     assert np.abs(found).max() > 0.5
-    for image, label, told, out in zip(x, labels, condition, found, strict=True):
-        expected = by_the_paper(weights, config, head.groups, image.numpy(), int(label), told.numpy())
+    for image, label, context, out in zip(x, labels, condition, found, strict=True):
+        expected = by_the_paper(weights, config, head.groups, image.numpy(), int(label), context.numpy())
         np.testing.assert_allclose(out, expected, rtol=1e-9, atol=1e-10)
 
 
@@ -267,13 +267,13 @@ def test_probabilities_of_all_images_sum_to_one(world: World) -> None:
     check_world_sums_to_one(model_of(world))
 
 
-def test_probabilities_sum_to_one_for_every_class_and_picture() -> None:
+def test_probabilities_sum_to_one_for_every_class_and_image() -> None:
     network, head = conditional((SMALL, ORDERED, BINARY_WORLD))
     images = all_images(BINARY_WORLD)
     x = to_model(images, 2, Scaling.symmetric()).double()
     tables = []
-    for label, told in itertools.product(range(5), picture(BINARY_WORLD, 2)):
-        params = network(x, torch.full((16,), label), told.expand(16, -1, -1, -1))
+    for label, context in itertools.product(range(5), contexts(BINARY_WORLD, 2)):
+        params = network(x, torch.full((16,), label), context.expand(16, -1, -1, -1))
         tables.append(head.table(params).gather(2, images[:, :, None].long()).flatten(1).prod(1).detach())
     found = torch.stack(tables)
     torch.testing.assert_close(found.sum(1), torch.ones(10, dtype=torch.float64), rtol=1e-12, atol=0)
@@ -284,7 +284,7 @@ def test_probabilities_sum_to_one_for_every_class_and_picture() -> None:
 
 
 @each_world
-def test_fast_pictures_are_the_plain_ones(world: World) -> None:
+def test_fast_images_equal_the_plain_ones(world: World) -> None:
     model = model_of(world)
     with poisoned():
         images = check_fast_is_plain(model, n=3)
@@ -303,7 +303,7 @@ def test_partly_known_images(name: str, place: str) -> None:
 
 
 def drawn(network: nn.Module, head: Head, spec: ImageSpec, given: dict[str, Tensor], n: int, seed: int = 0) -> Tensor:
-    """Pictures of the fast sampler, once they are those of the plain loop."""
+    """Images of the fast sampler, once they are those of the plain loop."""
 
     def model_space(levels: Tensor) -> Tensor:
         return to_model(levels, spec.levels, Scaling.symmetric()).double()
@@ -319,55 +319,55 @@ def drawn(network: nn.Module, head: Head, spec: ImageSpec, given: dict[str, Tens
 
 
 @each_world
-def test_fast_pictures_of_classes_and_after_pictures(world: World) -> None:
-    """Each image has its own label and picture; other labels, other pictures."""
+def test_fast_images_of_classes_and_conditioning_images(world: World) -> None:
+    """Each image has its own label and image; others give other images."""
     spec = world[2]
     network, head = conditional(world)
-    labels, condition = torch.tensor([3, 0, 4, 1, 2]), picture(spec, 5)
+    labels, condition = torch.tensor([3, 0, 4, 1, 2]), contexts(spec, 5)
     images = drawn(network, head, spec, {"labels": labels, "condition": condition}, 5)
     for other in ({"labels": labels.flip(0)}, {"condition": condition.flip(0)}):
         changed = drawn(network, head, spec, {"labels": labels, "condition": condition} | other, 5)
         assert spec.dims < 10 or not torch.equal(changed, images)
 
 
-@pytest.mark.parametrize(("classes", "condition"), [(4, 0), (0, 2)], ids=["class", "picture"])
+@pytest.mark.parametrize(("classes", "condition"), [(4, 0), (0, 2)], ids=["class", "image"])
 @pytest.mark.parametrize("name", ["Bernoulli", "ordered"])
-def test_fast_pictures_after_one_thing_alone(name: str, classes: int, condition: int) -> None:
+def test_fast_images_after_one_thing_alone(name: str, classes: int, condition: int) -> None:
     spec = WORLDS[name][2]
     network, head = conditional(WORLDS[name], classes, condition)
-    one_for_all = picture(spec, 1)
+    one_for_all = contexts(spec, 1)
     for seed in range(2):
         drawn(network, head, spec, {"labels": torch.tensor([1, 4])} if classes else {"condition": one_for_all}, 2, seed)
 
 
-@pytest.mark.parametrize(("classes", "condition"), [(4, 0), (0, 2)], ids=["class", "picture"])
-def test_fast_pictures_need_something_for_each_image(classes: int, condition: int) -> None:
+@pytest.mark.parametrize(("classes", "condition"), [(4, 0), (0, 2)], ids=["class", "image"])
+def test_fast_images_need_something_for_each_image(classes: int, condition: int) -> None:
     spec = WORLDS["Bernoulli"][2]
     network, head = conditional(WORLDS["Bernoulli"], classes, condition)
-    given = {"labels": torch.tensor([1, 4])} if classes else {"condition": picture(spec, 2)}
+    given = {"labels": torch.tensor([1, 4])} if classes else {"condition": contexts(spec, 2)}
     with pytest.raises(UsageError, match="what is given is for 2 images, a batch has 4"):
         drawn(network, head, spec, given, 4)
 
 
-# What it is told
+# Conditioning
 
 
-def test_a_picture_may_be_read_anywhere_at_any_time() -> None:
+def test_any_pixel_of_a_conditioning_image_may_be_read() -> None:
     """Also to the right of a pixel and below, as far as its own convolutions reach."""
     spec = ImageSpec(1, 7, 7, 2)
     config = SMALL.model_copy(update={"layers": 1, "condition_kernels": (3, 3)})
     network, _ = conditional((config, BERNOULLI, spec))
-    told = picture(spec, 1).requires_grad_()
-    network(torch.zeros(1, 1, 7, 7, dtype=torch.float64), torch.tensor([0]), told)[0, 0, 3, 3].backward()
-    assert told.grad is not None
-    field = (told.grad != 0).any(1)[0].int()
+    context = contexts(spec, 1).requires_grad_()
+    network(torch.zeros(1, 1, 7, 7, dtype=torch.float64), torch.tensor([0]), context)[0, 0, 3, 3].backward()
+    assert context.grad is not None
+    field = (context.grad != 0).any(1)[0].int()
     expected = torch.zeros(7, 7, dtype=torch.int32)
     expected[1:6, 1:6] = 1
     assert torch.equal(field, expected)
 
 
-def test_before_training_nothing_that_it_is_told_matters() -> None:
-    """A network starts as one that is told nothing; the same layers are drawn for the same seed."""
+def test_before_training_conditioning_does_not_matter() -> None:
+    """A network starts as an unconditional one; the same seed gives the same layers."""
     spec, x = ImageSpec(1, 5, 5, 2), torch.randn(2, 1, 5, 5)
     network = GatedPixelCNN(SMALL, spec, outputs=1, groups=1, classes=3, condition=2)
     nn.init.normal_(network.output.weight)
@@ -380,26 +380,26 @@ def test_what_is_missing_or_unknown_is_refused() -> None:
     spec, x = ImageSpec(1, 4, 4, 2), torch.zeros(1, 1, 4, 4)
     labels, condition = torch.tensor([0]), torch.zeros(1, 2, 4, 4)
     plain = GatedPixelCNN(SMALL, spec, outputs=1, groups=1)
-    told = GatedPixelCNN(SMALL, spec, outputs=1, groups=1, classes=3, condition=2)
+    conditioned = GatedPixelCNN(SMALL, spec, outputs=1, groups=1, classes=3, condition=2)
     with pytest.raises(UsageError, match="labels: this network was built without labels"):
         plain(x, labels)
     with pytest.raises(UsageError, match="condition: this network was built without condition"):
         plain(x, condition=condition)
     with pytest.raises(UsageError, match="labels: this network was built with labels and must be given them"):
-        told(x, condition=condition)
+        conditioned(x, condition=condition)
     with pytest.raises(UsageError, match="condition: this network was built with condition and must be given"):
-        told(x, labels)
+        conditioned(x, labels)
     with pytest.raises(UsageError, match="labels: this network was built with labels and must be given them"):
-        Dataflow(told, spec.shape, conditioning={"condition": condition})
+        Dataflow(conditioned, spec.shape, conditioning={"condition": condition})
 
 
-def test_the_configuration_may_say_that_there_is_a_picture() -> None:
-    spec, x, labels, told = BINARY_WORLD, torch.randn(2, 1, 2, 2), torch.tensor([3, 0]), torch.randn(2, 2, 2, 2)
+def test_the_configuration_may_set_the_channels_of_the_conditioning_image() -> None:
+    spec, x, labels, context = BINARY_WORLD, torch.randn(2, 1, 2, 2), torch.tensor([3, 0]), torch.randn(2, 2, 2, 2)
     by_config = GatedPixelCNN(SMALL.model_copy(update={"condition": 2}), spec, outputs=1, groups=1, classes=3)
     by_argument = GatedPixelCNN(SMALL, spec, outputs=1, groups=1, classes=3, condition=2)
-    a, b = (live(network)(x, labels, told) for network in (by_config, by_argument))
+    a, b = (live(network)(x, labels, context) for network in (by_config, by_argument))
     assert torch.equal(a, b)
-    assert not torch.equal(a, by_config(x, labels, told + 1))
+    assert not torch.equal(a, by_config(x, labels, context + 1))
 
 
 # Before training, parameters, configuration
@@ -421,7 +421,7 @@ def test_every_parameter_learns(name: str) -> None:
     network, head = conditional(WORLDS[name], classes=1)
     levels = pictures(spec, 8)
     x = to_model(levels, spec.levels, Scaling.symmetric()).double()
-    head.nats(network(x, torch.arange(8) % 2, picture(spec, 8)), levels).sum().backward()
+    head.nats(network(x, torch.arange(8) % 2, contexts(spec, 8)), levels).sum().backward()
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert bool((parameter.grad != 0).any()), parameter_name
@@ -496,7 +496,7 @@ def test_pixelcnn_of_classes(block: str, head: HeadConfig, channels: int) -> Non
     out = network(x, labels).detach()
     assert len(out.unique(dim=0)) == 4
     for label, one in zip(labels, out, strict=True):
-        assert_autoregressive(Told(network, int(label)), spec, groups=made.groups, by="gradient")
+        assert_autoregressive(Conditioned(network, int(label)), spec, groups=made.groups, by="gradient")
         torch.testing.assert_close(network(x[:1], label[None])[0], one, rtol=1e-12, atol=1e-12)
     drawn(network, made, spec, {"labels": labels}, 4)
 
@@ -505,17 +505,17 @@ def test_pixelcnn_of_classes(block: str, head: HeadConfig, channels: int) -> Non
 def test_pixelcnn_adds_a_vector_after_the_first_layer_and_before_each_block(block: str) -> None:
     """What a class does is what biases do: of the first layer, and of layers put before the blocks."""
     spec, label = ImageSpec(1, 4, 5, 2), 1
-    told = live(PixelCNN(CLASSED[block], spec, outputs=1, groups=1, classes=3)).double().eval()
-    state = {name: value for name, value in told.state_dict().items() if "classes" not in name}
+    conditioned = live(PixelCNN(CLASSED[block], spec, outputs=1, groups=1, classes=3)).double().eval()
+    state = {name: value for name, value in conditioned.state_dict().items() if "classes" not in name}
     plain = PixelCNN(CLASSED[block], spec, outputs=1, groups=1).double().eval()
     plain.load_state_dict(state)
-    vectors = [told.state_dict()[f"classes.{k}.weight"][label][:, None, None] for k in range(3)]
+    vectors = [conditioned.state_dict()[f"classes.{k}.weight"][label][:, None, None] for k in range(3)]
     x = torch.randn(2, *spec.shape, dtype=torch.float64)
     h = plain.enter(plain.first(x) + vectors[0])
     for layer, vector in zip(plain.blocks, vectors[1:], strict=True):
         h = layer(h + vector)
     expected = plain.output(plain.head(h))
-    torch.testing.assert_close(told(x, torch.tensor([label] * 2)), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(conditioned(x, torch.tensor([label] * 2)), expected, rtol=1e-12, atol=1e-12)
     assert float((expected - plain(x)).detach().abs().max()) > 1e-3
 
 

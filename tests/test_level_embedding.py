@@ -121,7 +121,7 @@ def test_every_network_keeps_the_order_of_values(name: str, world: str) -> None:
 
 @each_network
 @pytest.mark.parametrize("world", WORLDS)
-def test_fast_pictures_are_the_plain_ones(name: str, world: str) -> None:
+def test_fast_images_equal_the_plain_ones(name: str, world: str) -> None:
     model = model_of(name, *WORLDS[world])
     mask, given = masks(model.spec, 2)["scattered"], pictures(model.spec, 2)
     with poisoned():

@@ -154,7 +154,7 @@ def test_probabilities_sum_to_one_and_are_those_of_the_nats(head: Logistics, sca
 
 @pytest.mark.parametrize("levels", LEVELS)
 def test_small_probabilities_are_kept(levels: int) -> None:
-    """No floor under a bin far from the mean (trap 9: the fallback for differences below 1e-5)."""
+    """No lower bound for a bin far from the mean (trap 9: the fallback for differences below 1e-5)."""
     head = Logistics(ImageSpec(1, 1, levels, levels), 1)
     params = torch.tensor([0.0, 50.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 1, levels)
     nats = head.nats(params, torch.arange(levels, dtype=torch.uint8).view(1, 1, 1, levels)).flatten().double()
@@ -230,7 +230,7 @@ def test_low_precision_ends_at_the_head(head: Logistics) -> None:
 
 
 def test_one_channel_keeps_its_axes() -> None:
-    """Figures of each image and position apart (trap 9: a sum over the axis of the components)."""
+    """Results are separate for each image and position (trap 9: a sum over the axis of the components)."""
     head = Logistics(ImageSpec(1, 2, 3, 17), 4)
     params, x = random_params(head, b=5), random_levels(head, b=5)
     whole = head.nats(params, x)
@@ -379,7 +379,7 @@ def closed_ends(right: Callable[[_Mixture, Tensor], Tensor], self: _Mixture, x: 
     return right(replace(self, levels=self.levels + 2), x + 1)
 
 
-def floor(right: Callable[[_Mixture, Tensor], Tensor], self: _Mixture, x: Tensor) -> Tensor:
+def clamped(right: Callable[[_Mixture, Tensor], Tensor], self: _Mixture, x: Tensor) -> Tensor:
     """No bin has less than 1e-5."""
     return right(self, x).clamp(min=math.log(1e-5))
 
@@ -416,8 +416,8 @@ GRAY, COLOR = Logistics(ImageSpec(1, 2, 3, 17), 3), Logistics(ImageSpec(3, 2, 3,
     [
         ("_log_bins", closed_ends, partial(test_probabilities_sum_to_one_and_are_those_of_the_nats, GRAY, 1.0)),
         ("_log_bins", closed_ends, partial(test_the_table_is_that_of_scipys_logistic, GRAY)),
-        ("_log_bins", floor, partial(test_probabilities_sum_to_one_and_are_those_of_the_nats, GRAY, 4.0)),
-        ("_log_bins", floor, partial(test_small_probabilities_are_kept, 17)),
+        ("_log_bins", clamped, partial(test_probabilities_sum_to_one_and_are_those_of_the_nats, GRAY, 4.0)),
+        ("_log_bins", clamped, partial(test_small_probabilities_are_kept, 17)),
         ("_log_bins", levels_of_8_bits, partial(test_the_table_is_that_of_scipys_logistic, GRAY)),
         ("after", weights_stay, partial(test_the_table_is_that_of_scipys_logistic, COLOR)),
         ("after", means_stay, partial(test_the_table_is_that_of_scipys_logistic, COLOR)),
@@ -469,29 +469,29 @@ def test_all_images_together_have_probability_one(setting: Setting) -> None:
 
 @each_method
 @each_world
-def test_pictures_follow_the_exact_probabilities(setting: Setting, method: Method) -> None:
+def test_images_follow_the_exact_probabilities(setting: Setting, method: Method) -> None:
     check_sampler(setting.model(2), method)
     check_sampler(setting.model(2), method, temperature=0.6, n=3000)
 
 
 @each_method
 @pytest.mark.parametrize("channel", [0, 1, 2])
-def test_pictures_of_which_a_channel_is_known(channel: int, method: Method) -> None:
+def test_images_of_which_a_channel_is_known(channel: int, method: Method) -> None:
     """The other channels follow it where they come after it, in the first pixel and in the second."""
     model = WORLDS["color"].model(1)
     spec = model.spec
     mask = (torch.arange(3) == channel)[:, None, None].expand(1, *spec.shape)
-    picture = torch.randint(0, 4, (1, *spec.shape), generator=torch.Generator().manual_seed(4)).byte()
+    known = torch.randint(0, 4, (1, *spec.shape), generator=torch.Generator().manual_seed(4)).byte()
     images = all_images(spec)
-    fits = ((images == picture) | ~mask).flatten(1).all(1).numpy()
+    fits = ((images == known) | ~mask).flatten(1).all(1).numpy()
     steps = np.where((~mask).flatten(1).numpy(), value_probabilities(model, images).reshape(len(images), -1), 1.0)
     expected = np.where(fits, steps.prod(1), 0.0)
     assert expected.sum() == pytest.approx(1)
-    check_draws(model.sample(3000, given=picture, mask=mask, batch=3000, method=method), expected, spec)
+    check_draws(model.sample(3000, given=known, mask=mask, batch=3000, method=method), expected, spec)
 
 
 @pytest.mark.parametrize("image", [ImageSpec(1, 5, 4, 256), ImageSpec(3, 4, 3, 256), ImageSpec(3, 3, 4, 17)], ids=str)
-def test_fast_pictures_are_the_plain_ones(image: ImageSpec) -> None:
+def test_fast_images_equal_the_plain_ones(image: ImageSpec) -> None:
     model = world(image, channels=20).model()
     for seed in range(3):
         assert len(check_fast_is_plain(model, seed=seed).unique()) > 5

@@ -169,7 +169,7 @@ def test_other_misuse_is_refused() -> None:
         MaskedConv2d(4, 9, 3, mask="B", copies=2)
 
 
-PICTURES = {
+DRAWINGS = {
     (5, "A", 1): "# # # # #\n# # # # #\n# # . . .\n. . . . .\n. . . . .",
     (5, "B", 1): "# # # # #\n# # # # #\n# # # . .\n. . . . .\n. . . . .",
     (3, "A", 3): "# # #\n# # .\n. . .",  # blue reads the red of its own pixel
@@ -178,11 +178,11 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize(("case", "picture"), PICTURES.items(), ids=str)
-def test_masks_can_be_printed(case: tuple[int, masked_conv.Mask, int], picture: str) -> None:
+@pytest.mark.parametrize(("case", "drawing"), DRAWINGS.items(), ids=str)
+def test_masks_can_be_printed(case: tuple[int, masked_conv.Mask, int], drawing: str) -> None:
     kernel, mask, groups = case
     drawn = draw_mask(causal_mask(kernel, mask, 3, 3, groups))
-    assert drawn == picture
+    assert drawn == drawing
     assert drawn.isascii()
 
 
@@ -192,8 +192,8 @@ def test_the_docstring_draws_the_masks() -> None:
     rows = [line.strip()[:9] for line in masked_conv.__doc__.splitlines()]
     begin = rows.index("# # # # #")
     drawn = "\n".join(rows[begin : begin + 5])
-    assert drawn.replace("?", ".") == PICTURES[5, "A", 1]
-    assert drawn.replace("?", "#") == PICTURES[5, "B", 1]
+    assert drawn.replace("?", ".") == DRAWINGS[5, "A", 1]
+    assert drawn.replace("?", "#") == DRAWINGS[5, "B", 1]
 
 
 def test_printing_a_layer_says_what_it_reads() -> None:

@@ -245,7 +245,7 @@ def test_draws_follow_the_probabilities(config: BaseModel) -> None:
 
 
 @each_world
-def test_fast_pictures_are_the_plain_ones(world: World) -> None:
+def test_fast_images_equal_the_plain_ones(world: World) -> None:
     model = model_of(world)
     with poisoned():
         images = check_fast_is_plain(model, n=3)
@@ -265,8 +265,8 @@ def test_partly_known_images(name: str, place: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["nade", "nade, ordered", "made", "made, independent"])
-def test_fast_pictures_of_classes(name: str) -> None:
-    """Each image has its own label; other labels, other pictures."""
+def test_fast_images_of_classes(name: str) -> None:
+    """Each image has its own label; other labels, other images."""
     _, head, spec = WORLDS[name]
     made, network = make_head(head, spec), network_of(WORLDS[name], classes=4)
 

@@ -1,4 +1,4 @@
-"""Models of several orders: the mean of probabilities of whole images, each order causal in itself, equal pictures."""
+"""Models of several orders: the mean of probabilities of whole images, each order causal, equal images."""
 
 from __future__ import annotations
 
@@ -276,18 +276,18 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(tmp_path: Pat
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-# Pictures
+# Images
 
 
 @each_world
-def test_fast_pictures_are_the_plain_ones(name: str) -> None:
+def test_fast_images_equal_the_plain_ones(name: str) -> None:
     for embedding in (0, 2):
         model = model_of(*WORLDS[name], embedding)
         with poisoned():
             check_fast_is_plain(model, n=8, seed=1)
 
 
-def test_pictures_of_classes() -> None:
+def test_images_of_classes() -> None:
     model = model_of(*WORLDS["binary"], classes=3)
     labels = [0, 1, 2, 2, 1, 1]
     images = check_fast_is_plain(model, n=6, labels=labels)
@@ -296,7 +296,7 @@ def test_pictures_of_classes() -> None:
 
 
 @each_world
-def test_pictures_are_those_of_a_loop_over_the_pixels_in_their_order(name: str) -> None:
+def test_images_are_those_of_a_loop_over_the_pixels_in_their_order(name: str) -> None:
     """Where they stand, with the noise of each pixel, from the network that keeps to the order."""
     config, head, spec = WORLDS[name]
     model = model_of(config, head, spec)
@@ -319,7 +319,7 @@ def test_pictures_are_those_of_a_loop_over_the_pixels_in_their_order(name: str) 
         assert torch.equal(x[0], found[i])
 
 
-def test_pictures_depend_on_seed_and_number_alone() -> None:
+def test_images_depend_on_seed_and_number_alone() -> None:
     model = model_of(*WORLDS["binary"])
     whole = model.sample(9, seed=2)
     for batch in (1, 2, 20):

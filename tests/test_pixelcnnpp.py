@@ -71,7 +71,7 @@ def fresh(world: World, classes: int = 0) -> PixelModel:
 
 
 def model_of(world: World, seed: int = 0, classes: int = 0) -> PixelModel:
-    """As if trained, in float64. Short-cuts, gates and directions are random; lengths of weights are about 1."""
+    """As if trained, in float64. Skip connections, gates and directions are random; lengths of weights are about 1."""
     model = fresh(world, classes)
     live(model.network, seed).double()
     with torch.no_grad():
@@ -343,7 +343,7 @@ def test_probabilities_of_small_worlds(world: World) -> None:
 
 
 @each_world
-def test_fast_pictures_are_the_plain_ones(world: World) -> None:
+def test_fast_images_equal_the_plain_ones(world: World) -> None:
     model = model_of(world)
     check_fast_is_plain(model)
     check_every_logit(model, 1e-9)
@@ -351,18 +351,18 @@ def test_fast_pictures_are_the_plain_ones(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["logistics, color", "ordered"])
 @pytest.mark.parametrize("place", ["the top", "one channel", "different in each"])
-def test_fast_pictures_of_which_some_is_known(name: str, place: str) -> None:
+def test_fast_images_of_which_some_is_known(name: str, place: str) -> None:
     model = model_of(WORLDS[name])
     mask = masks(model.spec, 3)[place].expand(3, *model.spec.shape)
     check_fast_is_plain(model, given=pictures(model.spec, 3), mask=mask, seed=1)
 
 
-def test_pictures_do_not_depend_on_the_batch() -> None:
+def test_images_do_not_depend_on_the_batch() -> None:
     check_batch_free(model_of(WORLDS["categorical, odd"]))
 
 
 @pytest.mark.parametrize("name", ["categorical, odd", "ordered"])
-def test_fast_pictures_of_classes(name: str) -> None:
+def test_fast_images_of_classes(name: str) -> None:
     model = model_of(WORLDS[name], classes=3)
     drawn = check_fast_is_plain(model, labels=torch.tensor([1, 3, 0]))
     assert not torch.equal(model.sample(3, labels=2), drawn)
@@ -474,9 +474,9 @@ def test_settings_that_make_no_network_are_refused(settings: dict[str, object], 
 
 
 def test_labels_are_neither_missing_nor_ignored() -> None:
-    told, untold = fresh(WORLDS["Bernoulli"], classes=2), fresh(WORLDS["Bernoulli"])
+    conditional, unconditional = fresh(WORLDS["Bernoulli"], classes=2), fresh(WORLDS["Bernoulli"])
     x = torch.zeros(1, 1, 6, 10)
     with pytest.raises(UsageError, match="labels: this network was built with labels"):
-        told.network(x)
+        conditional.network(x)
     with pytest.raises(UsageError, match="labels: this network was built without labels"):
-        untold.network(x, torch.tensor([0]))
+        unconditional.network(x, torch.tensor([0]))

@@ -84,7 +84,7 @@ def model_of(world: World, seed: int = 0) -> PixelModel:
 
 
 def dependences(network: nn.Module, spec: ImageSpec, expected: Bools) -> Bools:
-    """Where a gradient is not zero, [C * H * W, C * H * W], for some of a few random weights and pictures."""
+    """Where a gradient is not zero, [C * H * W, C * H * W], for some of a few random weights and images."""
     seen = np.zeros_like(expected)
     for seed in range(9):
         seen |= jacobian(live(network, seed).eval(), spec, seed) != 0
@@ -225,15 +225,15 @@ def by_the_paper(p: dict[str, Array], config: PixelRNNConfig, x: Array, label: i
             h[:, y, u] += p["before.bias"] + (p["before.weight"] @ x[:, v, w] if v >= 0 else 0)
     for number in range(config.layers):
         q = {key.removeprefix(f"layers.{number}."): value for key, value in p.items()}
-        told = q["classes.weight"][label][:, None, None]
+        bias = q["classes.weight"][label][:, None, None]
         if isinstance(config, RowLSTMConfig):
-            gates = summed(h, q["enter.weight"], q["enter.bias"], 0, -(config.kernel // 2)) + told
+            gates = summed(h, q["enter.weight"], q["enter.bias"], 0, -(config.kernel // 2)) + bias
             middle, n = config.kernel // 2, config.hidden
             parts = [q["lstm.weight"][i * n : (i + 1) * n] for i in range(config.kernel)]
             order = [middle, *(i for i in range(config.kernel) if i != middle)]
             out = lstm(gates, [(-1, i - middle) for i in order], np.concatenate([parts[i] for i in order]))
         else:
-            gates = summed(h, q["enter.weight"], q["enter.bias"], 0, 0) + told
+            gates = summed(h, q["enter.weight"], q["enter.bias"], 0, 0) + bias
             left, right = np.split(gates, 2)
             out = lstm(left, [(0, -1), (-1, 0)], q["left.weight"])
             mirrored = lstm(right[:, :, ::-1], [(0, -1), (-1, 0)], q["right.weight"])[:, :, ::-1]
@@ -279,7 +279,7 @@ def test_probabilities_of_all_images_sum_to_one(config: PixelRNNConfig, head: He
 
 
 @each_world
-def test_fast_pictures_are_the_plain_ones(world: World) -> None:
+def test_fast_images_equal_the_plain_ones(world: World) -> None:
     model = model_of(world)
     with poisoned():
         images = check_fast_is_plain(model, n=3)
@@ -299,8 +299,8 @@ def test_partly_known_images(name: str, place: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["row", "diagonal", "diagonal, ordered"])
-def test_fast_pictures_of_classes(name: str) -> None:
-    """Each image has its own label; other labels, other pictures."""
+def test_fast_images_of_classes(name: str) -> None:
+    """Each image has its own label; other labels, other images."""
     config, head, spec = WORLDS[name]
     made = make_head(head, spec)
     network = live(build(config, spec, outputs=made.outputs, groups=made.groups, classes=4)).double().eval()
@@ -393,8 +393,8 @@ def test_the_kinds_are_not_taken_for_each_other_and_labels_are_not_guessed() -> 
     spec = ImageSpec(1, 4, 4, 2)
     with pytest.raises(UsageError, match="takes a DiagonalBiLSTMConfig, not a RowLSTMConfig"):
         build_network("diagonal-bilstm", ROW, spec, outputs=1, groups=1)
-    told = build(DIAGONAL, spec, outputs=1, groups=1, classes=3)
+    conditional = build(DIAGONAL, spec, outputs=1, groups=1, classes=3)
     with pytest.raises(UsageError, match="labels: this network was built with labels and must be given them"):
-        told(torch.zeros(1, 1, 4, 4))
+        conditional(torch.zeros(1, 1, 4, 4))
     with pytest.raises(UsageError, match="labels: this network was built without labels"):
         build(ROW, spec, outputs=1, groups=1)(torch.zeros(1, 1, 4, 4), torch.tensor([0]))

@@ -1,4 +1,4 @@
-"""PixelSNAIL: by the paper's equations, position by position; sees all pixels before; fast pictures are plain ones."""
+"""PixelSNAIL: by the paper's equations, position by position; its receptive field; fast images equal plain ones."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(model.predict(images), model.predict(images))
 
 
-# Probabilities and pictures
+# Probabilities and images
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_probabilities_of_all_images_sum_to_one(world: World) -> None:
 
 
 @each_world
-def test_fast_pictures_are_the_plain_ones(world: World) -> None:
+def test_fast_images_equal_the_plain_ones(world: World) -> None:
     model = model_of(world)
     with poisoned():
         for seed in (0, 5):
@@ -259,7 +259,7 @@ def test_partly_known_images(name: str, place: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Bernoulli", "ordered"])
-def test_pictures_of_classes(name: str) -> None:
+def test_images_of_classes(name: str) -> None:
     model = model_of(WORLDS[name], classes=3)
     for embedding in (p for n, p in model.network.named_parameters() if ".classes." in n):
         torch.nn.init.normal_(embedding)

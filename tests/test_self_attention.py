@@ -1,4 +1,4 @@
-"""Self-attention against torch's own and against loops, its first weights and gradients, its maps and figures."""
+"""Self-attention against torch's own and against loops: first weights, gradients, attention maps, statistics."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_softmax_is_in_fp32_under_autocast() -> None:
     torch.testing.assert_close(out.float(), layer(x).detach(), atol=0.2, rtol=0.05)
 
 
-# Maps and figures
+# Attention maps and statistics
 
 
 @each_kind
@@ -213,13 +213,13 @@ def test_results() -> None:
     x = torch.randn(2, 8, 4, 4)
     with attention_maps(network) as maps:
         network(x)
-    figures = attention_stats(network, maps)
-    assert figures.keys() == {"0", "1"}
-    assert figures["0"].gamma == 0.25
-    assert figures["0"].entropy == pytest.approx(1)
+    stats = attention_stats(network, maps)
+    assert stats.keys() == {"0", "1"}
+    assert stats["0"].gamma == 0.25
+    assert stats["0"].entropy == pytest.approx(1)
     weights = maps[1][1].flatten(3).double()
-    assert figures["1"].gamma == 0
-    assert figures["1"].entropy == pytest.approx(-(weights * weights.log()).sum(3).mean().item() / math.log(4))
+    assert stats["1"].gamma == 0
+    assert stats["1"].entropy == pytest.approx(-(weights * weights.log()).sum(3).mean().item() / math.log(4))
     sure = torch.zeros(1, 2, 2, 2, 2)
     sure[..., 0, 0] = 1
     assert attention_stats(network, [("0", sure)])["0"].entropy == 0

@@ -176,7 +176,7 @@ def test_number_of_layers_under_the_norm() -> None:
         "dcgan": [0, 0],
         "sagan": [4, 4],  # all but the last
         "sagan-paper": [4 + 2 * 4, 4 + 2 * 4],  # and query, key, value, output of two blocks
-        "sngan": [0, 3 * 3 + 2 * 2 + 1],  # three halving blocks with a short-cut, two without, the linear layer
+        "sngan": [0, 3 * 3 + 2 * 2 + 1],  # three halving blocks with a skip connection, two without, the linear layer
         "sngan-doubling": [0, 3 * 3 + 2 * 2 + 1],
         "r3gan": [0, 0],
     }

@@ -161,8 +161,11 @@ class GatedLayer(nn.Module):
 
     def forward(self, v: Tensor, h: Tensor, labels: Tensor | None, s: Tensor | None) -> tuple[Tensor, Tensor]:
         """v and h [B, inputs, H, W], labels int64 [B], s [B, spatial, H, W] -> v' and h' [B, features, H, W]"""
+        # a_v = W_v * v + V_v
         above = self.above(self.vertical(self.norm_above(v)), labels, s)
+        # a_h = W_h * h + L a_v + V_h
         beside = self.beside(self.horizontal(self.norm_beside(h)) + self.link(above), labels, s)
+        # v' = gate(a_v), h' = h + U gate(a_h)   (eq. 2)
         branch = self.up(self.dropout(_gate(beside)))
         return _gate(above), h + branch if self.skip else branch
 

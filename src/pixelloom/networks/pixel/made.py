@@ -94,12 +94,14 @@ class MADE(nn.Module):
         if order is None:
             order = int(torch.randint(self.orders, ())) if self.training else 0
         rank = self.sequence(order).argsort().to(x.device) if order else None
+        # h = relu(b + (W * M) h), layer after layer
         h = x
         for number, layer in enumerate(self.layers):
             h = _through(layer, h, rank)
             if self.classes:
                 h = h + self.classes[number](labels)
             h = self.dropout(self.activate(h))
+        # out = c + (V * M_V) h [+ (A * M_A) x]
         out = _through(self.last, h, rank)
         if self.direct is not None:
             out = out + _through(self.direct, x, rank)

@@ -163,9 +163,11 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, a: Tensor | None, labels: Tensor | None) -> Tensor:
         """x [B, features, H, W], a [B, beside, H, W] -> [B, features, H, W]"""
+        # W1 * f(x) + A f(a)
         h = self.first(self.activate(self.norm(x)))
         if self.join is not None:
             h = h + self.join(self.activate(a))
+        # x + gate(W2 * D(f(h)))
         h = self.last(self.dropout(self.activate(h)))
         if self.label is not None:
             h = h + self.label(labels)

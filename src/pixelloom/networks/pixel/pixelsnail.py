@@ -124,10 +124,11 @@ class Block(nn.Module):
         """h [B, channels, H, W], image x [B, C, H, W], where [B, 2, H, W], labels int64 [B] or None -> as h"""
         for layer in self.near:
             h = layer(h, labels)
+        # Keys and values from (image, u, where), the query from (u, where)
         content = self.content(torch.cat((x, h, where), dim=1), labels)
         query = self.query(self.question(torch.cat((h, where), dim=1), labels))
         found = self.attention(self.rotary(query), self.rotary(self.key(content)), self.value(content))
-        out: Tensor = self.mix(h, labels, found)
+        out: Tensor = self.mix(h, labels, found)  # residual_1x1(u, attention)
         return out
 
 
@@ -159,13 +160,14 @@ class GatedResidual(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None, y: Tensor | None = None) -> Tensor:
         """x [B, features, H, W], labels int64 [B] or None, y [B, extra, H, W] or None -> as x"""
+        # (p, q) = conv(a(conv(a(x)) + 1x1(a(y))))
         h = self.enter(self.activate(self.norm(x)))
         if y is not None:
             h = h + self.extra[0](self.activate(y))
         h = self.gate(self.dropout(self.activate(h)))
         for bias in self.classes:
             h = h + bias(labels)
-        p, q = h.chunk(2, dim=1)
+        p, q = h.chunk(2, dim=1)  # [B, 2 * features, H, W] -> 2 x [B, features, H, W]
         out: Tensor = x + p * torch.sigmoid(q)
         return out
 

@@ -119,7 +119,9 @@ class Layer(nn.Module):
         """[B, channels, H, W], labels int64 [B] or None -> [B, channels, H, W]"""
         for bias in self.classes:
             h = h + bias(labels)
+        # h + P attention(Q norm(h), K norm(h), V norm(h))
         q, k, v = self.inputs(self.norm(h)).chunk(3, dim=1)  # [B, 3 * channels, H, W] -> 3 x [B, channels, H, W]
         h = h + self.dropout(self.outputs(self.attention(self.rotary(q), self.rotary(k), v)))
+        # h + D gelu(U norm(h))
         out: Tensor = h + self.dropout(self.down(self.activate(self.up(self.inner_norm(h)))))
         return out
