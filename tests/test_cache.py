@@ -1,4 +1,4 @@
-"""The cache of decoded pictures: whole or not there, found again, renewed when a file changes, bounded in memory."""
+"""The cache of decoded images: whole or not there, found again, renewed when a file changes, bounded in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from pixelloom.core.errors import DataError
 from pixelloom.data.io import cache, folders, npy
-from pixelloom.data.io.cache import cache_folder, find, keep
+from pixelloom.data.io.cache import cache_folder, find, store
 from pixelloom.data.io.decode import Reading
 from pixelloom.data.io.folders import read_images
 
@@ -29,15 +29,15 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every set counts as large, and a block holds one picture."""
+    """Every set counts as large, and a block holds one image."""
     monkeypatch.setattr(cache, "IN_MEMORY", 1)
     monkeypatch.setattr(npy, "IN_MEMORY", 1)
     monkeypatch.setattr(folders, "BLOCK", 1)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Six gray 4x4 pictures of two classes; the value of picture i is i + 1."""
+def folder(tmp_path: Path) -> Path:
+    """Six gray 4x4 images of two classes; the value of image i is i + 1."""
     for i in range(6):
         path = tmp_path / "set" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def blocks(*values: int) -> Iterator[np.ndarray]:
         yield np.full((2, 1, 3, 3), value, np.uint8)
 
 
-def facts() -> tuple[np.ndarray, str]:
+def summary() -> tuple[np.ndarray, str]:
     return np.arange(4), "a note"
 
 
@@ -62,13 +62,13 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on nothing may be decoded."""
 
     def decode(*_: Any) -> None:
-        pytest.fail("a picture was decoded again")
+        pytest.fail("an image was decoded again")
 
     monkeypatch.setattr(folders, "decode", decode)
 
 
-def test_small_sets_stay_in_memory(tmp_path: Path, pictures: Path) -> None:
-    images = read_images(pictures, Reading(), tmp_path / "cache").images
+def test_small_sets_stay_in_memory(tmp_path: Path, folder: Path) -> None:
+    images = read_images(folder, Reading(), tmp_path / "cache").images
     assert not isinstance(images, np.memmap)
     assert images.flags.writeable
     assert listing_of(tmp_path / "cache") == []
@@ -76,14 +76,14 @@ def test_small_sets_stay_in_memory(tmp_path: Path, pictures: Path) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_large_sets_are_decoded_once_and_mapped(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (pictures / "b" / "6.png").write_bytes(b"")
-    first = read_images(pictures, Reading(), tmp_path / "cache")
+    (folder / "b" / "6.png").write_bytes(b"")
+    first = read_images(folder, Reading(), tmp_path / "cache")
     assert len(listing_of(tmp_path / "cache")) == 4  # the entry with its three files; no lock, nothing temporary
     forbid(monkeypatch)
     caplog.clear()
-    again = read_images(pictures, Reading(), tmp_path / "cache")
+    again = read_images(folder, Reading(), tmp_path / "cache")
     for found in (first, again):
         assert isinstance(found.images, np.memmap)
         assert not found.images.flags.writeable
@@ -108,26 +108,26 @@ def test_large_sets_are_decoded_once_and_mapped(
     ],
     ids=["rewritten", "touched", "deleted", "renamed", "added"],
 )
-def test_any_change_of_a_file_is_another_key(tmp_path: Path, pictures: Path, change: Any) -> None:
-    read_images(pictures, Reading(), tmp_path / "cache")
-    change(pictures)
-    read_images(pictures, Reading(), tmp_path / "cache")
+def test_any_change_of_a_file_is_another_key(tmp_path: Path, folder: Path, change: Any) -> None:
+    read_images(folder, Reading(), tmp_path / "cache")
+    change(folder)
+    read_images(folder, Reading(), tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 @pytest.mark.usefixtures("tiny")
-def test_each_reading_has_its_key(tmp_path: Path, pictures: Path) -> None:
+def test_each_reading_has_its_key(tmp_path: Path, folder: Path) -> None:
     readings = [Reading(), Reading(size=(2, 2)), Reading(size=(2, 2), fit="pad"), Reading(background="red")]
     readings += [Reading(bits=8), Reading(frames="all"), Reading(bad_images="error"), Reading(gray=True)]
     for reading in readings:
-        read_images(pictures, reading, tmp_path / "cache")
+        read_images(folder, reading, tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == len(readings)
 
 
 @pytest.mark.usefixtures("tiny")
-def test_color_after_gray_leaves_one_right_entry(tmp_path: Path, pictures: Path) -> None:
-    Image.new("RGB", (4, 4), (7, 8, 9)).save(pictures / "b" / "9.png")
-    found = read_images(pictures, Reading(), tmp_path / "cache")
+def test_color_after_gray_leaves_one_right_entry(tmp_path: Path, folder: Path) -> None:
+    Image.new("RGB", (4, 4), (7, 8, 9)).save(folder / "b" / "9.png")
+    found = read_images(folder, Reading(), tmp_path / "cache")
     assert found.images[:, :, 0, 0].tolist() == [[v] * 3 for v in (1, 3, 5, 2, 4, 6)] + [[7, 8, 9]]
     assert len(listing_of(tmp_path / "cache")) == 4
 
@@ -144,7 +144,7 @@ def test_arrays_go_through_the_cache_where_they_must_be_unpacked(
     assert isinstance(images, np.memmap)
     assert np.array_equal(images[:, 0], array)
     assert bool(listing_of(tmp_path / "cache")) == (suffix == ".npz")
-    monkeypatch.setattr(npy, "_rows", lambda *_: pytest.fail("the array was read again"))
+    monkeypatch.setattr(npy, "_read_blocks", lambda *_: pytest.fail("the array was read again"))
     assert np.array_equal(read_images(path, Reading(), tmp_path / "cache").images[:, 0], array)
 
 
@@ -160,9 +160,9 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, chosen: str | None, envir
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("damage", ["truncated", "no note", "no index", "not an array"])
 def test_a_damaged_entry_is_made_again(
-    tmp_path: Path, pictures: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, folder: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = np.array(read_images(pictures, Reading(), tmp_path / "cache").images)
+    expected = np.array(read_images(folder, Reading(), tmp_path / "cache").images)
     (entry,) = (tmp_path / "cache").iterdir()
     if damage == "truncated":
         os.truncate(entry / "images.npy", 150)
@@ -170,7 +170,7 @@ def test_a_damaged_entry_is_made_again(
         (entry / "images.npy").write_bytes(b"<html>")
     else:
         (entry / ("note.json" if damage == "no note" else "index.npy")).unlink()
-    assert np.array_equal(read_images(pictures, Reading(), tmp_path / "cache").images, expected)
+    assert np.array_equal(read_images(folder, Reading(), tmp_path / "cache").images, expected)
     assert "is damaged" in caplog.text
     assert find(tmp_path / "cache", entry.name) is not None
 
@@ -180,7 +180,7 @@ def test_a_damaged_entry_is_made_again(
 
 @pytest.mark.usefixtures("tiny")
 def test_keep_holds_all_blocks_in_order(tmp_path: Path) -> None:
-    kept = keep(blocks(1, 2), facts, tmp_path, "key", 4)
+    kept = store(blocks(1, 2), summary, tmp_path, "key", 4)
     assert kept.images[:, 0, 0, 0].tolist() == [1, 1, 2, 2]
     assert (kept.index.tolist(), kept.note) == ([0, 1, 2, 3], "a note")
     assert listing_of(tmp_path) == ["key", "key/images.npy", "key/index.npy", "key/note.json"]
@@ -194,35 +194,33 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path) -> None:
         raise DataError("halfway")
 
     with pytest.raises(DataError, match="halfway"):
-        keep(failing(), facts, tmp_path, "key", 4)
+        store(failing(), summary, tmp_path, "key", 4)
     assert listing_of(tmp_path) == []
 
 
 @pytest.mark.usefixtures("tiny")
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"decoded pictures need 9,000,000,000,000,000 bytes and .* are free; .*--size"):
-        keep(blocks(1, 2), facts, tmp_path, "key", 10**15)
+    with pytest.raises(DataError, match=r"decoded images need 9,000,000,000,000,000 bytes, but .* are free; .*--size"):
+        store(blocks(1, 2), summary, tmp_path, "key", 10**15)
 
     def full(_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache, "flush", full)
     with pytest.raises(DataError, match=r"the disk is full.*PIXELLOOM_CACHE") as caught:
-        keep(blocks(1, 2), facts, tmp_path, "key", 4)
+        store(blocks(1, 2), summary, tmp_path, "key", 4)
     assert str(tmp_path) in str(caught.value)
     assert listing_of(tmp_path) == []
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, pictures: Path) -> None:
+def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match=r"decoded pictures cannot be kept here \(.*PIXELLOOM_CACHE"):
-        read_images(pictures, Reading(), tmp_path / "file" / "cache")
+    with pytest.raises(DataError, match=r"decoded images cannot be stored here \(.*PIXELLOOM_CACHE"):
+        read_images(folder, Reading(), tmp_path / "file" / "cache")
 
 
-def test_a_cache_folder_that_may_not_be_searched(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_folder_that_may_not_be_searched(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.stat
 
     def refusing(path: Path, **options: Any) -> Any:
@@ -231,11 +229,11 @@ def test_a_cache_folder_that_may_not_be_searched(
         return real(path, **options)
 
     monkeypatch.setattr(Path, "stat", refusing)
-    assert len(read_images(pictures, Reading(), tmp_path / "locked").images) == 6
+    assert len(read_images(folder, Reading(), tmp_path / "locked").images) == 6
     monkeypatch.setattr(cache, "IN_MEMORY", 1)
     monkeypatch.setattr(Path, "mkdir", lambda path, **_: path.stat())
-    with pytest.raises(DataError, match=r"decoded pictures cannot be kept here \(Permission denied\)"):
-        read_images(pictures, Reading(), tmp_path / "locked")
+    with pytest.raises(DataError, match=r"decoded images cannot be stored here \(Permission denied\)"):
+        read_images(folder, Reading(), tmp_path / "locked")
 
 
 def test_a_killed_writer_leaves_no_entry_and_its_remains_are_swept(
@@ -247,31 +245,31 @@ def test_a_killed_writer_leaves_no_entry_and_its_remains_are_swept(
         "def blocks():\n"
         "    yield np.zeros((2, 1, 3, 3), np.uint8); yield np.zeros((2, 1, 3, 3), np.uint8)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "cache.keep(blocks(), lambda: (np.arange(4), ''), Path(sys.argv[1]), 'key', 4)"
+        "cache.store(blocks(), lambda: (np.arange(4), ''), Path(sys.argv[1]), 'key', 4)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert any(name.endswith(".tmp") for name in listing_of(tmp_path))
     assert find(tmp_path, "key") is None
     monkeypatch.setattr(cache, "IN_MEMORY", 1)
-    assert keep(blocks(1, 2), facts, tmp_path, "key", 4).images[:, 0, 0, 0].tolist() == [1, 1, 2, 2]
+    assert store(blocks(1, 2), summary, tmp_path, "key", 4).images[:, 0, 0, 0].tolist() == [1, 1, 2, 2]
     assert listing_of(tmp_path) == ["key", "key/images.npy", "key/index.npy", "key/note.json"]
 
 
 @pytest.mark.usefixtures("tiny")
 def test_the_second_writer_waits_and_takes_the_first_one_s_entry(tmp_path: Path) -> None:
-    results: list[cache.Kept] = []
+    results: list[cache.CachedImages] = []
 
     def wasted() -> Iterator[np.ndarray]:
         yield from blocks(7)
         raise AssertionError("the second writer went on decoding")
 
-    second = threading.Thread(target=lambda: results.append(keep(wasted(), facts, tmp_path, "key", 4)))
-    with cache._alone(tmp_path, "key"):
+    second = threading.Thread(target=lambda: results.append(store(wasted(), summary, tmp_path, "key", 4)))
+    with cache._writer_lock(tmp_path, "key"):
         second.start()
         time.sleep(0.2)
         assert second.is_alive()
-        cache._write(list(blocks(1, 2)), iter(()), facts, tmp_path, "key")
+        cache._write(list(blocks(1, 2)), iter(()), summary, tmp_path, "key")
     second.join()
     assert results[0].images[:, 0, 0, 0].tolist() == [1, 1, 2, 2]
 
@@ -285,10 +283,10 @@ def test_where_files_cannot_be_locked_the_first_rename_wins(tmp_path: Path, monk
 
     def late() -> Iterator[np.ndarray]:
         yield from blocks(7)
-        keep(blocks(1, 2), facts, tmp_path, "key", 4)  # another writer, done while this one is at work
+        store(blocks(1, 2), summary, tmp_path, "key", 4)  # another writer, done while this one is at work
         yield from blocks(7)
 
-    assert keep(late(), facts, tmp_path, "key", 4).images[:, 0, 0, 0].tolist() == [1, 1, 2, 2]
+    assert store(late(), summary, tmp_path, "key", 4).images[:, 0, 0, 0].tolist() == [1, 1, 2, 2]
     assert listing_of(tmp_path) == ["key", "key/images.npy", "key/index.npy", "key/note.json"]
 
 

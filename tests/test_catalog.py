@@ -1,4 +1,4 @@
-"""Every named data set and every kind of own pictures: disjoint splits, true counts, stated transforms."""
+"""Every named data set and every kind of own images: disjoint splits, true counts, stated transforms."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def test_published_parts_stay_whole_and_repeated_images_leave_training(tmp_path:
     data = get("mnist", tmp_path)
     assert np.array_equal(data.test.all()[0][:, 0], test)
     assert len(data.train) + len(data.val) == 195
-    assert "5 images left out because a later split holds the same" in data.note
-    assert "the training part holds 200 of the 60000 published images" in data.note
-    assert "the test part holds 50 of the 10000 published images" in data.note
+    assert "5 images removed because a later split contains the same" in data.note
+    assert "the training split has 200 images, 60000 were published" in data.note
+    assert "the test split has 50 images, 10000 were published" in data.note
     assert_disjoint(data)
 
 
@@ -153,7 +153,7 @@ def test_a_short_cifar_test_batch_is_counted_honestly(tmp_path: Path) -> None:
     write_cifar(tmp_path / "cifar10", batches, "bin")
     data = get("cifar10", tmp_path)
     assert len(data.test) == 3
-    assert "the test part holds 3 of the 10000 published images" in data.note
+    assert "the test split has 3 images, 10000 were published" in data.note
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("digits", "shapes")])
@@ -174,13 +174,13 @@ def test_wrong_shapes_and_counts_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: \(300, 28, 28\) images with \(299,\) labels"):
         get("mnist", tmp_path)
     write_idx(folder / "t10k-labels-idx1-ubyte.gz", np.full(300, 10, np.uint8))
-    with pytest.raises(DataError, match=r"labels of 0\.\.9"):
+    with pytest.raises(DataError, match=r"labels in 0\.\.9"):
         get("mnist", tmp_path)
     write_idx(folder / "train-images-idx3-ubyte.gz", noise(1800, 28, 27))
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz"):
         get("mnist", tmp_path)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(b"<html>")
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: no IDX file"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: not an IDX file"):
         get("mnist", tmp_path)
 
 
@@ -281,7 +281,7 @@ def test_dynamic_bits_are_drawn_in_the_stream(root: Path) -> None:
 
 def test_bits_of_what_is_colored_or_binary_already(root: Path) -> None:
     for rule in ("static", "dynamic", "threshold@0.5"):
-        with pytest.raises(UsageError, match="colored; set gray"):
+        with pytest.raises(UsageError, match="in color; set gray"):
             get("cifar10", root, binarize=rule)
         data = get("cifar10", root, binarize=rule, gray=True)
         assert data.spec.shape == (1, 32, 32)
@@ -333,7 +333,7 @@ def test_limit_keeps_the_first_training_images() -> None:
     assert len(get("digits", limit=10**6).train) == 1377
 
 
-# -- own pictures
+# -- own images
 
 
 def save(folder: Path, names: list[str], seed: int = 0) -> None:
@@ -353,11 +353,11 @@ def test_a_folder_is_cut_80_10_10_by_content(tmp_path: Path) -> None:
     assert contents(get(tmp_path, seed=1)) != contents(data)
     save(tmp_path, [f"new/{i}.png" for i in range(50)], seed=1)
     more = contents(get(tmp_path))
-    assert all(held <= more[name] for name, held in contents(data).items()), "pictures moved when others came"
+    assert all(held <= more[name] for name, held in contents(data).items()), "images moved when others came"
 
 
 @pytest.mark.parametrize("n", [3, 4, 10])
-def test_few_pictures_still_fill_three_splits(tmp_path: Path, n: int) -> None:
+def test_few_images_still_fill_three_splits(tmp_path: Path, n: int) -> None:
     save(tmp_path, [f"class {i}/only.png" for i in range(n)])
     data = get(tmp_path)
     assert sum(data.counts().values()) == n
@@ -365,10 +365,10 @@ def test_few_pictures_still_fill_three_splits(tmp_path: Path, n: int) -> None:
     assert_disjoint(data)
 
 
-def test_two_pictures_are_too_few(tmp_path: Path) -> None:
+def test_two_images_are_too_few(tmp_path: Path) -> None:
     save(tmp_path, ["a.png", "b.png"])
     (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes())
-    with pytest.raises(DataError, match=f"{tmp_path.name}: 2 distinct pictures cannot fill 3 splits"):
+    with pytest.raises(DataError, match=f"{tmp_path.name}: 2 distinct images cannot fill 3 splits"):
         get(tmp_path)
 
 
@@ -378,7 +378,7 @@ def test_named_parts_stay_and_missing_ones_are_cut_from_training(tmp_path: Path)
     data = get(tmp_path)
     assert len(data.test) == 5
     assert len(data.train) + len(data.val) == 40
-    assert "1 images left out because a later split holds the same" in data.note
+    assert "1 image removed because a later split contains the same" in data.note
     assert_disjoint(data)
     save(tmp_path, [f"val/{i}.png" for i in range(3)], seed=1)
     assert get(tmp_path).counts() == {"train": 40, "val": 3, "test": 5}
@@ -388,7 +388,7 @@ def test_only_a_test_part_can_still_be_measured(tmp_path: Path) -> None:
     save(tmp_path, ["test/a.png", "test/b.png"])
     data = get(tmp_path)
     assert data.counts() == {"train": 0, "val": 0, "test": 2}
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="has no images"):
         Stream(data.train, data.spec, 1)
 
 
@@ -396,11 +396,11 @@ def test_training_that_is_all_in_test_is_refused(tmp_path: Path) -> None:
     save(tmp_path, ["test/a.png"])
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "b.png").write_bytes((tmp_path / "test" / "a.png").read_bytes())
-    with pytest.raises(DataError, match="every training picture is also in"):
+    with pytest.raises(DataError, match="every training image is also in"):
         get(tmp_path)
 
 
-def test_own_pictures_take_every_wish(tmp_path: Path) -> None:
+def test_own_images_take_every_wish(tmp_path: Path) -> None:
     save(tmp_path, [f"{i}.png" for i in range(20)])
     data = get(tmp_path, gray=True, size=4, levels=3)
     assert data.spec.shape == (1, 4, 4)
@@ -425,7 +425,7 @@ def test_an_array_is_a_source_too(tmp_path: Path, bits: bool) -> None:
 
 def test_a_mistyped_name_gets_the_nearest_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"'mnst'\. Did you mean 'mnist'\? There are digits, shapes.*or give the path"):
+    with pytest.raises(UsageError, match=r"'mnst'\. Did you mean 'mnist'\? Choose digits, shapes.*or give the path"):
         get("mnst")
     with pytest.raises(DataError, match="no such file or folder"):
         get("./mnist")
@@ -440,7 +440,7 @@ def test_a_mistyped_name_gets_the_nearest_one(tmp_path: Path, monkeypatch: pytes
         ({"binarize": "threshold"}, "threshold@T"),
         ({"binarize": "threshold@1.0"}, "0 <= T < 1"),
         ({"binarize": "threshold@-0.5"}, "0 <= T < 1"),
-        ({"binarize": "static", "levels": 4}, "binarize=static leaves 2 levels, levels=4"),
+        ({"binarize": "static", "levels": 4}, "binarize=static gives 2 levels, but levels is 4"),
         ({"levels": 1}, "greater than or equal to 2"),
         ({"levels": 257}, "less than or equal to 256"),
         ({"size": 0}, "HEIGHTxWIDTH"),

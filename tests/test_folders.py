@@ -1,4 +1,4 @@
-"""Reading the user's own pictures: each rule by its value, each fault by its error (rows 1-11 of the faults)."""
+"""Reading the user's own decoded: each rule by its value, each fault by its error (rows 1-11 of the faults)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from PIL import Image, ImageFile
 
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.data.io import folders, npy, scan
-from pixelloom.data.io.decode import DamageError, Reading, decode, shown
-from pixelloom.data.io.folders import Pictures, read_images
+from pixelloom.data.io.decode import DamageError, Reading, decode, printable
+from pixelloom.data.io.folders import DecodedImages, read_images
 
 READ = Reading()
 
@@ -30,10 +30,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("PIXELLOOM_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-def encoded(picture: Any, kind: str = "PNG", **options: Any) -> bytes:
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture, np.uint8))
+def encoded(image: Any, kind: str = "PNG", **options: Any) -> bytes:
+    image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, np.uint8))
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -83,13 +83,13 @@ def one(data: bytes, **reading: Any) -> np.ndarray:
 @pytest.mark.parametrize(
     ("contents", "match"),
     [
-        ({}, r"no picture found \(it is empty\); accepted are \.png \.jpg"),
+        ({}, r"no image found \(it is empty\); accepted are \.png \.jpg"),
         ({"a.docx": b"x", "b.docx": b"x", "c": b"x"}, r"2 \.docx, 1 no extension"),
-        ({"a.png": b"no"}, r"no readable picture \(a\.png: no picture of a known kind\)"),
-        ({".hidden.png": flat(0), "__MACOSX/._a.png": b"x"}, "no picture found"),
+        ({"a.png": b"no"}, r"no readable image \(a\.png: not an image of a known format\)"),
+        ({".hidden.png": flat(0), "__MACOSX/._a.png": b"x"}, "no image found"),
     ],
 )
-def test_folder_or_zip_without_pictures(tmp_path: Path, contents: dict[str, bytes], match: str) -> None:
+def test_folder_or_zip_without_images(tmp_path: Path, contents: dict[str, bytes], match: str) -> None:
     folder = put(tmp_path / "set", contents)
     folder.mkdir(exist_ok=True)
     for source in (folder, zipped(tmp_path / "set.zip", contents)):
@@ -100,13 +100,13 @@ def test_folder_or_zip_without_pictures(tmp_path: Path, contents: dict[str, byte
 @pytest.mark.parametrize(
     ("name", "data", "match"),
     [
-        ("none", None, "no such file or folder; give a folder of pictures .*or a file of"),
-        ("a.png", flat(1), "one picture is no set"),
-        ("a.mp4", b"x", "no source of pictures"),
-        ("a.zip", b"<html>not a zip</html>", "no readable zip file"),
-        ("a.npy", b"<html>", "no readable .npy file"),
-        ("a.npz", b"PK", "no readable .npz file"),
-        ("a.txt", b"\n# only this\n", "no picture found"),
+        ("none", None, "no such file or folder; give a folder of images .*or a file of"),
+        ("a.png", flat(1), "a single image is not a data set"),
+        ("a.mp4", b"x", "not a source of images"),
+        ("a.zip", b"<html>not a zip</html>", "not a readable zip file"),
+        ("a.npy", b"<html>", "not a readable .npy file"),
+        ("a.npz", b"PK", "not a readable .npz file"),
+        ("a.txt", b"\n# only this\n", "no image found"),
     ],
 )
 def test_no_source(tmp_path: Path, name: str, data: bytes | None, match: str) -> None:
@@ -125,14 +125,14 @@ PHOTO = encoded(np.arange(3 * 40 * 40).reshape(40, 40, 3) % 251, "JPEG")
 DAMAGED = {
     "truncated png": (WHOLE[: len(WHOLE) // 2], "truncated PNG"),
     "png without end": (WHOLE[:-12], "truncated PNG"),
-    "altered png": (WHOLE[:60] + bytes([WHOLE[60] ^ 1]) + WHOLE[61:], "bad CRC"),
+    "altered png": (WHOLE[:60] + bytes([WHOLE[60] ^ 1]) + WHOLE[61:], "CRC mismatch"),
     "truncated jpeg": (PHOTO[: len(PHOTO) * 3 // 4], "truncated"),
     "truncated gif": ((gif := encoded(np.eye(40) * 99, "GIF"))[: len(gif) // 2], "truncated"),
     "truncated tiff": ((tif := encoded(np.eye(40) * 99, "TIFF"))[: len(tif) // 2], "."),
     "truncated webp": ((webp := encoded(np.eye(40) * 99, "WEBP"))[: len(webp) // 2], "."),
     "truncated bmp": ((bmp := encoded(np.eye(40) * 99, "BMP"))[: len(bmp) // 2], "truncated"),
     "empty": (b"", "0 bytes"),
-    "text": (b"this is no picture at all", "no picture of a known kind"),
+    "text": (b"this is no image at all", "not an image of a known format"),
 }
 
 
@@ -141,9 +141,9 @@ def test_damaged_file_is_named_and_skipped_or_stops(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, data: bytes, match: str
 ) -> None:
     put(tmp_path, {"a.png": flat(10), "bad.png": data, "c.png": flat(30)})
-    pictures = read_images(tmp_path, READ)
-    assert pictures.images[:, 0, 0, 0].tolist() == [10, 30]
-    assert "1 of 3 files skipped (bad.png: " in pictures.note
+    decoded = read_images(tmp_path, READ)
+    assert decoded.images[:, 0, 0, 0].tolist() == [10, 30]
+    assert "1 of 3 files skipped (bad.png: " in decoded.note
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "bad.png" in caplog.text
     with pytest.raises(DataError, match=rf"bad\.png: .*{match}"):
@@ -160,13 +160,13 @@ def test_one_percent_of_damage_or_one_file_is_let_go(tmp_path: Path, total: int,
             read_images(tmp_path, READ)
 
 
-def test_labels_stay_with_their_pictures_where_one_is_skipped(tmp_path: Path) -> None:
+def test_labels_stay_with_their_images_where_one_is_skipped(tmp_path: Path) -> None:
     put(tmp_path, {"test/b/1.png": flat(4), "train/a/1.png": flat(1), "train/a/2.png": b"", "train/b/1.png": flat(3)})
-    pictures = read_images(tmp_path, READ)
-    assert pictures.images[:, 0, 0, 0].tolist() == [4, 1, 3]
-    assert pictures.labels is not None
-    assert pictures.labels.tolist() == [1, 0, 1]
-    assert pictures.parts == {"train": slice(1, 3), "test": slice(0, 1)}
+    decoded = read_images(tmp_path, READ)
+    assert decoded.images[:, 0, 0, 0].tolist() == [4, 1, 3]
+    assert decoded.labels is not None
+    assert decoded.labels.tolist() == [1, 0, 1]
+    assert decoded.splits == {"train": slice(1, 3), "test": slice(0, 1)}
 
 
 # ---------------------------------------------------------------- row 3: bombs
@@ -185,10 +185,10 @@ def test_labels_stay_with_their_pictures_where_one_is_skipped(tmp_path: Path) ->
 )
 def test_bomb_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     def load(*_: Any) -> None:
-        pytest.fail("the picture was decoded")
+        pytest.fail("the image was decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-    with pytest.raises(DamageError, match=r"x\.png: (its header claims|Image size)"):
+    with pytest.raises(DamageError, match=r"x\.png: (the header claims|Image size)"):
         decode(data, "x.png", READ)
 
 
@@ -200,9 +200,9 @@ def tiff(mode: str, value: Any) -> bytes:
 
 
 def indexed(entries: list[int], transparent: int | None = None, kind: str = "PNG") -> bytes:
-    picture = Image.new("P", (2, 2), 1)
-    picture.putpalette(entries)
-    return encoded(picture, kind, **({} if transparent is None else {"transparency": transparent}))
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette(entries)
+    return encoded(image, kind, **({} if transparent is None else {"transparency": transparent}))
 
 
 RGB16 = png(1, 1, 16, 2, b"\0" + struct.pack(">3H", 0x12FF, 0x80FF, 0xFF00))
@@ -246,12 +246,12 @@ TAG = struct.pack("<HHI", 262, 3, 1)  # PhotometricInterpretation, one short; Pi
 REFUSED = {
     "float": (tiff("F", 0.5), {"bits": 8}, "float pixels have no fixed scale"),
     "32 bit": (tiff("I", 70_000), {"bits": 8}, "32-bit pixels"),
-    "lab": (tiff("LAB", (1, 2, 3)), {}, "LAB pixels are not read"),
-    "16 bit gray": (GRAY16, {}, "16-bit pixels; --bits 8"),
-    "16 bit rgb, which opens as 8 bit": (RGB16, {}, "16-bit pixels; --bits 8"),
-    "16 bit tiff": (tiff("I;16", 9), {}, "16-bit pixels; --bits 8"),
+    "lab": (tiff("LAB", (1, 2, 3)), {}, "LAB pixels are not supported"),
+    "16 bit gray": (GRAY16, {}, "16-bit pixels; set --bits 8"),
+    "16 bit rgb, which opens as 8 bit": (RGB16, {}, "16-bit pixels; set --bits 8"),
+    "16 bit tiff": (tiff("I;16", 9), {}, "16-bit pixels; set --bits 8"),
     "16 bit tiff where 0 is white": (tiff("I;16", 9).replace(TAG + b"\1", TAG + b"\0"), {"bits": 8}, "16-bit TIFF"),
-    "pgm of odd maxval": (b"P5 1 1 1023\n\x01\xff", {"bits": 8}, "16-bit PPM I pixels are not read"),
+    "pgm of odd maxval": (b"P5 1 1 1023\n\x01\xff", {"bits": 8}, "16-bit PPM I pixels are not supported"),
     "color ppm of 16 bit": (b"P6 1 1 65535\n\x12\xff\x12\xff\x12\xff", {"bits": 8}, "16-bit PPM RGB"),
     "16 bit with a transparent color": (
         png(1, 1, 16, 0, b"\0\1\2", chunk(b"tRNS", b"\1\2")),
@@ -277,14 +277,14 @@ def test_conversions_are_counted_in_the_note(tmp_path: Path, caplog: pytest.LogC
         {"a.png": clear, "b.png": clear, "c.tif": encoded(Image.new("CMYK", (4, 4)), "TIFF"), "d.png": flat(9)},
     )
     note = read_images(tmp_path, READ).note
-    assert "2 pictures with transparency, composited on white" in note
-    assert "1 picture from CMYK" in note
-    assert "1 picture gray among colored ones" in note
-    assert "2 pictures with transparency" in caplog.text
+    assert "2 images with transparency, composited on white" in note
+    assert "1 image converted from CMYK" in note
+    assert "1 image converted from gray to RGB" in note
+    assert "2 images with transparency" in caplog.text
 
 
 @pytest.mark.parametrize("first", ["gray", "color"])
-def test_gray_and_colored_pictures_together_are_rgb(tmp_path: Path, first: str) -> None:
+def test_gray_and_colored_images_together_are_rgb(tmp_path: Path, first: str) -> None:
     contents = {"a.png": flat(5, 1, 1), "b.png": encoded([[[1, 2, 3]]])}
     names = ["a.png", "b.png"] if first == "gray" else ["b.png", "a.png"]
     put(tmp_path, {f"{i}.png": contents[name] for i, name in enumerate(names)})
@@ -315,11 +315,11 @@ def test_frames_first_or_all(tmp_path: Path, kind: str, caplog: pytest.LogCaptur
     put(tmp_path, {"a.png": data, "b.png": encoded(np.full((4, 4, 3), 255))})
     first = read_images(tmp_path, READ)
     assert first.images[:, 0, 0, 0].tolist() == [10, 255]
-    assert "1 picture of several frames, the first taken" in caplog.text
+    assert "1 image with several frames, of which the first was read" in caplog.text
     assert read_images(tmp_path, Reading(frames="all")).images[:, 0, 0, 0].tolist() == [*values, 255]
 
 
-def test_a_camera_s_preview_frame_is_no_picture() -> None:
+def test_a_camera_s_preview_frame_is_no_image() -> None:
     still = [Image.new("RGB", (16, 16), (value,) * 3) for value in (10, 200)]
     data = encoded(still[0], "MPO", save_all=True, append_images=still[1:])
     frames, remarks = decode(data, "x.jpg", Reading(frames="all"))
@@ -358,7 +358,7 @@ FITS: dict[str, tuple[np.ndarray, dict[str, Any], Any]] = {
     "same size, whatever the fit": (RAMP, {"size": (2, 8), "fit": "error"}, RAMP),
     "crop takes the center": (RAMP, {"size": (2, 4)}, RAMP[:, 2:6]),
     "crop of an odd margin stays on the grid": (RAMP, {"size": (2, 5)}, RAMP[:, 1:6]),
-    "crop of a tall picture": (RAMP.T, {"size": (4, 2)}, RAMP.T[2:6]),
+    "crop of a tall image": (RAMP.T, {"size": (4, 2)}, RAMP.T[2:6]),
     "crop then exact means": (np.repeat(RAMP, 2, 0), {"size": (2, 2)}, [[25, 45], [105, 125]]),
     "whole factors give exact means": (RAMP, {"size": (1, 4), "fit": "resize"}, [[45, 65, 85, 105]]),
     "pad adds and never enlarges": (
@@ -384,9 +384,9 @@ def test_fit(pixels: np.ndarray, reading: dict[str, Any], expected: Any) -> None
 @pytest.mark.parametrize("side", [32, 64, 200])
 def test_large_jpeg_is_brought_to_size_as_its_png_is(side: int) -> None:
     y, x = np.mgrid[0:800, 0:1000]
-    picture = np.stack([x / 4, y / 4, 128 + 60 * np.sin(x * side / 2000)], -1).astype(np.uint8)
-    photo = one(encoded(picture, "JPEG", quality=95, subsampling=0), size=(side, side)).astype(int)
-    assert np.abs(photo - one(encoded(picture), size=(side, side))).max() <= 4
+    image = np.stack([x / 4, y / 4, 128 + 60 * np.sin(x * side / 2000)], -1).astype(np.uint8)
+    photo = one(encoded(image, "JPEG", quality=95, subsampling=0), size=(side, side)).astype(int)
+    assert np.abs(photo - one(encoded(image), size=(side, side))).max() <= 4
 
 
 def test_mixed_sizes_list_the_five_commonest(tmp_path: Path) -> None:
@@ -394,15 +394,15 @@ def test_mixed_sizes_list_the_five_commonest(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     contents = {f"{i:02}.png": flat(0, side, 3) for i, side in enumerate(sides)}
-    contents["00.png"] = encoded(np.zeros((3, 4)), exif=turned)  # shown 4 high, 3 wide
+    contents["00.png"] = encoded(np.zeros((3, 4)), exif=turned)  # printable 4 high, 3 wide
     put(tmp_path, contents)
     with pytest.raises(DataError, match=r"6 sizes .*4x3 \(6\), 5x3 \(5\), 6x3 \(4\), 7x3 \(3\), 8x3 \(2\); .*--size"):
         read_images(tmp_path, READ)
-    with pytest.raises(DataError, match=r"not all pictures are 4x3, but 4x3 \(6\), 5x3.*--fit crop, resize or pad"):
+    with pytest.raises(DataError, match=r"not all images are 4x3, most frequent 4x3 \(6\), 5x3.*--fit crop"):
         read_images(tmp_path, Reading(size=(4, 3), fit="error"))
-    pictures = read_images(tmp_path, Reading(size=(4, 4)))
-    assert pictures.images.shape == (21, 1, 4, 4)
-    assert "21 pictures smaller than asked for, enlarged" in pictures.note
+    decoded = read_images(tmp_path, Reading(size=(4, 4)))
+    assert decoded.images.shape == (21, 1, 4, 4)
+    assert "21 images enlarged" in decoded.note
 
 
 # ---------------------------------------------------------------- row 10: layouts, names, links, permissions
@@ -429,7 +429,7 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, list[int]] | None, tuple[str, ...]
     "train alone": (["train/a/1.png", "train/b/1.png"], {"train": [0, 1]}, ("a", "b"), [0, 1]),
     "a class called train": (["bus/1.png", "train/1.png"], None, ("bus", "train"), [0, 1]),
     "unlabeled test": (["test/1.png", "train/a/1.png", "train/b/1.png"], {"train": [1, 2], "test": [0]}, (), None),
-    "loose pictures beside classes": (["1.png", "a/1.png", "b/1.png"], None, (), None),
+    "loose images beside classes": (["1.png", "a/1.png", "b/1.png"], None, (), None),
 }
 
 
@@ -445,22 +445,22 @@ def test_layouts(
 ) -> None:
     contents = {name: flat(i) for i, name in enumerate(names)}
     source = put(tmp_path / "set", contents) if kind == "folder" else zipped(tmp_path / "set.zip", contents)
-    pictures = read_images(source, READ)
+    decoded = read_images(source, READ)
     order = np.arange(len(names))
-    assert pictures.images[:, 0, 0, 0].tolist() == order.tolist()
-    assert (None if pictures.parts is None else {k: order[v].tolist() for k, v in pictures.parts.items()}) == parts
-    assert pictures.classes == classes
-    assert (None if pictures.labels is None else pictures.labels.tolist()) == labels
-    assert pictures.source_levels == 256
-    assert bool(pictures.note) == (names[0] in ("1.png", "test/1.png") and any("/a/" in f"/{name}" for name in names))
+    assert decoded.images[:, 0, 0, 0].tolist() == order.tolist()
+    assert (None if decoded.splits is None else {k: order[v].tolist() for k, v in decoded.splits.items()}) == parts
+    assert decoded.classes == classes
+    assert (None if decoded.labels is None else decoded.labels.tolist()) == labels
+    assert decoded.source_levels == 256
+    assert bool(decoded.note) == (names[0] in ("1.png", "test/1.png") and any("/a/" in f"/{name}" for name in names))
 
 
 @pytest.mark.parametrize(
     ("names", "match"),
     [
-        (["test/1.png", "train/1.png", "extra/1.png"], r"\(test, train\) stand beside pictures in extra/"),
-        (["train/1.png", "preview.png"], r"\(train\) stand beside pictures in no folder"),
-        (["train/1.png", "val/1.png", "valid/1.png"], "two folders name one split: train, val, valid"),
+        (["test/1.png", "train/1.png", "extra/1.png"], r"in extra/ are outside the split folders \(test, train\)"),
+        (["train/1.png", "preview.png"], r"images in the top folder are outside the split folders \(train\)"),
+        (["train/1.png", "val/1.png", "valid/1.png"], "two folders name the same split: train, val, valid"),
     ],
 )
 def test_ambiguous_splits(tmp_path: Path, names: list[str], match: str) -> None:
@@ -472,22 +472,22 @@ def test_strange_names_are_read(tmp_path: Path) -> None:
     names = ["ünï/日本.png", "ünï/new\nline.png", "ünï/a b.png", f"{'l' * 200}/{'x' * 240}.PNG"]
     put(tmp_path, {name: flat(i) for i, name in enumerate(names)})
     put(Path(os.fsdecode(os.fsencode(tmp_path))), {"ünï/" + os.fsdecode(b"\xff\xfe.png"): b""})
-    pictures = read_images(tmp_path, READ)
-    assert pictures.classes == ("l" * 200, "ünï")
-    assert pictures.labels is not None
-    assert dict(zip(pictures.images[:, 0, 0, 0].tolist(), pictures.labels.tolist(), strict=True)) == {
+    decoded = read_images(tmp_path, READ)
+    assert decoded.classes == ("l" * 200, "ünï")
+    assert decoded.labels is not None
+    assert dict(zip(decoded.images[:, 0, 0, 0].tolist(), decoded.labels.tolist(), strict=True)) == {
         0: 1,
         1: 1,
         2: 1,
         3: 0,
     }
-    assert r"\udcff\udcfe.png: 0 bytes" in pictures.note
-    pictures.note.encode()
+    assert r"\udcff\udcfe.png: 0 bytes" in decoded.note
+    decoded.note.encode()
 
 
 def test_shown_names_are_one_short_line() -> None:
-    assert shown("a\nb\x1b[31m\udc80é") == r"a\nb\x1b[31m\udc80é"
-    assert len(shown("x" * 1000)) <= 100
+    assert printable("a\nb\x1b[31m\udc80é") == r"a\nb\x1b[31m\udc80é"
+    assert len(printable("x" * 1000)) <= 100
 
 
 def test_a_class_written_in_two_unicode_forms_is_one(tmp_path: Path) -> None:
@@ -502,14 +502,14 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (root / "b" / "link.png").symlink_to(root / "a" / "1.png")
     put(tmp_path / "elsewhere", {"1.png": flat(3)})
     (root / "c").symlink_to(tmp_path / "elsewhere")
-    pictures = read_images(root, READ)
-    assert pictures.images[:, 0, 0, 0].tolist() == [1, 2, 1, 3]
-    assert pictures.classes == ("a", "b", "c")
-    assert "1 of 5 files skipped (b/self.png: no such file, or a broken link)" in pictures.note
-    assert "1 folder reached twice by links" in pictures.note
+    decoded = read_images(root, READ)
+    assert decoded.images[:, 0, 0, 0].tolist() == [1, 2, 1, 3]
+    assert decoded.classes == ("a", "b", "c")
+    assert "1 of 5 files skipped (b/self.png: no such file, or a broken link)" in decoded.note
+    assert "1 folder linked more than once, read once" in decoded.note
 
 
-def test_a_pipe_named_like_a_picture_does_not_hang(tmp_path: Path) -> None:
+def test_a_pipe_named_like_an_image_does_not_hang(tmp_path: Path) -> None:
     put(tmp_path, {"a.png": flat(1)})
     os.mkfifo(tmp_path / "b.png")
     (tmp_path / "list.txt").write_text("a.png\nb.png\n")
@@ -532,9 +532,9 @@ def test_no_permission_is_a_named_error(tmp_path: Path, monkeypatch: pytest.Monk
         return real_scan(path)
 
     monkeypatch.setattr(Path, "open", refusing_open)
-    pictures = read_images(tmp_path, READ)
-    assert pictures.images[:, 0, 0, 0].tolist() == [1, 3]
-    assert "b.png: Permission denied" in pictures.note
+    decoded = read_images(tmp_path, READ)
+    assert decoded.images[:, 0, 0, 0].tolist() == [1, 3]
+    assert "b.png: Permission denied" in decoded.note
     monkeypatch.setattr(scan.os, "scandir", refusing_scan)
     with pytest.raises(DataError, match=r"locked: folder cannot be listed \(Permission denied\)"):
         read_images(tmp_path, READ)
@@ -547,8 +547,8 @@ def test_no_permission_is_a_named_error(tmp_path: Path, monkeypatch: pytest.Monk
     ("change", "reason"),
     [
         (lambda path: path.unlink(), "No such file or directory"),
-        (lambda path: path.write_bytes(flat(99, 7, 7) * 2), "changed while the folder was being read"),
-        (lambda path: os.utime(path, ns=(1, 1)), "changed while the folder was being read"),
+        (lambda path: path.write_bytes(flat(99, 7, 7) * 2), "modified while the folder was read"),
+        (lambda path: os.utime(path, ns=(1, 1)), "modified while the folder was read"),
     ],
     ids=["deleted", "rewritten", "touched"],
 )
@@ -563,9 +563,9 @@ def test_a_file_that_changes_between_listing_and_reading(
         return decode(data, name, reading)
 
     monkeypatch.setattr(folders, "decode", decode_and_change)
-    pictures = read_images(tmp_path, READ)
-    assert pictures.images[:, 0, 0, 0].tolist() == [1, 3]
-    assert f"b.png: {reason}" in pictures.note
+    decoded = read_images(tmp_path, READ)
+    assert decoded.images[:, 0, 0, 0].tolist() == [1, 3]
+    assert f"b.png: {reason}" in decoded.note
 
 
 # ---------------------------------------------------------------- zips and lists
@@ -604,10 +604,10 @@ def test_list_of_files_keeps_its_order(tmp_path: Path) -> None:
     put(tmp_path, {"pics/é.png": flat(1), "pics/b.unknown": flat(2), "c.png": flat(3)})
     text = f"\ufeff# header\n\npics/b.unknown\r\n{tmp_path / 'c.png'}\npics/é.png\nc.png\nmissing\0name.png\n"
     (tmp_path / "list.txt").write_text(text, encoding="utf-8", newline="")
-    pictures = read_images(tmp_path / "list.txt", READ)
-    assert pictures.images[:, 0, 0, 0].tolist() == [2, 3, 1, 3]
-    assert (pictures.labels, pictures.parts, pictures.classes) == (None, None, ())
-    assert r"missing\x00name.png: no such file" in pictures.note
+    decoded = read_images(tmp_path / "list.txt", READ)
+    assert decoded.images[:, 0, 0, 0].tolist() == [2, 3, 1, 3]
+    assert (decoded.labels, decoded.splits, decoded.classes) == (None, None, ())
+    assert r"missing\x00name.png: no such file" in decoded.note
 
 
 # ---------------------------------------------------------------- arrays
@@ -655,14 +655,14 @@ def test_axes_are_told_by_the_shape(
     [
         (counted(9, 3, 9, 3), r"may be \[N, C, H, W\] or \[N, H, W, C\]"),
         (counted(9, 1, 9, 1), r"may be \[N, C, H, W\] or \[N, H, W, C\]"),
-        (counted(9, 8, 3), r"may be one picture \[H, W, C\]"),
-        (counted(9, 8, 8, 4), "no axis of 1 or 3 channels"),
-        (counted(9, 8), r"holds no pictures; save \[N, H, W\]"),
-        (counted(0, 8, 8), "holds no pictures"),
-        (np.zeros((2, 8, 8), np.float32), r"is float32; pixels are uint8 or bool: save \(x \* 255\)"),
-        (np.zeros((2, 8, 8), np.uint16), "is uint16; pixels are uint8 or bool"),
+        (counted(9, 8, 3), r"may be one image \[H, W, C\]"),
+        (counted(9, 8, 8, 4), "no second or last axis of 1 or 3 channels"),
+        (counted(9, 8), r"is not an array of images; save \[N, H, W\]"),
+        (counted(0, 8, 8), "is not an array of images"),
+        (np.zeros((2, 8, 8), np.float32), r"is float32; pixels must be uint8 or bool: save \(x \* 255\)"),
+        (np.zeros((2, 8, 8), np.uint16), "is uint16; pixels must be uint8 or bool"),
         (np.asfortranarray(counted(5, 6, 7)), "Fortran order"),
-        (np.array([object()]), "Python objects, which are never unpickled"),
+        (np.array([object()]), "Python objects, which are not unpickled"),
     ],
 )
 def test_arrays_that_are_refused(tmp_path: Path, array: np.ndarray, match: str) -> None:
@@ -673,10 +673,10 @@ def test_arrays_that_are_refused(tmp_path: Path, array: np.ndarray, match: str) 
 
 
 def test_bool_array_has_two_levels(tmp_path: Path) -> None:
-    pictures = read_images(saved(tmp_path / "a.npy", np.eye(5, dtype=bool)[None]), READ)
-    assert pictures.source_levels == 2
-    assert pictures.images.dtype == np.uint8
-    assert np.array_equal(pictures.images[0, 0], np.eye(5))
+    decoded = read_images(saved(tmp_path / "a.npy", np.eye(5, dtype=bool)[None]), READ)
+    assert decoded.source_levels == 2
+    assert decoded.images.dtype == np.uint8
+    assert np.array_equal(decoded.images[0, 0], np.eye(5))
 
 
 A, B, C = counted(4, 5, 5), counted(3, 5, 5) // 2, counted(2, 5, 5) // 3
@@ -726,29 +726,29 @@ def test_npz_keys(
     classes: tuple[str, ...],
     labels: list[int] | None,
 ) -> None:
-    pictures = read_images(saved(tmp_path / "a.npz", **named), READ)
-    assert pictures.parts == parts
-    assert (pictures.classes, None if pictures.labels is None else pictures.labels.tolist()) == (classes, labels)
+    decoded = read_images(saved(tmp_path / "a.npz", **named), READ)
+    assert decoded.splits == parts
+    assert (decoded.classes, None if decoded.labels is None else decoded.labels.tolist()) == (classes, labels)
     for name, part in (parts or {"": slice(None)}).items():
         key = next(k for k in named if np.ndim(named[k]) == 3 and name in k.lower())
-        assert np.array_equal(pictures.images[part][:, 0], named[key])
+        assert np.array_equal(decoded.images[part][:, 0], named[key])
 
 
 @pytest.mark.parametrize(
     ("named", "match"),
     [
-        ({"foo": A, "bar": B}, "needs images .* it holds foo, bar"),
+        ({"foo": A, "bar": B}, "needs images .* it contains foo, bar"),
         ({"images": A, "train": B}, "needs images"),
-        ({"val": A, "validation": B, "train": C}, "val and validation both claim one role"),
-        ({"images": A, "labels": [0, 1]}, r"labels is int64 \[2\]; save whole numbers \[4\]"),
+        ({"val": A, "validation": B, "train": C}, "val and validation have the same role"),
+        ({"images": A, "labels": [0, 1]}, r"labels is int64 \[2\]; save integers \[4\]"),
         ({"images": A, "labels": [0.0, 1, 1, 0]}, "labels is float64"),
         ({"images": A, "labels": [0, 1, 2, 0], "classes": ["a", "b"]}, "one for each label from 0 to 2"),
-        ({"train": A, "test": counted(2, 6, 6)}, "test and train differ in picture size or type"),
-        ({"train": A, "test": B > 3}, "test and train differ in picture size or type"),
-        ({"images": A, "levels": 1}, "levels must be one whole number from 2 to 256"),
-        ({"images": A, "levels": [2, 3]}, "levels must be one whole number"),
-        ({"images": A, "levels": 99}, "images holds the value 99, but levels is 99"),
-        ({"images": A, "labels": np.array([1, None, 2, 3])}, "Python objects, which are never unpickled"),
+        ({"train": A, "test": counted(2, 6, 6)}, "test and train differ in image size or type"),
+        ({"train": A, "test": B > 3}, "test and train differ in image size or type"),
+        ({"images": A, "levels": 1}, "levels must be one integer from 2 to 256"),
+        ({"images": A, "levels": [2, 3]}, "levels must be one integer"),
+        ({"images": A, "levels": 99}, "images has the value 99, but levels is 99"),
+        ({"images": A, "labels": np.array([1, None, 2, 3])}, "Python objects, which are not unpickled"),
     ],
 )
 def test_npz_that_is_refused(tmp_path: Path, named: dict[str, Any], match: str) -> None:
@@ -757,10 +757,10 @@ def test_npz_that_is_refused(tmp_path: Path, named: dict[str, Any], match: str) 
 
 
 def test_npz_levels(tmp_path: Path) -> None:
-    pictures = read_images(saved(tmp_path / "a.npz", images=A % 17, levels=17, extra=[1]), READ)
-    assert pictures.source_levels == 17
-    assert pictures.note == "arrays ignored: extra"
-    assert np.array_equal(pictures.images[:, 0], A % 17)
+    decoded = read_images(saved(tmp_path / "a.npz", images=A % 17, levels=17, extra=[1]), READ)
+    assert decoded.source_levels == 17
+    assert decoded.note == "arrays ignored: extra"
+    assert np.array_equal(decoded.images[:, 0], A % 17)
 
 
 def test_arrays_are_brought_to_size_within_their_levels(tmp_path: Path) -> None:
@@ -794,7 +794,7 @@ def test_a_damaged_npz_is_an_error(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"a\.npz: no readable \.npz file \(Bad CRC-32"):
+    with pytest.raises(DataError, match=r"a\.npz: not a readable \.npz file \(Bad CRC-32"):
         read_images(path, READ)
 
 
@@ -803,23 +803,23 @@ def test_a_damaged_npz_is_an_error(tmp_path: Path) -> None:
 
 def test_order_is_by_name_and_the_same_from_folder_and_zip(tmp_path: Path) -> None:
     contents = {f"{name}.png": flat(i) for i, name in enumerate(["b/2", "a/10", "a/2", "b/1"])}
-    results: list[Pictures] = [
+    results: list[DecodedImages] = [
         read_images(put(tmp_path / "set", contents), READ),
         read_images(zipped(tmp_path / "set.zip", contents), READ),
     ]
-    for pictures in results:
-        assert pictures.images[:, 0, 0, 0].tolist() == [1, 2, 3, 0]
+    for decoded in results:
+        assert decoded.images[:, 0, 0, 0].tolist() == [1, 2, 3, 0]
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("", True), ("a.zip", True), ("a.NPZ", True), ("a.txt", True), ("a.png", False), ("none.zip", False)],
 )
-def test_is_picture_source(tmp_path: Path, name: str, expected: bool) -> None:
+def test_is_image_source(tmp_path: Path, name: str, expected: bool) -> None:
     put(tmp_path, {"a.zip": b"", "a.NPZ": b"", "a.txt": b"", "a.png": b""})
     assert folders.is_image_source(tmp_path / name) is expected
 
 
-def test_reading_pictures_needs_no_torch() -> None:
+def test_reading_images_needs_no_torch() -> None:
     code = "import sys, pixelloom.data.io.folders; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

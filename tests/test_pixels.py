@@ -74,7 +74,7 @@ def test_display_bytes_are_monotone_and_reach_black_and_white() -> None:
         assert np.abs(b - 255 * np.arange(levels) / (levels - 1)).max() <= 1
 
 
-def test_a_saved_picture_reads_back_as_the_same_levels() -> None:
+def test_a_saved_image_reads_back_as_the_same_levels() -> None:
     for levels in ALL_LEVELS:
         v = np.arange(levels, dtype=np.uint8)
         assert np.array_equal(pixels.quantize(pixels.to_bytes(v, levels), 256, levels), v), levels

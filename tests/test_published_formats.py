@@ -178,7 +178,7 @@ def test_a_malicious_pickle_is_never_run(tmp_path: Path, hidden: str, call: str)
         "as a key's value": {b"data": noise(1, 3072), b"labels": [1], b"x": bomb},
     }[hidden]
     (tmp_path / "test_batch").write_bytes(pickle.dumps(payload, protocol=2))
-    with pytest.raises(DataError, match=r"test_batch: not a CIFAR-10 batch \(it asks for \w+\.\w+"):
+    with pytest.raises(DataError, match=r"test_batch: not a CIFAR-10 batch \(it refers to \w+\.\w+"):
         read_cifar([(tmp_path / "test_batch", "")])
     assert not trace.exists()
     pickle.loads(pickle.dumps(bomb, protocol=2))  # the bomb is a real one
@@ -236,6 +236,6 @@ def test_damaged_and_hostile_tars(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz"):
             read_cifar(places)
     write_tar(tar, {"../../evil": b"x", "cifar-10-batches-bin/data_batch_1.bin": cifar_records(IMAGES, LABELS)})
-    with pytest.raises(DataError, match=r"holds no data_batch_2\.bin, data_batch_3\.bin"):
+    with pytest.raises(DataError, match=r"data_batch_2\.bin, data_batch_3\.bin, .* missing"):
         read_cifar(places)
     assert sorted(path.name for path in tmp_path.parent.rglob("*evil*")) == []

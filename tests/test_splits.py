@@ -1,4 +1,4 @@
-"""Splits are views of one array; they are cut by content, and equal images never part."""
+"""Splits are views of one array; they are made by content, and equal images are in one split."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import quantize_table
-from pixelloom.data.splits import Dataset, Split, cut, fingerprints, without
+from pixelloom.data.splits import Dataset, Split, content_hashes, exclude, split_by_hash
 
 
-def pictures(n: int, seed: int = 0) -> np.ndarray:
+def random_images(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, 1, 3, 4)).astype(np.uint8)
 
 
 def test_take_gives_the_named_rows_in_order() -> None:
-    store, labels = pictures(10), np.arange(10) * 11
+    store, labels = random_images(10), np.arange(10) * 11
     split = Split(store, labels, rows=np.array([7, 2, 5]))
     images, taken = split.take([2, 0, 0])
     assert len(split) == 3
@@ -36,14 +36,14 @@ def test_take_gives_the_named_rows_in_order() -> None:
 
 
 def test_taken_images_are_the_callers_own() -> None:
-    store = pictures(3)
+    store = random_images(3)
     before = store.copy()
     Split(store).take([0, 1])[0][:] = 0
     assert np.array_equal(store, before)
 
 
 def test_a_table_is_applied_on_the_way_out() -> None:
-    store = pictures(5)
+    store = random_images(5)
     images, _ = Split(store, table=quantize_table(256, 4)).take([1, 3])
     assert np.array_equal(images, store[[1, 3]] // 64)
 
@@ -57,13 +57,13 @@ def test_fixed_bits_depend_on_the_position_and_not_on_the_company() -> None:
     assert len({image.tobytes() for image in whole}) == 3
     elsewhere = Split(split.store, rows=np.array([0, 2, 4]), bits=(0, 2))
     assert np.array_equal(elsewhere.all()[0], whole)
-    with pytest.raises(ValueError, match="take the subset first"):
+    with pytest.raises(ValueError, match="take the subset before binarization"):
         split.subset(np.array([1]))
 
 
 @pytest.mark.parametrize("view", ["whole", "tail", "channels last", "every other"])
 def test_a_memory_map_travels_by_name(tmp_path: Path, view: str) -> None:
-    path = tmp_path / "pictures.npy"
+    path = tmp_path / "images.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (500, 8, 20, 30)).astype(np.uint8))
     mapped = np.load(path, mmap_mode="r")
     store = {
@@ -81,19 +81,19 @@ def test_a_memory_map_travels_by_name(tmp_path: Path, view: str) -> None:
     assert len(again) < 2000
     assert np.array_equal(pickle.loads(again).all()[0], store[[199, 3]])
     path.unlink()
-    with pytest.raises(DataError, match=r"pictures\.npy: the pictures cannot be opened again"):
+    with pytest.raises(DataError, match=r"images\.npy: the images cannot be opened again"):
         pickle.loads(sent)
 
 
 def test_an_array_in_memory_travels_by_value() -> None:
-    store = pictures(9)
+    store = random_images(9)
     assert np.array_equal(pickle.loads(pickle.dumps(Split(store[::-1]))).all()[0], store[::-1])
 
 
 @pytest.mark.parametrize("shares", [(0.1,), (0.1, 0.1), (0.25, 0.5)])
 def test_cut_keeps_the_shares_and_loses_nothing(shares: tuple[float, ...]) -> None:
     n = 4000
-    parts = cut(fingerprints(pictures(n)), *shares)
+    parts = split_by_hash(content_hashes(random_images(n)), *shares)
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(n))
     for part, share in zip(parts, (*shares, 1 - sum(shares)), strict=True):
         assert abs(len(part) - n * share) < 4.5 * np.sqrt(n * share * (1 - share))
@@ -101,58 +101,59 @@ def test_cut_keeps_the_shares_and_loses_nothing(shares: tuple[float, ...]) -> No
 
 
 def test_equal_images_stay_together() -> None:
-    store = pictures(60)[np.random.default_rng(1).integers(0, 60, 600)]
-    prints = fingerprints(store)
-    parts = [set(prints[part].tolist()) for part in cut(prints, 0.3, 0.3)]
+    store = random_images(60)[np.random.default_rng(1).integers(0, 60, 600)]
+    hashes = content_hashes(store)
+    parts = [set(hashes[part].tolist()) for part in split_by_hash(hashes, 0.3, 0.3)]
     assert parts[0].isdisjoint(parts[1] | parts[2])
     assert parts[1].isdisjoint(parts[2])
 
 
-def test_more_pictures_move_none_of_the_others() -> None:
-    few, many = fingerprints(pictures(300)), fingerprints(np.concatenate([pictures(300), pictures(900, seed=1)]))
-    for before, after in zip(cut(few, 0.1, 0.1), cut(many, 0.1, 0.1), strict=True):
+def test_more_images_move_none_of_the_others() -> None:
+    few = content_hashes(random_images(300))
+    many = content_hashes(np.concatenate([random_images(300), random_images(900, seed=1)]))
+    for before, after in zip(split_by_hash(few, 0.1, 0.1), split_by_hash(many, 0.1, 0.1), strict=True):
         assert np.array_equal(before, after[after < 300])
 
 
 @pytest.mark.parametrize("n", range(3, 30))
-def test_no_part_is_empty_however_few_the_pictures(n: int) -> None:
+def test_no_part_is_empty_however_few_the_images(n: int) -> None:
     for seed in range(20):
-        parts = cut(fingerprints(pictures(n, seed)), 0.1, 0.1)
+        parts = split_by_hash(content_hashes(random_images(n, seed)), 0.1, 0.1)
         assert all(len(part) for part in parts)
         assert sum(len(part) for part in parts) == n
 
 
 def test_extreme_prints_are_cut_too() -> None:
     top = np.array([2**64 - 1, 2**64 - 2, 2**64 - 3], np.uint64)
-    assert [part.tolist() for part in cut(top, 0.1, 0.1)] == [[2], [1], [0]]
-    assert [part.tolist() for part in cut(np.array([0, 1, 2], np.uint64), 0.1, 0.1)] == [[0], [1], [2]]
+    assert [part.tolist() for part in split_by_hash(top, 0.1, 0.1)] == [[2], [1], [0]]
+    assert [part.tolist() for part in split_by_hash(np.array([0, 1, 2], np.uint64), 0.1, 0.1)] == [[0], [1], [2]]
 
 
-def test_too_few_distinct_pictures() -> None:
-    with pytest.raises(DataError, match="2 distinct pictures cannot fill 3 splits"):
-        cut(fingerprints(pictures(2)[[0, 1, 0, 1, 1]]), 0.1, 0.1)
+def test_too_few_distinct_images() -> None:
+    with pytest.raises(DataError, match="2 distinct images cannot fill 3 splits"):
+        split_by_hash(content_hashes(random_images(2)[[0, 1, 0, 1, 1]]), 0.1, 0.1)
 
 
 def test_prints_tell_content_and_seed() -> None:
-    store = pictures(50)
-    prints = fingerprints(store)
-    assert prints.dtype == np.uint64
-    assert len(np.unique(prints)) == 50
-    assert np.array_equal(prints, fingerprints(store.copy()))
-    assert not np.isin(prints, fingerprints(store, seed=1)).any()
+    store = random_images(50)
+    hashes = content_hashes(store)
+    assert hashes.dtype == np.uint64
+    assert len(np.unique(hashes)) == 50
+    assert np.array_equal(hashes, content_hashes(store.copy()))
+    assert not np.isin(hashes, content_hashes(store, seed=1)).any()
     changed = store.copy()
     changed[7, 0, 1, 2] ^= 1
-    assert np.flatnonzero(prints != fingerprints(changed)).tolist() == [7]
+    assert np.flatnonzero(hashes != content_hashes(changed)).tolist() == [7]
 
 
 def test_without_drops_what_others_hold() -> None:
-    prints = np.array([1, 2, 3, 2, 4], np.uint64)
-    rows = without(np.array([0, 1, 3, 4]), prints, np.array([2], np.uint64), np.array([4, 9], np.uint64))
+    hashes = np.array([1, 2, 3, 2, 4], np.uint64)
+    rows = exclude(np.array([0, 1, 3, 4]), hashes, np.array([2], np.uint64), np.array([4, 9], np.uint64))
     assert rows.tolist() == [0]
 
 
 def test_dataset_names_its_splits() -> None:
-    store = pictures(6)
+    store = random_images(6)
     data = Dataset("tiny", ImageSpec(1, 3, 4, 256), Split(store), Split(store[:2]), Split(store[:1]))
     assert data.counts() == {"train": 6, "val": 2, "test": 1}
     assert data.split("val") is data.val

@@ -183,7 +183,7 @@ def test_choose_takes_as_many_of_each_class() -> None:
     assert np.bincount(labels[chosen], minlength=10).tolist() == [0] * 7 + [20, 20, 0]
     assert (np.diff(chosen) > 0).all()
     assert not np.array_equal(chosen, choose(labels, (7, 8), 20, seed=1, stream=0))
-    with pytest.raises(DataError, match="200 images of the digit 7 are needed, and only"):
+    with pytest.raises(DataError, match="200 images of the digit 7 are needed, but there are only"):
         choose(labels, (7, 8), 200, seed=0, stream=0)
 
 

@@ -1,1 +1,1 @@
-"""Data: from published files, drawings and anyone's pictures to uint8 levels in three disjoint splits."""
+"""Data sets: published files, synthetic images and image folders as uint8 levels in three disjoint splits."""

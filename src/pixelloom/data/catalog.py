@@ -1,4 +1,4 @@
-"""The data sets by name, and :func:`load`: from a configuration to verified splits of uint8 levels."""
+"""The table of named data sets, and :func:`load`: from a configuration to splits of uint8 levels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,19 @@ from pixelloom.data.io import published_formats
 from pixelloom.data.io.decode import Reading
 from pixelloom.data.io.download import PUBLISHED, Progress, provide
 from pixelloom.data.io.folders import read_images
-from pixelloom.data.splits import NAMES, Dataset, Split, assembled, cut, fingerprints, given, miscounted, own, published
-from pixelloom.data.transforms import binarized, quantized, reshaped
+from pixelloom.data.splits import (
+    NAMES,
+    Dataset,
+    Split,
+    assemble,
+    content_hashes,
+    count_note,
+    from_published,
+    from_splits,
+    from_user,
+    split_by_hash,
+)
+from pixelloom.data.transforms import binarized, quantized, resized
 
 __all__ = ["DATASETS", "DataConfig", "Dataset", "Entry", "Split", "load", "load_for"]
 
@@ -30,31 +41,41 @@ CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 
 @dataclass(frozen=True)
 class Entry:
-    """How a named data set is read, and what to say of it in a list."""
+    """Reader and one-line description of a named data set."""
 
     read: Callable[[DataConfig, Progress | None], Dataset]
-    about: str
+    description: str
 
 
 def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
-    """The data set that a configuration asks for, in disjoint splits.
+    """Load the data set of a configuration in disjoint splits.
 
-    The order of transforms is: levels as published, gray, size, then quantization or binarization. Files that are not
-    found are downloaded, with ``progress`` called as bytes arrive. Raises DataError for what is missing, damaged or too
-    few, UsageError for a name that nobody knows or a wish that does not fit the pictures.
+    Transforms are applied in this order: gray, size, then quantization or binarization.
+
+    Args:
+        config: name or path of the data, and its transforms.
+        progress: called while missing files are downloaded.
+
+    Raises:
+        DataError: for files that are missing, damaged or have too few images.
+        UsageError: for an unknown name, or an option that does not fit the images.
     """
     entry = DATASETS.get(config.source)
-    data = reshaped(entry.read(config, progress), config) if entry else _own(config)
+    data = resized(entry.read(config, progress), config) if entry else _user_images(config)
     data = quantized(data, config) if config.binarize == "none" else binarized(data, config)
     return data if config.limit is None else replace(data, train=data.train.first(config.limit))
 
 
 def load_for(spec: ImageSpec, config: DataConfig, progress: Progress | None = None) -> Dataset:
-    """:func:`load` for a model of images of a shape. Raises DataError too where the pictures have another one."""
+    """Load a data set for a model of images of one shape.
+
+    Raises:
+        DataError: as :func:`load`, and for images of another shape or number of levels.
+    """
     data = load(config, progress)
     if data.spec != spec:
         raise DataError(
-            f"{config.source}: pictures are {data.spec}, the model was trained on {spec}; "
+            f"{config.source}: images are {data.spec}, the model was trained on {spec}; "
             "convert them with --size, --gray, --levels or --binarize"
         )
     return data
@@ -62,51 +83,52 @@ def load_for(spec: ImageSpec, config: DataConfig, progress: Progress | None = No
 
 def _digits(_: DataConfig, __: Progress | None) -> Dataset:
     with resources.files("pixelloom.data").joinpath("embedded/digits.npz").open("rb") as file:
-        held = np.load(file, allow_pickle=False)
-        images, labels = held["images"], held["labels"].astype(np.int64)
-    test, val, train = cut(fingerprints(images), 0.16, 0.08)
+        archive = np.load(file, allow_pickle=False)
+        images, labels = archive["images"], archive["labels"].astype(np.int64)
+    test, val, train = split_by_hash(content_hashes(images), 0.16, 0.08)
     whole = Split(images, labels, 17)
-    return assembled("digits", whole.subset(train), whole.subset(val), whole.subset(test), DIGITS)
+    return assemble("digits", whole.subset(train), whole.subset(val), whole.subset(test), DIGITS)
 
 
 def _idx(name: str, classes: tuple[str, ...], config: DataConfig, progress: Progress | None) -> Dataset:
     files = [remote.name for remote in PUBLISHED[name]]
 
-    def found(folder: Path, file: str) -> Path:
+    def located(folder: Path, file: str) -> Path:
+        """The file, or its unzipped copy if only that exists."""
         plain = folder / file.removesuffix(".gz")
         return plain if not (folder / file).is_file() and plain.is_file() else folder / file
 
-    folder = provide(name, config.root, lambda folder: all(found(folder, f).is_file() for f in files), progress)
-    parts: list[Split] = []
+    folder = provide(name, config.root, lambda folder: all(located(folder, f).is_file() for f in files), progress)
+    splits: list[Split] = []
     for image_file, label_file in (files[:2], files[2:]):
         images, labels = (
-            published_formats.read_idx(found(folder, image_file)),
-            published_formats.read_idx(found(folder, label_file)),
+            published_formats.read_idx(located(folder, image_file)),
+            published_formats.read_idx(located(folder, label_file)),
         )
         if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
             raise DataError(
-                f"{found(folder, image_file)}: {images.shape} images with {labels.shape} labels in {label_file}, "
-                f"not N 28x28 images and N labels of 0..9; fetch both again"
+                f"{located(folder, image_file)}: {images.shape} images with {labels.shape} labels in {label_file}, "
+                f"not N 28x28 images and N labels in 0..9; download both again"
             )
-        parts.append(Split(images[:, None], labels.astype(np.int64)))
-    whole, test = parts
-    return published(name, whole, test, classes, (60000, 10000))
+        splits.append(Split(images[:, None], labels.astype(np.int64)))  # [N, 28, 28] -> [N, 1, 28, 28]
+    whole, test = splits
+    return from_published(name, whole, test, classes, (60000, 10000))
 
 
 def _cifar10(config: DataConfig, progress: Progress | None) -> Dataset:
-    def whole(folder: Path) -> bool:
+    def complete(folder: Path) -> bool:
         return all(
             published_formats.find_cifar(folder, names)
             for names in (published_formats.CIFAR_TRAIN, published_formats.CIFAR_TEST)
         )
 
-    folder = provide("cifar10", config.root, whole, progress)
-    places = [
+    folder = provide("cifar10", config.root, complete, progress)
+    batches = [
         published_formats.find_cifar(folder, names)
         for names in (published_formats.CIFAR_TRAIN, published_formats.CIFAR_TEST)
     ]
-    train, test = (Split(*published_formats.read_cifar(place)) for place in places if place)
-    return published("cifar10", train, test, CIFAR, (50000, 10000))
+    train, test = (Split(*published_formats.read_cifar(files)) for files in batches if files)
+    return from_published("cifar10", train, test, CIFAR, (50000, 10000))
 
 
 def _binarized_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
@@ -114,17 +136,17 @@ def _binarized_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
     folder = provide("binarized-mnist", config.root, lambda f: all((f / file).is_file() for file in files), progress)
     train, val, test = (Split(published_formats.read_amat(folder / file, 28, 28), levels=2) for file in files)
     notes = [
-        miscounted("training", train, 50000),
-        miscounted("validation", val, 10000),
-        miscounted("test", test, 10000),
+        count_note("training", train, 50000),
+        count_note("validation", val, 10000),
+        count_note("test", test, 10000),
     ]
-    return given("binarized-mnist", train, val, test, (), *notes)
+    return from_splits("binarized-mnist", train, val, test, (), *notes)
 
 
 def _shapes(config: DataConfig, _: Progress | None) -> Dataset:
     sides = config.sides or (32, 32)
     train, val, test = (Split(*synthetic.shapes(n, *sides, config.seed, i)) for i, n in enumerate((6000, 1000, 1000)))
-    return given("shapes", train, val, test, synthetic.SHAPES)
+    return from_splits("shapes", train, val, test, synthetic.SHAPES)
 
 
 def _colored_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
@@ -135,7 +157,7 @@ def _colored_mnist(config: DataConfig, progress: Progress | None) -> Dataset:
         return Split(synthetic.color_digits(images, config.seed, stream), labels, synthetic.COLOR_LEVELS)
 
     train, val, test = (colored(gray.split(name), i) for i, name in enumerate(NAMES))
-    return given("colored-mnist", train, val, test, DIGITS, gray.note)
+    return from_splits("colored-mnist", train, val, test, DIGITS, gray.note)
 
 
 def _sevens_and_eights(config: DataConfig, progress: Progress | None) -> Dataset:
@@ -147,41 +169,39 @@ def _sevens_and_eights(config: DataConfig, progress: Progress | None) -> Dataset
         members = synthetic.choose(labels, (7, 8), count, config.seed, stream)
         return Split(synthetic.resample(split.take(members)[0], *sides), (labels[members] == 8).astype(np.int64))
 
-    # Of each digit, from MNIST's own train, val and test: few to learn from, enough to measure on.
+    # Images of each digit, from MNIST's train, val and test splits: few for training, enough for metrics.
     counts = (200, 400, 900)
     train, val, test = (chosen(gray.split(name), counts[i], i) for i, name in enumerate(NAMES))
-    return given("sevens-and-eights", train, val, test, ("7", "8"), gray.note)
+    return from_splits("sevens-and-eights", train, val, test, ("7", "8"), gray.note)
 
 
 _mnist = partial(_idx, "mnist", DIGITS)
 
 DATASETS: dict[str, Entry] = {
-    "digits": Entry(_digits, "1797 handwritten digits, 1x8x8, 17 levels (UCI, CC BY 4.0); inside the package"),
-    "shapes": Entry(_shapes, "colored circles, squares and triangles, 3x32x32 or any size; drawn"),
+    "digits": Entry(_digits, "1797 handwritten digits, 1x8x8, 17 levels (UCI, CC BY 4.0); included in the package"),
+    "shapes": Entry(_shapes, "colored circles, squares and triangles, 3x32x32 or any size; synthetic"),
     "mnist": Entry(_mnist, "handwritten digits, 1x28x28"),
-    "fashion-mnist": Entry(partial(_idx, "fashion-mnist", FASHION), "pieces of clothing, 1x28x28 (MIT)"),
+    "fashion-mnist": Entry(partial(_idx, "fashion-mnist", FASHION), "clothing, 1x28x28 (MIT)"),
     "cifar10": Entry(_cifar10, "photographs of ten classes, 3x32x32"),
     "binarized-mnist": Entry(_binarized_mnist, "Larochelle's static binarization of MNIST, 1x28x28, 2 levels"),
     "colored-mnist": Entry(
-        _colored_mnist, "MNIST digits inverted into patches of a colored scene, 3x28x28, 4 levels; drawn from mnist"
+        _colored_mnist, "MNIST digits inverted into patches of a colored scene, 3x28x28, 4 levels; from mnist"
     ),
-    "sevens-and-eights": Entry(
-        _sevens_and_eights, "200 sevens and 200 eights to learn from, 1x64x64; drawn from mnist"
-    ),
+    "sevens-and-eights": Entry(_sevens_and_eights, "200 sevens and 200 eights for training, 1x64x64; from mnist"),
 }
 
 
-def _own(config: DataConfig) -> Dataset:
-    """The user's own pictures: splits as their folders are named, or cut by content 80/10/10."""
+def _user_images(config: DataConfig) -> Dataset:
+    """Read a user's images; splits are named by folders or arrays, or 80/10/10 by content hash."""
     path = Path(config.source).expanduser()
     if not path.exists() and path.name == config.source and not path.suffix:
         raise UsageError(
-            f"data.source: no data set or path is called {config.source!r}.{did_you_mean(config.source, DATASETS)} "
-            f"There are {', '.join(DATASETS)}; or give the path of a folder, zip, .npz, .npy or list of pictures"
+            f"data.source: no data set or path is named {config.source!r}.{did_you_mean(config.source, DATASETS)} "
+            f"Choose {', '.join(DATASETS)}, or give the path of a folder, .zip, .npz, .npy or .txt list of images"
         )
     reading = Reading(
         config.sides, config.gray, config.fit, config.background, config.bits, config.frames, config.bad_images
     )
-    pictures = read_images(path, reading, config.cache)
-    whole = Split(pictures.images, pictures.labels, pictures.source_levels)
-    return own(config.source, whole, pictures.parts, pictures.classes, pictures.note, config.seed)
+    decoded = read_images(path, reading, config.cache)
+    whole = Split(decoded.images, decoded.labels, decoded.source_levels)
+    return from_user(config.source, whole, decoded.splits, decoded.classes, decoded.note, config.seed)

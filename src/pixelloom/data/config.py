@@ -1,4 +1,4 @@
-"""What data is asked for, and in what form: the ``data`` section of a run's configuration."""
+"""The ``data`` section of a run's configuration: the data set and its transforms."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ _MAX_SIDE = 1 << 12
 
 
 class DataConfig(BaseModel):
-    """A data set and what is done to it, in this order: gray, size, levels or binarization."""
+    """A data set and its transforms, applied in this order: gray, size, levels or binarization."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(
         "digits", description="name of a data set, or path of a folder, zip, .npz, .npy or list of files"
     )
-    root: Path | None = Field(None, description="folder that holds <name>/<published files>; else $PIXELLOOM_DATA")
-    levels: int | None = Field(None, ge=2, le=256, description="quantize to this many levels a value")
+    root: Path | None = Field(None, description="folder with <name>/<published files>; default: $PIXELLOOM_DATA")
+    levels: int | None = Field(None, ge=2, le=256, description="quantize values to this number of levels")
     binarize: str = Field("none", description="none, static, dynamic or threshold@T with 0 <= T < 1")
     size: int | str | None = Field(None, description="side in pixels, or HEIGHTxWIDTH")
     gray: bool = Field(False, description="one channel, ITU-R 601 luma")
-    fit: Literal["crop", "resize", "pad", "error"] = Field(
-        "crop", description="what to do with pictures of another size"
-    )
-    background: str = Field("white", description="color beneath transparent pixels and around padded pictures")
-    bits: Literal[8] | None = Field(None, description="8: read 16-bit files by their upper 8 bits")
-    frames: Literal["first", "all"] = Field("first", description="of animated and multipage files")
-    bad_images: Literal["skip", "error"] = Field("skip", description="what to do with damaged files")
+    fit: Literal["crop", "resize", "pad", "error"] = Field("crop", description="how images of another size are fitted")
+    background: str = Field("white", description="color behind transparent pixels and around padded images")
+    bits: Literal[8] | None = Field(None, description="8: keep the upper 8 bits of 16-bit files")
+    frames: Literal["first", "all"] = Field("first", description="frames to read of animated and multipage files")
+    bad_images: Literal["skip", "error"] = Field("skip", description="skip damaged files, or stop at the first")
     seed: int = Field(
-        0, ge=0, lt=1 << 63, description="of what is drawn: shapes, colors, static bits, the cut of own pictures"
+        0, ge=0, lt=1 << 63, description="seed of shapes, colors, static bits and the splits of your own images"
     )
-    cache: Path | None = Field(None, description="folder for decoded pictures; else $PIXELLOOM_CACHE")
-    limit: int | None = Field(None, ge=1, description="train on the first so many images only, for trials")
+    cache: Path | None = Field(None, description="folder for decoded images; default: $PIXELLOOM_CACHE")
+    limit: int | None = Field(None, ge=1, description="train on the first LIMIT images only")
 
     @field_validator("binarize")
     @classmethod
@@ -59,12 +57,12 @@ class DataConfig(BaseModel):
     @model_validator(mode="after")
     def _one_rule_for_levels(self) -> DataConfig:
         if self.binarize != "none" and self.levels not in (None, 2):
-            raise ValueError(f"binarize={self.binarize} leaves 2 levels, levels={self.levels} asks for more; drop one")
+            raise ValueError(f"binarize={self.binarize} gives 2 levels, but levels is {self.levels}; remove one")
         return self
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """(height, width) asked for, or None to keep the data's own."""
+        """The requested (height, width); None to keep the size of the images."""
         return None if self.size is None else _sides(self.size)
 
     @property

@@ -1,7 +1,7 @@
-"""A data set and its three splits, and how splits are cut: by content, so that equal images land in one split.
+"""Data sets and their train, val and test splits. Splits are made by a hash of the content of each image.
 
-A split is a view: an array of stored images (in memory, or mapped from a file), the rows that belong to the split, and
-the rule that turns stored levels into the levels a model sees. Nothing is copied until images are taken.
+A split is a view of an array in memory or of a memory-mapped file: the rows of the split, and the conversion from
+stored levels to the model's levels. Images are copied only by ``Split.take``.
 """
 
 from __future__ import annotations
@@ -21,21 +21,25 @@ from pixelloom.data.pixels import Table, draw_bits_each
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 """Positions in an array of images, int64 [N]."""
-Prints: TypeAlias = npt.NDArray[np.uint64]
-"""Content hashes, uint64 [N]: equal images have equal prints."""
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+"""Content hashes of images, uint64 [N]; equal images have equal hashes."""
 
 NAMES = ("train", "val", "test")
 VAL_SHARE = 0.1
-"""Part of the training images that is kept for validation, and of a user's pictures for each of val and test."""
+"""Fraction of the training images used for validation, and of a user's images for each of val and test."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some images of an array, as a model sees them. ``len``, ``take``, ``labels`` and ``all`` are the whole interface.
+    """A view of the images of one split, with ``len``, ``take``, ``labels`` and ``all``.
 
-    ``store`` is uint8 [M, C, H, W] (an array or a memory map) of values below ``levels``, ``store_labels`` int64 [M];
-    ``rows`` are the members in order (all of the store when None). Values pass through ``table`` where there is one;
-    ``bits = (seed, stream)`` binarizes image i by one draw that depends on (seed, stream, i) alone.
+    Attributes:
+        store: images, uint8 [M, C, H, W], an array or a memory map.
+        store_labels: class indices, int64 [M]; None for data without classes.
+        levels: number of levels of the stored values.
+        rows: rows of the store in the split, in order; None for all.
+        table: lookup table applied to the values; None for none.
+        bits: (seed, stream) of a static binarization, in which image i depends on (seed, stream, i) alone.
     """
 
     store: Levels
@@ -50,13 +54,13 @@ class Split:
 
     @property
     def labels(self) -> Labels | None:
-        """Class indices of the split's images in order, int64 [N], or None where the data has no classes."""
+        """Class indices of the split's images, int64 [N]; None for data without classes."""
         if self.store_labels is None or self.rows is None:
             return self.store_labels
         return self.store_labels[self.rows]
 
     def take(self, indices: Sequence[int] | Rows) -> tuple[Levels, Labels | None]:
-        """The images (uint8 [n, C, H, W], a fresh array) and labels (int64 [n]) at positions 0..len-1 of the split."""
+        """Copy the images, uint8 [n, C, H, W], and labels, int64 [n], at positions in 0..len-1 of the split."""
         at = np.asarray(indices, dtype=np.int64)
         rows = at if self.rows is None else self.rows[at]
         images = np.asarray(self.store[rows])
@@ -67,21 +71,25 @@ class Split:
         return images, None if self.store_labels is None else self.store_labels[rows]
 
     def all(self) -> tuple[Levels, Labels | None]:
-        """Every image and label; for splits that fit in memory."""
+        """All images and labels; for splits that fit in memory."""
         return self.take(np.arange(len(self)))
 
     def first(self, n: int) -> Split:
-        """The first n images; they stay what they are, drawn bits included."""
+        """The split of the first n images, with the same static bits."""
         return replace(self, rows=np.arange(len(self.store))[:n] if self.rows is None else self.rows[:n])
 
     def subset(self, positions: Rows) -> Split:
-        """The images at some positions, still a view of the same store; for splits without drawn bits."""
+        """The split of the images at some positions, a view of the same store.
+
+        Raises:
+            ValueError: for a split with static bits, which depend on the position.
+        """
         if self.bits is not None:
-            raise ValueError("drawn bits belong to positions; take the subset first and binarize then")
+            raise ValueError("static bits depend on positions; take the subset before binarization")
         return replace(self, rows=positions if self.rows is None else self.rows[positions])
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process: a store that lies in a mapped file is named, not copied."""
+        """Pickle a memory-mapped store as the location in its file, without its values."""
         return {**self.__dict__, "store": Mapped.of(self.store) or self.store}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -91,7 +99,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Mapped:
-    """Where in a file the bytes of a memory-mapped uint8 array lie."""
+    """Location of a memory-mapped uint8 array in its file."""
 
     path: str
     offset: int
@@ -100,7 +108,7 @@ class Mapped:
 
     @classmethod
     def of(cls, array: Levels) -> Mapped | None:
-        """The place of an array that is a map of a file or a view of one; None for any other."""
+        """The location of a memory map or of a view of one; None for other arrays."""
         root: object = array
         while isinstance(root, np.ndarray):
             base: object = root.base
@@ -116,21 +124,34 @@ class Mapped:
         return None
 
     def open(self) -> Levels:
-        """The same array, mapped read-only in this process; raises DataError when the file is gone or too short."""
+        """Map the array again, read-only.
+
+        Raises:
+            DataError: if the file is missing or too short.
+        """
         span = 1 + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
         try:
             buffer = np.memmap(self.path, np.uint8, "r", self.offset, (span,))
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}: the pictures cannot be opened again ({error}); start anew") from None
+            raise DataError(
+                f"{self.path}: the images cannot be opened again ({error}); run the command again"
+            ) from None
         return np.ndarray(self.shape, np.uint8, buffer, 0, self.strides)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images in three disjoint splits, and what a model must know of them.
+    """Images in three disjoint splits.
 
-    When ``dynamic``, ``spec.levels`` is 2 but splits give gray images of ``source_levels`` levels, and the stream
-    binarizes them anew at each visit. ``note`` says in words what a figure measured on this data must mention.
+    Attributes:
+        name: name or path of the data set.
+        spec: shape and levels of the images that a model is trained on.
+        train, val, test: the splits.
+        classes: class names; empty for data without classes.
+        dynamic: dynamic binarization: the splits hold gray images of ``source_levels`` levels, ``spec.levels`` is 2,
+            and the stream binarizes each image at each visit.
+        source_levels: levels of the stored images.
+        note: what must be stated with every result measured on this data.
     """
 
     name: str
@@ -144,112 +165,129 @@ class Dataset:
     note: str = ""
 
     def split(self, name: str) -> Split:
-        """The split called train, val or test; UsageError for any other name."""
+        """The split named train, val or test.
+
+        Raises:
+            UsageError: for another name.
+        """
         if name not in NAMES:
-            raise UsageError(
-                f"split: no split is called {name!r}; there are {', '.join(NAMES)}.{did_you_mean(name, NAMES)}"
-            )
+            raise UsageError(f"split: unknown split {name!r}; choose {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
         split: Split = getattr(self, name)
         return split
 
     def counts(self) -> dict[str, int]:
-        """Number of images of each split."""
+        """Number of images in each split."""
         return {name: len(self.split(name)) for name in NAMES}
 
 
-def fingerprints(images: Levels, seed: int = 0) -> Prints:
-    """64 bits of BLAKE2b over each image's bytes, keyed by ``seed``; uint64 [N], read one image at a time."""
+def content_hashes(images: Levels, seed: int = 0) -> Hashes:
+    """64-bit BLAKE2b hashes of the bytes of each image, keyed by ``seed``, uint64 [N]. Reads one image at a time."""
     key = seed.to_bytes(8, "little")
     digests = (hashlib.blake2b(image.tobytes(), digest_size=8, key=key).digest() for image in images)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
-def cut(prints: Prints, *shares: float) -> tuple[Rows, ...]:
-    """Rows in ``len(shares) + 1`` disjoint parts by content: one for each share, then the rest.
+def split_by_hash(hashes: Hashes, *shares: float) -> tuple[Rows, ...]:
+    """Partition rows by content hash into one part per share, then the rest.
 
-    A print, read as a number in [0, 1), falls into the interval of a share. So equal images go together, and adding
-    pictures moves none of the others. Each part gets at least one distinct image; DataError when there are too few.
+    A hash, read as a number in [0, 1), falls into the interval of one part. So equal images are in the same part, and
+    adding images moves no other image. Each part receives at least one distinct image.
+
+    Args:
+        hashes: uint64 [N].
+        shares: fraction of each part but the last.
+
+    Raises:
+        DataError: for fewer distinct images than parts.
     """
-    distinct = np.unique(prints)
+    distinct = np.unique(hashes)
     parts = len(shares) + 1
     if len(distinct) < parts:
-        raise DataError(f"{len(distinct)} distinct pictures cannot fill {parts} splits; at least {parts} are needed")
+        raise DataError(f"{len(distinct)} distinct images cannot fill {parts} splits; at least {parts} are needed")
     ends, begin = [], 0
     for i, share in enumerate(np.cumsum(shares)):
         end = int(np.searchsorted(distinct, np.uint64(min(share, 1.0) * (2**64 - 1))))
         begin = min(max(end, begin + 1), len(distinct) - (parts - 1 - i))
         ends.append(begin)
-    part = np.searchsorted(distinct[ends], prints, side="right")
+    part = np.searchsorted(distinct[ends], hashes, side="right")
     return tuple(np.flatnonzero(part == i) for i in range(parts))
 
 
-def without(rows: Rows, prints: Prints, *others: Prints) -> Rows:
-    """Those of ``rows`` whose print (``prints[row]``) is in none of the other sets."""
+def exclude(rows: Rows, hashes: Hashes, *others: Hashes) -> Rows:
+    """The ``rows`` whose hash ``hashes[row]`` is in none of ``others``."""
     for other in others:
-        rows = rows[~np.isin(prints[rows], other)]
+        rows = rows[~np.isin(hashes[rows], other)]
     return rows
 
 
-def published(name: str, whole: Split, test: Split, classes: tuple[str, ...], counts: tuple[int, int]) -> Dataset:
-    """A set with a published test part, which stays whole; validation is cut by content from the rest of training.
+def from_published(name: str, whole: Split, test: Split, classes: tuple[str, ...], counts: tuple[int, int]) -> Dataset:
+    """A data set with a published test split, which is kept; validation is split off the training images by hash.
 
-    ``counts`` are the published numbers of training and test images; the note says where the files hold others.
+    Training images that also occur in the test split are removed. ``counts`` are the published numbers of training and
+    test images; the note reports files with other numbers.
     """
-    prints = fingerprints(whole.store)
-    kept = without(np.arange(len(whole)), prints, fingerprints(test.store))
-    val, train = cut(prints[kept], VAL_SHARE)
-    notes = [_left_out(len(whole) - len(kept))]
-    notes += [miscounted("training", whole, counts[0]), miscounted("test", test, counts[1])]
-    return assembled(name, whole.subset(kept[train]), whole.subset(kept[val]), test, classes, *notes)
+    hashes = content_hashes(whole.store)
+    kept = exclude(np.arange(len(whole)), hashes, content_hashes(test.store))
+    val, train = split_by_hash(hashes[kept], VAL_SHARE)
+    notes = [_duplicates_note(len(whole) - len(kept))]
+    notes += [count_note("training", whole, counts[0]), count_note("test", test, counts[1])]
+    return assemble(name, whole.subset(kept[train]), whole.subset(kept[val]), test, classes, *notes)
 
 
-def given(name: str, train: Split, val: Split, test: Split, classes: tuple[str, ...] = (), *notes: str) -> Dataset:
-    """Three parts as they are, but for images that a later part holds as well: those leave the earlier one."""
-    prints = [fingerprints(split.store) for split in (train, val, test)]
-    kept_val = without(np.arange(len(val)), prints[1], prints[2])
-    kept_train = without(np.arange(len(train)), prints[0], prints[1], prints[2])
+def from_splits(
+    name: str, train: Split, val: Split, test: Split, classes: tuple[str, ...] = (), *notes: str
+) -> Dataset:
+    """A data set of three given splits; images that also occur in a later split are removed from the earlier one."""
+    hashes = [content_hashes(split.store) for split in (train, val, test)]
+    kept_val = exclude(np.arange(len(val)), hashes[1], hashes[2])
+    kept_train = exclude(np.arange(len(train)), hashes[0], hashes[1], hashes[2])
     dropped = len(train) - len(kept_train) + len(val) - len(kept_val)
-    return assembled(name, train.subset(kept_train), val.subset(kept_val), test, classes, *notes, _left_out(dropped))
+    return assemble(
+        name, train.subset(kept_train), val.subset(kept_val), test, classes, *notes, _duplicates_note(dropped)
+    )
 
 
-def own(
+def from_user(
     name: str, whole: Split, parts: Mapping[str, slice] | None, classes: tuple[str, ...], note: str, seed: int
 ) -> Dataset:
-    """A user's pictures: parts of the store that were named stay, the others are cut by content from training.
+    """A data set of a user's images: named splits are kept, missing ones are split off training by content hash.
 
-    80 % train, 10 % val, 10 % test where nothing was named. Raises DataError when a split would be empty.
+    Without named splits, 80 % are train, 10 % val and 10 % test.
+
+    Raises:
+        DataError: if a split would be empty.
     """
-    prints = fingerprints(whole.store, seed)
-    named = {part: np.arange(len(prints))[rows] for part, rows in (parts or {"train": slice(None)}).items()}
+    hashes = content_hashes(whole.store, seed)
+    named = {part: np.arange(len(hashes))[rows] for part, rows in (parts or {"train": slice(None)}).items()}
     rows = {part: named.get(part, np.zeros(0, np.int64)) for part in NAMES}
-    rows["val"] = without(rows["val"], prints, prints[rows["test"]])
-    rows["train"] = without(rows["train"], prints, prints[rows["val"]], prints[rows["test"]])
+    rows["val"] = exclude(rows["val"], hashes, hashes[rows["test"]])
+    rows["train"] = exclude(rows["train"], hashes, hashes[rows["val"]], hashes[rows["test"]])
     dropped = sum(map(len, named.values())) - sum(map(len, rows.values()))
     missing = [part for part in ("test", "val") if part not in named]
     if "train" in named and not len(rows["train"]):
-        raise DataError(f"{name}: every training picture is also in the validation or test part")
+        raise DataError(f"{name}: every training image is also in the validation or test split")
     if "train" in named and missing:
         try:
-            pieces = cut(prints[rows["train"]], *[VAL_SHARE] * len(missing))
+            pieces = split_by_hash(hashes[rows["train"]], *[VAL_SHARE] * len(missing))
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
         rows |= {part: rows["train"][piece] for part, piece in zip((*missing, "train"), pieces, strict=True)}
     train, val, test = (whole.subset(rows[part]) for part in NAMES)
-    return assembled(name, train, val, test, classes, note, _left_out(dropped))
+    return assemble(name, train, val, test, classes, note, _duplicates_note(dropped))
 
 
-def assembled(name: str, train: Split, val: Split, test: Split, classes: tuple[str, ...] = (), *notes: str) -> Dataset:
-    """Disjoint splits as a data set of as many levels as they store."""
+def assemble(name: str, train: Split, val: Split, test: Split, classes: tuple[str, ...] = (), *notes: str) -> Dataset:
+    """A data set of disjoint splits, with the levels that they store."""
     channels, height, width = train.store.shape[1:]
     spec = ImageSpec(channels, height, width, train.levels)
     note = "; ".join(filter(None, notes))
     return Dataset(name, spec, train, val, test, classes, source_levels=train.levels, note=note)
 
 
-def miscounted(part: str, split: Split, count: int) -> str:
-    """What to note when a part of a published set is not all there (or more than that)."""
-    return f"the {part} part holds {len(split)} of the {count} published images" if len(split) != count else ""
+def count_note(part: str, split: Split, count: int) -> str:
+    """The note for a published split with another number of images than published; "" if it is complete."""
+    return f"the {part} split has {len(split)} images, {count} were published" if len(split) != count else ""
 
 
-def _left_out(count: int) -> str:
-    return f"{count} images left out because a later split holds the same" if count else ""
+def _duplicates_note(count: int) -> str:
+    return f"{count} image{'s' * (count > 1)} removed because a later split contains the same" if count else ""

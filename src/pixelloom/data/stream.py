@@ -1,9 +1,9 @@
-"""What a model is fed: the batch of a step as a pure function of (seed, step, rank), and the ordered evaluation pass.
+"""Training batches as a pure function of (seed, step, rank), and the ordered pass for evaluation.
 
-Training reads positions 0, 1, 2, ... of an endless sequence: a permutation of the split for epoch 0, another for
-epoch 1, and so on, each a function of (seed, epoch). Step s takes positions [s B, (s + 1) B), so batches run across the
-ends of epochs, nothing is dropped, and a run can be resumed anywhere with no state but the step. Ranks take contiguous
-shares of the global batch; all randomness is drawn per image, so any number of ranks sees the same pictures.
+Training reads an endless sequence of positions: for each epoch one permutation of the split, a function of
+(seed, epoch). Step s takes positions [s B, (s + 1) B). Batches may span two epochs, no image is dropped, and the step
+is the only state of a resumed run. Each rank takes a contiguous share of the global batch. All random numbers are drawn
+per image, so the images do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -27,10 +27,19 @@ from pixelloom.data.splits import Rows, Split
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """The endless shuffled sequence of one split, in steps of ``batch`` images over all ranks together.
+    """The endless shuffled sequence of a split, in global batches.
 
-    ``dynamic`` binarizes the split's gray images anew at each visit; the bits depend on (seed, position in the
-    sequence). Raises UsageError when ranks cannot share a batch evenly, DataError when the split is empty.
+    Attributes:
+        split: the training split.
+        spec: expected shape of the images.
+        batch: images of a step, over all ranks.
+        seed: seed of the permutations and of dynamic binarization.
+        rank, world: index of this process, and the number of processes.
+        dynamic: binarize gray images at each visit, by bits that depend on (seed, position in the sequence).
+
+    Raises:
+        UsageError: if ``world`` does not divide ``batch``.
+        DataError: if the split is empty or its images have another shape.
     """
 
     split: Split
@@ -44,12 +53,12 @@ class Stream:
     def __post_init__(self) -> None:
         _check(self.split, self.spec, self.batch, self.rank, self.world)
         if self.batch % self.world:
-            raise UsageError(f"batch: {self.batch} images cannot be shared evenly by {self.world} processes")
+            raise UsageError(f"batch: {self.batch} images cannot be divided evenly among {self.world} processes")
         if not len(self.split):
-            raise DataError("the training split holds no pictures")
+            raise DataError("the training split has no images")
 
     def batch_at(self, step: int) -> Batch:
-        """The rank's share of step ``step`` (0, 1, ...): images uint8 [batch / world, C, H, W], labels int64."""
+        """The rank's share of step 0, 1, ...: images uint8 [batch / world, C, H, W], labels int64 [batch / world]."""
         share = self.batch // self.world
         first = step * self.batch + self.rank * share
         positions = np.arange(first, first + share)
@@ -59,41 +68,48 @@ class Stream:
         return _batch(images, labels)
 
     def _shuffled(self, positions: Rows) -> Rows:
+        """Indices in the split of positions in the sequence, int64 [n]."""
         n = len(self.split)
         epochs, offsets = np.divmod(positions, n)
         members = np.empty_like(positions)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            members[here] = _permutation(n, self.seed, int(epoch))[offsets[here]]
+            in_epoch = epochs == epoch
+            members[in_epoch] = _permutation(n, self.seed, int(epoch))[offsets[in_epoch]]
         return members
 
 
 def batches(
     stream: Stream, start: int = 0, stop: int | None = None, workers: int = 0, context: str | None = None
 ) -> Iterator[Batch]:
-    """The stream's batches from step ``start`` up to ``stop`` (endless when None), in order.
+    """Iterate over the batches of successive steps.
 
-    With ``workers`` > 0 as many processes read ahead; the batches are the same, and torch's random state in this
-    process is left alone. Closing the generator ends the processes. ``context`` is how they start (fork, spawn, ...).
+    The batches do not depend on ``workers``, and torch's global random state is unchanged.
+
+    Args:
+        stream: the training sequence.
+        start: first step.
+        stop: step after the last one; None for no end.
+        workers: processes that load batches ahead; closing the generator ends them.
+        context: start method of the processes (fork, spawn, ...).
     """
     steps = range(start, stop) if stop is not None else itertools.count(start)
     if workers == 0:
         yield from map(stream.batch_at, steps)
         return
     loader = torch_data.DataLoader(
-        _Steps(stream),
+        _StepDataset(stream),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=_identity,
         multiprocessing_context=context,
-        generator=torch.Generator(),  # or the loader draws from the global random state, and training changes
+        generator=torch.Generator(),  # otherwise the loader draws from the global random state
     )
     ahead = iter(loader)
     try:
         yield from ahead
     finally:
-        del ahead  # the last reference: this is what stops the workers
+        del ahead  # deleting the last reference stops the workers
 
 
 def ordered(
@@ -106,29 +122,36 @@ def ordered(
     seed: int = 0,
     limit: int | None = None,
 ) -> Iterator[Batch]:
-    """Every image of a split exactly once, in order, the short last batch included; each rank has a contiguous part.
+    """Iterate over each image of a split once, in order, including a smaller last batch.
 
-    With ``limit`` only so many images, evenly spaced over the split, whose order may be by class. ``dynamic`` binarizes
-    gray images by bits that depend on (seed, position in the split) alone.
+    Args:
+        split: the images.
+        spec: expected shape of the images.
+        batch: images of a batch.
+        rank: index of this process, which takes a contiguous part of the split.
+        world: number of processes.
+        dynamic: binarize gray images, by bits that depend on (seed, position in the split).
+        seed: seed of the bits.
+        limit: number of images, evenly spaced because a split may be sorted by class; None for all.
     """
     _check(split, spec, batch, rank, world)
     n = len(split) if limit is None else min(limit, len(split))
     chosen = np.arange(n) * len(split) // max(n, 1)
     first, end = n * rank // world, n * (rank + 1) // world
     for start in range(first, end, batch):
-        yield at(split, chosen[start : min(start + batch, end)], dynamic, seed)
+        yield take_batch(split, chosen[start : min(start + batch, end)], dynamic, seed)
 
 
-def at(split: Split, positions: Rows, dynamic: bool = False, seed: int = 0) -> Batch:
-    """Images at some positions of a split, as the ordered pass gives them."""
+def take_batch(split: Split, positions: Rows, dynamic: bool = False, seed: int = 0) -> Batch:
+    """The images at some positions of a split, as in ``ordered``."""
     images, labels = split.take(positions)
     if dynamic:
         images = draw_bits_each(images, split.levels, seed, rng.Stream.EVAL_BITS, positions.tolist())
     return _batch(images, labels)
 
 
-class _Steps(torch_data.Dataset[Batch]):
-    """A stream as torch's loader wants it: item s is the batch of step s."""
+class _StepDataset(torch_data.Dataset[Batch]):
+    """Adapter to torch's DataLoader: item s is the batch of step s."""
 
     def __init__(self, stream: Stream):
         self.stream = stream
@@ -137,7 +160,7 @@ class _Steps(torch_data.Dataset[Batch]):
         return self.stream.batch_at(step)
 
 
-def _as_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item
 
 
@@ -150,11 +173,11 @@ def _permutation(n: int, seed: int, epoch: int) -> Rows:
 
 def _check(split: Split, spec: ImageSpec, batch: int, rank: int, world: int) -> None:
     if batch < 1:
-        raise UsageError(f"batch: at least one image, not {batch}")
+        raise UsageError(f"batch: must be at least 1, not {batch}")
     if not 0 <= rank < world:
-        raise UsageError(f"rank {rank} is not among {world} processes")
+        raise UsageError(f"rank {rank} is not in 0..{world - 1}")
     if split.store.shape[1:] != spec.shape:
-        raise DataError(f"the pictures are {split.store.shape[1:]} (channels, height, width), not {spec.shape}")
+        raise DataError(f"the images are {split.store.shape[1:]} (channels, height, width), not {spec.shape}")
 
 
 def _batch(images: Levels, labels: Iterable[int] | None) -> Batch:

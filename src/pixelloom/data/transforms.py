@@ -1,4 +1,4 @@
-"""The form in which a data set is asked for: gray, another size, fewer levels, bits. Each step maps a set to a set."""
+"""Transforms of data sets: gray, size, quantization, binarization."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from pixelloom.data.pixels import Table, quantize_table, threshold_table, to_byt
 from pixelloom.data.splits import NAMES, Dataset, Split
 
 
-def reshaped(data: Dataset, config: DataConfig) -> Dataset:
-    """A named set in gray and at the size asked for, with as many levels as before.
+def resized(data: Dataset, config: DataConfig) -> Dataset:
+    """Convert a named data set to gray and to ``config.sides``, with the same number of levels.
 
-    Sets of fewer than 256 levels are filtered at 8 bits and quantized after that. Raises DataError for fit="error".
+    Data of fewer than 256 levels is resized at 8 bits and quantized afterwards.
+
+    Raises:
+        DataError: for another size under fit="error".
     """
     gray = config.gray and data.spec.channels > 1
     sides = config.sides or (data.spec.height, data.spec.width)
@@ -27,58 +30,64 @@ def reshaped(data: Dataset, config: DataConfig) -> Dataset:
     reading = Reading(sides, fit=config.fit, background=config.background)
     channels = 1 if gray else data.spec.channels
 
-    def filtered(name: str) -> Split:
+    def resized_split(name: str) -> Split:
         images, labels = data.split(name).all()
         out = np.empty((len(images), channels, *sides), np.uint8)
         for i, image in enumerate(to_bytes(images, data.source_levels)):
-            picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-            picture = fit_to(picture.convert("L") if gray else picture, reading, f"{data.name}, {name}", [])
-            out[i] = np.asarray(picture).reshape(*sides, channels).transpose(2, 0, 1)
+            # [1, H, W] -> [H, W] or [3, H, W] -> [H, W, 3]
+            pil = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+            pil = fit_to(pil.convert("L") if gray else pil, reading, f"{data.name}, {name}", [])
+            out[i] = np.asarray(pil).reshape(*sides, channels).transpose(2, 0, 1)  # [H, W, C] -> [C, H, W]
         return Split(out, labels)
 
-    train, val, test = map(filtered, NAMES)
+    train, val, test = map(resized_split, NAMES)
     spec = replace(data.spec, channels=channels, height=sides[0], width=sides[1])
-    changes = ["made gray"] if gray else []
+    changes = ["converted to gray"] if gray else []
     if sides != (data.spec.height, data.spec.width):
-        changes.append(f"{data.spec.height}x{data.spec.width} made {sides[0]}x{sides[1]} ({config.fit})")
-    formed = replace(data, spec=spec, train=train, val=val, test=test, source_levels=256)
-    return _noted(formed, ", ".join(changes))
+        changes.append(f"resized from {data.spec.height}x{data.spec.width} to {sides[0]}x{sides[1]} ({config.fit})")
+    changed = replace(data, spec=spec, train=train, val=val, test=test, source_levels=256)
+    return _with_note(changed, ", ".join(changes))
 
 
 def quantized(data: Dataset, config: DataConfig) -> Dataset:
-    """As many levels as asked for (or as the set has), by v -> floor(v L / S). Raises UsageError for too many."""
+    """Quantize to ``config.levels`` (default: the levels of the data set) by v -> floor(v L / S).
+
+    Raises:
+        UsageError: for more levels than the images have.
+    """
     levels = config.levels or data.spec.levels
     if levels == data.source_levels:
         return data
-    return _through(data, quantize_table(data.source_levels, levels), levels, f"quantized to {levels} levels")
+    return _with_table(data, quantize_table(data.source_levels, levels), levels, f"quantized to {levels} levels")
 
 
 def binarized(data: Dataset, config: DataConfig) -> Dataset:
-    """Two levels by ``config.binarize``; pictures that have two already stay as they are.
+    """Binarize by ``config.binarize``; binary images are not changed.
 
-    Raises UsageError for colored pictures.
+    Raises:
+        UsageError: for color images.
     """
     if data.spec.channels > 1:
-        raise UsageError(f"data.binarize: the pictures of {data.name} are colored; set gray, or leave binarize at none")
+        raise UsageError(f"data.binarize: the images of {data.name} are in color; set gray, or set binarize to none")
     if data.source_levels == 2:
-        return _noted(data, f"binary as they are, binarize={config.binarize} has no effect")
+        return _with_note(data, f"the images are binary, binarize={config.binarize} has no effect")
     if config.threshold is not None:
         table = threshold_table(data.source_levels, config.threshold)
-        return _through(data, table, 2, f"binarized by v > {config.threshold}")
+        return _with_table(data, table, 2, f"binarized by v > {config.threshold}")
     spec = replace(data.spec, levels=2)
     if config.binarize == "dynamic":
-        return _noted(replace(data, spec=spec, dynamic=True), "binarized anew at each visit (dynamic)")
+        return _with_note(replace(data, spec=spec, dynamic=True), "binarized at each visit (dynamic)")
     train, val, test = (
         replace(data.split(name), bits=(config.seed, rng.Stream.STATIC_BITS + i)) for i, name in enumerate(NAMES)
     )
-    note = f"binarized by one draw a value (static, seed {config.seed})"
-    return _noted(replace(data, spec=spec, train=train, val=val, test=test), note)
+    note = f"binarized once (static, seed {config.seed})"
+    return _with_note(replace(data, spec=spec, train=train, val=val, test=test), note)
 
 
-def _through(data: Dataset, table: Table, levels: int, note: str) -> Dataset:
+def _with_table(data: Dataset, table: Table, levels: int, note: str) -> Dataset:
     train, val, test = (replace(data.split(name), table=table) for name in NAMES)
-    return _noted(replace(data, spec=replace(data.spec, levels=levels), train=train, val=val, test=test), note)
+    return _with_note(replace(data, spec=replace(data.spec, levels=levels), train=train, val=val, test=test), note)
 
 
-def _noted(data: Dataset, note: str) -> Dataset:
+def _with_note(data: Dataset, note: str) -> Dataset:
     return replace(data, note=f"{data.note}; {note}" if data.note else note)

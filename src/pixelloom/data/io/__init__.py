@@ -1,1 +1,1 @@
-"""Files and folders to integer levels: reading, scanning, caching, downloading."""
+"""Reading, scanning, caching and downloading of image files and arrays."""

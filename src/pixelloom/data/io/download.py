@@ -1,7 +1,6 @@
-"""Files of published data sets: where they come from, where they are looked for, and how they are fetched.
+"""Files of published data sets: addresses, search folders, and downloads.
 
-A download is resumed where it broke off, checked against the published checksum, and appears under its name only when
-it is whole and right.
+An interrupted download is resumed. A file receives its name only after its checksum is verified.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from pixelloom.core.errors import DataError
 log = logging.getLogger("pixelloom")
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called with (file name, bytes so far, bytes in all or None) as a download goes on."""
+"""Called during a download with (file name, bytes received, total bytes or None)."""
 
 _BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A published file: its name, the addresses to try in turn, and ``sha256:...`` or ``md5:...`` of its content."""
+    """A published file: its name, its addresses in order of preference, and its ``sha256:...`` or ``md5:...``."""
 
     name: str
     urls: tuple[str, ...]
@@ -52,8 +51,8 @@ def _at(bases: tuple[str, ...], name: str, digest: str) -> Remote:
     return Remote(name, tuple(base + name for base in bases), digest)
 
 
-# Names and order are what catalog.py reads. The digests of CIFAR-10 are its author's, as are Fashion-MNIST's; those of
-# MNIST are the ones in general use for the original files.
+# catalog.py depends on names and order. The checksums of CIFAR-10 and Fashion-MNIST are published by their authors;
+# those of MNIST are in general use for the original files.
 PUBLISHED: dict[str, tuple[Remote, ...]] = {
     "mnist": (
         _at(_MNIST, "train-images-idx3-ubyte.gz", "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873"),
@@ -89,21 +88,30 @@ PUBLISHED: dict[str, tuple[Remote, ...]] = {
 
 
 def data_roots(root: Path | None) -> list[Path]:
-    """Folders that may hold ``<name>/<file>``: ``root`` or else $PIXELLOOM_DATA, then the user's cache."""
+    """Folders searched for ``<name>/<file>``: ``root`` (default: $PIXELLOOM_DATA), then the cache folder."""
     chosen = root or (Path(os.environ["PIXELLOOM_DATA"]) if os.environ.get("PIXELLOOM_DATA") else None)
     cache = Path(os.environ.get("PIXELLOOM_CACHE") or "~/.cache/pixelloom") / "data"
     return [path.expanduser() for path in (chosen, cache) if path is not None]
 
 
-def provide(name: str, root: Path | None, whole: Callable[[Path], bool], progress: Progress | None = None) -> Path:
-    """The folder of a published set: the first ``<root>/<name>`` that is ``whole``, else one that is filled now.
+def provide(name: str, root: Path | None, complete: Callable[[Path], bool], progress: Progress | None = None) -> Path:
+    """Find or download the files of a published data set.
 
-    Files go to the first of ``data_roots``. With PIXELLOOM_OFFLINE set nothing is fetched. Raises DataError that says
-    which files to put where.
+    Args:
+        name: of the data set.
+        root: first folder to search, and to download to.
+        complete: whether a folder has all files.
+        progress: called during downloads.
+
+    Returns:
+        The first complete ``<root>/<name>`` of ``data_roots``, or the first of them after the download.
+
+    Raises:
+        DataError: if files are missing and cannot be downloaded; lists them, their addresses and their folder.
     """
     folders = [base / name for base in data_roots(root)]
     for folder in folders:
-        if whole(folder):
+        if complete(folder):
             return folder
     folder = folders[0]
     try:
@@ -114,15 +122,18 @@ def provide(name: str, root: Path | None, whole: Callable[[Path], bool], progres
         files = ", ".join(remote.name for remote in PUBLISHED[name])
         raise DataError(
             f"{name}: not found in {' or '.join(map(str, folders))}, and not downloaded: {error}\n"
-            f"Put {files} (from {sites}) into {folder}, or name their root by --data-root or PIXELLOOM_DATA"
+            f"Put {files} (from {sites}) into {folder}, or set their root folder by --data-root or PIXELLOOM_DATA"
         ) from None
     return folder
 
 
 def fetch(remote: Remote, path: Path, progress: Progress | None = None, timeout: float = 20, tries: int = 4) -> Path:
-    """The published file at ``path``, downloaded unless it is there; each address gets ``tries`` attempts.
+    """Download a published file to ``path`` unless it exists, with ``tries`` attempts for each address.
 
-    What arrived stays in ``<path>.part`` and a later call goes on from there. Raises DataError.
+    An incomplete download stays in ``<path>.part``, and a later call resumes it.
+
+    Raises:
+        DataError: if no address sends the file, or PIXELLOOM_OFFLINE is set.
     """
     if path.is_file():
         return path
@@ -151,7 +162,7 @@ def fetch(remote: Remote, path: Path, progress: Progress | None = None, timeout:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A ``Progress`` that draws bars on stderr while the context lasts; nothing is drawn before the first byte."""
+    """A ``Progress`` that draws bars on stderr from the first received byte on."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
@@ -176,18 +187,18 @@ def progress_bar() -> Iterator[Progress]:
 def _from_one(
     url: str, file: BufferedRandom, remote: Remote, progress: Progress | None, timeout: float, tries: int
 ) -> str | None:
-    """Fill ``file`` from one address. None when its content is right, else why it is not."""
+    """Download to ``file`` from one address. Returns None on success, else the reason of the failure."""
     reason = ""
     for attempt in range(tries):
         if attempt:
             time.sleep(min(0.25 * 2**attempt, 4))
-        had = file.seek(0, os.SEEK_END)
+        resumed = file.seek(0, os.SEEK_END) > 0
         try:
             complete = _receive(url, file, remote.name, progress, timeout)
         except urllib.error.HTTPError as error:
             error.close()
-            reason = f"the server says {error.code} {error.reason}"
-            if error.code == 416:  # the range is none of the file's: what was kept is not a part of it
+            reason = f"the server answers {error.code} {error.reason}"
+            if error.code == 416:  # range not satisfiable: the stored part is not of this file
                 _restart(file)
             elif error.code < 500 and error.code not in (408, 429):
                 return reason
@@ -195,39 +206,42 @@ def _from_one(
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             cause = getattr(error, "reason", error)
             if isinstance(cause, socket.gaierror):
-                return "there is no network, or no such host"
+                return "no network, or unknown host"
             reason = str(cause) or type(cause).__name__
             continue
         if not complete:
-            reason = "the connection broke off"
+            reason = "the connection was interrupted"
         elif _digest(file, remote.digest) == remote.digest:
             return None
         else:
             _restart(file)
-            reason = f"what it sends has another checksum than the published {remote.digest}"
-            if not had:  # nothing was resumed, so the file itself is another
+            reason = f"the checksum differs from the published {remote.digest}"
+            if not resumed:  # the file itself differs
                 return reason
     return reason
 
 
 def _receive(url: str, file: BufferedRandom, name: str, progress: Progress | None, timeout: float) -> bool:
-    """One request, appended to what ``file`` holds if the server still has that very file; whether all has come."""
+    """Send one request and append the answer to ``file``, or replace it if the server's file has changed.
+
+    Returns whether the file is complete.
+    """
     have, tag = file.seek(0, os.SEEK_END), _tag(Path(file.name))
     known = tag.read_text() if have and tag.is_file() else ""
-    # Without an If-Range a file that was replaced in the meantime would be glued to the old one's beginning.
+    # If-Range: if the file on the server was replaced, all of it is sent, not the rest (RFC 9110, section 13.1.5).
     headers = {"Range": f"bytes={have}-", "If-Range": known} if known else {}
     request = urllib.request.Request(url, headers={"User-Agent": "pixelloom", "Accept-Encoding": "identity", **headers})
     with urllib.request.urlopen(request, timeout=timeout) as answer:
         if answer.headers.get_content_type() == "text/html":
-            raise http.client.HTTPException("it sends a web page instead of the file")
+            raise http.client.HTTPException("the server sends a web page instead of the file")
         resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if not resumed:
             _restart(file)
             have = 0
-            etag = answer.headers.get("ETag", "")  # a weak one (W/) does not promise the same bytes
+            etag = answer.headers.get("ETag", "")  # a weak tag (W/) does not guarantee equal bytes
             tag.write_text(etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", ""))
             if answer.status == 206:
-                raise http.client.HTTPException("it sends another range than asked for")
+                raise http.client.HTTPException("the server sends another range than requested")
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length and length.isdigit() else None
         while block := answer.read(_BLOCK):

@@ -1,8 +1,7 @@
-"""Parsers of published layouts: IDX (MNIST), CIFAR-10's binary and python batches and their tars, amat.
+"""Parsers of published formats: IDX (MNIST), CIFAR-10 binary and python batches and their tars, amat.
 
-Each reads a file that may be damaged or hostile: sizes are checked against the bytes that are there before anything is
-allocated, pickles never run code, archives are never unpacked to disk. Whatever is wrong raises DataError that names
-the file.
+Files may be damaged or malicious: sizes are checked against the file before memory is allocated, pickles never run
+code, and archives are never unpacked to disk. All errors are DataError with the file name.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from pixelloom.core.errors import DataError
 from pixelloom.core.types import Labels, Levels
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_DEFLATE_LIMIT = 1032  # deflate expands no byte beyond this: a header that claims more is lying
-_CIFAR_RECORD = 1 + 3 * 32 * 32
-_CIFAR_BATCH_LIMIT = 1 << 26  # bytes of one batch file (a published one has 31 million)
+_DEFLATE_LIMIT = 1032  # the largest expansion of deflate (zlib, technical details)
+_CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue plane
+_CIFAR_BATCH_LIMIT = 1 << 26  # bytes of a batch file (published: 31 million)
 
 CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 CIFAR_TEST = ("test_batch",)
@@ -37,52 +36,56 @@ CIFAR_TARS = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """An IDX file of unsigned bytes, gzipped or not: uint8 [N, H, W] of images or [N] of labels.
+    """Read an IDX file of unsigned bytes, gzipped or not: images, uint8 [N, H, W], or labels, uint8 [N].
 
-    Layout: 0, 0, type (8 = uint8), number of axes, the axes as big-endian uint32, the values in row order.
+    Format: bytes 0, 0, type (8 = uint8), number of axes; the axes as big-endian uint32; the values in row-major order.
+
+    Source: http://yann.lecun.com/exdb/mnist/, "File formats".
     """
-    with _damage(path), path.open("rb") as raw:
+    with _file_errors(path), path.open("rb") as raw:
         packed = raw.read(2) == _GZIP_MAGIC
         raw.seek(0)
         stream: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if packed else raw
         head = stream.read(4)
         if len(head) < 4 or head[:3] != b"\0\0\x08" or head[3] not in (1, 3):
-            raise DataError(f"{path}: no IDX file of bytes (it begins with {head!r}); fetch it again")
+            raise DataError(f"{path}: not an IDX file of bytes (it begins with {head!r}); download it again")
         axes = stream.read(4 * head[3])
         sides = np.frombuffer(axes[: len(axes) // 4 * 4], ">u4").tolist()
         n = math.prod(sides)
         if len(sides) != head[3] or n > path.stat().st_size * (_DEFLATE_LIMIT if packed else 1):
-            raise DataError(f"{path}: the header claims {sides} values, more than the file can hold; fetch it again")
+            raise DataError(
+                f"{path}: the header claims {sides} values, more than the file can contain; download it again"
+            )
         values = stream.read(n)
         if len(values) != n or stream.read(1):
-            raise DataError(f"{path}: not the {n} values its header claims; the file is damaged, fetch it again")
+            raise DataError(f"{path}: not the {n} values of the header; the file is damaged, download it again")
     return np.frombuffer(values, np.uint8).reshape(sides)
 
 
 def read_amat(path: Path, height: int, width: int) -> Levels:
-    """Lines of '0' and '1' separated by white space, one image a line: uint8 [N, 1, height, width] of bits."""
-    with _damage(path):
+    """Read lines of '0' and '1' separated by white space, one image per line: uint8 [N, 1, height, width]."""
+    with _file_errors(path):
         text = path.read_bytes()
     line = 2 * height * width
     if text and len(text) % line == 0:  # as published: one space between bits, one newline after a line
-        pairs = np.frombuffer(text, np.uint8).reshape(-1, line // 2, 2)
-        bits, gaps = pairs[..., 0] - np.uint8(ord("0")), pairs[..., 1]
-        if bits.max() <= 1 and (gaps[:, :-1] == ord(" ")).all() and (gaps[:, -1] == ord("\n")).all():
+        pairs = np.frombuffer(text, np.uint8).reshape(-1, line // 2, 2)  # [N, H W, (digit, separator)]
+        bits, separators = pairs[..., 0] - np.uint8(ord("0")), pairs[..., 1]
+        if bits.max() <= 1 and (separators[:, :-1] == ord(" ")).all() and (separators[:, -1] == ord("\n")).all():
             return np.ascontiguousarray(bits).reshape(-1, 1, height, width)
     try:
         bits = np.loadtxt(io.BytesIO(text), np.uint8, ndmin=2) if text.strip() else np.empty((0, 0), np.uint8)
     except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); fetch it again") from None
+        raise DataError(f"{path}: damaged ({error}); download it again") from None
     if bits.shape[1] != height * width or bits.max() > 1:
-        raise DataError(f"{path}: not lines of {height * width} zeros and ones; the file is damaged, fetch it again")
-    return bits.reshape(-1, 1, height, width)
+        raise DataError(f"{path}: not lines of {height * width} zeros and ones; the file is damaged, download it again")
+    return bits.reshape(-1, 1, height, width)  # [N, H W] -> [N, 1, H, W]
 
 
 def find_cifar(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, str]] | None:
-    """Where batches lie: (file, "") for plain files, (tar, member) inside a published tar; None if one is missing.
+    """Locate batches: (file, "") for files, (tar, member) for members of a published tar; None if one is missing.
 
-    Looked for in this order: binary batches (``*.bin``), python batches, both in ``folder`` or in the folders that the
-    tars unpack to, then the tars themselves.
+    Search order: binary batches (``*.bin``) and python batches, each in ``folder`` and in the folders that the tars
+    unpack to; then the tars.
     """
     for suffix in (".bin", ""):
         for inner in CIFAR_FOLDERS:
@@ -96,52 +99,57 @@ def find_cifar(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, str]] |
     return None
 
 
-def read_cifar(places: list[tuple[Path, str]]) -> tuple[Levels, Labels]:
-    """CIFAR-10 batches of any published layout: images uint8 [N, 3, 32, 32], labels int64 [N] below 10."""
-    images, labels = zip(*(part for path, members in _by_file(places) for part in _batches(path, members)), strict=True)
+def read_cifar(locations: list[tuple[Path, str]]) -> tuple[Levels, Labels]:
+    """Read CIFAR-10 batches of any published format: images uint8 [N, 3, 32, 32], labels int64 [N] below 10.
+
+    Source: Krizhevsky 2009; https://www.cs.toronto.edu/~kriz/cifar.html, "Dataset layout".
+    """
+    images, labels = zip(
+        *(part for path, members in _by_file(locations) for part in _batches(path, members)), strict=True
+    )
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _by_file(places: list[tuple[Path, str]]) -> Iterator[tuple[Path, list[str]]]:
-    for path, group in itertools.groupby(places, key=lambda place: place[0]):
+def _by_file(locations: list[tuple[Path, str]]) -> Iterator[tuple[Path, list[str]]]:
+    for path, group in itertools.groupby(locations, key=lambda location: location[0]):
         yield path, [member for _, member in group]
 
 
 def _batches(path: Path, members: list[str]) -> list[tuple[Levels, Labels]]:
     if members == [""]:
-        with _damage(path):
+        with _file_errors(path):
             return [_cifar_batch(path.read_bytes(), str(path), binary=path.suffix == ".bin")]
-    # One pass over the archive in its own order: seeking back in a gzipped tar would inflate it again.
+    # One pass in the order of the archive: seeking back in a gzipped tar decompresses it again.
     found: dict[str, tuple[Levels, Labels]] = {}
-    with _damage(path), tarfile.open(path) as archive:
+    with _file_errors(path), tarfile.open(path) as archive:
         for member in archive:
             name = member.name.rpartition("/")[2]
             if name not in members or not member.isfile() or member.size > _CIFAR_BATCH_LIMIT:
                 continue
             stream = archive.extractfile(member)
-            assert stream is not None  # true of regular files
+            assert stream is not None  # only for members that are not regular files
             found[name] = _cifar_batch(stream.read(), f"{path}: {member.name}", binary=name.endswith(".bin"))
     missing = [name for name in members if name not in found]
     if missing:
-        raise DataError(f"{path}: holds no {', '.join(missing)}; the archive is damaged, fetch it again")
+        raise DataError(f"{path}: {', '.join(missing)} missing; the archive is damaged, download it again")
     return [found[name] for name in members]
 
 
 def _cifar_batch(data: bytes, name: str, *, binary: bool) -> tuple[Levels, Labels]:
     if binary:
         if not data or len(data) % _CIFAR_RECORD:
-            raise DataError(f"{name}: {len(data)} bytes are not records of {_CIFAR_RECORD}; fetch it again")
+            raise DataError(f"{name}: {len(data)} bytes are not records of {_CIFAR_RECORD} bytes; download it again")
         records = np.frombuffer(data, np.uint8).reshape(-1, _CIFAR_RECORD)
         pixels, labels = records[:, 1:], records[:, 0].astype(np.int64)
     else:
         pixels, labels = _cifar_pickle(data, name)
     if len(labels) != len(pixels) or labels.min(initial=10) < 0 or labels.max(initial=0) > 9:
-        raise DataError(f"{name}: {len(pixels)} images do not go with {len(labels)} labels of 0..9; fetch it again")
-    return np.ascontiguousarray(pixels).reshape(-1, 3, 32, 32), labels
+        raise DataError(f"{name}: {len(pixels)} images do not match {len(labels)} labels in 0..9; download it again")
+    return np.ascontiguousarray(pixels).reshape(-1, 3, 32, 32), labels  # [N, 3072] -> [N, 3, 32, 32]
 
 
 class _Array:
-    """Stands in for a numpy array while a pickle is read: it only remembers what it was given."""
+    """Replaces a NumPy array during unpickling; stores its pickled state and does nothing else."""
 
     def __init__(self, *_: object):
         self.state: tuple[Any, ...] = ()
@@ -151,7 +159,7 @@ class _Array:
 
 
 class _Dtype(_Array):
-    """Stands in for ``numpy.dtype``."""
+    """Replaces ``numpy.dtype`` during unpickling."""
 
     def __init__(self, code: object = None, *_: object):
         super().__init__()
@@ -159,13 +167,13 @@ class _Dtype(_Array):
 
 
 def _latin1(text: str, _: str) -> bytes:
-    return text.encode("latin1")  # how Python 3 writes bytes into a pickle of protocol 2
+    return text.encode("latin1")  # Python 3 pickles bytes so in protocol 2
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads containers, numbers, strings and arrays. No global of the pickle's choosing is ever looked up."""
+    """Unpickles containers, numbers, strings and arrays. Globals are replaced by SUBSTITUTES or rejected."""
 
-    STAND_INS = {  # noqa: RUF012
+    SUBSTITUTES = {  # noqa: RUF012
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _Dtype,
         ("numpy.core.multiarray", "_reconstruct"): _Array,
@@ -174,14 +182,14 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        stand_in = self.STAND_INS.get((module, name))
-        if stand_in is None:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 batch needs")
-        return stand_in
+        substitute = self.SUBSTITUTES.get((module, name))
+        if substitute is None:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which CIFAR-10 batches do not use")
+        return substitute
 
 
 def _cifar_pickle(data: bytes, name: str) -> tuple[Levels, Labels]:
-    """{b"data": uint8 [N, 3072], b"labels": list of int} as Python 2 or 3 wrote it, without running any of it."""
+    """Read a pickled {b"data": uint8 [N, 3072], b"labels": list of int} of Python 2 or 3, without running code."""
     try:
         batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         batch = {key if isinstance(key, str) else key.decode(): value for key, value in batch.items()}
@@ -189,13 +197,13 @@ def _cifar_pickle(data: bytes, name: str) -> tuple[Levels, Labels]:
         _, shape, dtype, fortran, values = array.state
         code = dtype.code if isinstance(dtype.code, str) else dtype.code.decode()
         if code not in ("u1", "|u1") or fortran or len(shape) != 2 or shape[1] != _CIFAR_RECORD - 1 or labels.ndim != 1:
-            raise DataError(f"{name}: its data are {code} {shape}, not uint8 (N, 3072)")
+            raise DataError(f"{name}: the data are {code} {shape}, not uint8 (N, 3072)")
         return np.frombuffer(values, np.uint8).reshape(shape), labels
     except _PICKLE_ERRORS as error:
-        raise DataError(f"{name}: not a CIFAR-10 batch ({error}); fetch it again") from None
+        raise DataError(f"{name}: not a CIFAR-10 batch ({error}); download it again") from None
 
 
-# What a pickle of random or hostile bytes makes the unpickler raise.
+# Exceptions of the unpickler on random or malicious bytes.
 _PICKLE_ERRORS = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -211,10 +219,10 @@ _PICKLE_ERRORS = (
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def _file_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{path}: damaged ({error}); fetch it again") from None
+        raise DataError(f"{path}: damaged ({error}); download it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None

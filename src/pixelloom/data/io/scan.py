@@ -1,7 +1,7 @@
-"""Where pictures lie: a folder, a zip or a text list becomes sorted names, a way to read each, and what the names say.
+"""Scanning a folder, a zip or a text list: file names, a function that reads them, and splits and classes by folder.
 
-A listing keeps a name, a size and a stamp a file and nothing else, so 200,000 files cost some tens of MB.
-Nothing is ever unpacked to disk: members of a zip are read in memory, within limits.
+A listing stores name, size and stamp of each file, some tens of MB for 200,000 files. Members of a zip are read in
+memory, never unpacked to disk.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelloom.core.errors import DataError
-from pixelloom.data.io.decode import ACCEPTED, MAX_BYTES, DamageError, shown
+from pixelloom.data.io.decode import ACCEPTED, MAX_BYTES, DamageError, printable
 
-PARTS = {
+SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -32,31 +32,35 @@ PARTS = {
     "test": "test",
     "testing": "test",
 }
-"""Folder names (in any case) that name a split."""
+"""Folder names of splits, case-insensitive."""
 
 Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Picture files in a fixed order. ``stamps`` change when a file does: mtime in ns, or CRC-32 in a zip."""
+    """Image files in a fixed order. ``stamps`` are modification times in ns, or CRC-32 in a zip."""
 
     path: Path
     names: list[str]
     sizes: Indices
     stamps: Indices
     read: Callable[[int], bytes]
-    """The bytes of file i. Raises DamageError when it is gone, changed since it was listed, unreadable or too large."""
+    """Reads file i. Raises DamageError if it is missing, modified since the scan, unreadable or too large."""
     others: Counter[str]
-    """Extensions of the files that are no pictures."""
+    """Number of other files by extension."""
     notes: list[str]
     layout: bool
-    """Whether folders in the names tell splits and classes (not so in a text list)."""
+    """Whether folders name splits and classes; not in a text list."""
 
 
 @contextmanager
-def listed(path: Path) -> Iterator[Listing]:
-    """The pictures of a folder, ``.zip`` or ``.txt``, readable inside the block. Raises DataError."""
+def open_listing(path: Path) -> Iterator[Listing]:
+    """List the image files of a folder, ``.zip`` or ``.txt``, readable within the context.
+
+    Raises:
+        DataError: if the source cannot be read.
+    """
     if path.is_dir():
         yield _folder(path)
     elif path.suffix.lower() == ".txt":
@@ -65,25 +69,25 @@ def listed(path: Path) -> Iterator[Listing]:
         try:
             archive = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise DataError(f"{path}: no readable zip file ({error})") from error
+            raise DataError(f"{path}: not a readable zip file ({error})") from error
         with archive:
             yield _zip(path, archive)
 
 
 def _hidden(name: str) -> bool:
-    """Dot files, and the shadow folder that macOS puts into zips."""
+    """Whether a name is a dot file, or the metadata folder that macOS adds to zips."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _folder(root: Path) -> Listing:
-    """Every picture beneath ``root``, links followed; each folder once, so that loops of links end."""
+    """List all images under ``root``. Links are followed, and each folder is read once, so that cycles end."""
     found: list[tuple[str, int, int]] = []
     others: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
     repeats = 0
-    todo = [""]
-    while todo:
-        inner = todo.pop()
+    pending = [""]
+    while pending:
+        inner = pending.pop()
         try:
             status = (root / inner).stat()
             if (status.st_dev, status.st_ino) in seen:
@@ -93,26 +97,26 @@ def _folder(root: Path) -> Listing:
             with os.scandir(root / inner) as entries:
                 folders = _scan(entries, inner, found, others)
         except OSError as error:
-            raise DataError(f"{shown(str(root / inner))}: folder cannot be listed ({error.strerror})") from error
-        todo.extend(sorted(folders, reverse=True))
+            raise DataError(f"{printable(str(root / inner))}: folder cannot be listed ({error.strerror})") from error
+        pending.extend(sorted(folders, reverse=True))
     found.sort()
-    notes = [f"{repeats} folder{'s' * (repeats > 1)} reached twice by links, read once"] if repeats else []
+    notes = [f"{repeats} folder{'s' * (repeats > 1)} linked more than once, read once"] if repeats else []
     return _on_disk(root, root, found, others, notes, layout=True)
 
 
 def _scan(
     entries: Iterator[os.DirEntry[str]], inner: str, found: list[tuple[str, int, int]], others: Counter[str]
 ) -> list[str]:
-    """Adds one folder's pictures (relative name, bytes, mtime in ns) to ``found``; returns its subfolders."""
+    """Add the images of one folder (relative name, bytes, mtime in ns) to ``found``; return its subfolders."""
     folders: list[str] = []
     for entry in entries:
         if _hidden(entry.name):
             continue
         name = f"{inner}/{entry.name}" if inner else entry.name
-        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path for each file is slow
+        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  # a Path for each file is slow
         try:
             status = entry.stat()
-        except OSError:  # a link to nothing or to itself: listed, so that reading it is counted as damage
+        except OSError:  # a broken or circular link: listed, and counted as damaged when read
             if suffix in ACCEPTED:
                 found.append((name, -1, 0))
             continue
@@ -126,10 +130,10 @@ def _scan(
 
 
 def _list(path: Path) -> Listing:
-    """Files named in a text file, one a line, relative to it; blank lines and lines that start with # are skipped."""
+    """List the files of a text file, one per line, relative to it; blank lines and lines with # are skipped."""
     found: list[tuple[str, int, int]] = []
     try:
-        # Names are bytes on disk: what is not UTF-8 goes through unharmed.
+        # surrogateescape keeps file names that are not UTF-8.
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
             for line in lines:
                 name = line.strip()
@@ -154,36 +158,38 @@ def _on_disk(
     stamps = np.fromiter((stamp for _, _, stamp in found), np.int64, len(found))
 
     def read(i: int) -> bytes:
-        name = shown(names[i])
+        name = printable(names[i])
         if sizes[i] < 0:
             raise DamageError(f"{name}: no such file, or a broken link")
         if sizes[i] > MAX_BYTES:
             raise DamageError(f"{name}: {sizes[i]:,} bytes; the limit is {MAX_BYTES:,}")
         try:
             with (base / names[i]).open("rb") as file:
-                # One byte more than was listed: enough to see that it grew, too little to be flooded.
+                # One byte more than listed shows that the file has grown, with bounded memory.
                 data = file.read(int(sizes[i]) + 1)
                 changed = len(data) != sizes[i] or os.fstat(file.fileno()).st_mtime_ns != stamps[i]
         except (OSError, ValueError) as error:
             raise DamageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
         if changed:
-            raise DamageError(f"{name}: changed while the folder was being read")
+            raise DamageError(f"{name}: modified while the folder was read")
         return data
 
     return Listing(path, names, sizes, stamps, read, others, notes, layout)
 
 
 def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
-    """Members of a zip. Names serve as labels only, so ``..`` and absolute ones lead nowhere and are just cleaned."""
+    """List the members of a zip. Names serve as labels only; ``..`` and leading slashes are removed."""
     others: Counter[str] = Counter()
     found: list[tuple[str, zipfile.ZipInfo]] = []
     for info in archive.infolist():
-        steps = [step for step in info.filename.replace("\\", "/").split("/") if step not in ("", ".", "..")]
-        if info.is_dir() or not steps or any(map(_hidden, steps)):
+        components = [
+            component for component in info.filename.replace("\\", "/").split("/") if component not in ("", ".", "..")
+        ]
+        if info.is_dir() or not components or any(map(_hidden, components)):
             continue
-        suffix = os.path.splitext(steps[-1])[1].lower()  # noqa: PTH122
+        suffix = os.path.splitext(components[-1])[1].lower()  # noqa: PTH122
         if suffix in ACCEPTED:
-            found.append(("/".join(steps), info))
+            found.append(("/".join(components), info))
         else:
             others[suffix or "no extension"] += 1
     found.sort(key=lambda item: item[0])
@@ -193,12 +199,12 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
         raise DataError(f"{path}: the zip is encrypted; unpack it and give the folder")
 
     def read(i: int) -> bytes:
-        name, info = shown(names[i]), members[i]
+        name, info = printable(names[i]), members[i]
         if info.file_size > MAX_BYTES:
             raise DamageError(f"{name}: {info.file_size:,} bytes; the limit is {MAX_BYTES:,}")
         try:
             with archive.open(info) as member:
-                # Never more than declared: zipfile stops there, whatever the compressed stream would yield.
+                # zipfile reads at most the declared size, so a zip bomb cannot exhaust the memory.
                 return member.read()
         except (
             OSError,
@@ -218,7 +224,7 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
 
 @dataclass(frozen=True)
 class Layout:
-    """What folder names say: of each file its split (index into ``splits``) and class (index into ``classes``)."""
+    """Split and class of each file by its folders, as indices into ``splits`` and ``classes``."""
 
     splits: tuple[str, ...]
     split: npt.NDArray[np.int8]
@@ -228,53 +234,55 @@ class Layout:
 
 
 def layout_of(listing: Listing) -> Layout:
-    """Splits and classes by folder: ``[wrapper/][train|val|test/][class/][anything/]picture``.
+    """Interpret folders as ``[wrapper/][train|val|test/][class/][any/]image``.
 
-    A single folder around everything is a wrapper and means nothing. Split folders must hold all pictures. The next
-    folder is the class, if every picture has one and there are at least two; deeper folders are merged into it.
-    Raises DataError when split folders stand beside other pictures.
+    A single folder around all images is a wrapper and is ignored. Split folders must contain all images. The next
+    folder is the class, if all images have one and there are at least two; deeper folders are merged into it.
+
+    Raises:
+        DataError: if there are images outside the split folders.
     """
     names, depth = listing.names, 0
     plain = Layout((), np.zeros(len(names), np.int8), (), np.zeros(len(names), np.int32), "")
     if not listing.layout or not names:
         return plain
-    heads = {_step(name, 0) for name in names}
-    while len(heads) == 1 and (head := next(iter(heads))) and head.casefold() not in PARTS:
+    folders_here = {_folder_at(name, 0) for name in names}
+    while len(folders_here) == 1 and (folder := next(iter(folders_here))) and folder.casefold() not in SPLIT_FOLDERS:
         depth += 1
-        heads = {_step(name, depth) for name in names}
-    splits = _splits(heads, listing.path)
-    part = {head: splits.index(PARTS[head.casefold()]) for head in heads} if splits else {}
-    split = np.fromiter((part.get(_step(name, depth), 0) for name in names), np.int8, len(names))
+        folders_here = {_folder_at(name, depth) for name in names}
+    splits = _splits(folders_here, listing.path)
+    part = {folder: splits.index(SPLIT_FOLDERS[folder.casefold()]) for folder in folders_here} if splits else {}
+    split = np.fromiter((part.get(_folder_at(name, depth), 0) for name in names), np.int8, len(names))
     depth += bool(splits)
-    found = sorted({unicodedata.normalize("NFC", _step(name, depth)) for name in names})
+    found = sorted({unicodedata.normalize("NFC", _folder_at(name, depth)) for name in names})
     note = ""
     if found[0] == "" and len(found) > 1:
-        note = "some pictures lie outside the class folders, so all are read without classes"
+        note = "classes ignored, because some images are outside the class folders"
     if found[0] == "" or len(found) == 1:
         return Layout(splits, split, (), plain.label, note)
     index = {name: k for k, name in enumerate(found)}
-    label = (index[unicodedata.normalize("NFC", _step(name, depth))] for name in names)
+    label = (index[unicodedata.normalize("NFC", _folder_at(name, depth))] for name in names)
     return Layout(splits, split, tuple(found), np.fromiter(label, np.int32, len(names)), note)
 
 
-def _step(name: str, depth: int) -> str:
-    """The folder at a depth of a relative name, or "" where the file itself stands."""
-    steps = name.split("/", depth + 1)
-    return steps[depth] if len(steps) > depth + 1 else ""
+def _folder_at(name: str, depth: int) -> str:
+    """The folder at a depth of a relative name; "" at the depth of the file."""
+    components = name.split("/", depth + 1)
+    return components[depth] if len(components) > depth + 1 else ""
 
 
-def _splits(heads: set[str], path: Path) -> tuple[str, ...]:
-    """Names of the splits in use, in the order train, val, test; () where the folders are no splits."""
-    named = sorted(head for head in heads if head.casefold() in PARTS)
-    if not named or (len(named) == 1 and len(heads) > 1 and "" not in heads):
-        return ()  # one such folder among others is a class of that name: trains beside cars
-    others = sorted(heads - set(named))
+def _splits(folders_here: set[str], path: Path) -> tuple[str, ...]:
+    """Splits named by folders, in the order train, val, test; () if the folders are not splits."""
+    named = sorted(folder for folder in folders_here if folder.casefold() in SPLIT_FOLDERS)
+    if not named or (len(named) == 1 and len(folders_here) > 1 and "" not in folders_here):
+        return ()  # a single such folder among others is a class: trains and cars
+    others = sorted(folders_here - set(named))
     if others:
-        where = f"{shown(others[0])}/" if others[0] else "no folder"
+        where = f"{printable(others[0])}/" if others[0] else "the top folder"
         raise DataError(
-            f"{path}: split folders ({', '.join(named)}) stand beside pictures in {where}; move these or rename"
+            f"{path}: images in {where} are outside the split folders ({', '.join(named)}); move or rename them"
         )
-    parts = [PARTS[head.casefold()] for head in named]
+    parts = [SPLIT_FOLDERS[folder.casefold()] for folder in named]
     if len(set(parts)) < len(parts):
-        raise DataError(f"{path}: two folders name one split: {', '.join(named)}; keep one of them")
+        raise DataError(f"{path}: two folders name the same split: {', '.join(named)}; keep one")
     return tuple(part for part in ("train", "val", "test") if part in parts)
