@@ -21,7 +21,7 @@ PIXEL_CONSTANTS = {255, 127.5}
 BYTES = {
     "data/io/decode.py": "alpha, and the largest value of a PNM file",
     "data/io/npy.py": "an 8-bit background color",
-    "data/synthetic.py": "8-bit digits and colors that pictures are drawn from",
+    "data/synthetic.py": "8-bit digits and colors of synthetic images",
 }
 UNPICKLES = {"data/io/published_formats.py": "CIFAR-10's python files, by an unpickler that looks up nothing"}
 LAZY = {"__init__.py": "names are imported at first use"}

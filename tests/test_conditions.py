@@ -131,7 +131,7 @@ def test_a_network_and_a_person_see_it_at_full_size(rule: str) -> None:
     "rule", ["none", "smaller", "downsample@1", "downsample@0", "downsample@-2", "edge", "downsample@5"]
 )
 def test_other_conditions_are_refused(rule: str) -> None:
-    with pytest.raises(ValueError, match=r"none|downsample@5 needs sides that 5 divides, the images are 4x6"):
+    with pytest.raises(ValueError, match=r"none|downsample@5 needs sides divisible by 5, but the images are 4x6"):
         Condition(rule, GRAY)
 
 
@@ -253,7 +253,7 @@ def test_a_model_keeps_its_condition_and_old_ones_have_none(tmp_path: Path) -> N
     old = built(GRAY, ORDERED, "none").description.model_dump(mode="json")
     del old["condition"]
     assert PixelDescription.model_validate(old).conditioning_image() is None
-    with pytest.raises(ValidationError, match="downsample@3 needs sides that 3 divides"):
+    with pytest.raises(ValidationError, match="downsample@3 needs sides divisible by 3"):
         PixelDescription.model_validate(old | {"condition": "downsample@3"})
 
 
@@ -306,7 +306,7 @@ def test_a_condition_is_checked_before_training(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             planned("gated-pixelcnn", overrides=overrides)
-    with pytest.raises(UsageError, match=r"^condition: downsample@3 needs sides that 3 divides, the images are 8x8"):
+    with pytest.raises(UsageError, match=r"^condition: downsample@3 needs sides divisible by 3, but the images are 8x8"):
         api.train(
             "gated-pixelcnn", data="digits", out=tmp_path / "run", images=1, overrides={"condition": "downsample@3"}
         )

@@ -123,7 +123,7 @@ def test_the_sheet_of_neighbors(run: Command) -> None:
         ("flat --metrics kid --seed -1", 2, "--seed: must be 0 or more"),
         ("flat --metrics kid -n 5", 3, "kid: 5 generated images are too few"),
         ("flat --neighbors .", 2, "is a folder"),
-        ("latent --metrics kid --levels 4", 3, "digits: pictures are 1x16x16 with 4 levels"),
+        ("latent --metrics kid --levels 4", 3, "digits: images are 1x16x16 with 4 levels"),
     ],
 )
 def test_what_cannot_be_measured(run: Command, argv: str, code: int, said: str) -> None:

@@ -367,7 +367,7 @@ def test_measure_from_python() -> None:
     latent = GANModel.build(GANDescription(network=name, model=config, image=ImageSpec(1, 16, 16, 256)))
     with pytest.raises(UsageError, match="no 'likelihood'"):
         pixelloom.evaluate(latent)
-    with pytest.raises(DataError, match=r"pictures are 1x16x16 with 17 levels.* 1x16x16 with 256"):
+    with pytest.raises(DataError, match=r"images are 1x16x16 with 17 levels.* 1x16x16 with 256"):
         pixelloom.measure(latent, "digits")
 
 
