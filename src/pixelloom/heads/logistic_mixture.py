@@ -72,7 +72,7 @@ class Logistics:
     def nats(self, params: Tensor, x: Tensor) -> Tensor:
         """-log P of each value given the channels before it, float32 [B, C, H, W]."""
         mixture, nats = self._mixture(params.float()), []
-        for levels in x.float().unbind(1):
+        for levels in x.float().unbind(1):  # [B, C, H, W] -> C tensors [B, H, W]
             log_p, mixture = mixture.after(levels[:, None, None])  # [B, H, W] -> [B, 1, 1, H, W]
             nats.append(-log_p)
         return torch.cat(nats, dim=1)

@@ -54,6 +54,7 @@ class ChannelNorm(nn.Module):
             normed = torch.cat([self.normalize(part) for part in torch.split(x, self.sizes, dim=1)], dim=1)
         else:
             normed = self.normalize(x)
+        # [features] -> [features, 1, 1]
         return normed * self.gain[:, None, None] + self.bias[:, None, None]
 
 

@@ -128,7 +128,7 @@ class DiagonalLSTM(nn.Module):
         """Raster indices of all positions, by diagonals, each from the top: int64 [H*W]."""
         y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
         diagonal = y + (x.flip(0) if self.mirrored else x)
-        return (diagonal * height + y).flatten().argsort()
+        return (diagonal * height + y).flatten().argsort()  # [H, W] -> [H*W]
 
     def reads(self) -> tuple[Read, ...]:
         """The input here, and the inputs of the states beside and above."""

@@ -122,6 +122,7 @@ def attention_stats(network: nn.Module, maps: Sequence[tuple[str, Tensor]]) -> d
     for name, layer in attention_layers(network):
         seen = [weights.flatten(3).double() for found, weights in maps if found == name]  # each [B, H, W, h*w]
         if seen:
+            # Entropies, one per query: [B, H, W, h*w] -> [B, H, W] -> [B*H*W]
             nats = torch.cat([torch.special.entr(weights).sum(3).flatten() for weights in seen]).mean().item()
             stats[name] = AttentionStats(layer.gamma.item(), nats / math.log(seen[0].shape[3]))
     return stats

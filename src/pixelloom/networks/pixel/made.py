@@ -162,7 +162,7 @@ class MaskedLinear(nn.Module):
     def ranked(self, value: Tensor, rank: Tensor) -> Tensor:
         """``forward`` with positions ordered by their rank, int64 [positions]."""
         seen = rank <= rank[:, None] if self.own else rank < rank[:, None]
-        return self._product(value, seen[:, None, :, None])
+        return self._product(value, seen[:, None, :, None])  # [positions, positions] -> [positions, 1, positions, 1]
 
     def _product(self, value: Tensor, seen: Tensor) -> Tensor:
         images, _, height, width = value.shape
@@ -176,6 +176,7 @@ class MaskedLinear(nn.Module):
     def reorder(self, places: Tensor) -> None:
         """Permute the positions: the weights of places[i] become those of i."""
         places = places.to(self.weight.device)
+        # [positions, out, positions, in] -> [positions * out, positions * in]; [positions, out] -> [positions * out]
         self.weight.copy_(self._weight[places][:, :, places].reshape(self.weight.shape))
         self.bias.copy_(self.bias.view(len(places), -1)[places].flatten())
 
@@ -189,6 +190,7 @@ class MaskedLinear(nn.Module):
         end = v.shape[1]
         bias = self.bias.view(-1, self.out_features)  # [positions, out]
         if allowed is None:  # all N are read: a single query, position N, or N - 1 with mask B
+            # [B, N, in] -> [B, N * in], weight [out, N, in] -> [out, N * in], result [B, out] -> [B, 1, out]
             return F.linear(v.flatten(1), self._weight[end - self.own, :, :end].flatten(1), bias[end - self.own])[
                 :, None
             ]
