@@ -10,9 +10,11 @@ pytest.register_assert_rewrite("checks")
 torch.set_num_threads(1)
 # Tests with settings of their own inherit these. How long an example takes says how busy the machine is, and no more.
 settings.register_profile(
-    "suite", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("suite")
+    "many", max_examples=100, derandomize=True, database=None, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.register_profile("few", settings.get_profile("many"), max_examples=30)
+settings.load_profile("few")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

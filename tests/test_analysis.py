@@ -14,7 +14,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from pixelloom.layers.reads import Earlier, Offsets, Read, Size, box
 from pixelloom.sampling.fast.analysis import NEVER, Dataflow, Schedule, assert_autoregressive, receptive_field, schedule
 from pixelloom.sampling.fast.causality import NotAutoregressiveError
 from pixelloom.sampling.fast.ir import Node, Recurrence
+from profiles import examples
 from random_networks import (
     Case,
     Mean,
@@ -46,10 +46,6 @@ from settings import CONFIGS, Setting, live
 Values = npt.NDArray[np.int64]
 Key = tuple[int, int, int, int]
 """(node, feature, row, column)"""
-
-
-def examples(number: int) -> hypothesis_settings:
-    return hypothesis_settings(max_examples=number, derandomize=True, deadline=None, database=None)
 
 
 def stack(

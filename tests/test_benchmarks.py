@@ -32,6 +32,7 @@ from pixelloom.runs.recipes import PIXEL_RUNS, RECIPES, recipe
 from scripts import BENCHMARKS, script
 
 ROOT = BENCHMARKS.parent
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,6 @@ def subprocess_of(*command: str, **environment: str) -> subprocess.CompletedProc
 # benchmarks/threads.py
 
 
-@pytest.mark.slow
 def test_the_benchmark_of_threads_measures_each_setting_in_turn(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +89,6 @@ def test_the_benchmark_of_threads_measures_each_setting_in_turn(
 # benchmarks/sampling.py
 
 
-@pytest.mark.slow
 def test_the_sampling_benchmark_prints_consistent_figures_and_a_figure(tmp_path: Path) -> None:
     done = subprocess_of(
         "benchmarks/sampling.py", "--json", "--network", "rgb", "--size", "8", "--batch", "1", "--batch", "2",
@@ -160,7 +159,6 @@ def test_every_network_is_made_small_for_color() -> None:
     assert list(cifar10.SMALL) == list(PIXEL_NETWORKS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["made", "row-lstm"])
 def test_networks_learn_color(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On drawn shapes of a few pixels; mixtures and 256 levels."""
@@ -454,7 +452,6 @@ def one_gpu_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("one_gpu_test")
 def test_gpu_tests_can_run_and_are_counted(measure: ModuleType) -> None:
     assert measure.gpu_tests("cpu", 800) == {"passed": 4, "failed": 0}
@@ -462,7 +459,6 @@ def test_gpu_tests_can_run_and_are_counted(measure: ModuleType) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.slow
 @pytest.mark.usefixtures("one_gpu_test")
 def test_gpu_tests_fail_clearly_without_the_device(measure: ModuleType) -> None:
     row = measure.gpu_tests("cuda", 100)

@@ -290,7 +290,6 @@ def test_where_files_cannot_be_locked_the_first_rename_wins(tmp_path: Path, monk
     assert listing_of(tmp_path) == ["key", "key/images.npy", "key/index.npy", "key/note.json"]
 
 
-@pytest.mark.slow
 def test_memory_stays_bounded_while_a_large_folder_is_decoded(tmp_path: Path) -> None:
     # Without the run that the script trains at the end: it takes most of the time, and none of it is judged here.
     short = (

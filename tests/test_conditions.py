@@ -306,7 +306,9 @@ def test_a_condition_is_checked_before_training(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             planned("gated-pixelcnn", overrides=overrides)
-    with pytest.raises(UsageError, match=r"^condition: downsample@3 needs sides divisible by 3, but the images are 8x8"):
+    with pytest.raises(
+        UsageError, match=r"^condition: downsample@3 needs sides divisible by 3, but the images are 8x8"
+    ):
         api.train(
             "gated-pixelcnn", data="digits", out=tmp_path / "run", images=1, overrides={"condition": "downsample@3"}
         )
@@ -337,6 +339,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_images_are_likelier_given_their_own_small_picture(run: Path) -> None:
     model = api.load(run)
     assert model.condition is not None

@@ -47,7 +47,6 @@ def program(command: str, out: Path, extra: str, **given: object) -> subprocess.
     )
 
 
-@pytest.mark.slow
 def test_twenty_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None:
     done = program("killed", tmp_path, "20", images=10**9, checkpoint_every=4)
     assert done.returncode == 0, done.stderr
@@ -97,7 +96,6 @@ def _torchrun(out: Path, misfortune: str, **given: object) -> list[subprocess.Po
 
 
 @two_cores
-@pytest.mark.slow
 @pytest.mark.parametrize(("start", "accumulate"), [("by itself", 1), ("torchrun", 2)])
 def test_two_processes_equal_one(tmp_path: Path, start: str, accumulate: int) -> None:
     given = TWO | {"accumulate": accumulate}
@@ -125,7 +123,6 @@ def test_two_processes_equal_one(tmp_path: Path, start: str, accumulate: int) ->
 
 
 @two_cores
-@pytest.mark.slow
 @pytest.mark.parametrize(("misfortune", "timeout"), [("dies", 3600), ("hangs", 15)])
 def test_when_one_process_is_lost_the_other_ends(tmp_path: Path, misfortune: str, timeout: int) -> None:
     """The other process notices a death at once, and waits for one that hangs as long as `timeout`."""
@@ -138,7 +135,6 @@ def test_when_one_process_is_lost_the_other_ends(tmp_path: Path, misfortune: str
 
 
 @two_cores
-@pytest.mark.slow
 def test_a_signal_to_the_first_of_two_processes_ends_both_after_a_save(tmp_path: Path) -> None:
     given = TWO | {"images": 10**9, "devices": 2}
     process = subprocess.Popen(
@@ -156,7 +152,6 @@ def test_a_signal_to_the_first_of_two_processes_ends_both_after_a_save(tmp_path:
 
 
 @two_cores
-@pytest.mark.slow
 def test_a_lost_process_ends_a_run_that_started_it(tmp_path: Path) -> None:
     done = program("seen", tmp_path, "dies", **TWO, devices=2)
     assert done.returncode != 0

@@ -13,10 +13,13 @@ from pixelloom.data.catalog import load
 from pixelloom.data.config import DataConfig
 from pixelloom.metrics.results import Reference, measure
 from pixelloom.networks.gan.dcgan import DCGANConfig
-from pixelloom.runs.config import GANRun, compose, read_yaml
+from pixelloom.runs.compose import compose, read_yaml
+from pixelloom.runs.config import GANRun
 from pixelloom.runs.folder import BEST, CONFIG, LAST
 from pixelloom.runs.recipes import RECIPES
 from scripts import script
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -190,7 +190,6 @@ def test_gray_is_three_equal_colors_and_batches_change_nothing(extractor: Incept
 # Files
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_files_of_every_form_hold_the_same(
     file: Path, network: InceptionV3, tensors: dict[str, Tensor], tmp_path: Path
@@ -238,7 +237,9 @@ def test_no_code_is_run(tmp_path: Path) -> None:
     made, path = tmp_path / "made", tmp_path / "weights.pth"
     for zipped in (True, False):
         torch.save({"fc.bias": Command(made)}, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(ModelError, match=r"weights.pth: contains more than tensors and would run code.*use pt_inception-2015"):
+        with pytest.raises(
+            ModelError, match=r"weights.pth: contains more than tensors and would run code.*use pt_inception-2015"
+        ):
             read(path)
     assert not made.exists()
     torch.load(path, weights_only=False)
@@ -328,7 +329,6 @@ def test_a_figure_says_what_published_ones_take(monkeypatch: pytest.MonkeyPatch)
 # The command line
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_evaluate_by_a_file(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from checks import check_fast_is_plain, check_world_sums_to_one, earlier, jacobian
-from fast_toys import masks, pictures, poisoned
+from fast_toys import masks, poisoned, random_images
 from pixelloom.core.errors import ModelError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.config import DataConfig
@@ -123,7 +123,7 @@ def test_every_network_keeps_the_order_of_values(name: str, world: str) -> None:
 @pytest.mark.parametrize("world", WORLDS)
 def test_fast_images_equal_the_plain_ones(name: str, world: str) -> None:
     model = model_of(name, *WORLDS[world])
-    mask, given = masks(model.spec, 2)["scattered"], pictures(model.spec, 2)
+    mask, given = masks(model.spec, 2)["scattered"], random_images(model.spec, 2)
     with poisoned():
         images = check_fast_is_plain(model, n=2)
         known = check_fast_is_plain(model, n=2, given=given, mask=mask)
@@ -150,7 +150,7 @@ def test_vectors_that_are_scaled_numbers_make_the_network_without_them(name: str
         for table in model.network.get_submodule("levels").children():
             table.get_parameter("weight").copy_(torch.linspace(-1, 1, spec.levels, dtype=torch.float64)[:, None])
     plain.network.load_state_dict(model.network.get_submodule("network").state_dict())
-    images = pictures(spec, 4)
+    images = random_images(spec, 4)
     torch.testing.assert_close(model.predict(images), plain.predict(images), rtol=1e-5, atol=1e-5)
     assert float(plain.predict(images).detach().std()) > 0.1
 
@@ -159,7 +159,7 @@ def test_each_channel_has_a_table_of_its_own_side_by_side() -> None:
     model = model_of("pixelcnn", ORDERED, ImageSpec(3, 2, 2, 4), features=2)
     seen: list[Tensor] = []
     model.network.get_submodule("network").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    images = pictures(model.spec, 3)
+    images = random_images(model.spec, 3)
     model.predict(images)
     tables = [table.get_parameter("weight") for table in model.network.get_submodule("levels").children()]
     for image, planes in zip(images, seen[0], strict=True):
@@ -171,7 +171,7 @@ def test_each_channel_has_a_table_of_its_own_side_by_side() -> None:
 def test_every_vector_learns_and_logistics_take_them_too() -> None:
     model = fresh("pixelcnn-pp", LOGISTICS, ImageSpec(3, 6, 6, 8), features=4)
     alive(model.network)
-    images = pictures(model.spec, 8)
+    images = random_images(model.spec, 8)
     model.head.nats(model.predict(images), images).sum().backward()
     for name, parameter in model.network.named_parameters():
         assert parameter.grad is not None, name
@@ -188,7 +188,7 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     loaded = load_pixel(tmp_path)
     assert loaded.description == model.description
     assert isinstance(loaded.network, Embedded)
-    images = pictures(model.spec, 5)
+    images = random_images(model.spec, 5)
     assert torch.equal(loaded.log_prob(images), model.log_prob(images))
     about = json.loads((tmp_path / "config.json").read_text())
     assert (about["embedding"], about["scaling"]) == (3, {"shift": 0.0, "scale": 1 / 3})
@@ -201,6 +201,7 @@ def test_other_scalings_are_refused() -> None:
         PixelDescription.model_validate(fields)
 
 
+@pytest.mark.slow
 def test_a_run_learns_with_them(tmp_path: Path) -> None:
     """Uniform levels of digits are 4.087 bits; a network that sees its vectors is far below after a few images."""
     config = PixelRun(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from checks import all_images, check_draws, check_fast_is_plain
-from fast_toys import masks, pictures, poisoned
+from fast_toys import masks, poisoned, random_images
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.core.rng import image_noise
 from pixelloom.core.types import ImageSpec
@@ -183,7 +183,7 @@ def test_taken_in_sequence_an_order_is_raster_order(name: str) -> None:
     config, head, spec = WORLDS[name]
     for embedding in (0, 2):
         model = model_of(config, head, spec, embedding)
-        x = model._to_model(pictures(spec, 4)).double()
+        x = model._to_model(random_images(spec, 4)).double()
         results = []
         for order, member in enumerate(members(model.network)):
             way = InSequence(model.network, order)
@@ -258,6 +258,7 @@ RUN = PixelRun(
 )
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_its_figure_is_the_models(tmp_path: Path) -> None:
     model = load_pixel(train(RUN, tmp_path / "run"))
     assert orders(model.network) == 4
@@ -366,7 +367,7 @@ def test_those_who_watch_see_the_pixels_where_they_stand() -> None:
 
 def test_what_has_no_meaning_in_several_orders_is_refused() -> None:
     model = model_of(*WORLDS["binary"])
-    mask, given = masks(model.spec, 2)["the top"], pictures(model.spec, 2)
+    mask, given = masks(model.spec, 2)["the top"], random_images(model.spec, 2)
     with pytest.raises(UsageError, match=r"given: this model averages over 3 orders of the pixels.*model\.orders=1"):
         model.sample(2, given=given, mask=mask)
     with pytest.raises(UsageError, match="predict: this model averages over 3 orders"):
@@ -385,7 +386,7 @@ def test_saved_and_loaded(embedding: int, tmp_path: Path) -> None:
     model.network.float()
     model.save(tmp_path)
     loaded = load_pixel(tmp_path)
-    images = pictures(model.spec, 5)
+    images = random_images(model.spec, 5)
     assert orders(loaded.network) == 3
     assert torch.equal(loaded.log_prob(images), model.log_prob(images))
     assert torch.equal(loaded.sample(5), model.sample(5))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,15 +29,12 @@ from pixelloom.sampling.fast.planner import Plan
 from pixelloom.sampling.fast.runtime import Runtime
 from pixelloom.sampling.fast.sampler import make_plan
 from pixelloom.sampling.fast.wavefronts import Segment, Wavefront, cut, ranges_of, sweep_of
+from profiles import examples
 from settings import CONFIGS, ORDERED, Setting
 from test_shared_models import CLASSES, GATED, GRAY, model_of
 
 each_config = pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
 Grid = np.ndarray[Any, Any]
-
-
-def examples(number: int) -> hypothesis_settings:
-    return hypothesis_settings(max_examples=number, derandomize=True, deadline=None, database=None)
 
 
 def positions_of(segments: tuple[Segment, ...]) -> list[tuple[int, int]]:

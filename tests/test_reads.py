@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -17,11 +17,10 @@ from pixelloom.layers.blocks import ChannelNorm, GatedBlock, Normalize, Residual
 from pixelloom.layers.blocks import Positions as LearnedPositions
 from pixelloom.layers.masked_conv import Mask, MaskedConv2d
 from pixelloom.layers.reads import HERE, Closure, Earlier, Offsets, OwnRow, Position, Positions, Read, Size, box
+from profiles import examples
 from settings import live
 
 Bools = npt.NDArray[np.bool_]
-
-deterministic = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
 
 # Positions
@@ -69,7 +68,7 @@ def readings(draw: st.DrawFn) -> tuple[Positions, Size, Size]:
     return Offsets(tuple(draw(taps)), stride, up), size, (draw(sides), draw(sides))
 
 
-@deterministic
+@examples(60)
 @given(readings())
 def test_of_lists_what_the_definition_says(reading: tuple[Positions, Size, Size]) -> None:
     where, size, outputs = reading
@@ -87,7 +86,7 @@ def test_of_lists_what_the_definition_says(reading: tuple[Positions, Size, Size]
             assert listed == sorted(listed)
 
 
-@deterministic
+@examples(60)
 @given(readings(), st.integers(0, 2**32 - 1), st.integers(-3, 3))
 def test_latest_is_the_largest_of_what_is_read(reading: tuple[Positions, Size, Size], seed: int, nothing: int) -> None:
     where, size, outputs = reading
@@ -104,7 +103,7 @@ def test_latest_is_the_largest_of_what_is_read(reading: tuple[Positions, Size, S
     np.testing.assert_array_equal(values, before)  # whose values they are must not find them changed
 
 
-@deterministic
+@examples(60)
 @given(readings(), st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_back_marks_what_marked_outputs_read(reading: tuple[Positions, Size, Size], seed: int, share: float) -> None:
     where, size, outputs = reading
@@ -121,7 +120,7 @@ def test_back_marks_what_marked_outputs_read(reading: tuple[Positions, Size, Siz
     np.testing.assert_array_equal(marked, before)
 
 
-@deterministic
+@examples(60)
 @given(readings())
 def test_rows_bound_what_a_row_reads(reading: tuple[Positions, Size, Size]) -> None:
     where, size, outputs = reading

@@ -6,17 +6,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pixelloom.layers.reads import Closure, Position, Size
 from pixelloom.layers.recurrent import DiagonalLSTM, RasterSum, RowLSTM
 from pixelloom.sampling.fast.recurrence_executor import topological_levels
+from profiles import examples
 
 Array = npt.NDArray[np.float64]
 
-deterministic = settings(derandomize=True, deadline=None, database=None, max_examples=80)
 SIZES = ((4, 5), (5, 3), (1, 6), (6, 1), (1, 1), (2, 7))
 MIRRORED = ((0, 1), (-1, 0))
 
@@ -47,7 +47,7 @@ def walks(draw: st.DrawFn) -> tuple[Closure, Size]:
     return Closure(tuple(steps)), (draw(st.integers(1, 5)), draw(st.integers(1, 6)))
 
 
-@deterministic
+@examples(80)
 @given(walks(), st.integers(0, 2**32 - 1))
 def test_a_closure_is_all_that_its_steps_reach(walk: tuple[Closure, Size], seed: int) -> None:
     where, size = walk
@@ -223,7 +223,7 @@ def test_a_row_lstm_needs_a_middle(kernel: int) -> None:
 # Topological levels
 
 
-@deterministic
+@examples(80)
 @given(walks(), st.integers(0, 2**32 - 1))
 def test_levels_carry_states_of_earlier_levels_and_are_as_few_as_can_be(walk: tuple[Closure, Size], seed: int) -> None:
     """Of any set of positions, in any order: every state that is carried comes from an earlier level."""

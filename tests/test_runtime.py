@@ -1,4 +1,4 @@
-"""The fast sampler draws the pictures of the plain loop: every head, shape, mask, batch, and networks of any make."""
+"""The fast sampler draws the images of the plain loop: any head, shape, mask, batch and forward."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from checks import check_every_logit, check_fast_is_plain, drawn_from
-from fast_toys import MAKES, Make, double, masks, model_of, of_make, of_size, pictures, poisoned, single
+from fast_toys import MAKES, Make, double, masks, model_of, of_make, of_size, poisoned, random_images, single
 from pixelloom.core.errors import ModelError
 from pixelloom.core.rng import image_noise
 from pixelloom.core.types import ImageSpec
 from pixelloom.heads.discrete import HeadConfig
 from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.sampling.fast.causality import NotAutoregressiveError
+from profiles import examples
 from random_networks import Case, causal
 from settings import BERNOULLI, CONFIGS, INDEPENDENT, ORDERED, Setting, tiny
 
@@ -32,7 +32,7 @@ SHAPES = {"square": (5, 5), "wide": (3, 8), "tall": (8, 3), "row": (1, 9), "colu
 
 
 @each_config
-def test_pictures_are_those_of_the_plain_loop(setting: Setting) -> None:
+def test_images_are_those_of_the_plain_loop(setting: Setting) -> None:
     images = check_fast_is_plain(double(setting))
     assert len(images.unique(dim=0)) > 1
 
@@ -76,7 +76,7 @@ def test_temperatures(name: str, temperature: float) -> None:
 @pytest.mark.parametrize("place", masks(ImageSpec(1, 2, 2, 2), 1))
 def test_partly_known_images(name: str, place: str) -> None:
     setting = of_size(name, 4, 5)
-    model, mask, given = double(setting), masks(setting.image, 3)[place], pictures(setting.image, 3)
+    model, mask, given = double(setting), masks(setting.image, 3)[place], random_images(setting.image, 3)
     images = check_fast_is_plain(model, given=given, mask=mask)
     known = mask.expand_as(given)
     assert torch.equal(images[known], given[known])
@@ -89,7 +89,7 @@ def test_each_step_draws_what_its_wavefront_reaches() -> None:
     seen: list[tuple[int, int, Tensor]] = []
     images = model.sample(3, on_step=lambda done, total, so_far: seen.append((done, total, so_far.clone())))
     y, x = np.indices((4, 9))
-    assert [told[:2] for told in seen] == [(done, 9 + 4 * 3) for done in range(1, 9 + 4 * 3 + 1)]
+    assert [(done, total) for done, total, _ in seen] == [(done, 9 + 4 * 3) for done in range(1, 9 + 4 * 3 + 1)]
     for done, _, so_far in seen:
         drawn = torch.from_numpy(x + 4 * y < done)
         assert torch.equal(so_far, torch.where(drawn, images, 0))
@@ -100,9 +100,11 @@ def test_known_values_cost_no_step() -> None:
     model = double(of_size("mnist-gray", 6, 6))
 
     def steps(mask: Tensor) -> int:
-        told: list[int] = []
-        model.sample(1, given=pictures(model.spec, 1), mask=mask, on_step=lambda done, of, images: told.append(of))
-        return told[0] if told else 0
+        totals: list[int] = []
+        model.sample(
+            1, given=random_images(model.spec, 1), mask=mask, on_step=lambda done, of, images: totals.append(of)
+        )
+        return totals[0] if totals else 0
 
     rows = torch.arange(6)[:, None]
     assert [steps(rows < known) for known in range(7)] == [6 + 4 * 5, 6 + 4 * 4, 6 + 4 * 3, 14, 10, 6, 0]
@@ -120,7 +122,7 @@ def test_each_draw_is_made_from_what_one_pass_predicts(setting: Setting) -> None
 
 @each_config
 def test_half_precision_stays_close_to_one_pass_of_its_own(setting: Setting) -> None:
-    """bf16 keeps 8 bits of a number: its sums differ by their order, and so do the pictures, by a little."""
+    """bf16 keeps 8 bits of a number: its sums differ by their order, and so do the images, by a little."""
     model = single(setting)
     images = model.sample(3, precision="bf16")
     model.network.to(torch.bfloat16)
@@ -136,7 +138,7 @@ def test_known_values_are_not_drawn(setting: Setting) -> None:
     """
     model, spec = double(setting), setting.image
     mask = torch.from_numpy(np.random.default_rng(0).random((1, *spec.shape)) < 0.6)
-    images, params = drawn_from(model, 2, given=pictures(spec, 1), mask=mask)
+    images, params = drawn_from(model, 2, given=random_images(spec, 1), mask=mask)
     groups = model.head.groups
     together = mask if groups > 1 else mask.all(1, keepdim=True)
     drawn = ~params.isnan().unflatten(1, (groups, -1))
@@ -146,18 +148,18 @@ def test_known_values_are_not_drawn(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize(("name", "height", "width", "n"), [("mnist-binary", 12, 12, 64), ("colored-mnist", 8, 7, 16)])
-def test_single_precision_draws_the_same_pictures(name: str, height: int, width: int, n: int) -> None:
+def test_single_precision_draws_the_same_images(name: str, height: int, width: int, n: int) -> None:
     model = single(of_size(name, height, width))
     plain, fast = (model.sample(n, seed=5, method=method) for method in ("plain", "fast"))  # type: ignore[arg-type]
     assert torch.equal(fast, plain)
     assert len(plain.unique(dim=0)) == n
 
 
-# Batches, and buffers that serve again
+# Batches, and reuse of buffers
 
 
 @pytest.mark.parametrize("name", ["mnist-gray", "gated", "gated-rgb-20"])
-def test_batches_of_any_size_draw_the_plain_pictures(name: str) -> None:
+def test_batches_of_any_size_draw_the_plain_images(name: str) -> None:
     model = double(of_size(name, 3, 4))
     plain = model.sample(7, seed=2, method="plain")
     mask = masks(model.spec, 7)["different in each"]
@@ -170,7 +172,7 @@ def test_batches_of_any_size_draw_the_plain_pictures(name: str) -> None:
 @pytest.mark.parametrize("name", ["mnist-gray", "gated-rgb-20"])
 def test_buffers_forget_the_batch_before(name: str) -> None:
     model = double(of_size(name, 5, 5))
-    sampler, given = model.fast_sampler(), pictures(model.spec, 8)
+    sampler, given = model.fast_sampler(), random_images(model.spec, 8)
     drawn = []
     for seed, n, mask in (
         (1, 8, None),
@@ -200,7 +202,7 @@ def test_weights_that_have_changed_are_used(name: str) -> None:
     assert not torch.equal(before, expected)
 
 
-# Networks of any make
+# Networks with a forward of their own
 
 
 @pytest.mark.parametrize("forward", MAKES, ids=[make.__name__ for make in MAKES])
@@ -208,13 +210,12 @@ def test_networks_with_a_forward_of_their_own(forward: Make) -> None:
     model = of_make(forward)
     images = check_fast_is_plain(model, n=4)
     assert len(images.unique(dim=0)) == 4
-    mask, other = masks(model.spec, 4)["different in each"], pictures(model.spec, 4)
+    mask, other = masks(model.spec, 4)["different in each"], random_images(model.spec, 4)
     check_fast_is_plain(model, n=4, seed=1, given=other, mask=mask)
     check_fast_is_plain(model, n=2, seed=2, given=other[:1], mask=masks(model.spec, 1)["the top"])
 
 
-@pytest.mark.slow
-@hypothesis_settings(max_examples=80, derandomize=True, deadline=None, database=None)
+@examples(80)
 @given(causal(largest=6), st.integers(0, 99), st.sampled_from(list(masks(ImageSpec(1, 2, 2, 2), 1))))
 def test_random_networks(case: Case, seed: int, place: str) -> None:
     """Drawn from caches in which nothing is there before it is written."""
@@ -228,14 +229,14 @@ def test_random_networks(case: Case, seed: int, place: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["first", "blocks.1.mix"])
-def test_a_network_that_looks_ahead_is_refused_before_anything_is_drawn(name: str) -> None:
+def test_a_network_that_reads_ahead_is_refused_before_anything_is_drawn(name: str) -> None:
     model = CONFIGS["gated"].model()
     layer = model.network.get_submodule(name)
     assert isinstance(layer, MaskedConv2d)
     inputs, outputs = layer.weight.shape[1], layer.weight.shape[0]
     model.network.set_submodule(name, nn.Conv2d(inputs, outputs, 3, padding=1))
     with pytest.raises(NotAutoregressiveError, match=name):
-        drawn_from(model, 1, on_step=lambda *told: pytest.fail("a step was made"))
+        drawn_from(model, 1, on_step=lambda *_: pytest.fail("a step was made"))
     assert model.sample(1, method="plain").shape == (1, 1, 8, 8)  # which cannot know
 
 
@@ -243,7 +244,7 @@ def test_a_layer_that_does_not_say_what_it_reads_is_named() -> None:
     model = CONFIGS["gated"].model()
     model.network.set_submodule("blocks.1.norm", nn.GroupNorm(2, 8))
     with pytest.raises(ModelError, match=r"blocks\.1\.norm \(GroupNorm\): does not say which positions it reads"):
-        model.sample(1, on_step=lambda *told: pytest.fail("a step was made"))
+        model.sample(1, on_step=lambda *_: pytest.fail("a step was made"))
 
 
 def test_layers_that_are_put_in_place_of_others_are_used() -> None:

@@ -111,7 +111,6 @@ def test_without_workers_it_is_lazy_and_endless() -> None:
     assert [ids(b) for b in some] == [ids(stream.batch_at(100 + i)) for i in range(4)]
 
 
-@pytest.mark.slow
 def test_spawned_workers_map_the_same_file(tmp_path: Path) -> None:
     np.save(tmp_path / "store.npy", numbered(9).store)
     split = Split(np.load(tmp_path / "store.npy", mmap_mode="r"), np.arange(9))

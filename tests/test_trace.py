@@ -1,4 +1,4 @@
-"""What a traced network says it computes and reads, against the network itself and its gradients; what is refused."""
+"""Nodes of traced networks against the network itself and its gradients; what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from torch import Tensor, nn
 
 from pixelloom.core.errors import ModelError
@@ -33,6 +33,7 @@ from pixelloom.sampling.fast.ir import (
     Shuffle,
 )
 from pixelloom.sampling.fast.trace import trace
+from profiles import examples
 from random_networks import Attend, Case, Product, causal, knowledge, sensitivity
 from settings import CONFIGS, Setting, live
 
@@ -43,7 +44,7 @@ SHAPE = (2, 4, 5)
 
 
 def evaluate(nodes: Sequence[Node], x: Tensor, conditioning: Conditioning | None = None) -> Tensor:
-    """What the nodes say, [B, C, H, W] -> [B, outputs, H, W]."""
+    """Interpret the nodes, [B, C, H, W] -> [B, outputs, H, W]."""
     values: list[Tensor] = []
     constants = Constants(conditioning)
     for node in nodes:
@@ -80,7 +81,7 @@ def computed(node: Node, inputs: list[Tensor], constants: Constants) -> Tensor:
         case Shuffle(factor):
             return F.pixel_shuffle(inputs[0], factor)
         case Recurrence(step, carried):
-            return carried_on(node, inputs[0], step, carried)
+            return recurrent(node, inputs[0], step, carried)
         case Attention(attend, itself):
             q, k, v = (x.flatten(2).mT for x in inputs)
             rows = [attend(q[:, i : i + 1], k[:, : i + itself], v[:, : i + itself], None) for i in range(q.shape[1])]
@@ -88,7 +89,7 @@ def computed(node: Node, inputs: list[Tensor], constants: Constants) -> Tensor:
     raise AssertionError(node.operation)
 
 
-def carried_on(node: Node, x: Tensor, step: Callable[..., Tensor], carried: Sequence[Position]) -> Tensor:
+def recurrent(node: Node, x: Tensor, step: Callable[..., Tensor], carried: Sequence[Position]) -> Tensor:
     states: dict[Position, Tensor] = {}
     nothing = x.new_zeros(len(x), node.features)
     for y, u in np.ndindex(*node.size):
@@ -137,9 +138,9 @@ def check(network: nn.Module, shape: tuple[int, int, int], seeds: int = 0) -> li
     return nodes
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@examples(60)
 @given(causal())
-def test_random_networks_are_written_down_as_they_are(case: Case) -> None:
+def test_random_networks_are_traced_as_they_are(case: Case) -> None:
     check(case.network, case.shape)
     said, found = knowledge(trace(case.network, case.shape))[-1], sensitivity(case.network, case.shape, 3)
     assert not (found & ~said).any()
@@ -149,11 +150,11 @@ def test_random_networks_are_written_down_as_they_are(case: Case) -> None:
 
 
 @pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
-def test_networks_of_the_table_are_written_down_as_they_are(setting: Setting) -> None:
+def test_networks_of_the_table_are_traced_as_they_are(setting: Setting) -> None:
     check(setting.model().network, setting.image.shape)
 
 
-# Forward passes that are understood
+# Forward passes that can be traced
 
 
 class Forward(nn.Module):
@@ -245,7 +246,7 @@ UNDERSTOOD: dict[str, tuple[Callable[[Any, Any], Any], dict[str, Any]]] = {
     "cat": (lambda n, h: torch.cat((h, -h), 1), {}),
     "cat by name": (lambda n, h: torch.cat(tensors=[h[:, 3:], h[:, :1]], dim=-3), {}),
     "cat by other names": (lambda n, h: torch.concat([torch.concatenate([h, h], 1), h[:, :1]], dim=1), {}),
-    "cat of chunks turned round": (lambda n, h: torch.cat(h.chunk(3, 1)[::-1], dim=1), {}),
+    "cat of reversed chunks": (lambda n, h: torch.cat(h.chunk(3, 1)[::-1], dim=1), {}),
     "operators": (lambda n, h: -(1 - h) * 2 + h**2 / (3 + abs(h)) - 2 / (h.exp() + 1), {}),
     "operators in place": (in_place, {}),
     "what is written over": (in_place_is_seen_by_all, {}),
@@ -287,7 +288,7 @@ UNDERSTOOD: dict[str, tuple[Callable[[Any, Any], Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("function", "parts"), UNDERSTOOD.values(), ids=UNDERSTOOD)
-def test_understood(function: Callable[[Any, Any], Any], parts: dict[str, Any]) -> None:
+def test_traced(function: Callable[[Any, Any], Any], parts: dict[str, Any]) -> None:
     check(Forward(function, **parts), SHAPE, seeds=6)
 
 
@@ -296,7 +297,7 @@ def test_gradients_stop_at_a_detach_but_reads_do_not() -> None:
     assert knowledge(nodes)[-1].any()
 
 
-def test_blocks_of_the_house_are_understood() -> None:
+def test_blocks_of_pixelloom_are_traced() -> None:
     gated = GatedBlock(6, 4, 3, norm="channel", bias=True, groups=2, dropout=0.5)
     residual = ResidualBlock(6, 4, 3, activation="before", norm="batch", bias=True, groups=2)
     check(Forward(lambda n, h: n.residual(n.gated(h)), gated=gated, residual=residual), SHAPE, seeds=6)
@@ -350,7 +351,7 @@ def test_a_grouped_convolution_in_three_groups() -> None:
     check(nn.Sequential(nn.Conv2d(6, 9, 3, padding=1, groups=3), nn.Conv2d(9, 9, 1, groups=9)), (6, 3, 3), seeds=1)
 
 
-# Constants are read anew
+# Constants are read again for each batch
 
 
 def test_weights_and_constants_are_those_of_the_moment() -> None:

@@ -17,6 +17,8 @@ from pixelloom.runs.families import set_up
 from pixelloom.runs.recipes import recipe
 from scripts import BENCHMARKS, script
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tutorials() -> ModuleType:
@@ -28,7 +30,6 @@ def training() -> ModuleType:
     return script("training")
 
 
-@pytest.mark.slow
 def test_the_training_benchmark_prints_one_object_a_line(training: ModuleType) -> None:
     """Of one network, since each variant is a process that imports torch, which takes long on a busy machine."""
     few = ["--json", "--batch", "2", "--repeats", "1", "--network", "mnist-binary"]
