@@ -143,6 +143,7 @@ class PixelBefore(nn.Module):
 
     def kernel(self) -> Kernel:
         """The same weights for both taps."""
+        # [out, in] -> [2 taps, in, out]
         return Kernel(((-1, self.width - 1), (0, -1)), self.weight.T.expand(2, -1, -1), self.bias)
 
     def extra_repr(self) -> str:

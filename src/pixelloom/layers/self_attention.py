@@ -60,7 +60,7 @@ class SelfAttention(nn.Module):
         """[B, features, H, W] -> same"""
         values = self._attended(self.value(x)).flatten(2)  # [B, wide, keys]
         weights = self.weights(x)
-        # [B, H*W, keys] @ [B, keys, wide] -> [B, H*W, wide]; without a transpose the gradient of weights is not copied
+        # [B, H*W, keys] @ [B, keys, wide] -> [B, H*W, wide]; weights are not transposed: no copy of their gradient
         read = weights.to(values.dtype) @ values.mT
         out: Tensor = self.output(read.mT.reshape(len(x), -1, *x.shape[2:]))  # [B, H*W, wide] -> [B, wide, H, W]
         return x + self.gamma.to(out.dtype) * out
