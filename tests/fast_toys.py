@@ -1,4 +1,4 @@
-"""Models for the tests of the fast sampler, what may be known of their images, and caches that tell early reads."""
+"""Models for the tests of the fast sampler, masks of known pixels, and caches in which an early read gives NaN."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from settings import BERNOULLI, CONFIGS, INDEPENDENT, ORDERED, Setting, live, ti
 
 
 @torch.no_grad()
-def telling(model: PixelModel) -> PixelModel:
-    """Scale every layer until its features vary by 1 from picture to picture (Mishkin and Matas 2016).
+def with_unit_variance(model: PixelModel) -> PixelModel:
+    """Scale every layer until its features vary by 1 from image to image (Mishkin and Matas 2016).
 
-    A deep network with any weights says nearly the same whatever it sees: pictures would be right for wrong reasons.
+    A deep network with any weights gives nearly the same output for every image: equality of images would prove little.
     """
 
     def unit(layer: Any, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
@@ -50,7 +50,7 @@ def telling(model: PixelModel) -> PixelModel:
         return (out - shift[:, None, None]) / scale
 
     hooks = [layer.register_forward_hook(unit) for layer in model.network.modules()]
-    model.predict(pictures(model.spec, 16))
+    model.predict(random_images(model.spec, 16))
     for hook in hooks:
         hook.remove()
     return model
@@ -58,18 +58,18 @@ def telling(model: PixelModel) -> PixelModel:
 
 def single(setting: Setting, seed: int = 0) -> PixelModel:
     """With weights in float32."""
-    return telling(setting.model(seed))
+    return with_unit_variance(setting.model(seed))
 
 
 def double(setting: Setting, seed: int = 0) -> PixelModel:
     """With weights in float64, where rounding moves no pixel."""
     model = setting.model(seed)
     model.network.double()
-    return telling(model)
+    return with_unit_variance(model)
 
 
 TALL = tiny("gated", BERNOULLI, ImageSpec(1, 40, 3, 2), first_kernel=5)
-"""Of which the fast sampler releases rows."""
+"""Tall enough that caches release rows."""
 
 
 def of_size(name: str, height: int, width: int) -> Setting:
@@ -77,12 +77,12 @@ def of_size(name: str, height: int, width: int) -> Setting:
     return CONFIGS[name].on(ImageSpec(image.channels, height, width, image.levels))
 
 
-def pictures(spec: ImageSpec, n: int) -> Tensor:
+def random_images(spec: ImageSpec, n: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(7).integers(0, spec.levels, (n, *spec.shape), dtype=np.uint8))
 
 
 def masks(spec: ImageSpec, n: int) -> dict[str, Tensor]:
-    """What may be known of n images."""
+    """Masks of known values for n images."""
     rng = np.random.default_rng(3)
     top = torch.arange(spec.height)[:, None] < spec.height // 2
     last = torch.zeros(spec.shape, dtype=torch.bool)
@@ -101,7 +101,7 @@ def masks(spec: ImageSpec, n: int) -> dict[str, Tensor]:
     }
 
 
-# Networks of any make
+# Networks with a forward of their own
 
 
 class Parts(nn.Module):
@@ -136,7 +136,7 @@ def image_arithmetic(s: Any, x: Tensor) -> Tensor:
     return s.output(torch.tanh(s.a(x)) + s.a(x * x).clamp(min=-0.5))
 
 
-def short_cut_over_a_rectifier_in_place(s: Any, x: Tensor) -> Tensor:
+def skip_connection_over_an_in_place_relu(s: Any, x: Tensor) -> Tensor:
     h = s.a(x)
     branch = s.b(s.rectify(h))
     return s.output(h + F.relu(branch, inplace=True) + branch)
@@ -226,11 +226,11 @@ MAKES: list[Make] = [
 def of_make(forward: Make, seed: int = 0) -> PixelModel:
     network: nn.Module = type(forward.__name__, (Parts,), {"forward": forward})()
     description = Setting(PixelCNNConfig(), ORDERED, ImageSpec(1, 5, 6, 5)).fresh().description
-    return telling(PixelModel(live(network, seed).double(), description))
+    return with_unit_variance(PixelModel(live(network, seed).double(), description))
 
 
 def model_of(case: Case) -> PixelModel:
-    """One output a channel is a logit, two are those of two levels."""
+    """One output per channel is a Bernoulli logit, two are those of a categorical head."""
     channels, height, width = case.shape
     with torch.no_grad():
         outputs = case.network(torch.zeros(1, *case.shape).double()).shape[1]
@@ -238,7 +238,7 @@ def model_of(case: Case) -> PixelModel:
     kind = "bernoulli" if outputs == channels else "categorical"
     head = HeadConfig.model_validate({"kind": kind, "channels": order.channels})
     setting = Setting(PixelCNNConfig(), head, ImageSpec(channels, height, width, 2))
-    return telling(PixelModel(copy.deepcopy(case.network), setting.fresh().description))
+    return with_unit_variance(PixelModel(copy.deepcopy(case.network), setting.fresh().description))
 
 
 # Early reads
@@ -246,9 +246,9 @@ def model_of(case: Case) -> PixelModel:
 
 @contextmanager
 def poisoned() -> Iterator[Counter[str]]:
-    """What is not written yet is NaN, but for the margins: places in caches, released rows, pixels that are not drawn.
+    """Fill all that is not written yet with NaN, except margins: caches, released rows, pixels that are not drawn.
 
-    Zero times NaN is NaN, so what a mask leaves out must not be read before its time either. Counts what was poisoned.
+    Zero times NaN is NaN, so features under a zero weight must not be read early either. Yields counts of NaN fills.
     """
     counts: Counter[str] = Counter()
     reset, advance, start = Cache.reset, Cache.advance, Runtime.begin

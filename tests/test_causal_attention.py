@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from checks import check_every_logit, check_fast_is_plain
-from fast_toys import masks, pictures, poisoned
+from fast_toys import masks, poisoned, random_images
 from pixelloom.core.types import ImageSpec
 from pixelloom.layers import causal_attention
 from pixelloom.layers.causal_attention import CausalAttention, PixelBefore
@@ -251,7 +251,7 @@ def test_partly_known_images(place: str, above: int | None) -> None:
     """All that known pixels give is computed at once: many queries, each with positions of its own."""
     for own in (True, False):
         model = model_of(own=own, above=above)
-        given, mask = pictures(model.spec, 3), masks(model.spec, 3)[place]
+        given, mask = random_images(model.spec, 3), masks(model.spec, 3)[place]
         images = check_fast_is_plain(model, given=given, mask=mask)
         assert torch.equal(images[mask.expand_as(given)], given[mask.expand_as(given)])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import checks
 import fast_toys
-from fast_toys import TALL, double, masks, of_make, of_size, pictures, single
+from fast_toys import TALL, double, masks, of_make, of_size, random_images, single
 from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.reads import HERE, Kernel, Offsets, Read
 from pixelloom.sampling.fast import passes, sampler, trace
@@ -243,7 +243,7 @@ def logits() -> None:
 
 def completed() -> None:
     checks.check_fast_is_plain(
-        double(GRAY), given=pictures(GRAY.image, 3), mask=masks(GRAY.image, 3)["different in each"]
+        double(GRAY), given=random_images(GRAY.image, 3), mask=masks(GRAY.image, 3)["different in each"]
     )
 
 
@@ -251,8 +251,8 @@ def tall() -> None:
     checks.check_fast_is_plain(double(TALL), n=2)
 
 
-def short_cut() -> None:
-    checks.check_fast_is_plain(of_make(fast_toys.short_cut_over_a_rectifier_in_place))
+def skip_connection() -> None:
+    checks.check_fast_is_plain(of_make(fast_toys.skip_connection_over_an_in_place_relu))
 
 
 def changed_weights() -> None:
@@ -277,7 +277,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
     (margin_too_narrow, [gray, logits]),
     (norm_folded_with_the_wrong_sign, [gray]),
     (bias_added_twice, [color, logits]),
-    (in_place_ignored, [short_cut]),
+    (in_place_ignored, [skip_connection]),
     (noise_of_another_position, [gray, color]),
     (noise_of_another_image, [gray, color]),
     (known_drawn_over, [completed]),

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from checks import Bools, all_images, check_fast_is_plain, check_world_sums_to_one, earlier, jacobian
-from fast_toys import masks, pictures, poisoned
+from fast_toys import masks, poisoned, random_images
 from pixelloom.core.errors import UsageError
 from pixelloom.core.rng import image_noise
 from pixelloom.core.types import ImageSpec
@@ -246,7 +246,7 @@ def test_follows_the_equations(name: str) -> None:
 def test_groups_of_a_pixel_are_kept_apart() -> None:
     """Moving one channel of a pixel changes what is said of later channels of that pixel, and of no others."""
     model = model_of(WORLDS["ordered"])
-    base = pictures(model.spec, 40)
+    base = random_images(model.spec, 40)
     for c in range(3):
         moved = base.clone()
         moved[:, c, 2, 2] = 3 - base[:, c, 2, 2]
@@ -296,7 +296,7 @@ def test_fast_images_equal_the_plain_ones(world: World) -> None:
 @pytest.mark.parametrize("place", ["the top", "scattered", "different in each", "all but the last value"])
 def test_partly_known_images(name: str, place: str) -> None:
     model = model_of(WORLDS[name])
-    mask, given = masks(model.spec, 3)[place], pictures(model.spec, 3)
+    mask, given = masks(model.spec, 3)[place], random_images(model.spec, 3)
     images = check_fast_is_plain(model, given=given, mask=mask)
     known = mask.expand_as(given)
     assert torch.equal(images[known], given[known])
@@ -410,7 +410,7 @@ def test_first_prediction_is_uniform(world: World) -> None:
     config, head, image = world
     made = make_head(head, image)
     network = build_network("gated-pixelcnn", config, image, outputs=made.outputs, groups=made.groups)
-    levels = pictures(image, 2)
+    levels = random_images(image, 2)
     nats = made.nats(network(to_model(levels, image.levels, Scaling.symmetric())), levels)
     torch.testing.assert_close(nats, torch.full_like(nats, math.log(image.levels)), rtol=1e-6, atol=0)
 
@@ -419,7 +419,7 @@ def test_first_prediction_is_uniform(world: World) -> None:
 def test_every_parameter_learns(name: str) -> None:
     spec = WORLDS[name][2]
     network, head = conditional(WORLDS[name], classes=1)
-    levels = pictures(spec, 8)
+    levels = random_images(spec, 8)
     x = to_model(levels, spec.levels, Scaling.symmetric()).double()
     head.nats(network(x, torch.arange(8) % 2, contexts(spec, 8)), levels).sum().backward()
     for parameter_name, parameter in network.named_parameters():
@@ -429,7 +429,7 @@ def test_every_parameter_learns(name: str) -> None:
 
 def test_dropout_acts_in_training_only() -> None:
     model = model_of(WORLDS["categorical"])
-    images = pictures(model.spec, 2)
+    images = random_images(model.spec, 2)
     assert torch.equal(model.predict(images), model.predict(images))
     model.network.train()
     assert not torch.equal(model.predict(images), model.predict(images))

@@ -1,4 +1,4 @@
-"""Latent models: noise vectors, pictures, paths, maps of attention, files."""
+"""GANs: latent vectors, images, interpolation, attention maps, files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ each_kind = pytest.mark.parametrize("kind", PAIRS)
 
 
 def built(kind: str, classes: int = 0, image: ImageSpec = SPEC) -> GANModel:
-    """As if trained."""
+    """Random weights and statistics, as after training."""
     torch.manual_seed(0)
     name, config = PAIRS[kind]
     model = GANModel.build(GANDescription(network=name, model=config, image=image, classes=classes))
@@ -33,7 +33,7 @@ def built(kind: str, classes: int = 0, image: ImageSpec = SPEC) -> GANModel:
     return model
 
 
-# Noise
+# Latent vectors
 
 
 def test_noise_is_standard_normal_and_each_image_has_its_own() -> None:
@@ -91,7 +91,7 @@ def test_a_path_passes_its_stops() -> None:
             path(*wrong)
 
 
-# Pictures
+# Images
 
 
 @each_kind
@@ -107,7 +107,7 @@ def test_an_image_belongs_to_its_number_in_any_batch(kind: str, classes: int) ->
 
 
 @each_kind
-def test_an_image_is_what_the_generator_makes_of_its_noise(kind: str) -> None:
+def test_an_image_is_the_output_of_the_generator(kind: str) -> None:
     model = built(kind, classes=3)
     labels = torch.tensor([2, 0, 1, 1])
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_an_image_is_what_the_generator_makes_of_its_noise(kind: str) -> None:
     assert not torch.equal(model.sample(4, seed=9, labels=0), model.sample(4, seed=9, labels=1))
 
 
-def test_levels_of_a_coarse_picture_are_the_nearest() -> None:
+def test_levels_of_a_coarse_image_are_the_nearest() -> None:
     model = built("r3gan", image=ImageSpec(3, 16, 16, 4))
     with torch.no_grad():
         out = model.network(model.latents(6))
@@ -128,7 +128,7 @@ def test_levels_of_a_coarse_picture_are_the_nearest() -> None:
     assert len(found.unique()) >= 3
 
 
-def test_each_batch_is_told() -> None:
+def test_the_callback_receives_each_batch() -> None:
     model, seen = built("dcgan"), list[tuple[int, int, torch.Tensor]]()
     images = model.sample(7, batch=3, on_step=lambda *step: seen.append(step))
     assert [(step, steps, len(part)) for step, steps, part in seen] == [(1, 1, 3), (1, 1, 3), (1, 1, 1)]
@@ -154,12 +154,12 @@ def test_interpolation_meets_the_images_and_changes_little_between_steps() -> No
     ("options", "said"),
     [
         ({"n": 0}, "n: must be 1 or more"),
-        ({"n": 2, "labels": 1}, "trained without classes"),
+        ({"n": 2, "labels": 1}, "this model is unconditional"),
         ({"n": 2, "seed": -1}, "seed: must be 0 or more"),
         ({"n": 2, "batch": 0}, "batch: must be 1 or more"),
     ],
 )
-def test_wrong_wishes_are_refused(options: dict[str, int], said: str) -> None:
+def test_wrong_options_are_refused(options: dict[str, int], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         built("dcgan").sample(**options)  # type: ignore[arg-type]
 
@@ -214,7 +214,7 @@ def test_a_saved_model_comes_back_whole(kind: str, classes: int, tmp_path: Path)
         alone.attend_to(images, labels)
 
 
-def test_what_is_no_latent_model_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_gan_model_is_refused(tmp_path: Path) -> None:
     model = built("dcgan")
     model.save(tmp_path)
     wrong = GANModel(nn.Conv2d(1, 1, 1), model.description)
@@ -225,7 +225,7 @@ def test_what_is_no_latent_model_is_refused(tmp_path: Path) -> None:
     content[-1] ^= 1
     (tmp_path / DISCRIMINATOR).write_bytes(content)
     with pytest.raises(
-        ModelError, match=r"discriminator.safetensors: damaged.* this file: remove it, and the model draws"
+        ModelError, match=r"discriminator.safetensors: damaged.* this file; without it the model samples"
     ):
         load_gan(tmp_path)
     (tmp_path / DISCRIMINATOR).unlink()

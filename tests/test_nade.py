@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from checks import Bools, check_fast_is_plain, check_sampler, check_world_sums_to_one, earlier, jacobian
-from fast_toys import masks, pictures, poisoned
+from fast_toys import masks, poisoned, random_images
 from pixelloom.core.errors import UsageError
 from pixelloom.core.rng import image_noise
 from pixelloom.core.types import ImageSpec
@@ -257,7 +257,7 @@ def test_fast_images_equal_the_plain_ones(world: World) -> None:
 @pytest.mark.parametrize("place", ["the top", "the right", "scattered", "different in each"])
 def test_partly_known_images(name: str, place: str) -> None:
     model = model_of(WORLDS[name])
-    mask, given = masks(model.spec, 3)[place], pictures(model.spec, 3)
+    mask, given = masks(model.spec, 3)[place], random_images(model.spec, 3)
     with poisoned():
         images = check_fast_is_plain(model, given=given, mask=mask)
     known = mask.expand_as(given)
@@ -291,7 +291,7 @@ def test_fast_images_of_classes(name: str) -> None:
 @each_world
 def test_first_prediction_is_uniform_and_every_parameter_learns(world: World) -> None:
     spec = world[2]
-    images = pictures(spec, 8)
+    images = random_images(spec, 8)
     model = fresh(world)
     assert not model.predict(images).detach().any()
     expected = -spec.dims * math.log(spec.levels)

@@ -20,7 +20,7 @@ from checks import (
     earlier,
     jacobian,
 )
-from fast_toys import masks, pictures, poisoned
+from fast_toys import masks, poisoned, random_images
 from pixelloom.core.errors import UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
@@ -354,7 +354,7 @@ def test_fast_images_equal_the_plain_ones(world: World) -> None:
 def test_fast_images_of_which_some_is_known(name: str, place: str) -> None:
     model = model_of(WORLDS[name])
     mask = masks(model.spec, 3)[place].expand(3, *model.spec.shape)
-    check_fast_is_plain(model, given=pictures(model.spec, 3), mask=mask, seed=1)
+    check_fast_is_plain(model, given=random_images(model.spec, 3), mask=mask, seed=1)
 
 
 def test_images_do_not_depend_on_the_batch() -> None:
@@ -394,7 +394,7 @@ def test_the_fast_sampler_follows_the_weights() -> None:
 @pytest.mark.parametrize("name", ["Bernoulli", "ordered", "logistics, color"])
 def test_first_prediction_knows_nothing(name: str) -> None:
     model = fresh(WORLDS[name])
-    images = pictures(model.spec, 2)
+    images = random_images(model.spec, 2)
     params = model.predict(images)
     assert not params.detach().any()
     if model.head.kind != "logistics":
@@ -408,7 +408,7 @@ def test_every_parameter_learns(name: str, precision: torch.dtype) -> None:
     """After a step away from zero each parameter has a gradient, by mixed precision too."""
     model = model_of(WORLDS[name], classes=2)
     model.network.float().train()
-    images = pictures(model.spec, 8)
+    images = random_images(model.spec, 8)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
         params = model.predict(images, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))
         model.head.nats(params, images).mean().backward()
@@ -435,7 +435,7 @@ def test_weight_norm_changes_the_parameters_and_not_the_network() -> None:
 
 def test_dropout_acts_in_blocks_and_in_training_only() -> None:
     model = model_of(WORLDS["Bernoulli"])
-    images = pictures(model.spec, 2)
+    images = random_images(model.spec, 2)
     assert torch.equal(model.predict(images), model.predict(images))
     model.network.train()
     assert not torch.equal(model.predict(images), model.predict(images))

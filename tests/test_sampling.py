@@ -1,4 +1,4 @@
-"""Both samplers: true to the model on small worlds, the same picture at any batch size, known pixels kept."""
+"""Both samplers: true to the model on small worlds, the same image at any batch size, known pixels kept."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_next_to_no_temperature_draws_the_likeliest_level_of_each_value(setting:
     assert torch.equal(draws, all_images(model.spec)[[int(frozen.argmax())]].expand_as(draws))
 
 
-def given_the_rest(model: PixelModel, picture: Tensor, mask: Tensor) -> np.ndarray:
+def given_the_rest(model: PixelModel, image: Tensor, mask: Tensor) -> np.ndarray:
     """Exact p(unknown | the past of each) for all images of a world, 0 for those that differ from what is known."""
     images = all_images(model.spec)
-    fits = ((images == picture) | ~mask).flatten(1).all(1).numpy()
+    fits = ((images == image) | ~mask).flatten(1).all(1).numpy()
     unknown = (~mask).flatten(1).numpy()
     steps = np.where(unknown, conditionals(model, images).reshape(len(images), -1), 1.0)
     return np.where(fits, steps.prod(1), 0.0)
@@ -91,27 +91,27 @@ def test_draws_given_a_part_of_the_image(name: str, place: str, method: Method) 
     model = WORLDS[name].model(1)
     spec = model.spec
     mask = torch.tensor(MASKS[place][spec.channels > 1]).bool().reshape(1, *spec.shape)
-    picture = torch.randint(0, spec.levels, (1, *spec.shape), generator=torch.Generator().manual_seed(4)).byte()
-    expected = given_the_rest(model, picture, mask)
+    image = torch.randint(0, spec.levels, (1, *spec.shape), generator=torch.Generator().manual_seed(4)).byte()
+    expected = given_the_rest(model, image, mask)
     assert expected.sum() == pytest.approx(1)
     if place == "a beginning":  # known values first: then this is Bayes' rule
         joint = np.where(expected > 0, exact(model), 0)
         np.testing.assert_allclose(expected, joint / joint.sum(), rtol=1e-9)
-    check_draws(model.sample(3000, given=picture, mask=mask, batch=3000, method=method), expected, spec)
+    check_draws(model.sample(3000, given=image, mask=mask, batch=3000, method=method), expected, spec)
 
 
-# One picture, however it is drawn
+# One image, however it is drawn
 
 
 @each_method
 @each_small
-def test_same_picture_at_any_batch_size_and_offset(setting: Setting, method: Method) -> None:
+def test_same_image_at_any_batch_size_and_offset(setting: Setting, method: Method) -> None:
     check_batch_free(setting.model(), method)
 
 
 @each_method
 @each_small
-def test_seeds_and_indices_choose_the_picture(setting: Setting, method: Method) -> None:
+def test_seeds_and_indices_choose_the_image(setting: Setting, method: Method) -> None:
     model = setting.model()
     images = model.sample(6, seed=5, method=method)
     assert images.dtype == torch.uint8
@@ -136,7 +136,7 @@ def test_noise_is_uniform_and_each_images_own() -> None:
     assert float(((histogram - noise.numel() / 20) ** 2).sum() / (noise.numel() / 20)) < 44  # chi-square, p > 0.001
 
 
-def test_a_picture_stays_the_same_for_good() -> None:
+def test_an_image_stays_the_same_for_good() -> None:
     """numpy keeps the stream of a seed; a change here changes every published seed."""
     noise = image_noise(ImageSpec(1, 1, 3, 2), seed=1, first=2, n=1)
     assert noise.flatten().tolist() == np.random.default_rng((1, 2)).random(3).tolist()
@@ -216,12 +216,12 @@ def test_each_image_may_know_something_else(method: Method) -> None:
 @each_method
 def test_masks_and_images_broadcast(method: Method) -> None:
     model = SMALL["ordered"].model()
-    picture = torch.randint(0, 4, (1, 3, 2, 3)).byte()
+    image = torch.randint(0, 4, (1, 3, 2, 3)).byte()
     top = torch.tensor([[True], [False]])  # [H, 1]: the first row of every channel of every image
-    images = model.sample(5, given=picture.numpy(), mask=top, batch=2, method=method)
-    assert torch.equal(images[:, :, :1], picture[:, :, :1].expand(5, -1, -1, -1))
+    images = model.sample(5, given=image.numpy(), mask=top, batch=2, method=method)
+    assert torch.equal(images[:, :, :1], image[:, :, :1].expand(5, -1, -1, -1))
     assert len(images.unique(dim=0)) > 1
-    whole = model.sample(5, given=picture.expand(5, -1, -1, -1), mask=top.expand(5, 3, 2, 3), method=method)
+    whole = model.sample(5, given=image.expand(5, -1, -1, -1), mask=top.expand(5, 3, 2, 3), method=method)
     assert torch.equal(images, whole)
 
 
@@ -230,9 +230,9 @@ def test_masks_and_images_broadcast(method: Method) -> None:
 def test_steps_are_announced_with_what_is_drawn_so_far(setting: Setting, method: Method) -> None:
     model = setting.model()
     seen: list[tuple[int, int, Tensor]] = []
-    images = model.sample(3, method=method, on_step=lambda *told: seen.append((*told[:2], told[2].clone())))
+    images = model.sample(3, method=method, on_step=lambda done, of, x: seen.append((done, of, x.clone())))
     total = setting.image.height if method == "plain" else len(seen)
-    assert [told[:2] for told in seen] == [(done, total) for done in range(1, total + 1)]
+    assert [(done, of) for done, of, _ in seen] == [(done, total) for done in range(1, total + 1)]
     before = torch.zeros_like(images)
     for done, _, so_far in seen:
         assert torch.equal(so_far[before != 0], before[before != 0]), "what is drawn stays"
@@ -248,10 +248,10 @@ def test_steps_are_announced_with_what_is_drawn_so_far(setting: Setting, method:
 @each_method
 def test_steps_are_announced_batch_by_batch(method: Method) -> None:
     model = SMALL["gray"].model()
-    told: list[tuple[int, int, int]] = []
-    model.sample(5, batch=2, method=method, on_step=lambda done, of, so_far: told.append((done, of, len(so_far))))
-    steps = told[0][1]
-    assert told == [(done, steps, n) for n in (2, 2, 1) for done in range(1, steps + 1)]
+    calls: list[tuple[int, int, int]] = []
+    model.sample(5, batch=2, method=method, on_step=lambda done, of, so_far: calls.append((done, of, len(so_far))))
+    steps = calls[0][1]
+    assert calls == [(done, steps, n) for n in (2, 2, 1) for done in range(1, steps + 1)]
 
 
 @each_method
@@ -260,7 +260,7 @@ def test_known_values_are_shown_from_the_first_step_on(method: Method) -> None:
     given = torch.randint(1, 4, (2, 3, 2, 3)).byte()
     mask = torch.rand(2, 3, 2, 3) < 0.5
     seen: list[Tensor] = []
-    images = model.sample(2, given=given, mask=mask, method=method, on_step=lambda *told: seen.append(told[2].clone()))
+    images = model.sample(2, given=given, mask=mask, method=method, on_step=lambda done, of, x: seen.append(x.clone()))
     for so_far in seen:
         assert torch.equal(so_far[mask], given[mask])
         assert torch.equal(so_far[so_far != 0], images[so_far != 0])
@@ -269,11 +269,11 @@ def test_known_values_are_shown_from_the_first_step_on(method: Method) -> None:
 
 
 class Stopped(Exception):
-    """By whoever watches."""
+    """Raised by a callback."""
 
 
 @each_method
-def test_a_stop_by_who_watches_leaves_no_trace(method: Method) -> None:
+def test_a_callback_that_raises_leaves_no_trace(method: Method) -> None:
     model = SMALL["gray"].model()
     expected = model.sample(3, seed=2, method=method)
     for last in (1, 3):
@@ -328,8 +328,8 @@ def test_temperatures_are_checked_before_anything_is_drawn(temperature: float, m
         ({"method": "slow"}, "method: 'fast' or 'plain', not 'slow'"),
         ({"precision": "fp16"}, "precision: fp32, bf16, fp64, not 'fp16'"),
         ({"precision": "fp16", "method": "plain"}, "precision: fp32, bf16, fp64, not 'fp16'"),
-        ({"given": torch.zeros(1, 1, 3, 4).byte()}, "needs both, the image and the mask"),
-        ({"mask": torch.zeros(1, 1, 3, 4).bool()}, "needs both, the image and the mask"),
+        ({"given": torch.zeros(1, 1, 3, 4).byte()}, "give both, the partly known images and the mask"),
+        ({"mask": torch.zeros(1, 1, 3, 4).bool()}, "give both, the partly known images and the mask"),
         ({"given": torch.zeros(1, 1, 4, 3).byte(), "mask": torch.ones(1).bool()}, "takes [N, 1, 3, 4]"),
         ({"given": torch.zeros(3, 1, 3, 4).byte(), "mask": torch.ones(1).bool()}, "do not fit 2 images"),
         ({"given": torch.zeros(1, 1, 3, 4).byte(), "mask": torch.ones(2, 5).bool()}, "do not fit 2 images"),

@@ -1,7 +1,7 @@
 """Callbacks, threads and several samplers share one model, and no image changes.
 
 Noise and conditioning are arguments of each call (:mod:`pixelloom.models.pixel`); the checks are in ``checks.py``, and
-``test_mutations.py`` shows that a conditioning kept on the model, or buffers handed out twice, turn them red.
+``test_mutations.py`` shows that a conditioning kept on the model, or buffers that two calls share, turn them red.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from checks import (
     check_samplers_do_not_mix,
     check_threads_do_not_mix,
 )
-from fast_toys import pictures
+from fast_toys import random_images
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
 from pixelloom.heads.discrete import HeadConfig
@@ -60,7 +60,7 @@ def model_of(network: str, config: Any, *, classes: int = 0, condition: str = "n
 
 
 def of_classes() -> tuple[PixelModel, list[dict[str, Any]]]:
-    """Draws that differ in class, guidance, temperature and what is known."""
+    """Draws that differ in class, guidance, temperature and known pixels."""
     model = model_of("pixelcnn", PIXELCNN, classes=CLASSES)
     mask = torch.zeros(1, *GRAY.shape, dtype=torch.bool)
     mask[..., :2, :] = True
@@ -68,7 +68,7 @@ def of_classes() -> tuple[PixelModel, list[dict[str, Any]]]:
         {"labels": torch.tensor([0, 1, 2, 3, 1])},
         {"labels": 2, "guidance": 2.0},
         {"labels": 0, "temperature": 0.5, "seed": 7},
-        {"labels": 1, "given": pictures(GRAY, 1), "mask": mask},
+        {"labels": 1, "given": random_images(GRAY, 1), "mask": mask},
     ]
     return model, calls
 
@@ -77,7 +77,7 @@ def of_images() -> tuple[PixelModel, list[dict[str, Any]]]:
     """Draws that differ in class and conditioning image."""
     model = model_of("gated-pixelcnn", GATED, classes=CLASSES, condition="downsample@2")
     assert model.condition is not None
-    seen = model.condition.of(pictures(GRAY, 5))
+    seen = model.condition.of(random_images(GRAY, 5))
     return model, [{"labels": 1, "condition": seen}, {"labels": 2, "condition": seen.flip(0)}]
 
 
@@ -123,7 +123,7 @@ def test_two_samplers_of_one_model_and_one_sampler_in_two_calls() -> None:
     check_samplers_do_not_mix(*of_classes())
 
 
-def test_layers_put_in_place_of_others_are_drawn_by() -> None:
+def test_replaced_layers_are_used() -> None:
     check_layers_put_in_place_are_drawn_by(partial(model_of, "pixelcnn", PIXELCNN))
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from checks import check_fast_is_plain, check_world_sums_to_one, earlier, jacobian
-from fast_toys import pictures, poisoned
+from fast_toys import poisoned, random_images
 from pixelloom import api
 from pixelloom.core.types import ImageSpec
 from pixelloom.data import catalog
@@ -177,7 +177,7 @@ def test_saved_and_loaded_it_has_the_same_bits(network: str, head: str, tmp_path
     again = load_pixel(tmp_path)
     assert again.description == model.description
     assert again.network.state_dict().keys() == model.network.state_dict().keys()
-    images = pictures(model.spec, 4)
+    images = random_images(model.spec, 4)
     assert torch.equal(again.log_prob(images, 1), model.log_prob(images, 1))
     assert torch.equal(again.sample(2, labels=0), model.sample(2, labels=0))
 

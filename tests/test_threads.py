@@ -1,4 +1,4 @@
-"""How many threads are used: which cores may be used, what pays, and that no number of threads changes an image."""
+"""Numbers of threads: usable cores, the faster number, and images that do not depend on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from engine_toys import stream, two_phases
-from fast_toys import pictures
+from fast_toys import random_images
 from pixelloom import api
 from pixelloom.core import threads
 from pixelloom.core.errors import UsageError
@@ -41,7 +41,7 @@ def four(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-# What may be used
+# Usable cores
 
 
 def files(root: Path, contents: dict[str, str]) -> Path:
@@ -106,10 +106,10 @@ def test_processes_share_the_cores_and_omp_num_threads_is_for_each(
     assert usable(processes) == expected
 
 
-# Torch's number of threads is changed and put back
+# Torch's number of threads is changed and restored
 
 
-def test_threads_are_lent_to_one_call_at_a_time_and_put_back(four: None) -> None:
+def test_threads_are_leased_to_one_call_at_a_time_and_restored(four: None) -> None:
     with thread_lease() as most:
         assert most == CORES
         torch.set_num_threads(1)
@@ -159,7 +159,7 @@ def test_calls_that_overlap_leave_torchs_number_as_it_was(four: None) -> None:
     assert later == [CORES]
 
 
-# What pays
+# The faster number
 
 
 class Machine:
@@ -236,7 +236,7 @@ def test_both_numbers_are_measured_by_a_small_step_first(four: None) -> None:
     assert machine.run(tuner, [16.0]) == 8.0
 
 
-def test_threads_that_are_fixed_are_taken_by_all(four: None) -> None:
+def test_a_fixed_number_of_threads_holds_for_all(four: None) -> None:
     model, _ = of_nothing()
     with fixed(3):
         assert torch.get_num_threads() == 3
@@ -258,10 +258,10 @@ def test_a_number_that_was_asked_for_is_kept(four: None) -> None:
     assert machine.run(ThreadTuner(1, clock=machine), [1.0] * 5) == 5.0
 
 
-# A batch shared among threads
+# Shards of a batch
 
 
-def test_batches_are_shared_where_operations_are_large() -> None:
+def test_batches_are_sharded_where_operations_are_large() -> None:
     assert [sharding.shard_count(n, 249_166, 2) for n in (1, 25, 64, 256)] == [1, 1, 1, 2]
     assert sharding.shard_count(256, 249_166, 64) == 3
     assert sharding.shard_count(256, 3_599, 64) == 1
@@ -270,14 +270,14 @@ def test_batches_are_shared_where_operations_are_large() -> None:
 
 
 @pytest.fixture(params=[2, 3])
-def shares(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Every batch is shared among so many threads."""
+def shards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every batch is split into this number of shards."""
     monkeypatch.setattr(sharding, "shard_count", lambda images, *_: min(images, request.param))
     return int(request.param)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_shared_batches_are_the_same_images(case: Case, shares: int) -> None:
+def test_sharded_batches_are_the_same_images(case: Case, shards: int) -> None:
     model, calls = case()
     for call in calls:
         plain = model.sample(5, method="plain", **call)
@@ -285,7 +285,7 @@ def test_shared_batches_are_the_same_images(case: Case, shares: int) -> None:
         assert torch.equal(model.sample(5, batch=3, **call), plain)
 
 
-def test_one_conditioning_image_for_all_is_not_cut(shares: int) -> None:
+def test_one_conditioning_image_for_all_is_not_cut(shards: int) -> None:
     model, calls = next(iter(case() for case in CASES if case.__name__ == "of_images"))
     one = calls[0]["condition"][:1]
     images = model.sample(4, labels=1, condition=one)
@@ -293,11 +293,11 @@ def test_one_conditioning_image_for_all_is_not_cut(shares: int) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_steps_of_shared_batches_are_reported_in_order_and_end_with_all_images(shares: int, known: bool) -> None:
+def test_steps_of_sharded_batches_are_reported_in_order_and_end_with_all_images(shards: int, known: bool) -> None:
     model, _ = of_nothing()
     mask = torch.zeros(1, *model.spec.shape, dtype=torch.bool)
     mask[..., -1, :] = known
-    given = pictures(model.spec, 1)
+    given = random_images(model.spec, 1)
     seen: list[tuple[int, int, torch.Tensor]] = []
     images = model.sample(
         5, given=given, mask=mask, on_step=lambda step, steps, x: seen.append((step, steps, x.clone()))
@@ -305,21 +305,21 @@ def test_steps_of_shared_batches_are_reported_in_order_and_end_with_all_images(s
     steps = model.fast_sampler(mask=mask).steps
     assert [(step, of) for step, of, _ in seen] == [(step + 1, steps) for step in range(steps)]
     assert torch.equal(seen[-1][2], images)
-    for _, _, x in seen:  # what is drawn stays, in every share, and what is known is there from the start
+    for _, _, x in seen:  # what is drawn stays, in every shard, and what is known is there from the start
         assert x.shape == images.shape
         assert torch.equal(x[x != 0], images[x != 0])
         assert torch.equal(x[..., -1, :], images[..., -1, :]) or not known
 
 
-def test_nothing_is_reported_where_everything_is_known(shares: int) -> None:
+def test_nothing_is_reported_where_everything_is_known(shards: int) -> None:
     model, _ = of_nothing()
-    given, seen = pictures(model.spec, 4), list[int]()
+    given, seen = random_images(model.spec, 4), list[int]()
     mask = torch.ones(1, *model.spec.shape, dtype=torch.bool)
     assert torch.equal(model.sample(4, given=given, mask=mask, on_step=lambda step, *_: seen.append(step)), given)
     assert seen == []
 
 
-def test_a_callback_that_raises_ends_all_shares(shares: int) -> None:
+def test_a_callback_that_raises_ends_all_shards(shards: int) -> None:
     model, _ = of_nothing()
 
     def interrupt(step: int, *_: Any) -> None:
@@ -334,9 +334,9 @@ def test_a_callback_that_raises_ends_all_shares(shares: int) -> None:
 
 
 @pytest.mark.parametrize("fails", [0, 1])
-def test_a_share_that_fails_stops_the_others_and_is_what_is_raised(shares: int, fails: int) -> None:
-    taken, begun = [0] * shares, torch.zeros(2 * shares, 1, 1, 1)
-    all_there = threading.Barrier(shares, timeout=60)
+def test_a_shard_that_fails_stops_the_others_and_is_what_is_raised(shards: int, fails: int) -> None:
+    taken, begun = [0] * shards, torch.zeros(2 * shards, 1, 1, 1)
+    all_there = threading.Barrier(shards, timeout=60)
 
     def draw(rows: slice, report: Callable[..., None]) -> torch.Tensor:
         index = rows.start // 2
@@ -350,11 +350,11 @@ def test_a_share_that_fails_stops_the_others_and_is_what_is_raised(shares: int, 
         return torch.zeros(2, 1, 1, 1)
 
     with pytest.raises(MemoryError, match="no more"):
-        sharding.draw_sharded(draw, begun, shares, None)
+        sharding.draw_sharded(draw, begun, shards, None)
     assert max(taken) < 100_000
 
 
-def test_shares_keep_the_inference_mode_of_the_caller(shares: int) -> None:
+def test_shares_keep_the_inference_mode_of_the_caller(shards: int) -> None:
     model, _ = of_nothing()
     expected = model.sample(8, batch=4)
     with torch.inference_mode():
@@ -363,7 +363,7 @@ def test_shares_keep_the_inference_mode_of_the_caller(shares: int) -> None:
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_conditioning_for_another_number_of_images_is_refused(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In shares too, where a row too few could go unnoticed."""
+    """In shards too, where a row too few could go unnoticed."""
     monkeypatch.setattr(sharding, "shard_count", lambda *_: number)
     model, _ = next(iter(case() for case in CASES if case.__name__ == "of_classes"))
     noise = torch.rand(4, *model.spec.shape, dtype=torch.float64)

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from checks import check_every_logit, check_fast_is_plain, check_world_sums_to_one, earlier, jacobian
-from fast_toys import masks, pictures, poisoned
+from fast_toys import masks, poisoned, random_images
 from pixelloom.core.errors import UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling
@@ -230,7 +230,7 @@ def test_products_of_rotated_features_depend_on_the_offset_alone() -> None:
 @each_world
 def test_first_prediction_is_uniform_and_every_parameter_learns(world: World) -> None:
     model = fresh(world, classes=3)
-    images = pictures(model.spec, 6)
+    images = random_images(model.spec, 6)
     expected = -model.spec.dims * math.log(model.spec.levels)
     assert model.log_prob(images).tolist() == pytest.approx([expected] * 6, rel=1e-6)
     if model.spec.height * model.spec.width == 1:  # nothing comes before
@@ -244,7 +244,7 @@ def test_first_prediction_is_uniform_and_every_parameter_learns(world: World) ->
 
 def test_dropout_acts_in_training_only() -> None:
     model = model_of(WORLDS["categorical"])
-    images = pictures(model.spec, 2)
+    images = random_images(model.spec, 2)
     assert torch.equal(model.predict(images), model.predict(images))
     model.network.train()
     assert not torch.equal(model.predict(images), model.predict(images))
@@ -276,7 +276,7 @@ def test_fast_images_equal_the_plain_ones(world: World) -> None:
 @pytest.mark.parametrize("place", ["the top", "scattered", "different in each"])
 def test_partly_known_images(name: str, place: str) -> None:
     model = model_of(WORLDS[name])
-    given, mask = pictures(model.spec, 3), masks(model.spec, 3)[place]
+    given, mask = random_images(model.spec, 3), masks(model.spec, 3)[place]
     images = check_fast_is_plain(model, given=given, mask=mask)
     assert torch.equal(images[mask.expand_as(given)], given[mask.expand_as(given)])
 

@@ -1,4 +1,4 @@
-"""The front end: a network's ``forward``, traced once by torch.fx, as nodes.
+"""Tracing: a network's ``forward``, followed once by torch.fx, becomes a list of nodes.
 
 Input: a module and the shape of its images. Output: nodes in topological order, with their reads. Layers that mix
 positions declare their reads (:mod:`pixelloom.layers.reads`). Operations that are known to act on each position alone
