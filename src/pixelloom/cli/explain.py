@@ -1,0 +1,83 @@
+"""``pixelloom explain``: one prediction of a pixel model as an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from pixelloom.cli import outputs
+from pixelloom.cli.common import loaded, picture, position_of
+from pixelloom.cli.conditioning import check_class
+from pixelloom.cli.console import say
+from pixelloom.cli.options import Device, Flag
+from pixelloom.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pixelloom.models.family import GenerativeModel
+
+
+def explain(
+    model: str,
+    image: Path | None = None,
+    /,
+    *,
+    position: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    seed: int | None = None,
+    class_: Annotated[int | None, Parameter(name="--class")] = None,
+    out: Path = Path("explain.png"),
+    device: Device = "auto",
+    force: Flag = False,
+) -> None:
+    """Show how a pixel model predicts one pixel: mask, receptive field, distribution, and the bits of every pixel.
+
+    Args:
+        model: A run folder, a model folder, or the name of a run under runs/.
+        image: An image file; by default the first test image of the data that the model was trained on.
+        position: ROW,COLUMN of the predicted pixel, counted from 0; by default the center.
+        seed: Explain a sample of the model with this seed instead of an image.
+        class_: Class of the image, for a model that was trained with --classes.
+        out: A PNG of the explanation.
+        device: auto is CUDA where there is one.
+        force: Replace the PNG if it exists.
+    """
+    from pixelloom import api
+    from pixelloom.models.inputs import at_least
+    from pixelloom.models.registry import require
+    from pixelloom.viz.grid import save_png
+
+    if seed is not None:
+        at_least("--seed", seed, 0)
+        if image is not None:
+            raise UsageError("IMAGE, --seed: give an image file or the seed of a sample, not both")
+    outputs.check_file(out, force)
+    found = loaded(model, device)
+    require(found, "receptive_field", "pixelloom explain")
+    where = position_of(position, found.spec)
+    if class_ is not None:
+        check_class(class_, found.description.classes)
+    levels, label = _image(found, image, seed, class_)
+    outputs.probe(out.parent)
+    drawn = api.explain(found, levels, where, label=label)
+    with outputs.writing(out):
+        save_png(drawn, out)
+    say(str(out))
+
+
+def _image(model: GenerativeModel, path: Path | None, seed: int | None, label: int | None) -> tuple[Tensor, int | None]:
+    """The image to explain, uint8 [C, H, W], and its class."""
+    from pixelloom.runs.evaluate import data_for, examples
+
+    if path is not None:
+        return picture("IMAGE", path, model.spec, fitted=True)[0], label
+    batch = None if seed is not None and model.condition is None else examples(model.spec, data_for(model), "test", 1)
+    if seed is not None:
+        condition = {} if batch is None or model.condition is None else {"condition": model.condition.of(batch.images)}
+        return model.sample(1, seed=seed, labels=label, **condition)[0], label
+    assert batch is not None
+    if label is None and batch.labels is not None and 0 <= int(batch.labels[0]) < model.description.classes:
+        label = int(batch.labels[0])
+    return batch.images[0], label
