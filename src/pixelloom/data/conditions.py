@@ -64,7 +64,7 @@ class Condition:
         # [N, C, H, W] -> [N, C, H/k, k, W/k, k] -> [N, C, H/k, W/k]
         total = images.reshape(n, c, h // k, k, w // k, k).sum((3, 5))  # int64
         # floor(total / k^2 + 1/2) = floor((2 total + k^2) / (2 k^2))
-        return torch.div(2 * total + k * k, 2 * k * k, rounding_mode="floor").to(torch.uint8)
+        return ((2 * total + k * k) // (2 * k * k)).to(torch.uint8)
 
     def planes(self, levels: Tensor) -> Tensor:
         """Input planes of a network, float32 [N, c, H, W] in [0, 1]: zero padding then stands for black."""

@@ -30,7 +30,7 @@ class DataConfig(BaseModel):
     background: str = Field("white", description="color behind transparent pixels and around padded images")
     bits: Literal[8] | None = Field(None, description="8: keep the upper 8 bits of 16-bit files")
     frames: Literal["first", "all"] = Field("first", description="frames to read of animated and multipage files")
-    bad_images: Literal["skip", "error"] = Field("skip", description="skip damaged files, or stop at the first")
+    bad_images: Literal["skip", "error"] = Field("skip", description="damaged files: skip them, or stop at the first")
     seed: int = Field(
         0, ge=0, lt=1 << 63, description="seed of shapes, colors, static bits and the splits of your own images"
     )

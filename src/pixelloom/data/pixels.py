@@ -118,7 +118,7 @@ def to_model(x: torch.Tensor, levels: int, scaling: Scaling) -> torch.Tensor:
 
 
 def from_model(y: torch.Tensor, levels: int, scaling: Scaling) -> torch.Tensor:
-    """Round values in model space to the nearest levels, uint8; values out of range are clamped."""
+    """Convert values in model space to the nearest levels, uint8; values out of range are clamped."""
     v = (y.to(torch.float32) * scaling.scale + scaling.shift) * (levels - 1)
     return v.round().clamp(0, levels - 1).to(torch.uint8)
 
