@@ -26,7 +26,8 @@ from machine import facts
 from pixelloom.core.errors import PixelloomError
 from pixelloom.models.pixel import load_pixel
 from pixelloom.networks import PIXEL_NETWORKS
-from pixelloom.runs.config import RunConfig, compose
+from pixelloom.runs.compose import compose
+from pixelloom.runs.config import RunConfig
 from pixelloom.runs.evaluate import likelihood_of
 from pixelloom.runs.recipes import RECIPES, recipe
 from pixelloom.runs.train import train

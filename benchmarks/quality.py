@@ -43,7 +43,8 @@ from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models.pixel import load_pixel
 from pixelloom.networks import PIXEL_NETWORKS
 from pixelloom.objectives.base import Monitor
-from pixelloom.runs.config import RunConfig, compose
+from pixelloom.runs.compose import compose
+from pixelloom.runs.config import RunConfig
 from pixelloom.runs.evaluate import scored
 from pixelloom.runs.families import set_up
 from pixelloom.runs.recipes import RECIPES, recipe

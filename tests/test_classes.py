@@ -100,7 +100,7 @@ def test_labels_that_make_no_sense_are_refused(model: PixelModel, labels: object
 
 def test_a_model_without_classes_takes_no_labels_and_no_guidance() -> None:
     untold = CONFIGS["gated"].model()
-    with pytest.raises(UsageError, match="trained without classes"):
+    with pytest.raises(UsageError, match="unconditional"):
         untold.sample(1, labels=0)
     with pytest.raises(UsageError, match=r"^guidance: "):
         untold.sample(1, guidance=1.0)
@@ -168,8 +168,8 @@ def test_the_command_line_trains_and_draws_classes(tmp_path: Path, capsys: pytes
     assert trained.description.classes == 10
     assert np.array_equal(np.load(picture), trained.sample(3, labels=7, guidance=1.5).numpy())
     for options, said in (
-        (["--class", "10"], "--class 10: this model knows classes 0 to 9"),
-        (["--class", "-1"], "--class -1: this model knows classes 0 to 9"),
+        (["--class", "10"], "--class 10: this model has classes 0 to 9"),
+        (["--class", "-1"], "--class -1: this model has classes 0 to 9"),
         (["--guidance", "1"], "--guidance: towards which class?"),
     ):
         assert main(["sample", str(run), *options]) == 2

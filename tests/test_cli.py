@@ -481,8 +481,8 @@ def test_every_way_of_drawing_gives_the_same_pictures(run: Command, lively: Pixe
 def test_what_drawing_takes_is_said(run: Command, lively: PixelModel) -> None:
     # Two 3x3 layers: a pixel waits for the one that is up and to the right, so pixel (y, x) is drawn at step x + 2 y.
     each = memory(lively.fast_sampler().bytes_per_image)
-    assert f"22 steps for 64 pixels, {each} an image, 3 images at a time\n" in run("sample", "lively", "-n", 3).err
-    assert "an image, 2 images at a time" in run("sample", "lively", "-n", 3, "--batch", 2, "--force").err
+    assert f"22 steps for 64 pixels, {each} per image, batches of 3 images\n" in run("sample", "lively", "-n", 3).err
+    assert "per image, batches of 2 images" in run("sample", "lively", "-n", 3, "--batch", 2, "--force").err
     run("sample", "lively", "-n", 1, "--each", "given")
     # With the upper half given, the lower four rows take 7 + 2 * 3 steps after the first.
     said = run("sample", "lively", "-n", 1, "--given", "given/00000.png", "--force")
@@ -490,7 +490,7 @@ def test_what_drawing_takes_is_said(run: Command, lively: PixelModel) -> None:
     said = run("sample", "lively", "-n", 1, "--given", "given/00000.png", "--keep-rows", 8, "--force")
     assert "0 steps for 0 pixels" in said.err
     said = run("sample", "lively", "-n", 70, "--method", "plain", "--force")
-    assert "64 passes of the network, 64 images at a time" in said.err
+    assert "64 passes of the network, batches of 64 images" in said.err
 
 
 def test_a_batch_is_as_large_as_the_memory_allows(
@@ -498,7 +498,7 @@ def test_a_batch_is_as_large_as_the_memory_allows(
 ) -> None:
     batches = batches_of(monkeypatch)
     monkeypatch.setattr(sampler, "MEMORY", 3 * lively.fast_sampler().bytes_per_image)
-    assert "3 images at a time" in run("sample", "lively", "-n", 7, "--npy", "a.npy", "--device", "cpu").err
+    assert "batches of 3 images" in run("sample", "lively", "-n", 7, "--npy", "a.npy", "--device", "cpu").err
     assert batches == [3, 3, 1]
     monkeypatch.setattr(drawing, "_HELD", 4 * 64)  # bytes: one call of the sampler returns no more than four images
     run("sample", "lively", "-n", 7, "--npy", "b.npy", "--batch", 2)

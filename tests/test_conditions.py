@@ -223,9 +223,9 @@ def test_a_picture_is_read_once_a_batch_and_its_memory_is_counted() -> None:
 @pytest.mark.parametrize(
     ("condition", "said"),
     [
-        (None, "goes by a picture and needs one, downsample@2, the means of its 2x2 blocks: 1x2x3 with 7 levels"),
+        (None, "needs a conditioning image, downsample@2, the means of its 2x2 blocks: 1x2x3 with 7 levels"),
         (torch.zeros(5, 1, 4, 6, dtype=torch.uint8), r"the model takes \[N, 1, 2, 3\], not \[5, 1, 4, 6\]"),
-        (torch.zeros(4, 1, 2, 3, dtype=torch.uint8), "5 pictures or one for all, not 4"),
+        (torch.zeros(4, 1, 2, 3, dtype=torch.uint8), "5 conditioning images or one for all, not 4"),
         (torch.full((1, 1, 2, 3), 7, dtype=torch.uint8), "levels go from 0 to 6"),
         (torch.zeros(1, 1, 2, 3), "levels are integers"),
     ],
@@ -237,7 +237,7 @@ def test_pictures_that_do_not_fit_are_refused(condition: Tensor | None, said: st
     if condition is not None:
         with pytest.raises(UsageError, match=f"^condition: .*{said}"):
             model.log_prob(some(GRAY, 5), condition=condition)
-        with pytest.raises(UsageError, match=r"^condition: this model goes by no picture"):
+        with pytest.raises(UsageError, match=r"^condition: this model takes no conditioning image"):
             built(GRAY, ORDERED, "none").sample(5, condition=condition)
 
 
@@ -437,7 +437,7 @@ ALL = ["--condition-from", "test"]
     [
         (
             [],
-            "--condition: this model goes by a picture and needs one, downsample@2, the means of its 2x2 blocks: 1x4x4",
+            "--condition: this model needs a conditioning image, downsample@2, the means of its 2x2 blocks: 1x4x4",
         ),
         (["--condition", "large.png"], "--condition large.png: is 8x8 pixels, the model takes 4x4"),
         (["--condition", "none.png"], "none.png: cannot be read: No such file"),
@@ -464,8 +464,8 @@ def test_a_model_that_goes_by_nothing_says_so(at: Path, capsys: pytest.CaptureFi
     plain.network.float()
     plain.save(Path("runs/plain/model"))
     for options, said in (
-        (["--condition", "small.png"], "--condition: this model goes by no picture"),
-        (ALL, "--condition-from: this model goes by no picture"),
+        (["--condition", "small.png"], "--condition: this model takes no conditioning image"),
+        (ALL, "--condition-from: this model takes no conditioning image"),
         (["--each-class"], "--each-class: this model was trained without classes"),
         (["--class", "0"], "--class 0: this model was trained without classes"),
     ):

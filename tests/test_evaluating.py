@@ -91,7 +91,7 @@ def test_a_latent_model_gets_every_figure_of_samples(run: Command) -> None:
     assert "not fit" in accuracy["note"]  # 8x8 digits fill their frame
     said = run("evaluate", "latent", "--metrics", "likelihood")
     assert said.code == 2
-    assert "sngan has no 'likelihood': it makes images of noise and cannot tell how probable one is" in said.err
+    assert "metrics: likelihood: a GAN has no likelihood; measure its samples instead: kid" in said.err
 
 
 def test_the_sheet_of_neighbors(run: Command) -> None:

@@ -194,7 +194,7 @@ def test_which_metrics_are_meant(data: Dataset) -> None:
     assert settled(pixel, ["nearest", "kid", "likelihood"], "test") == ("likelihood", "kid", "nearest")
     assert settled(latent, ["all"], "train") == METRICS[:-1]
     for model, metrics, split, said in (
-        (latent, ["likelihood"], "test", "dcgan has no 'likelihood': it makes images of noise"),
+        (latent, ["likelihood"], "test", "a GAN has no likelihood"),
         (latent, ["all", "likelihood"], "test", "no 'likelihood'"),
         (pixel, ["kdi"], "test", r"no 'kdi'\. Did you mean 'kid'"),
         (pixel, [""], "test", "no ''"),

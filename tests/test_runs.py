@@ -34,7 +34,8 @@ from pixelloom.networks import GAN_NETWORKS
 from pixelloom.objectives.config import Penalties, Policy
 from pixelloom.objectives.diffaugment import policy_for
 from pixelloom.objectives.gan_losses import LOSSES
-from pixelloom.runs.config import GANRun, compose
+from pixelloom.runs.compose import compose
+from pixelloom.runs.config import GANRun
 from pixelloom.runs.families import set_up
 from pixelloom.runs.family import some
 from pixelloom.runs.gan import _BATCH, _BATCHES, GANSetup

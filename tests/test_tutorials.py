@@ -17,7 +17,7 @@ from pixelloom.layers.masked_conv import causal_mask
 from pixelloom.layers.self_attention import attention_layers, attention_maps
 from pixelloom.layers.spectral_norm import spectral_layers
 from pixelloom.objectives.gan_losses import LOSSES
-from pixelloom.runs.config import compose
+from pixelloom.runs.compose import compose
 from pixelloom.runs.recipes import GAN_RECIPES, RECIPES
 from tutorials import (
     IMAGES,

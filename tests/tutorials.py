@@ -15,7 +15,8 @@ from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.self_attention import attention_layers
 from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.networks import build_pair
-from pixelloom.runs.config import GANRun, PixelRun, compose
+from pixelloom.runs.compose import compose
+from pixelloom.runs.config import GANRun, PixelRun
 from pixelloom.runs.recipes import GAN_RECIPES, PIXEL_RUNS
 from scripts import script
 

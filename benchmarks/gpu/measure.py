@@ -39,7 +39,8 @@ from pixelloom.engine.state import State
 from pixelloom.models.pixel import PixelModel
 from pixelloom.objectives.base import Monitor
 from pixelloom.objectives.likelihood import likelihood
-from pixelloom.runs.config import RunConfig, compose
+from pixelloom.runs.compose import compose
+from pixelloom.runs.config import RunConfig
 from pixelloom.runs.families import set_up
 from pixelloom.runs.recipes import PIXEL_RUNS, recipe
 from pixelloom.sampling.fast.sampler import make_plan

@@ -26,7 +26,8 @@ from parcel import pack, state_of, unpack
 from pixelloom.core.errors import PixelloomError, UsageError
 from pixelloom.engine.signals import Interrupted
 from pixelloom.models.pixel import load_pixel
-from pixelloom.runs.config import PixelRun, RunConfig, compose, read_yaml
+from pixelloom.runs.compose import compose, read_yaml
+from pixelloom.runs.config import PixelRun, RunConfig
 from pixelloom.runs.evaluate import likelihood_of
 from pixelloom.runs.folder import CONFIG
 from pixelloom.runs.recipes import PIXEL_RUNS, recipe

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pixelloom.core.errors import UsageError
 from pixelloom.data import catalog
 from pixelloom.data.config import DataConfig
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.metrics.results import Result
-from pixelloom.models.pixel import PixelModel
-from pixelloom.models.registry import Model, load_model, need
-from pixelloom.runs.config import Overrides
+from pixelloom.models.family import GenerativeModel
+from pixelloom.models.registry import load_model
+from pixelloom.runs.compose import Overrides
 from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, data_for, likelihood_of, settled
 from pixelloom.runs.evaluate import measure as measure_samples
 from pixelloom.runs.folder import find
 from pixelloom.runs.plan import as_text, joined, planned
 from pixelloom.runs.train import carry_out
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
 
-def load(model: str | Path) -> Model:
+    from pixelloom.core.types import Levels
+
+
+def load(model: str | Path) -> GenerativeModel:
     """The model of a run folder, a model folder, the name of a run under ``runs/``, or of a model that comes with the
     package (``pixelloom list models``); on the CPU.
 
@@ -50,7 +56,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     overrides: Overrides | None = None,
-) -> Model:
+) -> GenerativeModel:
     """Train, and return the best model by validation.
 
     Args:
@@ -88,7 +94,11 @@ def train(
 
 
 def evaluate(
-    model: Model, data: str | Path | DataConfig | None = None, split: str = "test", *, limit: int | None = None
+    model: GenerativeModel,
+    data: str | Path | DataConfig | None = None,
+    split: str = "test",
+    *,
+    limit: int | None = None,
 ) -> Likelihood:
     """Exact likelihood of a split: nats an image and a dimension, bits/dim, N and a 95 % interval.
 
@@ -103,14 +113,13 @@ def evaluate(
         DataError: if the pictures are not of the model's shape and levels, or cannot be read.
         UsageError: for an unknown data set or split, or a latent model, which has no likelihood.
     """
-    settled(model, (LIKELIHOOD,), split)  # which says why a model has none
-    found = need(model, PixelModel, "a likelihood")
+    settled(model, (LIKELIHOOD,), split)  # raises if the model has none
     config = data if isinstance(data, DataConfig) else data_for(model, None if data is None else str(data))
-    return likelihood_of(found, config, split, limit=limit)[0]
+    return likelihood_of(model, config, split, limit=limit)[0]
 
 
 def measure(
-    model: Model,
+    model: GenerativeModel,
     data: str | Path | DataConfig | None = None,
     split: str = "test",
     *,
@@ -146,3 +155,30 @@ def measure(
     asked = tuple(name for name in names if name != LIKELIHOOD)
     options = MeasureOptions(asked, features, n, seed, split, limit, forgiving=not metrics)
     return measure_samples(model, catalog.load_for(model.spec, config), options).results
+
+
+def explain(
+    model: GenerativeModel,
+    image: Tensor | Levels,
+    position: tuple[int, int] | None = None,
+    *,
+    label: int | None = None,
+) -> Image:
+    """Show how a pixel model predicts one pixel, as a PIL image with five panels.
+
+    The panels are the image, the mask of the first layer, the receptive field with its blind spot, the predicted
+    distribution with the true level, and the cost of every pixel in bits.
+
+    Args:
+        model: a pixel model of one order, see :func:`load`.
+        image: levels, uint8 [C, H, W] or [1, C, H, W].
+        position: (row, column) of the predicted pixel; by default the center.
+        label: class of the image, for a class-conditional model.
+
+    Raises:
+        UsageError: for a GAN, which predicts no pixels, an image of another shape, or a position outside the image.
+    """
+    from pixelloom.runs.explain import explanation
+    from pixelloom.viz.explain import draw
+
+    return draw(explanation(model, image, position, label))

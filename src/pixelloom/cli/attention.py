@@ -115,13 +115,12 @@ def attention(model: str, /, *, options: MapOptions = NO_MAPS) -> None:
         model: A run folder, a model folder, or the name of a run under runs/.
         options: Whose maps, of what, and where to.
     """
-    from pixelloom.models.gan import GANModel
-    from pixelloom.models.registry import need
+    from pixelloom.models.registry import require
     from pixelloom.viz import attention_maps
     from pixelloom.viz.grid import save_png
 
     _check(options)
-    found = need(loaded(model, options.device), GANModel, "pixelloom attention")
+    found = require(loaded(model, options.device), "attention", "pixelloom attention")
     check_class(options.class_, found.description.classes)
     queries = _queries(options.query, found.spec)
     parts = _parts(found, options)

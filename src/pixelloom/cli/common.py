@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pixelloom.core.types import ImageSpec
-    from pixelloom.models.registry import Model
+    from pixelloom.models.family import GenerativeModel
 
 
 _log = logging.getLogger("pixelloom")
 
 
-def loaded(name: str, device: Device) -> Model:
+def loaded(name: str, device: Device) -> GenerativeModel:
     """The model of that name on that device."""
     from pixelloom import api
     from pixelloom.engine.config import TrainConfig
@@ -29,7 +29,7 @@ def loaded(name: str, device: Device) -> Model:
     return api.load(name).to(chosen)
 
 
-def log_threads(model: Model, threads: int | None) -> None:
+def log_threads(model: GenerativeModel, threads: int | None) -> None:
     """Log how many CPU threads are taken, or among how many the choice is."""
     import torch
 
@@ -63,3 +63,20 @@ def picture(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) -
     reading = Reading((spec.height, spec.width) if fitted else None, gray=spec.channels == 1)
     pixels = decode(content, str(path), reading).frames[0].transpose(2, 0, 1)[None]
     return torch.from_numpy(quantize(pixels, 256, spec.levels)).expand(1, spec.channels, -1, -1)
+
+
+def position_of(text: str | None, spec: ImageSpec) -> tuple[int, int]:
+    """The value of ``--position`` as (row, column); without it the center.
+
+    Raises:
+        UsageError: if it is not ROW,COLUMN within the image.
+    """
+    if text is None:
+        return spec.height // 2, spec.width // 2
+    words = [word.strip() for word in text.split(",")]
+    if len(words) == 2 and all(word.isdecimal() for word in words):
+        y, x = map(int, words)
+        if y < spec.height and x < spec.width:
+            return y, x
+    rows, columns = f"0 to {spec.height - 1}", f"0 to {spec.width - 1}"
+    raise UsageError(f"--position: ROW,COLUMN with rows {rows} and columns {columns}, not {text!r}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pixelloom.cli.options import DrawOptions
     from pixelloom.core.types import Labels, Levels
     from pixelloom.data.conditions import Condition
-    from pixelloom.models.registry import Model
+    from pixelloom.models.family import GenerativeModel
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _option(name: str) -> str:
     return f"--{name.rstrip('_').replace('_', '-')}"
 
 
-def rows_of(options: DrawOptions, model: Model) -> Rows:
+def rows_of(options: DrawOptions, model: GenerativeModel) -> Rows:
     """What was asked for, for this model.
 
     Raises:
@@ -86,15 +86,10 @@ def rows_of(options: DrawOptions, model: Model) -> Rows:
     condition, one = model.condition, options.class_
     check_class(one, model.description.classes)
     labels = None if one is None else torch.tensor([one])
-    if condition is None and (options.condition or options.condition_from):
-        raise UsageError(
-            f"--condition{'' if options.condition else '-from'}: this model goes by no picture; one that does is "
-            "trained by: pixelloom train gated-pixelcnn --condition downsample@2"
-        )
     if condition is not None and not (options.condition or options.condition_from):
         raise UsageError(
-            f"--condition: this model goes by a picture and needs one, {condition}; name a file, or take some of the "
-            "data by --condition-from test"
+            f"--condition: this model needs a conditioning image, {condition}; name a file, or a split of the data "
+            "with --condition-from"
         )
     if condition is not None and options.condition_from:
         return _of_split(options, model, condition, labels)
@@ -105,11 +100,11 @@ def rows_of(options: DrawOptions, model: Model) -> Rows:
 def check_class(one: int | None, classes: int) -> None:
     """Raises UsageError for a class that a model of so many does not know."""
     if one is not None and not 0 <= one < classes:
-        known = f"knows classes 0 to {classes - 1}" if classes else "was trained without classes (train --classes)"
+        known = f"has classes 0 to {classes - 1}" if classes else "was trained without classes (train --classes)"
         raise UsageError(f"--class {one}: this model {known}")
 
 
-def _of_classes(model: Model, condition: Tensor | None) -> Rows:
+def _of_classes(model: GenerativeModel, condition: Tensor | None) -> Rows:
     import torch
 
     classes = model.description.classes
@@ -123,14 +118,14 @@ def _of_classes(model: Model, condition: Tensor | None) -> Rows:
     return Rows(classes, torch.arange(classes), condition, both, folders)
 
 
-def _of_split(options: DrawOptions, model: Model, condition: Condition, labels: Tensor | None) -> Rows:
+def _of_split(options: DrawOptions, model: GenerativeModel, condition: Condition, labels: Tensor | None) -> Rows:
     from pixelloom.runs.evaluate import data_for, some_images
 
     assert options.condition_from is not None
     wanted = options.rows or 6
     truth = some_images(model.spec, data_for(model), options.condition_from, wanted)
     seen = condition.of(truth)
-    return Rows(len(truth), labels, seen, left=condition.shown(seen).numpy(), right=truth.numpy())
+    return Rows(len(truth), labels, seen, left=condition.to_images(seen).numpy(), right=truth.numpy())
 
 
 def read(path: Path, condition: Condition) -> Tensor:

@@ -11,14 +11,15 @@ from cyclopts import Parameter
 from pixelloom.cli import outputs
 from pixelloom.cli.common import loaded, log_threads
 from pixelloom.cli.console import Meter, say, say_json, say_table
-from pixelloom.cli.options import NO_DATA, DataOptions, Device, Flag
+from pixelloom.cli.options import Device, Flag
+from pixelloom.cli.training_options import NO_DATA, DataOptions, data_settings
 from pixelloom.core.errors import UsageError
 
 if TYPE_CHECKING:
     from pixelloom.data.catalog import Dataset
     from pixelloom.metrics.likelihood import Likelihood
     from pixelloom.metrics.results import Result
-    from pixelloom.models.registry import Model
+    from pixelloom.models.family import GenerativeModel
     from pixelloom.runs.evaluate import Measured, MeasureOptions
 
 
@@ -109,24 +110,21 @@ def evaluate(
 
 
 def _measured(
-    name: str, model: Model, pictures: DataOptions, wishes: MeasureOptions, likely: bool
+    name: str, model: GenerativeModel, pictures: DataOptions, wishes: MeasureOptions, likely: bool
 ) -> tuple[dict[str, object], Likelihood | None, Measured | None]:
     """Facts about the data, and what was measured of either kind."""
     from pixelloom.data.catalog import load_for
     from pixelloom.data.io.download import progress_bar
-    from pixelloom.models.pixel import PixelModel
     from pixelloom.runs.evaluate import data_for, likelihood_of, measure
     from pixelloom.runs.folder import find
 
-    settings = pictures.settings()
+    settings = data_settings(pictures)
     source = settings.pop("source", None)
     config = data_for(model, None if source is None else str(source), settings)
-    likelihood, measured, condition = None, None, "none"
+    likelihood, measured = None, None
     data: Dataset | None = None
-    if isinstance(model, PixelModel):
-        condition = model.description.condition
-        if likely:
-            likelihood, data = likelihood_of(model, config, wishes.split, limit=wishes.limit)
+    if likely:
+        likelihood, data = likelihood_of(model, config, wishes.split, limit=wishes.limit)
     if data is None:
         with progress_bar() as shown:
             data = load_for(model.spec, config, shown)
@@ -145,7 +143,7 @@ def _measured(
         "of": len(data.split(wishes.split)),
         "levels": data.spec.levels,
         "binarize": config.binarize,
-        "condition": condition,
+        "condition": "none" if model.condition is None else model.condition.rule,
         "note": data.note,
         "date": date.today().isoformat(),
     }

@@ -59,9 +59,8 @@ def interpolate(
     """
     import numpy as np
 
-    from pixelloom.models.gan import GANModel
     from pixelloom.models.inputs import at_least
-    from pixelloom.models.registry import need
+    from pixelloom.models.registry import require
     from pixelloom.sampling.latent_noise import check_truncation
     from pixelloom.viz.grid import grid, grid_layout, save_png
 
@@ -81,7 +80,7 @@ def interpolate(
     files = [out] if gif is None else [out, gif]
     for path in files:
         outputs.check_file(path, force)
-    found = need(loaded(model, device), GANModel, "pixelloom interpolate")
+    found = require(loaded(model, device), "interpolate", "pixelloom interpolate")
     check_class(class_, found.description.classes)
     spec, legs = found.spec, stops - 1
     grid_layout(legs * (steps + 1), spec.shape, steps + 1, scale)  # which refuses what would be too large

@@ -50,12 +50,12 @@ def _summary(run: RunConfig) -> dict[str, str]:
 
 
 def _networks() -> list[dict[str, str]]:
-    from pixelloom.runs.config import KINDS
+    from pixelloom.runs.families import RUN_FAMILIES
 
     return [
         {"network": name, "settings": " ".join(config.model_fields), "about": _first_line(inspect.getmodule(module))}
-        for kind in KINDS
-        for name, (config, module, *_) in kind.table.items()
+        for family in RUN_FAMILIES.values()
+        for name, (config, module, *_) in family.config.networks().items()
     ]
 
 
@@ -93,7 +93,7 @@ def config(recipe: str, /, *, json: Flag = False) -> None:
         recipe: Name of a recipe or a network.
         json: One JSON object instead.
     """
-    from pixelloom.runs.config import dump_yaml
+    from pixelloom.runs.compose import dump_yaml
     from pixelloom.runs.recipes import recipe as named_run
 
     run = named_run(recipe)

@@ -6,7 +6,7 @@ import logging
 import re
 import shlex
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
     from pixelloom.core.types import ImageSpec
     from pixelloom.engine.signals import Signals
-    from pixelloom.models.gan import GANModel
-    from pixelloom.models.pixel import PixelModel
-    from pixelloom.models.registry import Model
+    from pixelloom.models.family import Ability, GenerativeModel
 
 _log = logging.getLogger("pixelloom")
 _HELD = 1 << 26  # bytes of levels that one call of the sampler returns at most
@@ -50,7 +48,7 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
         options = replace(options, out=Path("samples.png"))
     _check(options)
     found = loaded(model, options.device)
-    _check_family(found, options)
+    _check_abilities(found, options)
     rows = rows_of(options, found)
     options = replace(options, number=options.images * rows.count)
     outputs.check(options, rows.folders)
@@ -191,69 +189,48 @@ def _beside(path: Path | None, first: int) -> Path | None:
     return path and path.with_stem(re.sub(r"-from-\d+$", "", path.stem) + f"-from-{first}")
 
 
-@dataclass(frozen=True)
-class Drawer:
-    """What a family does with the options.
+# Option -> the ability that it needs.
+_NEEDS: dict[str, Ability] = {
+    "temperature": "temperature",
+    "truncation": "truncation",
+    "guidance": "guidance",
+    "condition": "condition",
+    "condition_from": "condition",
+    "given": "completion",
+    "method": "method",
+    "precision": "precision",
+}
+_PASSED = ("temperature", "truncation", "guidance", "method", "precision")  # to the model's sample
 
-    Attributes:
-        lacks: options that mean nothing to it, and why.
-        plan: what draws, and images at a time; says what drawing them takes.
-    """
 
-    lacks: Mapping[str, str]
-    plan: Callable[[Any, DrawOptions], tuple[Draw, int]]
+def _check_abilities(model: GenerativeModel, options: DrawOptions) -> None:
+    """Raises UsageError for an option that needs an ability which the model lacks."""
+    from pixelloom.models.registry import require
 
-
-def _check_family(model: Model, options: DrawOptions) -> None:
-    """Raises UsageError for an option that the model's family has not."""
-    for name, why in DRAWERS[model.description.family].lacks.items():
+    for name, ability in _NEEDS.items():
         if getattr(options, name) != getattr(NO_DRAWING, name):
-            raise UsageError(f"--{name.replace('_', '-')}: {why}")
+            require(model, ability, f"--{name.replace('_', '-')}")
 
 
-def _plan(model: Model, options: DrawOptions) -> tuple[Draw, int]:
-    """What draws the images, and how many at a time; says what drawing them takes.
+def _plan(model: GenerativeModel, options: DrawOptions) -> tuple[Draw, int]:
+    """A function that samples, and the batch size; logs the cost.
 
     Raises:
         UsageError: if options do not fit the model.
-        DataError: if a picture cannot be read.
+        DataError: if an image file cannot be read.
     """
-    draw = DRAWERS[model.description.family].plan(model, options)
+    from pixelloom.models.registry import family_of
+
+    settings: dict[str, Any] = {name: getattr(options, name) for name in _PASSED if _NEEDS[name] in model.can}
+    settings["threads"] = options.threads
+    if options.given is not None:
+        settings["given"], settings["mask"] = _known(options.given, options.keep_rows, model.spec)
+    asked = None if options.batch == "auto" else options.batch
+    cost = family_of(model).sampling_cost(model, options.images, asked, settings)
+    size = "" if cost.bytes_per_image is None else f", {memory(cost.bytes_per_image)} per image"
+    _log.info("%s%s, batches of %s", cost.work, size, counted(cost.batch))
     log_threads(model, options.threads)
-    return draw
-
-
-def _pixel(model: PixelModel, options: DrawOptions) -> tuple[Draw, int]:
-    known, mask = _known(options.given, options.keep_rows, model.spec) if options.given else (None, None)
-    draw = partial(
-        model.sample,
-        seed=options.seed,
-        temperature=options.temperature,
-        given=known,
-        mask=mask,
-        guidance=options.guidance,
-        method=options.method,
-        precision=options.precision,
-        threads=options.threads,
-    )
-    return draw, _batch(model, options, mask)
-
-
-def _batch(model: PixelModel, options: DrawOptions, mask: Tensor | None) -> int:
-    from pixelloom.models.pixel import PLAIN_BATCH
-
-    spec, asked = model.spec, None if options.batch == "auto" else options.batch
-    if options.method == "plain":
-        batch = asked or min(options.images, PLAIN_BATCH)
-        passes = spec.height * spec.width * model.head.groups
-        _log.info("%d passes of the network, %s at a time", passes, counted(batch))
-        return batch
-    sampler = model.fast_sampler(options.precision, mask, options.guidance, options.threads)
-    batch = asked or sampler.batch(options.images)
-    pixels = spec.height * spec.width if mask is None else int((~mask[0]).any(0).sum())
-    each = memory(sampler.bytes_per_image)
-    _log.info("%d steps for %d pixels, %s an image, %s at a time", sampler.steps, pixels, each, counted(batch))
-    return batch
+    return partial(model.sample, seed=options.seed, **settings), cost.batch
 
 
 def _known(path: Path, rows: int | None, spec: ImageSpec) -> tuple[Tensor, Tensor]:
@@ -269,38 +246,6 @@ def _known(path: Path, rows: int | None, spec: ImageSpec) -> tuple[Tensor, Tenso
     return levels, mask
 
 
-def _latent(model: GANModel, options: DrawOptions) -> tuple[Draw, int]:
-    from pixelloom.models.gan import BATCH
-
-    batch = min(options.images, BATCH) if options.batch == "auto" else options.batch
-    _log.info("one pass of the generator, %s at a time", counted(batch))
-    draw = partial(model.sample, seed=options.seed, truncation=options.truncation, threads=options.threads)
-    return draw, batch
-
-
 def counted(n: int) -> str:
     """So many images, in words."""
     return f"{n} image" if n == 1 else f"{n} images"
-
-
-_NO_PICTURE = "a latent model goes by no picture; gated-pixelcnn is a network that does"
-_WHOLE = "a latent model draws an image whole and cannot keep a part of it; a pixel model can"
-DRAWERS: Mapping[str, Drawer] = {
-    "pixel": Drawer(
-        {"truncation": "bounds noise vectors, which only latent models have; --temperature 0.9 draws likelier images"},
-        _pixel,
-    ),
-    "gan": Drawer(
-        {
-            "temperature": "a latent model has no probabilities to sharpen; --truncation 1 draws less varied images",
-            "guidance": "a latent model has no logits to guide; --class alone chooses the class",
-            "condition": _NO_PICTURE,
-            "condition_from": _NO_PICTURE,
-            "given": _WHOLE,
-            "method": "a latent model draws in one pass; there is no other method",
-            "precision": "a latent model draws in the precision of its weights",
-        },
-        _latent,
-    ),
-}
-"""Family -> how it draws."""

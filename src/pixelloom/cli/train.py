@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from pixelloom.cli.console import say
-from pixelloom.cli.options import NO_DATA, NO_FIELDS, NO_TRAINING, DataOptions, Fields, Flag, TrainOptions, set_fields
+from pixelloom.cli.options import Flag
+from pixelloom.cli.training_options import (
+    NO_DATA,
+    NO_FIELDS,
+    NO_TRAINING,
+    DataOptions,
+    FieldOptions,
+    TrainOptions,
+    data_settings,
+    dotted,
+)
 
 
 def train(
@@ -16,30 +26,30 @@ def train(
     out: Path | None = None,
     resume: Flag = False,
     force: Flag = False,
-    pictures: DataOptions = NO_DATA,
+    data: DataOptions = NO_DATA,
     training: TrainOptions = NO_TRAINING,
-    fields: Fields = NO_FIELDS,
+    fields: FieldOptions = NO_FIELDS,
 ) -> None:
-    """Train a model; writes a run folder with the model, its curves, samples, figures and checkpoints.
+    """Train a model and write a run folder with the model, training curves, samples, metrics and checkpoints.
 
     Args:
-        recipe: Name of a recipe or a network; `pixelloom list` shows them.
-        config: A YAML file of settings on top of the recipe; a run's own config.yaml repeats that run.
-        out: The run folder; by default runs/RECIPE.
-        resume: Go on with the run in that folder, with its own settings; budgets may be changed.
-        force: Replace the run in that folder; what it wrote is removed, files of your own stay.
-        pictures: The data.
+        recipe: Name of a recipe or a network; see `pixelloom list`.
+        config: YAML file with settings that override the recipe; the config.yaml of a run repeats the run.
+        out: Run folder; default: runs/RECIPE.
+        resume: Resume the run in that folder with its own settings; its budget may be changed.
+        force: Replace the run in that folder; other files in the folder are kept.
+        data: Data and its transforms.
         training: Budget, seed and device.
-        fields: Everything else.
+        fields: All other fields of the configuration.
     """
     from pixelloom.runs.folder import is_first_process
     from pixelloom.runs.plan import as_text, joined, planned
     from pixelloom.runs.train import carry_out
 
-    options = {f"data.{name}": value for name, value in pictures.settings().items()}
-    options |= {f"train.{name}": value for name, value in set_fields(training).items()}
+    options = {f"data.{name}": value for name, value in data_settings(data).items()}
+    options |= {f"train.{name}": value for name, value in training.given().items()}
     plain = {name: as_text(value) if isinstance(value, str) else value for name, value in options.items()}
-    overrides = joined(fields.dotted(), plain)
+    overrides = joined(dotted(fields), plain)
     plan, folder = planned(recipe, config=config, out=out, overrides=overrides, resume=resume)
     carry_out(plan, folder, resume=resume, force=force)
     if is_first_process():

@@ -1,1 +1,1 @@
-"""What users hold: a network with its head and data scaling, saved and loaded as one folder."""
+"""Trained models of each family, saved as model folders, and their registry."""

@@ -1,6 +1,6 @@
-"""What is kept beside a model's weights, and how a model is rebuilt from both, whatever its family.
+"""The description that a model file holds besides the weights, and how a model of any family is rebuilt from both.
 
-Nothing is allocated for a description before it is known to fit the weights, and no code is run from a file.
+Nothing is allocated before the description is known to fit the weights, and no code is run from a file.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
 
 
 class Description(BaseModel):
-    """Everything needed to rebuild a model around its weights, and what it was trained on.
+    """Everything needed to rebuild a model around its weights, and its training record.
 
-    A family adds what it needs, its name as ``family``, and the table of its networks, whose entries begin with the
-    class of their settings.
+    A subclass sets its name as ``family``, adds fields, and has the table of its networks, whose entries begin with the
+    class of the network's settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     table: ClassVar[Mapping[str, tuple[Any, ...]]]
 
+    family: str
     network: str
     model: Any
     image: ImageSpec
     classes: int = Field(0, ge=0, le=LARGEST_SIDE)
-    """How many the network is told of; 0 for a network that is told nothing."""
+    """Number of classes of a class-conditional model; 0 for an unconditional one."""
     training: TrainingRecord = TrainingRecord()
 
     @model_validator(mode="before")
@@ -51,14 +52,14 @@ class Description(BaseModel):
 
     @field_validator("image")
     @classmethod
-    def _an_image_of_this_world(cls, image: ImageSpec) -> ImageSpec:
+    def _sides_are_bounded(cls, image: ImageSpec) -> ImageSpec:
         if max(image.shape) > LARGEST_SIDE:
             raise ValueError(f"no side may exceed {LARGEST_SIDE}, this is {image}")
         return image
 
 
 class Described(Protocol):
-    """A model of any family."""
+    """A model whose weights are those of ``network``."""
 
     network: nn.Module
 
@@ -68,15 +69,15 @@ M = TypeVar("M", bound=Described)
 
 
 def rebuild(path: Path, kind: type[D], build: Callable[[D], M]) -> M:
-    """The model whose weights and description lie in a file, on the CPU.
+    """Rebuild the model of a file, on the CPU.
 
     Args:
-        path: of the file.
-        kind: what its description must be.
-        build: an untrained model of a description.
+        path: the file with weights and description.
+        kind: class of the description.
+        build: makes an untrained model from a description.
 
     Raises:
-        ModelError: if the weights are missing, damaged, of a newer format, or do not fit their own description.
+        ModelError: if the weights are missing, damaged, of another format, or do not fit their own description.
     """
     tensors, meta = load_tensors(path)
     wrong = f"{path}: its description is not one of a {kind.model_fields['family'].default} model"

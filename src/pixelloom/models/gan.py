@@ -18,14 +18,14 @@ from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, from_model, to_model
 from pixelloom.engine.safetensors_io import check_keys, load_tensors, save_described, save_tensors
-from pixelloom.layers.self_attention import attention_layers, attention_maps
+from pixelloom.layers.self_attention import attention_maps
 from pixelloom.models.description import CONFIG, WEIGHTS, Description, rebuild
 from pixelloom.models.family import Ability
 from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels
 from pixelloom.networks import GAN_NETWORKS, build_pair
+from pixelloom.sampling import latent_noise
 from pixelloom.sampling.ancestral import OnStep
 from pixelloom.sampling.exact import exact
-from pixelloom.sampling.latent_noise import labels_of, latents, path
 
 DISCRIMINATOR = "discriminator.safetensors"
 BATCH = 64  # images per batch by default
@@ -71,12 +71,8 @@ class GANModel:
     @property
     def can(self) -> frozenset[Ability]:
         """The abilities of this model."""
-        found: set[Ability] = {"truncation", "interpolate"}
-        if self.description.classes:
-            found.add("classes")
-        if attention_layers(self.network):
-            found.add("attention")
-        return frozenset(found)
+        found: set[Ability] = {"truncation", "interpolate", "attention"}
+        return frozenset(found | {"classes"} if self.description.classes else found)
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +100,7 @@ class GANModel:
         """Latent vectors of images first .. first + n - 1, float32 [n, latent]."""
         for name, value, least in (("n", n, 1), ("seed", seed, 0), ("first", first, 0)):
             at_least(name, value, least)
-        return latents(self.latent, seed, first, n, truncation=truncation)
+        return latent_noise.latents(self.latent, seed, first, n, truncation=truncation)
 
     @torch.no_grad()
     def render(
@@ -171,7 +167,7 @@ class GANModel:
         """
         z = self.latents(n, seed=seed, first=first, truncation=truncation)
         if labels is None and self.description.classes:
-            labels = labels_of(self.description.classes, seed, first, n)
+            labels = latent_noise.labels_of(self.description.classes, seed, first, n)
         return self.render(z, labels, batch=batch, threads=threads, on_step=on_step)
 
     def interpolate(
@@ -189,9 +185,9 @@ class GANModel:
         Every ``steps``-th image is one of the images first, first + 1, ... that :meth:`sample` gives for the same seed
         and truncation. All have one class.
         """
-        z = path(self.latents(stops, seed=seed, first=first, truncation=truncation), steps)
+        z = latent_noise.path(self.latents(stops, seed=seed, first=first, truncation=truncation), steps)
         if labels is None and self.description.classes:
-            labels = labels_of(self.description.classes, seed, first, 1)
+            labels = latent_noise.labels_of(self.description.classes, seed, first, 1)
         return self.render(z, labels)
 
     @torch.no_grad()
@@ -251,12 +247,12 @@ def load_gan(folder: Path) -> GANModel:
     """
     model = rebuild(folder / WEIGHTS, GANDescription, GANModel.build)
     assert model.discriminator is not None
-    beside = folder / DISCRIMINATOR
-    if not beside.is_file():
+    path = folder / DISCRIMINATOR
+    if not path.is_file():
         return GANModel(model.network, model.description)
     try:
-        kept, _ = load_tensors(beside)
-        check_keys(beside, model.discriminator.state_dict(), kept)
+        kept, _ = load_tensors(path)
+        check_keys(path, model.discriminator.state_dict(), kept)
     except ModelError as error:
         raise ModelError(f"{error} Only attention maps need this file; without it the model samples.") from error
     model.discriminator.load_state_dict(kept)

@@ -1,4 +1,4 @@
-"""What callers hand to a model, checked: images, labels, pictures to go by, partly known images."""
+"""Checks of model inputs: images, labels, conditioning images, partly known images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def at_least(name: str, given: int, least: int) -> None:
 
 
 def check_levels(images: Tensor | Levels, spec: ImageSpec, name: str = "images") -> Tensor:
-    """Images as the model takes them, uint8 [N, C, H, W].
+    """Check images and return them as uint8 [N, C, H, W].
 
     Raises:
         UsageError: for floats, another shape, or values at or above the model's levels.
@@ -40,14 +40,14 @@ def check_levels(images: Tensor | Levels, spec: ImageSpec, name: str = "images")
 
 
 def check_labels(labels: LabelsLike, classes: int, n: int, device: torch.device) -> Tensor | None:
-    """Labels as the network takes them, int64 [n]; the number after the last class stands for none.
+    """Check labels and return them as int64 [n]; label ``classes`` is the null class.
 
     Raises:
-        UsageError: for labels that the model does not know, of another number than n or 1.
+        UsageError: for labels out of range, or another number of them than n or 1.
     """
     if not classes:
         if labels is not None:
-            raise UsageError("labels: this model was trained without classes (train.classes)")
+            raise UsageError("labels: this model is unconditional (trained without --classes)")
         return None
     given = torch.as_tensor(classes if labels is None else labels, device=device)
     if given.is_floating_point() or given.ndim > 1 or given.numel() not in (1, n):
@@ -60,33 +60,33 @@ def check_labels(labels: LabelsLike, classes: int, n: int, device: torch.device)
 
 
 def check_condition(given: Tensor | Levels | None, condition: Condition | None, n: int) -> Tensor | None:
-    """Pictures to go by, levels uint8 [n or 1, c, h, w].
+    """Check conditioning images and return their levels, uint8 [n or 1, c, h, w].
 
     Raises:
         UsageError: if they are missing for a model that needs them, given to one that takes none, or do not fit.
     """
     if condition is None:
         if given is not None:
-            raise UsageError("condition: this model goes by no picture; train one that does by train.condition")
+            raise UsageError("condition: this model takes no conditioning image; train one that does with --condition")
         return None
     if given is None:
-        raise UsageError(f"condition: this model goes by a picture and needs one, {condition}")
+        raise UsageError(f"condition: this model needs a conditioning image, {condition}")
     levels = check_levels(given, condition.spec, "condition")
     if len(levels) not in (1, n):
-        raise UsageError(f"condition: {n} pictures or one for all, not {len(levels)}")
+        raise UsageError(f"condition: {n} conditioning images or one for all, not {len(levels)}")
     return levels
 
 
 def check_known(
     given: Tensor | Levels | None, mask: Tensor | None, spec: ImageSpec, n: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Partly known images and where they are known, each [n, C, H, W].
+    """Check partly known images and the mask of their known values, and return both as [n, C, H, W].
 
     Raises:
         UsageError: if one is given without the other, or their shapes do not fit.
     """
     if (given is None) != (mask is None):
-        raise UsageError("given, mask: a partly known image needs both, the image and the mask of what is known")
+        raise UsageError("given, mask: give both, the partly known images and the mask of their known values")
     if given is None or mask is None:
         return None, None
     known = check_levels(given, spec)
@@ -98,13 +98,13 @@ def check_known(
         ) from None
 
 
-def of_batch(pictures: Tensor | None, rows: slice) -> Tensor | None:
-    """Pictures to go by of a batch; a single one is for all."""
-    return pictures if pictures is None or len(pictures) == 1 else pictures[rows]
+def of_batch(condition: Tensor | None, rows: slice) -> Tensor | None:
+    """Conditioning images of a batch; a single one is for all."""
+    return condition if condition is None or len(condition) == 1 else condition[rows]
 
 
 def with_null_class(conditioning: Conditioning, classes: int) -> Conditioning:
-    """The conditioning of a batch, and then that of the same images with the null class, for guidance."""
+    """The conditioning of a batch, followed by the same with the null class: cond and uncond of guidance."""
     n, uncond = len(conditioning["labels"]), {"labels": torch.full_like(conditioning["labels"], classes)}
     return {
         name: value if len(value) < n else torch.cat((value, uncond.get(name, value)))

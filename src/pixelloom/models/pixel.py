@@ -1,7 +1,7 @@
-"""What users hold: a trained model with the abilities that its family has, saved and loaded as a folder.
+"""A trained pixel model: exact log-probabilities and samples.
 
-A model folder holds ``model.safetensors`` (weights and description, self-verifying) and ``config.json`` (the same
-description, for people and other programs to read). Loading never runs code from either.
+A model folder holds ``model.safetensors`` (weights and description, with a checksum) and ``config.json`` (the same
+description, to be read by people and other programs). Loading never runs code from either.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pixelloom.heads.discrete import Head, check_temperature, make_head
 from pixelloom.layers.reads import Marks
 from pixelloom.models import order_ensemble
 from pixelloom.models.description import CONFIG, WEIGHTS, rebuild
+from pixelloom.models.family import Ability
 from pixelloom.models.inputs import (
     LabelsLike,
     at_least,
@@ -46,19 +47,18 @@ from pixelloom.sampling.fast.planner import Plan
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 Precision = Literal["fp32", "bf16", "fp64"]
-PLAIN_BATCH = 64  # images that the plain loop draws at a time, unless told
+PLAIN_BATCH = 64  # images per batch of the plain loop, by default
 
 
 @final
 class PixelModel:
-    """A pixel model: draws images, and knows the exact probability of every image.
+    """An autoregressive network with its head and data scaling.
 
-    Noise and conditioning are arguments of each call. So callbacks, several threads and several samplers may use one
-    model at once, and none changes an image of another.
+    Noise and conditioning are arguments of each call, so callbacks, threads and samplers can share one model.
 
     Args:
-        network: maps pixels in model space [B, C, H, W] to parameters of the head.
-        description: what the network is, for which images.
+        network: maps pixels in model space [B, C, H, W] to parameters of the head [B, outputs, H, W].
+        description: network, image shape, head, scaling and training record.
     """
 
     def __init__(self, network: nn.Module, description: PixelDescription) -> None:
@@ -70,7 +70,7 @@ class PixelModel:
         self._planned: tuple[tuple[nn.Module, ...], bytes, Plan] | None = None
         self._orders = order_ensemble.Drawers(lambda network: PixelModel(network, description))
         self.condition: Condition | None = description.conditioning_image()
-        """The conditioning image that the model takes: makes them of images, and knows their shape."""
+        """The conditioning image that the model takes; None for none."""
 
     @classmethod
     def build(cls, description: PixelDescription) -> PixelModel:
@@ -89,31 +89,40 @@ class PixelModel:
         return cls(network.to(memory_format=torch.channels_last), description)  # type: ignore[call-overload]
 
     @property
+    def can(self) -> frozenset[Ability]:
+        """The abilities of this model."""
+        found: set[Ability] = {"likelihood", "temperature", "method", "precision", "receptive_field"}
+        if order_ensemble.orders(self.network) == 1:
+            found.add("completion")
+        if self.description.classes:
+            found |= {"classes"} if self.head.kind == "logistics" else {"classes", "guidance"}
+        return frozenset(found | {"condition"} if self.condition else found)
+
+    @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> PixelModel:
-        """Move the weights, in place."""
+        """Move the weights to a device, in place."""
         self.network.to(device)
         return self
 
     @property
     def parameters(self) -> int:
-        """Number of trained values."""
+        """Number of trained parameters."""
         return sum(p.numel() for p in self.network.parameters())
 
     def predict(self, levels: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """Parameters of the head for every position, [B, outputs, H, W], from levels uint8 [B, C, H, W].
+        """Parameters of the head at every position, [B, outputs, H, W], for levels uint8 [B, C, H, W].
 
-        With classes, labels int64 [B] go with them; with a condition its levels, uint8 [B, c, h, w]. A model of several
-        orders has none, and refuses.
+        Labels are int64 [B], conditioning images uint8 [B, c, h, w]. An ensemble of several pixel orders is refused.
         """
         order_ensemble.refuse(self.network, "predict")
         return self._pass(self.network, levels, self._conditioning(labels, condition))
 
     def _conditioning(self, labels: Tensor | None, condition: Tensor | None) -> Conditioning:
-        """Further arguments of the network, on its device."""
+        """Keyword arguments of the network, on its device."""
         found = {} if labels is None else {"labels": labels.to(self.device)}
         if self.condition is not None and condition is not None:
             found["condition"] = self.condition.planes(condition.to(self.device))
@@ -138,34 +147,33 @@ class PixelModel:
         batch: int = 64,
         threads: int | None = None,
     ) -> Tensor:
-        """Natural log-probability of each image, float64 [N], by one parallel pass in float32.
+        """Natural log-probability of each image, float64 [N], from one parallel pass in float32.
 
-        Under a model that goes by a picture it is that of the image given its condition, log p(x | c).
+        A conditional model gives log p(x | labels, condition).
 
         Args:
             images: levels, uint8 [N, C, H, W].
-            labels: class of each image, int64 [N], or one for all; None for the model that is told no class.
-            condition: picture to go by of each image, levels uint8 [N, c, h, w], or one for all; None for each image's
-                own.
-            batch: images at a time; bounds the memory, and changes the result by rounding only.
-            threads: CPU threads to use; None for what pays at the moment, of what may be used.
+            labels: class of each image, int64 [N], or one for all; None is the null class.
+            condition: conditioning image of each image, levels uint8 [N, c, h, w], or one for all; None derives them
+                from ``images``.
+            batch: images per batch; bounds the memory, and changes the result by rounding only.
+            threads: CPU threads; None chooses by measured time.
 
         Raises:
-            UsageError: if shape, type or levels are not those of the model, for labels or pictures to go by that it
-                does not know, or for batch < 1.
+            UsageError: if images, labels or conditioning images do not fit the model, or for batch < 1.
         """
         at_least("batch", batch, 1)
         x = check_levels(images, self.spec)
-        told = check_labels(labels, self.description.classes, len(x), self.device)
+        classes = check_labels(labels, self.description.classes, len(x), self.device)
         if condition is None and self.condition is not None:
             condition = self.condition.of(x)
-        seen = check_condition(condition, self.condition, len(x))
+        cond = check_condition(condition, self.condition, len(x))
         networks = order_ensemble.members(self.network)
 
         def scored(rows: slice) -> Tensor:
             levels = x[rows].to(self.device)
-            known = self._conditioning(None if told is None else told[rows], of_batch(seen, rows))
-            each = (self.head.nats(self._pass(network, levels, known), levels) for network in networks)
+            given = self._conditioning(None if classes is None else classes[rows], of_batch(cond, rows))
+            each = (self.head.nats(self._pass(network, levels, given), levels) for network in networks)
             return order_ensemble.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu()
 
         with self._passes.tuner(threads, self.device) as tuner:
@@ -190,51 +198,46 @@ class PixelModel:
         threads: int | None = None,
         on_step: ancestral.OnStep | None = None,
     ) -> Tensor:
-        """n new images as levels, uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
+        """Sample n images, levels uint8 [n, C, H, W]; image i depends on (seed, first + i) alone.
 
         Args:
-            n: how many.
-            seed: chooses the noise.
-            first: number of the first image, to go on where an earlier call stopped.
-            temperature: below 1 likelier images, above 1 more varied ones; 1 is the model itself.
+            n: number of images.
+            seed: seed of the noise.
+            first: index of the first image.
+            temperature: divisor of the logits; below 1 for likelier images, above 1 for more varied ones.
             given: partly known images, levels uint8 [n or 1, C, H, W].
-            mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known; both or neither must be set.
-                Values are drawn in raster order, each given those before it: known values that come later are kept,
-                but do not steer it. Not for a model of several orders.
-            labels: class of each image, int64 [n], or one for all; None for the model that is told no class.
-            guidance: w of classifier-free guidance, logits (1 + w) told - w untold; 0 is the model itself.
-            condition: picture to go by of each image, levels uint8 [n, c, h, w], or one for all; ``model.condition.of``
-                makes them of images.
-            batch: images drawn at a time; does not change the pictures. None for as many as fit a bounded memory.
-            method: "fast" computes every feature once; "plain" is the loop of one pass a pixel. Same pictures.
+            mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known. Values are sampled in raster order
+                given those before; known values after a pixel are kept, but do not influence it. Not for an ensemble
+                of several orders.
+            labels: class of each image, int64 [n], or one for all; None is the null class.
+            guidance: w of classifier-free guidance, (1 + w) cond - w uncond, on logits; 0 for none.
+            condition: conditioning image of each image, levels uint8 [n, c, h, w], or one for all; see
+                ``model.condition.of``.
+            batch: images per batch, without effect on the images; None for what fits a bounded memory.
+            method: "fast" computes each feature once; "plain" runs the network once per pixel. The images are the same.
             precision: "fp32", "bf16" or "fp64"; None for that of the weights. Rounding may change a pixel.
-            threads: CPU threads to use; None for what pays at the moment, of what may be used.
-            on_step: called with (steps done, steps of a batch, images of the batch so far) after each step; the images
-                are a view that goes on changing.
+            threads: CPU threads; None chooses by measured time.
+            on_step: callback (steps done, steps of the batch, images of the batch), after each step; the images are a
+                view of a buffer that later steps change.
 
         Raises:
-            UsageError: for n < 1, batch < 1, seed < 0, first < 0, a temperature that is not positive, or shapes that do
-                not fit.
-            ModelError: with "fast", if the network is not autoregressive or a layer does not say what it reads.
+            UsageError: for n < 1, batch < 1, seed < 0, first < 0, temperature <= 0, or shapes that do not fit.
+            ModelError: with "fast", if the network is not autoregressive or a layer does not declare its reads.
         """
-        for name, value, least in (
-            ("n", n, 1),
-            ("batch", n if batch is None else batch, 1),
-            ("seed", seed, 0),
-            ("first", first, 0),
-        ):
-            at_least(name, value, least)
+        least = {"n": (n, 1), "batch": (n if batch is None else batch, 1), "seed": (seed, 0), "first": (first, 0)}
+        for name, bounds in least.items():
+            at_least(name, *bounds)
         check_temperature(temperature)
         known, where = (
             planes if planes is None else planes.to(self.device) for planes in check_known(given, mask, self.spec, n)
         )
-        told = check_labels(labels, self.description.classes, n, self.device)
-        seen = check_condition(condition, self.condition, n)
+        classes = check_labels(labels, self.description.classes, n, self.device)
+        cond = check_condition(condition, self.condition, n)
         draw, fitting = self._drawer(method, precision, where, guidance, threads)
         size = fitting(n) if batch is None else batch
         if order_ensemble.orders(self.network) > 1:
             return self._orders.sample(
-                self.network, n, seed=seed, first=first, mask=mask, labels=told, on_step=on_step, batch=size,
+                self.network, n, seed=seed, first=first, mask=mask, labels=classes, on_step=on_step, batch=size,
                 temperature=temperature, guidance=guidance, method=method, precision=precision, threads=threads,
             )  # fmt: skip
         parts = []
@@ -242,7 +245,7 @@ class PixelModel:
             rows = slice(start, min(start + size, n))
             drawn = draw(
                 image_noise(self.spec, seed, first + start, rows.stop - start).to(self.device),
-                conditioning=self._conditioning(None if told is None else told[rows], of_batch(seen, rows)),
+                conditioning=self._conditioning(None if classes is None else classes[rows], of_batch(cond, rows)),
                 temperature=temperature,
                 given=None if known is None else known[rows],
                 mask=None if where is None else where[rows],
@@ -264,10 +267,9 @@ class PixelModel:
         threads: int | None = None,
         on_step: ancestral.OnStep | None = None,
     ) -> Tensor:
-        """One image for each row of noise, as levels, uint8 [n, C, H, W], all in one batch; for a model of one order.
+        """Images of given noise, levels uint8 [n, C, H, W], in one batch; for a model of one order.
 
-        ``noise`` is uniform in [0, 1), float64 [n, C, H, W], and the images are a function of it. The other arguments,
-        and the errors, are those of :meth:`sample`.
+        ``noise`` is uniform in [0, 1), float64 [n, C, H, W]. Other arguments and errors are those of :meth:`sample`.
         """
         order_ensemble.refuse(self.network, "draw")
         if noise.ndim != 4 or tuple(noise.shape[1:]) != self.spec.shape or not len(noise):
@@ -284,13 +286,13 @@ class PixelModel:
         guidance: float = 0.0,
         threads: int | None = None,
     ) -> fast.FastSampler:
-        """What :meth:`sample` draws with by method "fast": it knows its steps, the memory of an image and its batch.
+        """The sampler of method "fast", with its steps, memory per image and batch size.
 
-        The arguments are those of :meth:`sample`; ``mask`` is bool [N, C, H, W].
+        Arguments are those of :meth:`sample`; ``mask`` is bool [N, C, H, W].
 
         Raises:
             UsageError: for an unknown precision.
-            ModelError: if the network is not autoregressive or a layer does not say what it reads.
+            ModelError: if the network is not autoregressive or a layer does not declare its reads.
         """
         network = self._in(precision)
         first = next(network.parameters())
@@ -307,7 +309,7 @@ class PixelModel:
         )
 
     def _plan(self, network: nn.Module, known: Marks | None) -> Plan:
-        """What to compute when; the last plan serves again as long as the network has the very same layers."""
+        """The sampling plan; the last one is reused while the network has the same layers."""
         layers, places = tuple(network.modules()), b"" if known is None else known.tobytes()
         if self._planned is not None:
             before, where, plan = self._planned
@@ -322,7 +324,7 @@ class PixelModel:
     def _drawer(
         self, method: str, precision: Precision | None, where: Tensor | None, guidance: float, threads: int | None
     ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
-        """What draws a batch from noise and conditioning, and how large a batch to draw of n images."""
+        """A function that samples a batch from noise and conditioning, and one from n to the batch size."""
         if method not in ("fast", "plain"):
             raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
         classes = self.description.classes
@@ -359,13 +361,13 @@ class PixelModel:
         return draw_plainly, lambda n: min(n, PLAIN_BATCH)
 
     def _placeholders(self) -> Conditioning:
-        """The conditioning of one image: a plan needs its names and shapes."""
+        """The conditioning of one image, for its names and shapes."""
         labels = torch.zeros(1, dtype=torch.long) if self.description.classes else None
         shape = None if self.condition is None else self.condition.spec.shape
         return self._conditioning(labels, None if shape is None else torch.zeros(1, *shape, dtype=torch.uint8))
 
     def _in(self, precision: Precision | None) -> nn.Module:
-        """The network with weights of a precision."""
+        """The network in a precision."""
         if precision not in (None, *PRECISIONS):
             raise UsageError(f"precision: {', '.join(PRECISIONS)}, not {precision!r}")
         if precision is None or next(self.network.parameters()).dtype == PRECISIONS[precision]:
@@ -376,21 +378,21 @@ class PixelModel:
         """Write the model folder; returns the SHA-256 of its contents.
 
         Raises:
-            ModelError: if the folder cannot be written; what was there before stays whole.
+            ModelError: if the folder cannot be written; earlier files are left unchanged.
         """
         config = self.description.model_dump(mode="json")
         return save_described(folder / WEIGHTS, folder / CONFIG, self.network.state_dict(), config)
 
 
 def _in_dtype(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
-    """Conditioning as a network with weights of a type takes it; labels stay integers."""
+    """Conditioning in the precision of a network; labels stay integers."""
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
 
 
 def load_pixel(folder: Path) -> PixelModel:
-    """The model of a folder written by :meth:`PixelModel.save`, on the CPU.
+    """Load a model written by :meth:`PixelModel.save`, onto the CPU.
 
     Raises:
-        ModelError: if the weights are missing, damaged, of a newer format, or do not fit their own description.
+        ModelError: if the weights are missing, damaged, of another format, or do not fit their own description.
     """
     return rebuild(folder / WEIGHTS, PixelDescription, PixelModel.build)

@@ -1,4 +1,4 @@
-"""What is kept beside the weights of a pixel model."""
+"""The description of a pixel model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import Field, model_validator
 
 from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling
-from pixelloom.heads.discrete import HeadConfig
+from pixelloom.heads.config import HeadConfig
 from pixelloom.models.description import Description
 from pixelloom.networks import PIXEL_NETWORKS
 
 
 class PixelDescription(Description):
-    """Everything needed to rebuild a pixel model around its weights, and what it was trained on."""
+    """Everything needed to rebuild a pixel model around its weights, and its training record."""
 
     table = PIXEL_NETWORKS
 
@@ -22,18 +22,18 @@ class PixelDescription(Description):
     head: HeadConfig
     scaling: Scaling
     embedding: int = Field(0, ge=0, le=256)
-    """Features of the vector that the network learns for each level; 0 for one that takes scaled numbers."""
+    """Features of the learned vector of each level; 0 for scaled inputs."""
     condition: str = "none"
-    """Rule of the conditioning image, which is derived from the image; see :mod:`pixelloom.data.conditions`."""
+    """Rule that derives the conditioning image from the image; see :mod:`pixelloom.data.conditions`."""
 
     @model_validator(mode="after")
-    def _what_fits_the_images(self) -> PixelDescription:
+    def _fits_the_images(self) -> PixelDescription:
         numbers = Scaling.numbers(self.image.levels)
         if self.embedding and self.scaling != numbers:
-            raise ValueError(f"embedding={self.embedding} takes numbers of levels, {numbers}, not {self.scaling}")
+            raise ValueError(f"embedding={self.embedding} takes level indices, {numbers}, not {self.scaling}")
         self.conditioning_image()
         return self
 
     def conditioning_image(self) -> Condition | None:
-        """The conditioning image that the network takes, beside labels."""
+        """The conditioning image that the network takes; None for none."""
         return None if self.condition == "none" else Condition(self.condition, self.image)

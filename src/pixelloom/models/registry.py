@@ -1,48 +1,51 @@
-"""The families of models, and the one way to load a model of any of them."""
+"""The families of models, and loading a model of any of them.
+
+To add a family: one entry in :data:`FAMILIES`, and one in :data:`pixelloom.runs.families.RUN_FAMILIES`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any
 
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.engine.safetensors_io import load_tensors
 from pixelloom.models.description import WEIGHTS
-from pixelloom.models.gan import GANModel, load_gan
-from pixelloom.models.pixel import PixelModel, load_pixel
+from pixelloom.models.family import Ability, Family, GenerativeModel
+from pixelloom.models.gan_family import GAN
+from pixelloom.models.pixel_family import PIXEL
 
-Model: TypeAlias = PixelModel | GANModel
-"""What users hold. Both draw; what else they can do depends on the family."""
-
-LOADERS: Mapping[str, Callable[[Path], Model]] = {"pixel": load_pixel, "gan": load_gan}
-"""Family, as a model's file names it -> how its folder is loaded."""
-
-KINDS: Mapping[type, str] = {PixelModel: "a pixel model", GANModel: "a latent model"}
-
-M = TypeVar("M", PixelModel, GANModel)
+FAMILIES: dict[str, Family] = {family.name: family for family in (PIXEL, GAN)}
 
 
-def load_model(folder: Path) -> Model:
-    """The model of a folder that one of them has saved, on the CPU.
+def load_model(folder: Path) -> GenerativeModel:
+    """Load the model of a folder, onto the CPU.
 
     Raises:
-        ModelError: if the weights are missing, damaged, of a newer format or of a family that is not known here, or do
-            not fit their own description.
+        ModelError: if the weights are missing, damaged, of another format or of an unknown family, or do not fit their
+            own description.
     """
     path = folder / WEIGHTS
     family = str(load_tensors(path)[1].get("family"))
-    if family not in LOADERS:
-        raise ModelError(f"{path}: holds a model of a family {family!r}; known are {', '.join(LOADERS)}")
-    return LOADERS[family](folder)
+    if family not in FAMILIES:
+        raise ModelError(f"{path}: its family is {family!r}; known families: {', '.join(FAMILIES)}")
+    return FAMILIES[family].load(folder)
 
 
-def need(model: Model, kind: type[M], what: str) -> M:
-    """The model, if it is of the family that ``what`` needs.
+def family_of(model: GenerativeModel) -> Family:
+    """The family of a model."""
+    return FAMILIES[model.description.family]
+
+
+def require(model: GenerativeModel, ability: Ability, what: str) -> Any:
+    """The model itself, as one that has an ability.
 
     Raises:
-        UsageError: if it is not.
+        UsageError: if it lacks the ability; the message begins with ``what``.
     """
-    if not isinstance(model, kind):
-        raise UsageError(f"{what} needs {KINDS[kind]}, and this is {KINDS[type(model)]} ({model.description.network})")
+    if ability not in model.can:
+        family, network = family_of(model), model.description.network
+        raise UsageError(
+            f"{what}: {family.lacks.get(ability, f'this model has no {ability}')}; this is {family.title} ({network})"
+        )
     return model

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from pixelloom.core.errors import DataError
 from pixelloom.core.types import Batch
 from pixelloom.data.pixels import Scaling, to_model
-from pixelloom.objectives.base import Monitor, Objective, OptimConfig, Phase, Stats, identity
-from pixelloom.objectives.diffaugment import Policy, augment, draw_noise
-from pixelloom.objectives.gan_losses import Discriminator, Loss, Penalties, gradient_penalty, precise, r1, r2
+from pixelloom.objectives.base import Monitor, Objective, Phase, Stats, identity
+from pixelloom.objectives.config import OptimConfig, Penalties, Policy
+from pixelloom.objectives.diffaugment import augment, draw_noise
+from pixelloom.objectives.gan_losses import Discriminator, Loss, gradient_penalty, precise, r1, r2
 
 
 class StepCounter(nn.Module):

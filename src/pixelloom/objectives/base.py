@@ -9,33 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pixelloom.core.types import Batch
+from pixelloom.objectives.config import OptimConfig
 
 Stats: TypeAlias = dict[str, Tensor]
 """Name -> detached scalar of one step, written to metrics.jsonl and shown as progress."""
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimConfig(BaseModel):
-    """An optimizer and its schedule: warm-up in images, decay by the share of the budget that is used."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["adam", "adamw", "muon", "sgd"] = Field("adam", description="optimizer")
-    lr: float = Field(1e-3, gt=0, le=10, description="learning rate")
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="decay rates of both moments; sgd: momentum, unused")
-    eps: float = Field(1e-8, gt=0, le=1, description="added to the denominator of Adam")
-    weight_decay: float = Field(0.0, ge=0, le=10, description="L2 penalty (adam, sgd) or decoupled decay (adamw, muon)")
-    warmup: int = Field(0, ge=0, description="images over which the learning rate rises linearly from 0")
-    decay: Literal["none", "cosine", "linear"] = Field("none", description="decay of the learning rate to 0")
-    clip: float | None = Field(None, gt=0, description="largest total norm of the gradient; null does not clip")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ ranges: brightness +-0.5, saturation 0 to 2, contrast 0.5 to 1.5, translation 1/
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pixelloom.core.types import ImageSpec
+from pixelloom.objectives.config import Policy
 
 NOISE = 7
 """Random numbers per image: brightness, saturation, contrast, translation (y, x), cutout (y, x)."""
@@ -28,24 +28,6 @@ ENOUGH = 20_000
 
 CUTOUT_FROM = 2_000
 """Number of training images below which cutout is off by default: on tiny sets it leaks into generated images."""
-
-
-class Policy(BaseModel):
-    """Strength of each augmentation; 0 turns it off. There are no flips, since these change digits and letters.
-
-    ``Policy()`` is no augmentation, ``Policy(translation=0.125, cutout=0.5, color=1)`` is that of the paper.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    translation: float = Field(0.0, ge=0, le=0.5, description="largest translation, as a share of the side")
-    cutout: float = Field(0.0, ge=0, lt=1, description="side of the square that is cut out, as a share of the side")
-    color: float = Field(0.0, ge=0, le=1, description="strength of brightness, saturation and contrast")
-
-    @property
-    def on(self) -> bool:
-        """Whether any augmentation is on."""
-        return bool(self.translation or self.cutout or self.color)
 
 
 def policy_for(spec: ImageSpec, images: int) -> Policy:

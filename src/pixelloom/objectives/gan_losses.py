@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -129,24 +128,6 @@ LOSSES: Mapping[str, Loss] = {
 
 
 # Penalties
-
-
-class Penalties(BaseModel):
-    """Weights of the penalties in the discriminator's loss; 0 turns a penalty off."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    r1: float = Field(0.0, ge=0, description="R1: gamma in gamma/2 |grad D|^2 at real images")
-    r2: float = Field(0.0, ge=0, description="R2: gamma in gamma/2 |grad D|^2 at generated images")
-    gradient: float = Field(0.0, ge=0, description="WGAN-GP: lambda in lambda (|grad D| - 1)^2 between them")
-    lazy_interval: int = Field(
-        1, ge=1, description="lazy regularization: penalties in one of this many steps, with this many times the weight"
-    )
-
-    @property
-    def on(self) -> bool:
-        """Whether any penalty is on."""
-        return bool(self.r1 or self.r2 or self.gradient)
 
 
 def r1(discriminator: Discriminator, x: Tensor, labels: Tensor | None = None) -> Tensor:

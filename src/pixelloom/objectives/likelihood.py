@@ -12,7 +12,8 @@ from pixelloom.core.types import Batch
 from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.heads.discrete import Head
-from pixelloom.objectives.base import Monitor, Objective, OptimConfig, Phase, Stats
+from pixelloom.objectives.base import Monitor, Objective, Phase, Stats
+from pixelloom.objectives.config import OptimConfig
 
 
 def likelihood(

@@ -22,8 +22,8 @@ from pixelloom.engine.memory import out_of_memory
 from pixelloom.metrics.results import METRICS, Result
 from pixelloom.metrics.table import BITS, selecting
 from pixelloom.models.description import WEIGHTS
-from pixelloom.models.pixel import PixelModel
-from pixelloom.models.registry import Model, load_model
+from pixelloom.models.family import GenerativeModel
+from pixelloom.models.registry import load_model
 from pixelloom.report.model import SAMPLES, Comparison, ModelEntry, Protocol
 from pixelloom.runs.evaluate import (
     ACCURACY,
@@ -171,7 +171,7 @@ def _entry(name: str, folder: Path, options: CompareOptions) -> ModelEntry:
     )
 
 
-def _drawn(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor | None, float]:
+def _drawn(model: GenerativeModel, n: int, seed: int) -> tuple[Tensor, Tensor | None, float]:
     """Images [n, C, H, W], their conditioning images, and seconds per image, after one image to warm up."""
     conditioning, shown = _conditioning(model, n)
     model.sample(1, seed=seed, **{name: value[:1] for name, value in conditioning.items()})
@@ -180,7 +180,7 @@ def _drawn(model: Model, n: int, seed: int) -> tuple[Tensor, Tensor | None, floa
     return images, shown, (time.perf_counter() - begun) / n
 
 
-def _conditioning(model: Model, n: int) -> tuple[dict[str, Any], Tensor | None]:
+def _conditioning(model: GenerativeModel, n: int) -> tuple[dict[str, Any], Tensor | None]:
     """Conditioning of n images: the classes in order, and validation images of the training data.
 
     Raises:
@@ -188,7 +188,7 @@ def _conditioning(model: Model, n: int) -> tuple[dict[str, Any], Tensor | None]:
     """
     classes = model.description.classes
     conditioning: dict[str, Any] = {"labels": torch.arange(n) % classes} if classes else {}
-    if not isinstance(model, PixelModel) or model.condition is None:
+    if model.condition is None:
         return conditioning, None
     truth = some_images(model.spec, data_for(model), "val", n)
     if not len(truth):
@@ -197,7 +197,7 @@ def _conditioning(model: Model, n: int) -> tuple[dict[str, Any], Tensor | None]:
     return conditioning | {"condition": seen}, model.condition.to_images(seen)
 
 
-def _measured(name: str, model: Model, options: CompareOptions) -> tuple[tuple[Result, ...], str]:
+def _measured(name: str, model: GenerativeModel, options: CompareOptions) -> tuple[tuple[Result, ...], str]:
     """Sample metrics, or why there are none though they were asked for."""
     if not options.metrics:
         return (), ""
@@ -213,13 +213,12 @@ def _measured(name: str, model: Model, options: CompareOptions) -> tuple[tuple[R
     return tuple(found), ""
 
 
-def _protocol(model: Model, metric: str, data: dict[str, Any], split: str, name: str) -> Protocol:
+def _protocol(model: GenerativeModel, metric: str, data: dict[str, Any], split: str, name: str) -> Protocol:
     """Likelihoods are comparable with equal conditioning only, sample metrics with and without classes."""
     source = data.get("source")
-    conditioning = []
-    if isinstance(model, PixelModel):
-        classes, condition = model.description.classes, model.description.condition
-        conditioning = ["classes"] * (classes > 0 and metric == BITS) + [condition] * (condition != "none")
+    conditioning = ["classes"] if model.description.classes and metric == BITS else []
+    if model.condition is not None:
+        conditioning.append(model.condition.rule)
     return (
         ("data", str(source) if source else f"unknown data ({name})"),
         ("size", "x".join(map(str, model.spec.shape))),

@@ -1,57 +1,61 @@
-"""One run as data: everything that decides what ``pixelloom train`` does, checked before anything starts.
+"""The configuration of a training run: one class for each family, checked before anything starts.
 
-A run's configuration is built from a recipe, then a YAML file, then dotted overrides such as ``model.channels=64``;
-each later one wins. Every fault names the field, what was given and what is allowed.
+Its fields are defined here alone: ``config.yaml``, dotted overrides and the options of ``pixelloom train`` are derived
+from them. Nothing here imports torch; the networks' own settings are looked up when a run is validated.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from pixelloom.core.errors import UsageError, did_you_mean, explain
-from pixelloom.data.catalog import DataConfig
-from pixelloom.data.conditions import RULES, check_rule
+from pixelloom.core.errors import did_you_mean
+from pixelloom.data.condition_rules import RULES, check_rule
+from pixelloom.data.config import DataConfig
 from pixelloom.engine.config import TrainConfig
-from pixelloom.heads.discrete import HeadConfig
-from pixelloom.networks import GAN_NETWORKS, PIXEL_NETWORKS, no_condition, takes_condition
-from pixelloom.objectives.base import OptimConfig
-from pixelloom.objectives.diffaugment import Policy
-from pixelloom.objectives.gan_losses import Penalties
+from pixelloom.heads.config import HeadConfig
+from pixelloom.objectives.config import OptimConfig, Penalties, Policy
 
-Overrides = Mapping[str, object]
-"""Dotted field -> value, such as ``{"model.channels": 64}``; strings are read as YAML."""
+Networks = Mapping[str, tuple[Any, ...]]
+"""Name -> entry of the table of networks; an entry begins with the class of the network's settings."""
 
 
 class RunConfig(BaseModel):
-    """What every training run has; ``config.yaml`` in a run folder is exactly one of its kinds, :data:`KINDS`."""
+    """The settings that runs of every family have; ``config.yaml`` in a run folder holds one run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    table: ClassVar[Mapping[str, tuple[Any, ...]]]
-    """The networks of the family; an entry begins with the class of a network's settings."""
 
-    recipe: str = Field("", description="the recipe this came from, for the record")
+    recipe: str = Field("", description="recipe that the run started from")
     network: str
     data: DataConfig = DataConfig()
     model: Any = Field(
         default_factory=dict,
         validate_default=True,
-        description="settings of the network; see `pixelloom config NETWORK`",
+        description="settings of the network, as in --model.channels 64; `pixelloom config NETWORK` prints them",
     )
-    classes: bool = Field(False, description="tell the network the class of each image, from the labels of the data")
+    classes: bool = Field(False, description="train a class-conditional model on the labels of the data")
     train: TrainConfig = TrainConfig()
-    validation_images: int = Field(1000, ge=1, description="images of the validation split measured while training")
-    samples: int = Field(25, ge=0, description="images drawn at the end of the run")
+    validation_images: int = Field(1000, ge=1, description="images of the validation split to measure on")
+    samples: int = Field(25, ge=0, description="images to sample at the end of the run")
+
+    @classmethod
+    @abstractmethod
+    def networks(cls) -> Networks:
+        """The networks of the family."""
+
+    @classmethod
+    @abstractmethod
+    def of_network(cls, name: str) -> RunConfig:
+        """The default run of a network that has no recipe of its own."""
 
     @field_validator("network")
     @classmethod
     def _in_the_table(cls, name: str) -> str:
-        if name not in cls.table:
-            known = [known for kind in KINDS for known in kind.table]
+        if name not in cls.networks():
+            known = cls.networks()
             raise ValueError(f"none is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
         return name
 
@@ -59,194 +63,81 @@ class RunConfig(BaseModel):
     @classmethod
     def _settings_of_the_network(cls, value: Any, info: ValidationInfo) -> Any:
         name = str(info.data.get("network"))  # absent if it was refused
-        return cls.table[name][0].model_validate(value) if name in cls.table else value
+        return cls.networks()[name][0].model_validate(value) if name in cls.networks() else value
 
 
 class PixelRun(RunConfig):
-    """A run of a network that knows each image's probability."""
-
-    table = PIXEL_NETWORKS
+    """A run of a pixel model."""
 
     network: str = "pixelcnn"
     head: HeadConfig = HeadConfig()
     inputs: Literal["unit", "symmetric", "standard", "embedding"] = Field(
         "symmetric",
-        description="model space: [0, 1], [-1, 1], the training set's mean 0 and deviation 1, or learned vectors",
+        description="scaling of the input: [0, 1], [-1, 1], mean 0 and deviation 1, or a learned vector for each level",
     )
-    embedding: int = Field(8, ge=1, le=256, description="with inputs=embedding: features of the vector of each level")
+    embedding: int = Field(8, ge=1, le=256, description="with inputs=embedding: features of each level's vector")
     label_dropout: float = Field(
-        0.1, ge=0, lt=1, description="with classes: share of the images whose class is not told, for guidance"
+        0.1, ge=0, lt=1, description="with classes: probability of the null class in training, for guidance"
     )
-    condition: str = Field("none", description="picture that the network goes by: " + RULES)
+    condition: str = Field("none", description="conditioning image, derived from each image: " + RULES)
     optim: OptimConfig = OptimConfig()
+
+    @classmethod
+    def networks(cls) -> Networks:
+        """The networks of pixel models."""
+        from pixelloom.networks import PIXEL_NETWORKS
+
+        return PIXEL_NETWORKS
+
+    @classmethod
+    def of_network(cls, name: str) -> PixelRun:
+        """20 epochs with a cosine schedule."""
+        optim = OptimConfig(lr=4e-3, betas=(0.9, 0.99), warmup=2_000, decay="cosine", clip=1.0)
+        return cls(recipe=name, network=name, optim=optim, train=TrainConfig(epochs=20, ema=0.1))
 
     @field_validator("condition")
     @classmethod
-    def _a_rule_for_a_network_that_goes_by_pictures(cls, rule: str, info: ValidationInfo) -> str:
-        name = info.data.get("network")
-        if check_rule(rule) != "none" and name in PIXEL_NETWORKS and not takes_condition(name):
+    def _a_rule_for_a_network_that_takes_conditions(cls, rule: str, info: ValidationInfo) -> str:
+        from pixelloom.networks import no_condition, takes_condition
+
+        name = str(info.data.get("network"))
+        if check_rule(rule) != "none" and name in cls.networks() and not takes_condition(name):
             raise ValueError(no_condition(name))
         if getattr(info.data.get("model"), "condition", 0):
-            raise ValueError("leave model.condition at 0; this field says which picture the network goes by")
+            raise ValueError("leave model.condition at 0; this field sets the conditioning image")
         return rule
 
 
 class GANRun(RunConfig):
-    """A run of two networks against each other, one of which makes images from noise."""
-
-    table = GAN_NETWORKS
+    """A run of a generator and a discriminator."""
 
     network: str = "dcgan"
-    loss: Literal["non-saturating", "hinge", "least-squares", "wasserstein", "relativistic"] = "non-saturating"
+    loss: Literal["non-saturating", "hinge", "least-squares", "wasserstein", "relativistic"] = Field(
+        "non-saturating", description="loss of both networks"
+    )
     penalties: Penalties = Penalties()
     augment: Policy | None = Field(
-        None, description="of what the discriminator sees; null: by the number and channels of the training images"
+        None, description="augmentation for the discriminator; null chooses by the number of images and channels"
     )
-    d_steps: int = Field(1, ge=1, le=100, description="steps of the discriminator for one of the generator")
-    joint_batch: bool = Field(False, description="one pass of the discriminator over real and generated images")
+    d_steps: int = Field(1, ge=1, le=100, description="discriminator steps per generator step")
+    joint_batch: bool = Field(False, description="real and generated images in one batch of the discriminator")
     matching_aware: bool = Field(
-        False, description="with classes: real images told as another class than theirs count as generated ones too"
+        False, description="with classes: matching-aware discriminator, real images with wrong labels are fake too"
     )
     discriminator: OptimConfig = OptimConfig(lr=4e-4, betas=(0.0, 0.9))
     generator: OptimConfig = OptimConfig(lr=1e-4, betas=(0.0, 0.9))
     features: Literal["auto", "lenet-mnist", "random", "pixels"] = Field(
-        "auto", description="by which the kernel distance that chooses the best model is measured"
+        "auto", description="feature extractor of the KID that selects the best model"
     )
 
+    @classmethod
+    def networks(cls) -> Networks:
+        """The networks of GANs."""
+        from pixelloom.networks import GAN_NETWORKS
 
-KINDS: tuple[type[RunConfig], ...] = (PixelRun, GANRun)
+        return GAN_NETWORKS
 
-
-def kind_of(network: str) -> type[RunConfig]:
-    """The kind of run that a network of that name has; of an unknown name the first."""
-    return next((kind for kind in KINDS if network in kind.table), KINDS[0])
-
-
-def compose(
-    base: RunConfig, *, file: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
-) -> RunConfig:
-    """A run from a recipe, the contents of a configuration file, and dotted overrides.
-
-    Args:
-        base: where to start.
-        file: nested settings as read from YAML.
-        overrides: dotted path -> value; a string value is read as YAML, so "64" is a number and "[3, 3]" a list.
-
-    Raises:
-        UsageError: naming each field that is unknown, of a wrong type or out of range.
-    """
-    values = base.model_dump(mode="json")
-    for patch in (dict(file or {}), _nested(overrides or {})):
-        kind, name = kind_of(values["network"]), str(patch.get("network", values["network"]))
-        if name != values["network"]:
-            values["model"] = {}  # settings of another network mean nothing here: start from its own defaults
-        if kind_of(name) is not kind:  # nor do those of another family
-            values = {field: values[field] for field in RunConfig.model_fields}
-        values = _merged(values, patch)
-    network = str(values["network"])
-    try:
-        return kind_of(network).model_validate(values)
-    except ValidationError as error:
-        raise UsageError(f"configuration: {explain(error)}{_near_fields(error, network)}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings of a configuration file.
-
-    Raises:
-        UsageError: if it is missing, no YAML, no mapping, or names a key twice.
-    """
-    try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except OSError as error:
-        raise UsageError(f"--config {path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise UsageError(f"--config {path}: holds no settings; expected lines such as 'model: {{channels: 64}}'")
-    return settings
-
-
-def dump_yaml(config: RunConfig) -> str:
-    """The whole configuration as YAML, defaults included."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, refusing a key that stands twice (YAML would silently keep the last)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if isinstance(key, list | dict):
-                raise yaml.constructor.ConstructorError(None, None, f"the key on line {line} is no plain text")
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice, again on line {line}")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """{"model.channels": "64"} -> {"model": {"channels": 64}}"""
-    tree: dict[str, Any] = {}
-    for path, value in overrides.items():
-        *parents, leaf = path.split(".")
-        node: Any = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise UsageError(f"--{path}: {parent} is set to a value elsewhere and cannot have fields")
-        try:
-            node[leaf] = yaml.safe_load(value) if isinstance(value, str) else value
-        except yaml.YAMLError:
-            node[leaf] = value
-    return tree
-
-
-def _merged(values: Any, patch: Any) -> Any:
-    if not (isinstance(values, dict) and isinstance(patch, dict)):
-        return patch
-    return values | {key: _merged(values.get(key), value) for key, value in patch.items()}
-
-
-def _near_fields(error: ValidationError, network: str) -> str:
-    """Suggestions for the first field that does not exist, and the fields there are."""
-    for item in error.errors():
-        if item["type"] == "extra_forbidden":
-            *parents, leaf = (str(part) for part in item["loc"])
-            known = fields_of(network, parents)
-            return f".{did_you_mean(leaf, known)} Known here: {', '.join(known)}"
-    return ""
-
-
-def fields_of(network: str, path: list[str]) -> list[str]:
-    """Names of the fields at a dotted path of a network's run; empty if the path leads nowhere."""
-    kind: Any = kind_of(network)
-    for name in path:
-        if name == "model" and issubclass(kind, RunConfig) and network in kind.table:
-            kind = kind.table[network][0]
-            continue
-        field = kind.model_fields.get(name)
-        kinds = (field.annotation, *get_args(field.annotation)) if field else ()  # X, and X of `X | None`
-        kind = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-        if kind is None:
-            return []
-    return list(kind.model_fields)
-
-
-def elsewhere(network: str, path: str) -> str:
-    """Of a dotted path in a field or section that another family has: what serves the same end here, or whose it is.
-
-    Empty if no family has it.
-    """
-    here, (name, *rest) = kind_of(network), path.split(".")
-    other = next((kind for kind in KINDS if kind is not here and name in kind.model_fields), None)
-    if other is None or name in here.model_fields:
-        return ""
-    means = other.model_fields[name].annotation
-    same = [field for field, info in here.model_fields.items() if info.annotation is means]
-    if same and isinstance(means, type) and issubclass(means, BaseModel):
-        return f" {network} has {' and '.join('--' + '.'.join((field, *rest)) for field in same)}."
-    return f" It is for other networks: {', '.join(other.table)}."
+    @classmethod
+    def of_network(cls, name: str) -> GANRun:
+        """120,000 images with the defaults."""
+        return cls(recipe=name, network=name, train=TrainConfig(batch=32, images=120_000, ema=0.1))

@@ -32,10 +32,10 @@ from pixelloom.metrics.distances import enough
 from pixelloom.metrics.extractors import Extractor, extractor_for
 from pixelloom.metrics.likelihood import Likelihood, likelihood, score, score_conditional
 from pixelloom.metrics.results import METRICS, Reference, Result, TrainingNeighbors, training_neighbors
+from pixelloom.models.family import GenerativeModel
 from pixelloom.models.inputs import at_least
-from pixelloom.models.pixel import PixelModel
-from pixelloom.models.registry import Model
-from pixelloom.runs.config import Overrides
+from pixelloom.models.registry import family_of, require
+from pixelloom.runs.compose import Overrides
 from pixelloom.runs.family import some
 
 LIKELIHOOD, ACCURACY, ALL = "likelihood", "accuracy", "all"
@@ -85,7 +85,7 @@ class Measured:
     neighbors: TrainingNeighbors | None
 
 
-def settled(model: Model, metrics: Sequence[str] | None, split: str) -> tuple[str, ...]:
+def settled(model: GenerativeModel, metrics: Sequence[str] | None, split: str) -> tuple[str, ...]:
     """The metrics that are meant, in NAMES' order: ``all`` are those that apply, None is the likelihood of a model that
     has one, and ``all`` for any other.
 
@@ -104,13 +104,11 @@ def settled(model: Model, metrics: Sequence[str] | None, split: str) -> tuple[st
     return tuple(name for name in NAMES if name in metrics or (ALL in metrics and not wrong[name]))
 
 
-def _why_not(model: Model, metric: str, split: str) -> str:
+def _why_not(model: GenerativeModel, metric: str, split: str) -> str:
     """Why a metric does not apply; an empty string where it does."""
-    if metric == LIKELIHOOD and not isinstance(model, PixelModel):
-        return (
-            f"metrics: {model.description.network} has no 'likelihood': it makes images of noise and cannot tell how "
-            f"probable one is; measure its samples by {', '.join(METRICS)}"
-        )
+    if metric == LIKELIHOOD and "likelihood" not in model.can:
+        why = family_of(model).lacks.get("likelihood", "this model has no likelihood")
+        return f"metrics: likelihood: {why}; measure its samples instead: {', '.join(METRICS)}"
     if metric == "nearest" and split == "train":
         return "metrics: 'nearest' looks for copies of training pictures, against held-out ones: split val or test"
     if metric == ACCURACY:
@@ -121,12 +119,12 @@ def _why_not(model: Model, metric: str, split: str) -> str:
     return ""
 
 
-def _classes(model: Model) -> list[str]:
+def _classes(model: GenerativeModel) -> list[str]:
     """Names of the classes that a model is told of."""
     return list(model.description.training.classes[: model.description.classes])
 
 
-def measure(model: Model, data: Dataset, options: MeasureOptions, on_draw: OnDraw | None = None) -> Measured:
+def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_draw: OnDraw | None = None) -> Measured:
     """Draw, and measure what was drawn.
 
     Classes are drawn as often as the pictures measured against have them, or, where these have no such classes, evenly:
@@ -164,7 +162,7 @@ def measure(model: Model, data: Dataset, options: MeasureOptions, on_draw: OnDra
 
 
 def draw(
-    model: Model,
+    model: GenerativeModel,
     n: int,
     *,
     seed: int = 0,
@@ -193,7 +191,7 @@ def draw(
     return model.sample(n, seed=seed, labels=labels, on_step=on_step, **told)
 
 
-def _held_out(model: Model, data: Dataset, options: MeasureOptions) -> tuple[Batch, dict[str, Tensor]]:
+def _held_out(model: GenerativeModel, data: Dataset, options: MeasureOptions) -> tuple[Batch, dict[str, Tensor]]:
     """The pictures to measure against, and what the model is told for each sample."""
     most = min(_most(data), options.limit or len(data.split(options.split)))
     pictures = _some(data, options.split, most, options.seed, rng.Stream.REFERENCE)
@@ -204,7 +202,7 @@ def _held_out(model: Model, data: Dataset, options: MeasureOptions) -> tuple[Bat
         told["labels"] = labels[torch.from_numpy(rng.permutation(len(labels), options.seed, rng.Stream.CLASSES))][
             row % len(labels)
         ]
-    condition = model.condition if isinstance(model, PixelModel) else None
+    condition = model.condition
     if condition is None:
         return pictures, told
     shown, kept = np.array_split(rng.permutation(len(pictures.images), options.seed, rng.Stream.CONDITIONING), 2)
@@ -278,7 +276,7 @@ def examples(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Batch:
 
 
 def likelihood_of(
-    model: PixelModel, data: DataConfig, split: str = "test", *, limit: int | None = None
+    model: GenerativeModel, data: DataConfig, split: str = "test", *, limit: int | None = None
 ) -> tuple[Likelihood, Dataset]:
     """Exact likelihood of a split under a model, and the data that it was measured on.
 
@@ -291,11 +289,11 @@ def likelihood_of(
     return scored(model, dataset, split, limit), dataset
 
 
-def scored(model: PixelModel, data: Dataset, split: str, limit: int | None = None) -> Likelihood:
+def scored(model: GenerativeModel, data: Dataset, split: str, limit: int | None = None) -> Likelihood:
     """Exact likelihood of a split under a model, or of so many images evenly spaced over it."""
     images = ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=limit)
     told = score_conditional if model.description.classes else score
-    return likelihood(told(model.log_prob, images), data.spec.dims)
+    return likelihood(told(require(model, "likelihood", "likelihood").log_prob, images), data.spec.dims)
 
 
 def _load(spec: ImageSpec, data: DataConfig) -> Dataset:
@@ -304,7 +302,7 @@ def _load(spec: ImageSpec, data: DataConfig) -> Dataset:
         return load_for(spec, data, shown)
 
 
-def data_for(model: Model, source: str | None = None, changes: Overrides | None = None) -> DataConfig:
+def data_for(model: GenerativeModel, source: str | None = None, changes: Overrides | None = None) -> DataConfig:
     """Data in the form that a model was trained with; ``changes`` are fields of :class:`DataConfig`.
 
     Raises:

@@ -18,14 +18,14 @@ from pixelloom.core.errors import UsageError
 from pixelloom.data.catalog import Dataset
 from pixelloom.data.stream import ordered
 from pixelloom.engine.state import Hook
-from pixelloom.models.registry import Model
+from pixelloom.models.family import GenerativeModel
 from pixelloom.models.training_record import TrainingRecord, ValidationRecord
 from pixelloom.objectives.base import Objective
 from pixelloom.runs.config import RunConfig
 from pixelloom.viz.grid import table
 
 C = TypeVar("C", bound=RunConfig)
-M = TypeVar("M", bound=Model)
+M = TypeVar("M", bound=GenerativeModel)
 
 
 class Setup(ABC, Generic[C, M]):
@@ -64,9 +64,9 @@ class Setup(ABC, Generic[C, M]):
     def model_of(self, network: nn.Module) -> M:
         """A model around the part of the objective that users get, as the engine hands it to hooks."""
 
-    def kept(self, network: nn.Module) -> M:
-        """The same with all that is saved beside it."""
-        return self.model_of(network)
+    @abstractmethod
+    def snapshot(self, network: nn.Module, record: TrainingRecord) -> M:
+        """The model to save: around that module, with everything that a model folder holds and a record."""
 
     @abstractmethod
     def draw(self, model: M, n: int) -> Image:

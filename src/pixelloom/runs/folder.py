@@ -11,7 +11,8 @@ from pixelloom.core.atomic import write_bytes
 from pixelloom.core.errors import ModelError, UsageError, did_you_mean
 from pixelloom.models import pretrained
 from pixelloom.models.description import WEIGHTS
-from pixelloom.runs.config import PixelRun, RunConfig, compose, dump_yaml, read_yaml
+from pixelloom.runs.compose import compose, dump_yaml, read_yaml
+from pixelloom.runs.config import PixelRun, RunConfig
 
 RUNS = Path("runs")
 CONFIG, METRICS_FILE, BEST, LAST = "config.yaml", "metrics.jsonl", "model", "last"

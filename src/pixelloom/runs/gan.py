@@ -22,10 +22,11 @@ from pixelloom.layers.standing_stats import measure_statistics
 from pixelloom.metrics.distances import LEAST, kid
 from pixelloom.metrics.extractors import EXTRACTORS, choose, features
 from pixelloom.models.gan import GANDescription, GANModel
-from pixelloom.models.training_record import ValidationRecord
+from pixelloom.models.training_record import TrainingRecord, ValidationRecord
 from pixelloom.objectives.adversarial import AdversarialObjective
 from pixelloom.objectives.base import Monitor, Objective
-from pixelloom.objectives.diffaugment import Policy, policy_for
+from pixelloom.objectives.config import Policy
+from pixelloom.objectives.diffaugment import policy_for
 from pixelloom.objectives.gan_losses import LOSSES, OverfittingWatch
 from pixelloom.runs.config import GANRun
 from pixelloom.runs.family import Setup, by_class
@@ -116,12 +117,13 @@ class GANSetup(Setup[GANRun, GANModel]):
         """The generator alone."""
         return GANModel(network, self.model.description)
 
-    def kept(self, network: nn.Module) -> GANModel:
-        """The generator with a copy of the discriminator as it is now."""
-        judge = copy.deepcopy(self.model.discriminator)
-        assert judge is not None
-        refresh(judge)
-        return GANModel(network, self.model.description, judge)
+    def snapshot(self, network: nn.Module, record: TrainingRecord) -> GANModel:
+        """The generator with a copy of the current discriminator."""
+        discriminator = copy.deepcopy(self.model.discriminator)
+        assert discriminator is not None
+        refresh(discriminator)
+        description = self.model.description.model_copy(update={"training": record})
+        return GANModel(network, description, discriminator)
 
     @property
     def figure(self) -> str:

@@ -17,6 +17,7 @@ from pixelloom.data.stream import Stream
 from pixelloom.heads.discrete import make_head
 from pixelloom.models.pixel import PixelModel
 from pixelloom.models.pixel_description import PixelDescription
+from pixelloom.models.training_record import TrainingRecord
 from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.objectives.likelihood import likelihood as likelihood_objective
 from pixelloom.runs.config import PixelRun
@@ -78,6 +79,10 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
             self.model = PixelModel(network, self.model.description)
         return self.model
 
+    def snapshot(self, network: nn.Module, record: TrainingRecord) -> PixelModel:
+        """The model with its record."""
+        return PixelModel(network, self.model.description.model_copy(update={"training": record}))
+
     def draw(self, model: PixelModel, n: int) -> Image:
         """A grid of n samples. Where they go by pictures, these are of the validation images: about as many as draws of
         each, in a row each with the truth.
@@ -89,7 +94,7 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         seen, rows = model.condition.of(truth), len(truth)
         row = torch.arange(max(1, n // rows) * rows) % rows
         images = model.sample(len(row), seed=seed, condition=seen[row])
-        left, right = model.condition.shown(seen).numpy(), truth.numpy()
+        left, right = model.condition.to_images(seen).numpy(), truth.numpy()
         return table(images.numpy(), model.spec.levels, rows, left=left, right=right)
 
 

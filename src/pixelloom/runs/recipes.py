@@ -8,8 +8,7 @@ from __future__ import annotations
 from pixelloom.core.errors import UsageError, did_you_mean
 from pixelloom.data.catalog import DataConfig
 from pixelloom.engine.config import TrainConfig
-from pixelloom.heads.discrete import HeadConfig
-from pixelloom.networks import GAN_NETWORKS, PIXEL_NETWORKS
+from pixelloom.heads.config import HeadConfig
 from pixelloom.networks.gan.sngan import SNGANConfig
 from pixelloom.networks.pixel.gated import GatedPixelCNNConfig
 from pixelloom.networks.pixel.made import MADEConfig
@@ -19,10 +18,9 @@ from pixelloom.networks.pixel.pixelcnnpp import PixelCNNPlusPlusConfig
 from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfig
 from pixelloom.networks.pixel.pixelsnail import PixelSNAILConfig
 from pixelloom.networks.pixel.transformer import PixelTransformerConfig
-from pixelloom.objectives.base import OptimConfig
-from pixelloom.objectives.diffaugment import Policy
-from pixelloom.objectives.gan_losses import Penalties
+from pixelloom.objectives.config import OptimConfig, Penalties, Policy
 from pixelloom.runs.config import GANRun, PixelRun, RunConfig
+from pixelloom.runs.families import config_of, known_networks
 
 _THIRD = OptimConfig(lr=4e-3, clip=1e-2)
 # 1.2e-2 learns faster within an epoch, and diverges after it.
@@ -257,9 +255,8 @@ def recipe(name: str) -> RunConfig:
     """
     if name in RECIPES:
         return RECIPES[name].model_copy(update={"recipe": name})
-    if name in GAN_NETWORKS:
-        return GANRun(recipe=name, network=name, train=TrainConfig(batch=32, images=120_000, ema=0.1))
-    if name in PIXEL_NETWORKS:
-        return PixelRun(recipe=name, network=name, optim=_MODERN, train=TrainConfig(epochs=20, ema=0.1))
-    known = list(dict.fromkeys([*RECIPES, *PIXEL_NETWORKS, *GAN_NETWORKS]))
+    networks = known_networks()
+    if name in networks:
+        return config_of(name).of_network(name)
+    known = list(dict.fromkeys([*RECIPES, *networks]))
     raise UsageError(f"no recipe or network is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")

@@ -144,7 +144,6 @@ def _log_of(fabric: Fabric, message: str, *values: object) -> None:
 
 def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
     def keep(folder: Path, network: nn.Module, metrics: Mapping[str, float], state: State) -> None:
-        model = setup.kept(network)
         outcome = {
             "images": state.images,
             "epochs": round(state.images / len(setup.data.train), 2),
@@ -152,8 +151,7 @@ def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
             "date": date.today(),
             "validation": setup.validation(metrics),
         }
-        record = setup.record().model_copy(update=outcome)
-        model.description = model.description.model_copy(update={"training": record})
+        model = setup.snapshot(network, setup.record().model_copy(update=outcome))
         sha256 = model.save(folder)
         write_bytes(folder / "README.md", model_card(model, sha256).encode())
 
