@@ -80,7 +80,8 @@ def main() -> int:
     lines = faults()
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    output = built.stdout + built.stderr
+    output = re.sub(r"\x1b\[[\d;]*m", "", built.stdout + built.stderr)  # no colors
+    output = output.split("Traceback (most recent call last)")[0]
     lines += [line for line in output.splitlines() if re.match(r"\s*(WARNING|ERROR)", line)]
     for unresolved in SITE.rglob("*.html"):
         if "<autoref" in unresolved.read_text(encoding="utf-8"):

@@ -111,8 +111,8 @@ def one_pixel(run: Path) -> Figure:
         logits = model.predict(images).double()[0]  # [256, 28, 28], position by position
     log_p = logits.log_softmax(0)
     cost = -log_p.gather(0, images[0].long())[0] / math.log(2)  # bits [28, 28]
-    positions = [(2, 2), (8, 12), (14, 16)]
-    drawn = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")
+    positions = [(2, 2), (14, 10), (12, 12)]  # margin, edge of a stroke, inside it
+    drawn = Figure(figsize=(9, 5.8), dpi=150, layout="constrained")
     grid = drawn.add_gridspec(2, 3)
     left, right = drawn.add_subplot(grid[0, 0]), drawn.add_subplot(grid[0, 1])
     left.imshow(images[0, 0], cmap="gray")
@@ -127,11 +127,11 @@ def one_pixel(run: Path) -> Figure:
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=ORANGE, linewidth=1.5))
         axes = drawn.add_subplot(grid[1, i])
         probability = log_p[:, row, column].exp()
-        axes.bar(range(256), probability, width=1.0, color=BLUE)
+        axes.bar(range(256), probability, width=2.0, color=BLUE)
         value = int(images[0, 0, row, column])
-        axes.axvline(value, color=ORANGE, linewidth=1)
-        axes.set(title=f"row {row}, column {column}: level {value}, {cost[row, column]:.2f} bits", yscale="log")
-        axes.set(xlabel="level", ylabel="probability", ylim=(1e-5, 1))
+        axes.plot(value, 1.6, "v", color=ORANGE, clip_on=False)
+        axes.set_title(f"row {row}, column {column}\nlevel {value}: {cost[row, column]:.3g} bits", fontsize=10, pad=14)
+        axes.set(xlabel="level", ylabel="probability", yscale="log", ylim=(1e-5, 1), xlim=(-5, 260))
     return drawn
 
 
