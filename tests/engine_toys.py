@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -145,7 +145,7 @@ class Steps(Hook):
         self.steps.append(run.state.step)
 
 
-# What follows is the program: ``python engine_toys.py COMMAND OUT CONFIG``
+# What follows is the program: ``main(COMMAND, OUT, CONFIG, EXTRA)``, forked, or started anew by Fabric
 
 
 def seen(conf: TrainConfig, out: Path, misfortune: str) -> None:
@@ -264,7 +264,12 @@ def signalled(conf: TrainConfig, out: Path, _: str) -> None:
     sys.stdout.write(json.dumps(codes))
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
-    command = {"seen": seen, "killed": killed, "signalled": signalled}[sys.argv[1]]
-    sys.exit(exit_code_of(lambda: command(config(**json.loads(sys.argv[3])), Path(sys.argv[2]), sys.argv[4])))
+    name, out, given, extra = argv
+    command = {"seen": seen, "killed": killed, "signalled": signalled}[name]
+    return exit_code_of(lambda: command(config(**json.loads(given)), Path(out), extra))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

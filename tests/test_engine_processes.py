@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,33 +22,27 @@ from engine_toys import (
     same,
     train,
 )
+from forks import Program, Server, server
 from pixelloom.engine.hooks import Validate
 from pixelloom.engine.safetensors_io import load_tensors
 
-PROGRAM = [sys.executable, str(Path(__file__).with_name("engine_toys.py"))]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
-# A process needs two seconds of a free core to import torch, and half a minute where other programs want the cores
-# too. So nothing here depends on the clock, and what limits there are only end a test that hangs.
+# Where other programs want the cores too, all of this may take minutes. So nothing here depends on the clock, and what
+# limits there are only end a test that hangs.
 LIMIT = 600
 pytestmark = pytest.mark.timeout(2 * LIMIT)
 
 two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
 
 
-def program(command: str, out: Path, extra: str, **given: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*PROGRAM, command, str(out), json.dumps(given), extra],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=ENVIRONMENT,
-        timeout=LIMIT,
-    )
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Runs commands of engine_toys.py."""
+    with server("engine_toys", tmp_path_factory.mktemp("forks")) as forks:
+        yield forks
 
 
-def test_twenty_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None:
-    done = program("killed", tmp_path, "20", images=10**9, checkpoint_every=4)
+def test_twenty_kills_leave_only_whole_checkpoints(engine: Server, tmp_path: Path) -> None:
+    done = engine.run("killed", str(tmp_path), json.dumps({"images": 10**9, "checkpoint_every": 4}), "20")
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert results["cut"] >= 10  # saves were cut in the middle, or this shows nothing
@@ -64,8 +58,8 @@ def test_twenty_kills_leave_only_whole_checkpoints(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == whole  # no orphans
 
 
-def test_signals_save_and_exit_with_their_codes(tmp_path: Path) -> None:
-    done = program("signalled", tmp_path / "cut", "", images=400)
+def test_signals_save_and_exit_with_their_codes(engine: Server, tmp_path: Path) -> None:
+    done = engine.run("signalled", str(tmp_path / "cut"), json.dumps({"images": 400}), "")
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert results == {"term": 143, "int": 130, "twice": 130, "rest": 0}  # "twice" at once: its step lasts an hour
@@ -78,18 +72,16 @@ def test_signals_save_and_exit_with_their_codes(tmp_path: Path) -> None:
 TWO = {"batch": 8, "images": 64, "ema": 0.1, "timeout": LIMIT}
 
 
-def _torchrun(out: Path, misfortune: str, **given: object) -> list[subprocess.Popen[str]]:
+def _torchrun(engine: Server, out: Path, misfortune: str, **given: object) -> list[Program]:
     """Two processes as torchrun starts them, without its slow agent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        subprocess.Popen(
-            [*PROGRAM, "seen", str(out), json.dumps(given), misfortune],
-            env=ENVIRONMENT | shared | {"RANK": str(r), "LOCAL_RANK": str(r), "TORCHELASTIC_RUN_ID": "t"},
-            stderr=subprocess.PIPE,
-            text=True,
+        engine.start(
+            *("seen", str(out), json.dumps(given), misfortune),
+            **shared | {"RANK": str(r), "LOCAL_RANK": str(r), "TORCHELASTIC_RUN_ID": "t"},
         )
         for r in range(2)
     ]
@@ -97,14 +89,14 @@ def _torchrun(out: Path, misfortune: str, **given: object) -> list[subprocess.Po
 
 @two_cores
 @pytest.mark.parametrize(("start", "accumulate"), [("by itself", 1), ("torchrun", 2)])
-def test_two_processes_equal_one(tmp_path: Path, start: str, accumulate: int) -> None:
+def test_two_processes_equal_one(engine: Server, tmp_path: Path, start: str, accumulate: int) -> None:
     given = TWO | {"accumulate": accumulate}
     if start == "torchrun":
-        for process in _torchrun(tmp_path, "none", **given):
-            _, errors = process.communicate(timeout=LIMIT)
-            assert process.returncode == 0, errors
+        for process in _torchrun(engine, tmp_path, "none", **given):
+            done = process.wait()
+            assert done.returncode == 0, done.stderr
     else:
-        done = program("seen", tmp_path, "none", **given, devices=2)
+        done = engine.run("seen", str(tmp_path), json.dumps(given | {"devices": 2}), "none")
         assert done.returncode == 0, done.stderr
     train(one_phase(0.0), config(**given), tmp_path / "one", Validate())
     one, _ = load_tensors(newest(tmp_path / "one"))
@@ -124,34 +116,32 @@ def test_two_processes_equal_one(tmp_path: Path, start: str, accumulate: int) ->
 
 @two_cores
 @pytest.mark.parametrize(("misfortune", "timeout"), [("dies", 3600), ("hangs", 15)])
-def test_when_one_process_is_lost_the_other_ends(tmp_path: Path, misfortune: str, timeout: int) -> None:
+def test_when_one_process_is_lost_the_other_ends(engine: Server, tmp_path: Path, misfortune: str, timeout: int) -> None:
     """The other process notices a death at once, and waits for one that hangs as long as `timeout`."""
-    first, second = _torchrun(tmp_path, misfortune, **TWO | {"timeout": timeout})
-    _, errors = first.communicate(timeout=LIMIT)
-    assert first.returncode not in (0, None), errors
-    second.kill()
-    second.communicate()
-    assert second.returncode == (9 if misfortune == "dies" else -9)
+    first, second = _torchrun(engine, tmp_path, misfortune, **TWO | {"timeout": timeout})
+    done = first.wait()
+    assert done.returncode != 0, done.stderr
+    if misfortune == "hangs":
+        second.send(signal.SIGKILL)
+    assert second.wait().returncode == (9 if misfortune == "dies" else -9)
 
 
 @two_cores
-def test_a_signal_to_the_first_of_two_processes_ends_both_after_a_save(tmp_path: Path) -> None:
+def test_a_signal_to_the_first_of_two_processes_ends_both_after_a_save(engine: Server, tmp_path: Path) -> None:
     given = TWO | {"images": 10**9, "devices": 2}
-    process = subprocess.Popen(
-        [*PROGRAM, "seen", str(tmp_path), json.dumps(given), "none"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    )
+    process = engine.start("seen", str(tmp_path), json.dumps(given), "none")
     while not ((tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").stat().st_size):
         time.sleep(0.1)
         assert process.poll() is None
-    process.terminate()
-    _, errors = process.communicate(timeout=LIMIT)
-    assert process.returncode == 143, errors
-    assert "stopped by SIGTERM" in errors
+    process.send(signal.SIGTERM)
+    done = process.wait()
+    assert done.returncode == 143, done.stderr
+    assert "stopped by SIGTERM" in done.stderr
     _, meta = load_tensors(newest(tmp_path))
     assert meta["state"]["step"] > 0
 
 
 @two_cores
-def test_a_lost_process_ends_a_run_that_started_it(tmp_path: Path) -> None:
-    done = program("seen", tmp_path, "dies", **TWO, devices=2)
+def test_a_lost_process_ends_a_run_that_started_it(engine: Server, tmp_path: Path) -> None:
+    done = engine.run("seen", str(tmp_path), json.dumps(TWO | {"devices": 2}), "dies")
     assert done.returncode != 0
