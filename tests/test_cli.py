@@ -872,7 +872,7 @@ def test_a_damaged_model_is_refused(content: bytes | None, word: str, run: Comma
 def test_a_model_that_is_not_there(run: Command, model: PixelModel) -> None:
     said = run("sample", "flt")
     assert said.code == 4
-    assert "Did you mean 'flat'? Runs here: flat" in said.err
+    assert "Did you mean 'flat'? Runs: flat" in said.err
     Path("empty").mkdir()
     said = run("info", "empty")
     assert said.code == 4

@@ -195,7 +195,7 @@ def test_which_metrics_are_meant(data: Dataset) -> None:
     assert settled(latent, ["all"], "train") == METRICS[:-1]
     for model, metrics, split, said in (
         (latent, ["likelihood"], "test", "a GAN has no likelihood"),
-        (latent, ["all", "likelihood"], "test", "no 'likelihood'"),
+        (latent, ["all", "likelihood"], "test", "a GAN has no likelihood"),
         (pixel, ["kdi"], "test", r"no 'kdi'\. Did you mean 'kid'"),
         (pixel, [""], "test", "no ''"),
         (pixel, ["nearest"], "train", "split val or test"),
@@ -365,7 +365,7 @@ def test_measure_from_python() -> None:
         pixelloom.measure(model, metrics=["likelihood"])
     name, config = PAIRS["dcgan"]
     latent = GANModel.build(GANDescription(network=name, model=config, image=ImageSpec(1, 16, 16, 256)))
-    with pytest.raises(UsageError, match="no 'likelihood'"):
+    with pytest.raises(UsageError, match="a GAN has no likelihood"):
         pixelloom.evaluate(latent)
     with pytest.raises(DataError, match=r"images are 1x16x16 with 17 levels.* 1x16x16 with 256"):
         pixelloom.measure(latent, "digits")

@@ -25,9 +25,9 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import Scaling
 from pixelloom.heads.discrete import HeadConfig
+from pixelloom.models.family import GenerativeModel
 from pixelloom.models.gan import GANDescription, GANModel
 from pixelloom.models.pixel import PixelDescription, PixelModel
-from pixelloom.models.registry import Model
 from pixelloom.models.training_record import TrainingRecord
 from pixelloom.networks.pixel.gated import GatedPixelCNNConfig
 from pixelloom.report import charts, collect, html, png
@@ -62,7 +62,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("PIXELLOOM_DATA", raising=False)
 
 
-def write(model: Model, out: str, record: dict[str, Any], lines: list[dict[str, Any]] | None = None) -> str:
+def write(model: GenerativeModel, out: str, record: dict[str, Any], lines: list[dict[str, Any]] | None = None) -> str:
     """As a training leaves it; of ``validation``, what is not ``n`` or ``split`` are metrics."""
     if "validation" in record:
         others = {key: record["validation"][key] for key in ("n", "split") if key in record["validation"]}
@@ -297,7 +297,8 @@ def test_figures_of_samples_are_those_that_measuring_gives() -> None:
     (reason,) = found.unmeasured()
     assert reason.startswith("c: data: this model does not say what it was trained on")
     read = Read(html.page(found))
-    assert {*ours.columns, distance, share, reason} <= set(read.text)
+    assert ours.heads == ("kid-random ↓", "precision-random ↑")
+    assert {*ours.heads, distance, share, reason} <= set(read.text)
     assert png.draw(found).height > png.draw(gather(["runs/a", "runs/b", "runs/c"], 2)).height + 100
     assert [group.metric for group in found.groups()][1::2] == ["sample metrics"] * 2
     assert found.not_comparable()[0].startswith(
@@ -513,10 +514,13 @@ def test_the_page_holds_samples_figures_and_curves_and_needs_nothing_else() -> N
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not {tag for tag, _ in read.tags} & {"script", "link", "iframe"}
     assert "url(" not in text
-    dark = [attributes for tag, attributes in read.tags if tag == "source"]
-    assert {attributes["media"] for attributes in dark} == {"(prefers-color-scheme: dark)"}
-    lights = [attributes["src"] for tag, attributes in read.tags if tag == "img" and "class" not in attributes]
-    assert [attributes["srcset"] for attributes in dark] != lights
+    light, dark = (
+        [attributes["src"] for tag, attributes in read.tags if tag == "img" and attributes.get("class") == which]
+        for which in ("light", "dark")
+    )
+    assert len(light) == len(dark) == 3
+    assert not set(light) & set(dark)
+    assert "@media (prefers-color-scheme: dark) { .dark { display: block; } .light { display: none; } }" in text
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in read.tags
 
 

@@ -22,7 +22,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pixelloom.api import evaluate, load, measure, train
+    from pixelloom.api import evaluate, explain, load, measure, train
     from pixelloom.core.errors import DataError, ModelError, PixelloomError, UsageError
     from pixelloom.core.types import ImageSpec
     from pixelloom.data.config import DataConfig
@@ -40,18 +40,19 @@ __version__ = "0.2.0"
 __all__ = [
     "DataConfig",
     "DataError",
-    "Result",
     "ImageSpec",
     "Likelihood",
     "ModelError",
     "NotAutoregressiveError",
     "PixelModel",
     "PixelloomError",
+    "Result",
     "RunConfig",
     "UsageError",
     "__version__",
     "assert_autoregressive",
     "evaluate",
+    "explain",
     "grid",
     "load",
     "measure",
@@ -74,6 +75,7 @@ _HOMES = {
     "UsageError": "core.errors",
     "assert_autoregressive": "sampling.fast.analysis",
     "evaluate": "api",
+    "explain": "api",
     "grid": "viz.grid",
     "load": "api",
     "measure": "api",

@@ -1,5 +1,5 @@
 """The command line: ``pixelloom train``, ``sample``, ``evaluate``, ``compare``, ``attention``, ``interpolate``,
-``info``, ``list``, ``config``.
+``explain``, ``info``, ``list``, ``config``.
 
 Results go to standard output, everything else (progress, warnings, errors) to standard error. Nothing heavy is imported
 before a command runs: help and a typo must not wait for torch.
@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import pixelloom
-from pixelloom.cli import attention, compare, evaluate, info, interpolate, listing, sample, train
+from pixelloom.cli import attention, compare, evaluate, explain, info, interpolate, listing, sample, train
 from pixelloom.cli.console import logs
 from pixelloom.core.errors import PixelloomError
+from pixelloom.runs import renamed
 
 _HELP = """Train image generators on your own pictures, measure them, draw with them.
 
@@ -42,9 +43,10 @@ app.command(evaluate.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]"
 app.command(compare.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=4)
 app.command(attention.attention, usage="Usage: pixelloom attention MODEL [OPTIONS]", sort_key=5)
 app.command(interpolate.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=6)
-app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=7)
-app.command(listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets] [--json]", sort_key=8)
-app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=9)
+app.command(explain.explain, usage="Usage: pixelloom explain MODEL [IMAGE] [OPTIONS]", sort_key=7)
+app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=8)
+app.command(listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets] [--json]", sort_key=9)
+app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=10)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,18 +64,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exception(error)
-            code, message = _verdict(error)
+            code, message = _verdict(error, tokens)
             if code:
                 sys.stderr.write(f"pixelloom: {message}\n")
             return code
     return 0
 
 
-def _verdict(error: BaseException) -> tuple[int, str]:
-    """The exit code of an error and what to say of it."""
+def _verdict(error: BaseException, tokens: Sequence[str]) -> tuple[int, str]:
+    """The exit code and the message of an error."""
     if isinstance(error, PixelloomError):
         return error.exit_code, str(error)
     if isinstance(error, CycloptsError):
+        old = next((word for word in (token.split("=")[0] for token in tokens) if word in renamed.OPTIONS), None)
+        if old is not None:
+            return 2, f"{old}: is called {renamed.OPTIONS[old]} since Pixelloom {renamed.SINCE}"
         command = " ".join(["pixelloom", *(error.command_chain or ())])
         return 2, f"{error} See: {command} --help"
     if isinstance(error, KeyboardInterrupt):
