@@ -42,6 +42,7 @@ def shapes(n: int, height: int, width: int, seed: int, stream: int) -> tuple[Lev
     for i in range(0, n, _CHUNK):
         part = slice(i, i + _CHUNK)
         inside = _inside(labels[part], x[part], y[part], radius[part], 2 * np.pi * u[11, part], height, width)
+        # inside [n, 1, H, W], colors [n, 3, 1, 1] -> [n, 3, H, W]
         images[part] = np.where(inside[:, None], foreground[part, :, None, None], background[part, :, None, None])
     return images, labels
 
@@ -149,6 +150,6 @@ def _uniform(n: int, rows: int, *words: int) -> Floats:
 
 def _rgb(hue: Floats, saturation: Floats, value: Floats) -> npt.NDArray[np.uint8]:
     """Convert HSV (hue in turns) to RGB, uint8 [n, 3]: v (1 - s max(0, min(k, 4 - k, 1))), k = (n_c + 6 h) mod 6."""
-    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6
+    k = (np.array([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6  # [n, 3], n_c of red, green and blue
     rgb = value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(k, 4 - k), 0, 1))
     return np.asarray(np.rint(255 * rgb), np.uint8)

@@ -307,7 +307,7 @@ def _gray_palette(image: Image.Image) -> bool:
     """Whether the palette has only grays, as PNG optimizers write small gray images."""
     if image.mode not in ("P", "PA"):
         return False
-    table = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    table = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)  # [colors, 3]
     return bool((table == table[:, :1]).all())
 
 

@@ -205,7 +205,7 @@ def _blocks(listing: Listing, reading: Reading, tally: _Tally, channels: int) ->
                 yield np.ascontiguousarray(np.stack(buffered).transpose(0, 3, 1, 2))  # [n, H, W, C] -> [n, C, H, W]
                 buffered.clear()
     if buffered:
-        yield np.ascontiguousarray(np.stack(buffered).transpose(0, 3, 1, 2))
+        yield np.ascontiguousarray(np.stack(buffered).transpose(0, 3, 1, 2))  # [n, H, W, C] -> [n, C, H, W]
     if not shape:
         raise DataError(f"{listing.path}: no readable image ({'; '.join(tally.bad)})")
 

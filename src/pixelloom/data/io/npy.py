@@ -242,7 +242,7 @@ def _nchw(array: Levels, axes: Axes) -> Levels:
     """A view of images as [N, C, H, W]."""
     if axes == "NHW":
         return array[:, None]
-    return array if axes == "NCHW" else array.transpose(0, 3, 1, 2)
+    return array if axes == "NCHW" else array.transpose(0, 3, 1, 2)  # [N, H, W, C] -> [N, C, H, W]
 
 
 def _shape(path: Path, stack: StoredArray) -> tuple[int, int, int]:
@@ -265,7 +265,7 @@ def _read_blocks(path: Path, stack: StoredArray, size: int) -> Iterator[Levels]:
             data = stream.read(count * row_bytes)
             if len(data) != count * row_bytes:
                 raise EOFError("truncated")
-            yield np.frombuffer(data, np.uint8).reshape(count, *stack.shape[1:])
+            yield np.frombuffer(data, np.uint8).reshape(count, *stack.shape[1:])  # [n, H, W], or 4 axes
         stream.read(1)  # zipfile checks the CRC of a member at its end
 
 
@@ -296,7 +296,7 @@ def _labels(path: Path, stored: StoredArray, images: StoredArray) -> Labels:
         raise DataError(
             f"{path}: {stored.name} is {stored.dtype} {list(stored.shape)}; save integers [{n}], one per image"
         )
-    return _read_small(path, stored).reshape(n).astype(np.int64)
+    return _read_small(path, stored).reshape(n).astype(np.int64)  # [N] or [N, 1] -> [N]
 
 
 def _classes(

@@ -59,7 +59,7 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         values = stream.read(n)
         if len(values) != n or stream.read(1):
             raise DataError(f"{path}: not the {n} values of the header; the file is damaged, download it again")
-    return np.frombuffer(values, np.uint8).reshape(sides)
+    return np.frombuffer(values, np.uint8).reshape(sides)  # [N] or [N, H, W]
 
 
 def read_amat(path: Path, height: int, width: int) -> Levels:
@@ -71,7 +71,7 @@ def read_amat(path: Path, height: int, width: int) -> Levels:
         pairs = np.frombuffer(text, np.uint8).reshape(-1, line // 2, 2)  # [N, H W, (digit, separator)]
         bits, separators = pairs[..., 0] - np.uint8(ord("0")), pairs[..., 1]
         if bits.max() <= 1 and (separators[:, :-1] == ord(" ")).all() and (separators[:, -1] == ord("\n")).all():
-            return np.ascontiguousarray(bits).reshape(-1, 1, height, width)
+            return np.ascontiguousarray(bits).reshape(-1, 1, height, width)  # [N, H W] -> [N, 1, H, W]
     try:
         bits = np.loadtxt(io.BytesIO(text), np.uint8, ndmin=2) if text.strip() else np.empty((0, 0), np.uint8)
     except ValueError as error:
@@ -139,7 +139,7 @@ def _cifar_batch(data: bytes, name: str, *, binary: bool) -> tuple[Levels, Label
     if binary:
         if not data or len(data) % _CIFAR_RECORD:
             raise DataError(f"{name}: {len(data)} bytes are not records of {_CIFAR_RECORD} bytes; download it again")
-        records = np.frombuffer(data, np.uint8).reshape(-1, _CIFAR_RECORD)
+        records = np.frombuffer(data, np.uint8).reshape(-1, _CIFAR_RECORD)  # [N, 3073]
         pixels, labels = records[:, 1:], records[:, 0].astype(np.int64)
     else:
         pixels, labels = _cifar_pickle(data, name)
@@ -198,7 +198,7 @@ def _cifar_pickle(data: bytes, name: str) -> tuple[Levels, Labels]:
         code = dtype.code if isinstance(dtype.code, str) else dtype.code.decode()
         if code not in ("u1", "|u1") or fortran or len(shape) != 2 or shape[1] != _CIFAR_RECORD - 1 or labels.ndim != 1:
             raise DataError(f"{name}: the data are {code} {shape}, not uint8 (N, 3072)")
-        return np.frombuffer(values, np.uint8).reshape(shape), labels
+        return np.frombuffer(values, np.uint8).reshape(shape), labels  # [N, 3072], [N]
     except _PICKLE_ERRORS as error:
         raise DataError(f"{name}: not a CIFAR-10 batch ({error}); download it again") from None
 
