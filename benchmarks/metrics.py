@@ -1,10 +1,10 @@
-"""What figures of samples say where the truth is known: real pictures, copies of training pictures, and damaged ones.
+"""Sensitivity of sample metrics: their values for real images, copies of training images, and damaged images.
 
-    python benchmarks/figures.py --data mnist [--size S] [--binarize RULE] [--features F] [-n 800] [--json]
+    python benchmarks/metrics.py --data mnist [--size S] [--binarize RULE] [--features F] [-n 800] [--json]
 
-The "samples" are validation pictures, as they are or damaged, and training pictures, measured against the test split.
-A row a kind of samples, a column a figure; the last row is the baseline, real pictures against real ones. Beneath stands
-the share of the test pictures that lenet-mnist reads right, where they are digits.
+The "samples" are validation images, unchanged or damaged, and training images, measured against the test split. The
+table has one row for each kind of samples and one column for each metric; the last row is the real-vs-real baseline.
+For digits, the accuracy of lenet-mnist on the test images follows.
 """
 
 from __future__ import annotations
@@ -22,53 +22,54 @@ from pixelloom.core.errors import UsageError
 from pixelloom.data.catalog import DataConfig, Dataset, load
 from pixelloom.metrics.class_accuracy import digits_of, read
 from pixelloom.metrics.results import METRICS, Reference, Result, measure, training_neighbors
+from pixelloom.metrics.table import metric_of
 
-FIGURES = ("kid", "fd", "precision", "recall", "density", "coverage", "gap", "copied")
+SHOWN = ("kid", "fd", "precision", "recall", "density", "coverage", "gap", "copied")
 
 
 def shuffled(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each picture's values at random places: its own noise."""
+    """The values of each image in random order."""
     return torch.from_numpy(rng.permuted(x.flatten(1).numpy(), axis=1)).reshape(x.shape)
 
 
 def moved(x: Tensor, _: np.random.Generator) -> Tensor:
-    """A fourteenth of the width to the right."""
+    """Shifted to the right by 1/14 of the width, around the edge."""
     return x.roll(max(1, x.shape[-1] // 14), -1)
 
 
 def narrow(x: Tensor, _: np.random.Generator) -> Tensor:
-    """A tenth of the pictures, each ten times: a model that knows little."""
+    """A tenth of the images, ten times each: samples of little diversity."""
     return x[: max(1, len(x) // 10)].repeat(10, 1, 1, 1)[: len(x)]
 
 
 KINDS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
-    "real pictures": lambda x, _: x,
-    "moved aside": moved,
-    "a tenth of them, ten times": narrow,
+    "real images": lambda x, _: x,
+    "shifted": moved,
+    "a tenth of the images, ten times each": narrow,
     "pixels shuffled": shuffled,
 }
 
 
 def kinds(data: Dataset, n: int, seed: int = 0) -> dict[str, Tensor]:
-    """Name -> n pictures as a model of that kind would draw them."""
+    """Name -> n images of each kind of samples."""
     rng = np.random.default_rng(seed)
     real, training = (torch.from_numpy(some(data, split, n, rng)) for split in ("val", "train"))
-    return {name: make(real, rng) for name, make in KINDS.items()} | {"copies of training pictures": training}
+    return {name: make(real, rng) for name, make in KINDS.items()} | {"training images": training}
 
 
 def some(data: Dataset, name: str, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n random pictures of a split, or all."""
+    """n random images of a split, or all."""
     split = data.split(name)
     return split.take(np.sort(rng.permutation(len(split))[:n]))[0]
 
 
 def rows(data: Dataset, n: int, features: str) -> dict[str, list[Result]]:
-    """Name -> the figures of that kind."""
+    """Name -> the results for each kind of samples."""
     reference = Reference(data.test.all()[0], data.train.all()[0])
     found = {}
     for name, samples in kinds(data, n).items():
         neighbors = training_neighbors(samples, reference, data.spec.levels)
-        figures = measure(
+        results = measure(
             samples,
             reference,
             data.spec.levels,
@@ -77,12 +78,12 @@ def rows(data: Dataset, n: int, features: str) -> dict[str, list[Result]]:
             source=data.name,
             neighbors=neighbors,
         )
-        found[name] = [figure for figure in figures if figure.name.split("-")[0] in FIGURES]
+        found[name] = [result for result in results if (metric := metric_of(result.name)) and metric.name in SHOWN]
     return found
 
 
-def read_right(data: Dataset) -> float | None:
-    """Share of the test pictures whose digit lenet-mnist reads."""
+def classifier_accuracy(data: Dataset) -> float | None:
+    """Accuracy of lenet-mnist on the test images; None without digits."""
     images, labels = data.test.all()
     try:
         digits = torch.tensor(digits_of(data.classes))
@@ -104,24 +105,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     config = DataConfig(source=options.data, root=options.data_root, size=options.size, binarize=options.binarize)
     data = load(config)
-    found, right = rows(data, options.n, options.features), read_right(data)
-    facts = {"data": options.data, "size": options.size, "binarize": options.binarize, "date": str(date.today())}
-    facts |= {"read_right": right, "test": len(data.test)}
+    found, right = rows(data, options.n, options.features), classifier_accuracy(data)
+    setup = {"data": options.data, "size": options.size, "binarize": options.binarize, "date": str(date.today())}
+    setup |= {"classifier_accuracy": right, "test": len(data.test)}
     if options.json:
-        print(json.dumps(facts | {name: [figure.as_dict() for figure in figures] for name, figures in found.items()}))
+        print(json.dumps(setup | {name: [result.as_dict() for result in row] for name, row in found.items()}))
         return
-    names = [figure.name for figure in next(iter(found.values()))]
+    names = [result.name for result in next(iter(found.values()))]
     print("| samples | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
-    for name, figures in found.items():
-        print(f"| {name} | " + " | ".join(f"{figure.value:.3f}" for figure in figures) + " |")
+    for name, row in found.items():
+        print(f"| {name} | " + " | ".join(f"{result.value:.3f}" for result in row) + " |")
     baselines = next(iter(found.values()))
     print(
         "| baseline | "
-        + " | ".join("" if figure.baseline is None else f"{figure.baseline:.3f}" for figure in baselines)
+        + " | ".join("" if result.baseline is None else f"{result.baseline:.3f}" for result in baselines)
         + " |"
     )
     if right is not None:
-        print(f"\nlenet-mnist reads {100 * right:.1f} % of {len(data.test):,} test pictures right")
+        print(f"\naccuracy of lenet-mnist on {len(data.test):,} test images: {100 * right:.1f} %")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_figures_of_samples_are_those_of_python(run: Command) -> None:
     found = pixelloom.measure(
         pixelloom.load("flat"), split="val", metrics=["kid", "nearest"], features="pixels", n=40, seed=3, limit=100
     )
-    assert facts["figures"] == json.loads(json.dumps([figure.as_dict() for figure in found]))
+    assert facts["results"] == json.loads(json.dumps([figure.as_dict() for figure in found]))
     assert {key: facts[key] for key in ("samples", "seed", "split", "of", "data", "levels", "model")} == {
         **{"samples": 40, "seed": 3, "split": "val", "of": 151, "data": "digits", "levels": 17},
         "model": "runs/flat/model",
@@ -57,7 +57,7 @@ def test_figures_of_samples_are_those_of_python(run: Command) -> None:
     assert "nats_per_image" not in facts
     lines = run(*asked).out.splitlines()
     assert lines[0] == "40 samples (seed 3) beside 269 of 269 pictures of digits, test split, 17 levels"
-    assert lines[1].split() == ["figure", "samples", "real", "N", "N", "real"]
+    assert lines[1].split() == ["metric", "samples", "real", "N", "N", "real"]
     whole = pixelloom.measure(pixelloom.load("flat"), metrics=["kid", "nearest"], features="pixels", n=40, seed=3)
     for line, figure in zip(lines[2:], whole, strict=True):
         spread = f"+- {figure.std:.2g} " if figure.std else ""
@@ -69,9 +69,9 @@ def test_figures_of_samples_are_those_of_python(run: Command) -> None:
 def test_a_pixel_model_gets_its_likelihood_and_with_it_what_is_asked_for(run: Command) -> None:
     alone = json.loads(run("evaluate", "flat", "--json").out)
     both = json.loads(run("evaluate", "flat", "--json", "--metrics", "likelihood,precision", "-n", 40).out)
-    assert "figures" not in alone
-    assert both | {"samples": 0, "seed": 0, "figures": 0} == alone | {"samples": 0, "seed": 0, "figures": 0}
-    assert [figure["name"] for figure in both["figures"]] == ["precision-random"]
+    assert "results" not in alone
+    assert both | {"samples": 0, "seed": 0, "results": 0} == alone | {"samples": 0, "seed": 0, "results": 0}
+    assert [figure["name"] for figure in both["results"]] == ["precision-random"]
     text = run("evaluate", "flat", "--metrics", "likelihood,precision", "-n", 40).out
     assert text.index("bits/dim") < text.index("precision-random")
     for extra in (("-n", 40), ("--features", "pixels")):
@@ -82,10 +82,10 @@ def test_a_pixel_model_gets_its_likelihood_and_with_it_what_is_asked_for(run: Co
 
 def test_a_latent_model_gets_every_figure_of_samples(run: Command) -> None:
     facts = json.loads(run("evaluate", "latent", "-n", 70, "--json").out)
-    names = [figure["name"] for figure in facts["figures"]]
+    names = [figure["name"] for figure in facts["results"]]
     assert names[:6] == [f"{name}-random" for name in METRICS[:6]]
     assert names[-1] == "accuracy-lenet-mnist"
-    accuracy = facts["figures"][-1]
+    accuracy = facts["results"][-1]
     assert (accuracy["n"], accuracy["baseline_n"]) == (70, [269, 0])
     assert 0 <= accuracy["interval"][0] <= accuracy["value"] <= accuracy["interval"][1] < 0.4
     assert "not fit" in accuracy["note"]  # 8x8 digits fill their frame
@@ -98,7 +98,7 @@ def test_the_sheet_of_neighbors(run: Command) -> None:
     said = run("evaluate", "flat", "--neighbors", "near/sheet.png", "-n", 30, "--json")
     facts = json.loads(said.out)
     assert facts["neighbors"] == "near/sheet.png"
-    assert [figure["name"] for figure in facts["figures"]][:2] == ["nearest-random", "gap-random"]
+    assert [figure["name"] for figure in facts["results"]][:2] == ["nearest-random", "gap-random"]
     assert "nats_per_image" not in facts
     before = Path("near/sheet.png").read_bytes()
     with Image.open("near/sheet.png") as sheet:
@@ -115,7 +115,7 @@ def test_the_sheet_of_neighbors(run: Command) -> None:
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
-        ("flat --metrics kdi", 2, "no 'kdi'. Did you mean 'kid'?"),
+        ("flat --metrics kdi", 2, "none is called 'kdi'. Did you mean 'kid'?"),
         ("flat --metrics accuracy", 2, "there are no classes"),
         ("flat --metrics nearest --split train", 2, "split val or test"),
         ("flat --metrics kid --features pixel", 2, "no 'pixel'. Did you mean 'pixels'?"),

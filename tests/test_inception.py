@@ -339,7 +339,7 @@ def test_evaluate_by_a_file(
     run = caller(capsys)
     asked = ("evaluate", "flat", "--features", f"inception={file}", "--limit", 44, "-n", 20, "--json", "--metrics")
     said = run(*asked, "kid,precision")
-    kid, precision = json.loads(said.out)["figures"]
+    kid, precision = json.loads(said.out)["results"]
     name = f"inception-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
     assert (kid["name"], precision["name"]) == (f"kid-{name}", f"precision-{name}")
     assert (kid["n"], kid["reference"], kid["baseline_n"]) == (20, 44, [20, 24])

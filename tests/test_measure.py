@@ -30,7 +30,7 @@ from pixelloom.metrics.results import METRICS, Reference, TrainingNeighbors, tra
 from pixelloom.models.gan import GANDescription, GANModel
 from pixelloom.models.pixel import PixelModel
 from pixelloom.runs import evaluate
-from pixelloom.runs.evaluate import Measured, MeasureOptions, draw, measure, settled
+from pixelloom.runs.evaluate import Measured, MeasureOptions, draw, measure, applicable_metrics
 from pixelloom.viz import nearest as neighbors
 from scripts import script
 from small_models import flat
@@ -177,7 +177,7 @@ def test_training_pictures_beyond_the_memory_are_a_sample_that_is_told_of(
 ) -> None:
     monkeypatch.setattr(evaluate, "_MOST", 64 * 400)
     found = measure(drawing(toy_images(99, 0)), data, MeasureOptions(("nearest",), "pixels", n=50))
-    assert "looks among 400 of 500 training pictures" in caplog.text
+    assert "searches 400 of 500 training images" in caplog.text
     assert (found.results[0].reference, len(found.reference.held_out)) == (400, 400)
 
 
@@ -187,23 +187,23 @@ def test_training_pictures_beyond_the_memory_are_a_sample_that_is_told_of(
 def test_which_metrics_are_meant(data: Dataset) -> None:
     pixel, latent = flat(SPEC), drawing(toy_images(9, 0))
     told = drawing(toy_images(9, 0), toy_images(9, 1), classes="78")
-    assert settled(pixel, None, "test") == ("likelihood",)
-    assert settled(latent, None, "test") == METRICS
-    assert settled(told, None, "test") == (*METRICS, "accuracy")
-    assert settled(pixel, ["all"], "val") == ("likelihood", *METRICS)
-    assert settled(pixel, ["nearest", "kid", "likelihood"], "test") == ("likelihood", "kid", "nearest")
-    assert settled(latent, ["all"], "train") == METRICS[:-1]
+    assert applicable_metrics(pixel, None, "test") == ("likelihood",)
+    assert applicable_metrics(latent, None, "test") == METRICS
+    assert applicable_metrics(told, None, "test") == (*METRICS, "accuracy")
+    assert applicable_metrics(pixel, ["all"], "val") == ("likelihood", *METRICS)
+    assert applicable_metrics(pixel, ["nearest", "kid", "likelihood"], "test") == ("likelihood", "kid", "nearest")
+    assert applicable_metrics(latent, ["all"], "train") == METRICS[:-1]
     for model, metrics, split, said in (
         (latent, ["likelihood"], "test", "a GAN has no likelihood"),
         (latent, ["all", "likelihood"], "test", "a GAN has no likelihood"),
-        (pixel, ["kdi"], "test", r"no 'kdi'\. Did you mean 'kid'"),
+        (pixel, ["kdi"], "test", r"none is called 'kdi'\. Did you mean 'kid'"),
         (pixel, [""], "test", "no ''"),
         (pixel, ["nearest"], "train", "split val or test"),
         (pixel, ["accuracy"], "test", "there are no classes"),
         (drawing(toy_images(9, 0), toy_images(9, 1), classes="ab"), ["accuracy"], "test", "here classes are a, b"),
     ):
         with pytest.raises(UsageError, match=said):
-            settled(model, metrics, split)
+            applicable_metrics(model, metrics, split)
     for name, value in (("n", 0), ("seed", -1), ("limit", -2)):
         with pytest.raises(UsageError, match=f"{name}: must be"):
             measure(pixel, data, MeasureOptions(("kid",), **{name: value}))  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ def test_too_few_pictures_are_told_or_refused(caplog: pytest.LogCaptureFixture) 
             measure(model, data, MeasureOptions(METRICS, extractor, n=n), drawn.append)
     assert not drawn  # which can take hours
     found = measure(model, data, MeasureOptions(METRICS, "random", n=100, forgiving=True))
-    assert "fd: left out: 40 held-out and 100 drawn pictures, and it takes 65" in caplog.text
+    assert "fd: skipped: it needs 65 images; there are 40 held-out images and 100 samples" in caplog.text
     assert "fd-random" not in values(found)
     assert "nearest-random" in values(found)
     with pytest.raises(DataError, match=r"kid: 9 real .* The val split gave 9; other splits have train 90, test 40"):
@@ -376,7 +376,7 @@ def test_a_split_that_is_too_small_to_go_by(caplog: pytest.LogCaptureFixture) ->
     parts = [Split(toy_images(n, n).numpy(), None, 16) for n in (9, 9, 1)]
     model = flat(SPEC)
     model.condition = Condition("downsample@2", SPEC)
-    with pytest.raises(DataError, match="too few pictures to go by some and measure on others"):
+    with pytest.raises(DataError, match="too few images for conditioning and for measuring"):
         measure(model, from_splits("mine", *parts), MeasureOptions(("kid",)))
 
 
@@ -402,4 +402,4 @@ def test_figures_notice_what_was_done_to_pictures(capsys: pytest.CaptureFixture[
         assert damaged["fd"]["value"] > 3 * real["fd"]["value"]
         assert damaged["gap"]["value"] > 0.1
     assert found["test"] == 269
-    assert 0 < found["read_right"] < 0.5  # digits that fill their frame
+    assert 0 < found["classifier_accuracy"] < 0.5  # digits that fill their frame

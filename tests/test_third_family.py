@@ -44,7 +44,7 @@ def test_two_entries_are_enough_for_every_command(run: Command) -> None:
     assert said.code == 0, said.err
     assert (np.load("a.npy") == model.sample(1).numpy() + 2).all()
     measured = run("evaluate", "gray", "--metrics", "precision", "-n", 60, "--json")
-    assert json.loads(measured.out)["figures"][0]["value"] == 0, measured.err
+    assert json.loads(measured.out)["results"][0]["value"] == 0, measured.err
     assert run("compare", "gray", "binarized-mnist", "-n", 2).code == 0
     assert Path("compare.html").is_file()
 

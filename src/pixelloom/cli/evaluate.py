@@ -64,7 +64,7 @@ def evaluate(
     from pixelloom.core.threads import fixed
     from pixelloom.engine.memory import out_of_memory
     from pixelloom.metrics.extractors import named
-    from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, settled
+    from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics
 
     for option, value, least in (
         ("--limit", limit, 1),
@@ -80,7 +80,7 @@ def evaluate(
         outputs.probe(neighbors.parent)
         words = [*(words or []), "nearest"]
     found = loaded(model, device)
-    names = settled(found, words, split)
+    names = applicable_metrics(found, words, split)
     drawn = tuple(name for name in names if name != LIKELIHOOD)
     if not drawn and (number is not None or features != "auto"):
         raise UsageError(
@@ -164,7 +164,7 @@ def _told(measured: Measured, wishes: MeasureOptions) -> dict[str, object]:
     return {
         "samples": len(measured.samples),
         "seed": wishes.seed,
-        "figures": [figure.as_dict() for figure in measured.results],
+        "results": [result.as_dict() for result in measured.results],
     }
 
 
@@ -192,7 +192,7 @@ def _say_figures(facts: dict[str, object], measured: Measured, wishes: MeasureOp
         f"{len(measured.samples):,} samples (seed {wishes.seed}) beside {held_out:,} of {facts['of']:,} pictures of "
         f"{facts['data']}, {facts['split']} split, {facts['levels']} levels{form}"
     )
-    header = ("figure", "samples", "real", "N", "N real", "")
+    header = ("metric", "samples", "real", "N", "N real", "")
     say_table(header, [_row(figure) for figure in measured.results])
     if facts["condition"] != "none":
         say(f"drawn by pictures of the split, {facts['condition']}, which are left out of those beside them")
