@@ -150,8 +150,8 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped() -> None:
 
 def test_resuming_what_is_not_there_begins_it(caplog: pytest.LogCaptureFixture) -> None:
     train(resume=True)
-    assert "no run to resume here; beginning one" in caplog.text
-    with pytest.raises(UsageError, match=r"nowhere: no run to resume here"):
+    assert "no run to resume; starting one" in caplog.text
+    with pytest.raises(UsageError, match=r"nowhere: no run to resume"):
         pl.train(resume=True, out="nowhere")
 
 
@@ -219,7 +219,7 @@ def test_a_folder_that_is_no_run_is_left_alone(force: bool) -> None:
     (folder / "samples" / "cat.png").write_text("a cat")
     (folder / "config.yaml").write_text("color: red\n")
     before = everything("photos")
-    with pytest.raises(UsageError, match=r"photos: holds config.yaml, samples, but is no run of Pixelloom"):
+    with pytest.raises(UsageError, match=r"photos: holds config.yaml, samples, but not a run of Pixelloom"):
         train(out=folder, force=force)
     assert everything("photos") == before
 
@@ -357,7 +357,7 @@ def test_only_the_first_process_claims_the_folder(name: str, first: bool, monkey
 
 def test_a_slip_in_a_models_name_gets_the_nearest() -> None:
     save_run(flat(DIGITS), Path("runs/digits"))
-    with pytest.raises(ModelError, match=r"no model is called 'digit'. Did you mean 'digits'\? Runs here: digits"):
+    with pytest.raises(ModelError, match=r"no model is called 'digit'. Did you mean 'digits'\? Runs: digits"):
         pl.load("digit")
 
 
@@ -405,7 +405,7 @@ def test_folders_of_another_machine_are_forgotten(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_say_its_data() -> None:
-    with pytest.raises(UsageError, match="does not say what it was trained on"):
+    with pytest.raises(UsageError, match="has no record of its training data"):
         pl.evaluate(flat(DIGITS))
     assert pl.evaluate(flat(DIGITS), "digits").bits_per_dim == pytest.approx(math.log2(17), rel=1e-6)
 

@@ -197,7 +197,7 @@ def test_which_metrics_are_meant(data: Dataset) -> None:
         (latent, ["likelihood"], "test", "a GAN has no likelihood"),
         (latent, ["all", "likelihood"], "test", "a GAN has no likelihood"),
         (pixel, ["kdi"], "test", r"none is called 'kdi'\. Did you mean 'kid'"),
-        (pixel, [""], "test", "no ''"),
+        (pixel, [""], "test", "none is called ''"),
         (pixel, ["nearest"], "train", "split val or test"),
         (pixel, ["accuracy"], "test", "there are no classes"),
         (drawing(toy_images(9, 0), toy_images(9, 1), classes="ab"), ["accuracy"], "test", "here classes are a, b"),
@@ -229,7 +229,7 @@ def test_too_few_pictures_are_told_or_refused(caplog: pytest.LogCaptureFixture) 
             measure(model, data, MeasureOptions(METRICS, extractor, n=n), drawn.append)
     assert not drawn  # which can take hours
     found = measure(model, data, MeasureOptions(METRICS, "random", n=100, forgiving=True))
-    assert "fd: skipped: it needs 65 images; there are 40 held-out images and 100 samples" in caplog.text
+    assert "fd: skipped: it needs 65 images, and there are 40 held-out images and 100 samples" in caplog.text
     assert "fd-random" not in values(found)
     assert "nearest-random" in values(found)
     with pytest.raises(DataError, match=r"kid: 9 real .* The val split gave 9; other splits have train 90, test 40"):

@@ -66,5 +66,5 @@ def test_a_run_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_unknown_name_is_answered_with_those_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=r"Did you mean 'binarized-mnist'\?.*With the package: binarized-mnist"):
+    with pytest.raises(ModelError, match=r"Did you mean 'binarized-mnist'\?.*Pretrained: binarized-mnist"):
         pl.load("binarizd-mnist")

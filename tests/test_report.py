@@ -295,7 +295,7 @@ def test_figures_of_samples_are_those_that_measuring_gives() -> None:
         assert share == f"{precision.value:.4g}; real {precision.baseline:.4g}; {n}"
     assert found.models[2].measured == ()
     (reason,) = found.unmeasured()
-    assert reason.startswith("c: data: this model does not say what it was trained on")
+    assert reason.startswith("c: data: this model has no record of its training data")
     read = Read(html.page(found))
     assert ours.heads == ("kid-random ↓", "precision-random ↑")
     assert {*ours.heads, distance, share, reason} <= set(read.text)

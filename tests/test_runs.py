@@ -37,7 +37,7 @@ from pixelloom.objectives.gan_losses import LOSSES
 from pixelloom.runs.compose import compose
 from pixelloom.runs.config import GANRun
 from pixelloom.runs.families import set_up
-from pixelloom.runs.family import some
+from pixelloom.runs.family import spaced_images
 from pixelloom.runs.gan import _BATCH, _BATCHES, GANSetup
 from pixelloom.runs.recipes import GAN_RECIPES, recipe
 from pixelloom.runs.train import carry_out, train
@@ -95,7 +95,7 @@ def test_the_figure_of_a_kept_model_can_be_measured_again(run: Path) -> None:
     model, config = api.load(run), small("sagan")
     data = load(config.data)
     space = EXTRACTORS["random"](1)
-    real = features(some(data, "val", 60), data.spec.levels, space)
+    real = features(spaced_images(data, "val", 60), data.spec.levels, space)
     again, _ = kid(real, features(model.sample(60, seed=Stream.VALIDATION), data.spec.levels, space))
     assert again == pytest.approx(model.description.training.validation.metrics["kid-random"], rel=1e-4)
 
@@ -234,7 +234,7 @@ def test_below_each_real_picture_stands_one_of_its_class(monkeypatch: pytest.Mon
         return sample(self, n, **given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(GANModel, "sample", seen)
-    setup.pictures(setup.model)
+    setup.final_images(setup.model)
     val = setup.data.val
     (row,) = (labels for labels in told if len(labels) == 6)
     assert val.labels is not None
@@ -262,7 +262,7 @@ def test_with_few_validation_images_it_is_said_that_training_images_are_measured
     config = small("dcgan").model_copy(update={"data": DataConfig(source=str(tmp_path / "few.npy"))})
     with caplog.at_level(logging.WARNING, "pixelloom"):
         train(config, tmp_path / "run")
-    assert "a kernel distance needs 20: it is measured against training images" in caplog.text
+    assert "and KID needs 20: it is measured against training images" in caplog.text
     found = api.load(tmp_path / "run").description.training
     assert found.validation.split == "training"
     assert found.validation.n == found.counts["train"]
@@ -278,7 +278,9 @@ def test_too_few_images_to_choose_a_model_by_do_not_cost_the_run_that_is_there(t
     carry_out(good, out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     data = DataConfig(source=str(tmp_path / "few.npy"))
-    with pytest.raises(DataError, match=r"few.npy: \d training images and \d for validation are .* needs 20; add"):
+    with pytest.raises(
+        DataError, match=r"few.npy: \d training images and \d for validation are too few for KID, .* needs 20; add"
+    ):
         carry_out(config.model_copy(update={"data": data}), out, force=True)
     with pytest.raises(UsageError, match="validation_images: 19 are too few"):
         carry_out(good.model_copy(update={"validation_images": 19}), out, force=True)

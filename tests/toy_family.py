@@ -22,7 +22,7 @@ from pixelloom.objectives.base import Monitor, Objective, Phase
 from pixelloom.objectives.config import OptimConfig
 from pixelloom.runs.config import RunConfig
 from pixelloom.runs.families import RunFamily
-from pixelloom.runs.family import Setup, some
+from pixelloom.runs.family import Setup, spaced_images
 from pixelloom.viz.grid import grid
 
 
@@ -137,7 +137,7 @@ class ToySetup(Setup[ToyRun, ToyModel]):
             return value, {"loss": value.detach()}
 
         def measure(module: nn.Module) -> dict[str, float]:
-            return {"distance": float(distance(module, some(self.data, "val", None)))}
+            return {"distance": float(distance(module, spaced_images(self.data, "val", None)))}
 
         phase = Phase("toy", network, OptimConfig(lr=self.config.rate), loss)
         return Objective((phase,), {"network": network}, "network", Monitor("distance", measure))
@@ -148,7 +148,7 @@ class ToySetup(Setup[ToyRun, ToyModel]):
     def snapshot(self, network: nn.Module, record: TrainingRecord) -> ToyModel:
         return ToyModel(network, self.model.description.model_copy(update={"training": record}))
 
-    def draw(self, model: ToyModel, n: int) -> Image:
+    def sample_grid(self, model: ToyModel, n: int) -> Image:
         return grid(model.sample(n).numpy(), model.spec.levels)
 
 

@@ -18,7 +18,7 @@ from pixelloom.metrics.results import Result
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import load_model
 from pixelloom.runs.compose import Overrides
-from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, data_for, likelihood_of, settled
+from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, data_for, likelihood_of, applicable_metrics
 from pixelloom.runs.evaluate import measure as measure_samples
 from pixelloom.runs.folder import find
 from pixelloom.runs.plan import as_text, joined, planned
@@ -113,7 +113,7 @@ def evaluate(
         DataError: if the pictures are not of the model's shape and levels, or cannot be read.
         UsageError: for an unknown data set or split, or a latent model, which has no likelihood.
     """
-    settled(model, (LIKELIHOOD,), split)  # raises if the model has none
+    applicable_metrics(model, (LIKELIHOOD,), split)  # raises if the model has none
     config = data if isinstance(data, DataConfig) else data_for(model, None if data is None else str(data))
     return likelihood_of(model, config, split, limit=limit)[0]
 
@@ -148,7 +148,7 @@ def measure(
         DataError: if there are too few pictures for a metric, or they do not fit the model, or cannot be read.
         ModelError: if the file of "inception=FILE" cannot be used.
     """
-    names = settled(model, metrics or (ALL,), split)
+    names = applicable_metrics(model, metrics or (ALL,), split)
     if metrics and LIKELIHOOD in names:
         raise UsageError("metrics: 'likelihood' is no figure of samples; pixelloom.evaluate gives it")
     config = data if isinstance(data, DataConfig) else data_for(model, None if data is None else str(data))

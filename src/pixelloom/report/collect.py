@@ -33,7 +33,7 @@ from pixelloom.runs.evaluate import (
     N,
     data_for,
     measure,
-    settled,
+    applicable_metrics,
     some_images,
 )
 from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, find
@@ -203,7 +203,7 @@ def _measured(name: str, model: GenerativeModel, options: CompareOptions) -> tup
         return (), ""
     _log.info("%s: measuring %d samples", name, options.measured)
     try:
-        names = tuple(name for name in settled(model, options.metrics, options.split) if name != LIKELIHOOD)
+        names = tuple(name for name in applicable_metrics(model, options.metrics, options.split) if name != LIKELIHOOD)
         asked = MeasureOptions(
             names, n=options.measured, seed=options.seed, split=options.split, forgiving=ALL in options.metrics
         )

@@ -1,1 +1,1 @@
-"""Training runs: configuration, recipes, folders, and what each family makes of them."""
+"""Training runs: configuration, recipes, run folders, the setup of each family, training and evaluation."""

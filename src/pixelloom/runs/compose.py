@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pixelloom.core.errors import UsageError, did_you_mean, explain
 from pixelloom.runs.config import RunConfig
 from pixelloom.runs.families import RUN_FAMILIES, config_of
+from pixelloom.runs.renamed import check_file, renamed
 
 Overrides = Mapping[str, object]
 """Dotted field -> value, such as ``{"model.channels": 64}``; strings are read as YAML."""
@@ -34,6 +35,9 @@ def compose(
         UsageError: naming each field that is unknown, of a wrong type or out of range.
     """
     values = base.model_dump(mode="json")
+    for field, value in (overrides or {}).items():
+        if problem := renamed(field, value):
+            raise UsageError(f"--{problem}")
     for patch in (dict(file or {}), _nested(overrides or {})):
         kind, name = config_of(values["network"]), str(patch.get("network", values["network"]))
         if name != values["network"]:
@@ -52,7 +56,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read the settings of a configuration file.
 
     Raises:
-        UsageError: if it is missing, not valid YAML, no mapping, or has a key twice.
+        UsageError: if it is missing, not valid YAML, no mapping, has a key twice, or names of an earlier version.
     """
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
@@ -62,6 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"--config {path}: holds no settings; expected lines such as 'model: {{channels: 64}}'")
+    check_file(settings, path)
     return settings
 
 

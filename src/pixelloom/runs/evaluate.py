@@ -1,7 +1,6 @@
-"""Figures of samples: a model of any family draws, and what it drew is measured against pictures of its data.
+"""Evaluation of models of any family: likelihood of images, and metrics of samples against images of a split.
 
-Nothing here knows how a model draws; a model that goes by pictures gets some of the split, which are then left out of
-what its samples are measured against.
+A model with conditioning images gets half of the split's images as conditions, and is measured against the other half.
 """
 
 from __future__ import annotations
@@ -36,34 +35,33 @@ from pixelloom.models.family import GenerativeModel
 from pixelloom.models.inputs import at_least
 from pixelloom.models.registry import family_of, require
 from pixelloom.runs.compose import Overrides
-from pixelloom.runs.family import some
+from pixelloom.runs.family import spaced_images
 
 LIKELIHOOD, ACCURACY, ALL = "likelihood", "accuracy", "all"
 NAMES = (LIKELIHOOD, *METRICS, ACCURACY)
-"""What can be measured of a model; which of them apply is for :func:`settled` to say."""
+"""All metrics; :func:`applicable_metrics` selects those that apply to a model."""
 N = 2000
-"""Samples, unless told."""
+"""Default number of samples."""
 
 OnDraw = Callable[[float], None]
-"""Called with the number of samples that are done, which may be between two whole ones."""
+"""Callback with the number of samples so far, as a fraction within a batch."""
 
-# Streams of randomness: which pictures stand for a split, or are gone by, and whose classes are told.
-_MOST = 1 << 30  # bytes of levels that a side of a comparison holds at most
+_MOST = 1 << 30  # bytes of images that are compared, at most, on each side
 _log = logging.getLogger("pixelloom")
 
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """What to measure of samples, and on how many.
+    """Options of :func:`measure`.
 
     Attributes:
-        metrics: of NAMES but ``likelihood``; see :func:`settled`.
-        features: the extractor or its name, see :func:`pixelloom.metrics.extractors.named`.
-        n: samples to draw.
-        seed: of the samples, and of every choice among real pictures.
-        split: whose pictures are the held-out ones.
-        limit: so many of them at most, drawn at random.
-        forgiving: metrics for which there are too few pictures are left out with a warning.
+        metrics: of NAMES, without ``likelihood``; see :func:`applicable_metrics`.
+        features: the feature extractor or its name, see :func:`pixelloom.metrics.extractors.named`.
+        n: number of samples.
+        seed: seed of the samples, and of the selection of real images.
+        split: the split of the held-out images.
+        limit: number of held-out images, at random; None for all.
+        forgiving: skip metrics that need more images, with a warning, instead of an error.
     """
 
     metrics: tuple[str, ...]
@@ -77,7 +75,7 @@ class MeasureOptions:
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of samples, and the pictures behind them (uint8 [N, C, H, W]); ``neighbors`` with the metric ``nearest``."""
+    """Results, the samples (uint8 [N, C, H, W]) and the real images; ``neighbors`` with the metric ``nearest``."""
 
     results: list[Result]
     samples: Tensor
@@ -85,9 +83,10 @@ class Measured:
     neighbors: TrainingNeighbors | None
 
 
-def settled(model: GenerativeModel, metrics: Sequence[str] | None, split: str) -> tuple[str, ...]:
-    """The metrics that are meant, in NAMES' order: ``all`` are those that apply, None is the likelihood of a model that
-    has one, and ``all`` for any other.
+def applicable_metrics(model: GenerativeModel, metrics: Sequence[str] | None, split: str) -> tuple[str, ...]:
+    """The metrics to measure, in the order of NAMES.
+
+    ``all`` stands for those that apply. None stands for the likelihood, or for ``all`` if the model has none.
 
     Raises:
         UsageError: for an unknown name, or a metric that does not apply to the model or the split.
@@ -98,19 +97,19 @@ def settled(model: GenerativeModel, metrics: Sequence[str] | None, split: str) -
     for name in metrics:
         if name not in (*NAMES, ALL):
             known = (*NAMES, ALL)
-            raise UsageError(f"metrics: there is no {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}")
+            raise UsageError(f"metrics: none is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
         if name != ALL and wrong[name]:
             raise UsageError(wrong[name])
     return tuple(name for name in NAMES if name in metrics or (ALL in metrics and not wrong[name]))
 
 
 def _why_not(model: GenerativeModel, metric: str, split: str) -> str:
-    """Why a metric does not apply; an empty string where it does."""
+    """Why a metric does not apply; an empty text if it does."""
     if metric == LIKELIHOOD and "likelihood" not in model.can:
         why = family_of(model).lacks.get("likelihood", "this model has no likelihood")
         return f"metrics: likelihood: {why}; measure its samples instead: {', '.join(METRICS)}"
     if metric == "nearest" and split == "train":
-        return "metrics: 'nearest' looks for copies of training pictures, against held-out ones: split val or test"
+        return "metrics: nearest compares distances to training and to held-out images: choose split val or test"
     if metric == ACCURACY:
         try:
             digits_of(_classes(model))
@@ -120,20 +119,20 @@ def _why_not(model: GenerativeModel, metric: str, split: str) -> str:
 
 
 def _classes(model: GenerativeModel) -> list[str]:
-    """Names of the classes that a model is told of."""
+    """Names of the classes of a model."""
     return list(model.description.training.classes[: model.description.classes])
 
 
 def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_draw: OnDraw | None = None) -> Measured:
-    """Draw, and measure what was drawn.
+    """Sample, and measure the samples.
 
-    Classes are drawn as often as the pictures measured against have them, or, where these have no such classes, evenly:
-    sample i is of class i modulo their number.
+    The samples have the class frequencies of the held-out images; if these lack the model's classes, sample i has class
+    i modulo the number of classes.
 
     Raises:
         UsageError: for unknown metrics, features or splits.
-        DataError: if there are too few pictures for a metric that was asked for; nothing is drawn then.
-        ModelError: for ``inception=FILE`` where the file cannot be used.
+        DataError: if there are too few images for a requested metric; raised before sampling.
+        ModelError: if the file of ``inception=FILE`` cannot be used.
     """
     for name, value, smallest in (("n", options.n, 1), ("seed", options.seed, 0), ("limit", options.limit or 1, 1)):
         at_least(name, value, smallest)
@@ -145,7 +144,7 @@ def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_d
         _some(data, "train", _most(data), options.seed, rng.Stream.TRAINING).images if "nearest" in asked else None
     )
     if training is not None and len(training) < len(data.train):
-        _log.warning("nearest: looks among %d of %d training pictures, drawn at random", len(training), len(data.train))
+        _log.warning("nearest: searches %d of %d training images, selected at random", len(training), len(data.train))
     reference = Reference(held_out.images, training)
     levels, neighbors, found = data.spec.levels, None, []
     if "nearest" in asked:
@@ -170,15 +169,15 @@ def draw(
     condition: Tensor | None = None,
     on_draw: OnDraw | None = None,
 ) -> Tensor:
-    """n samples, uint8 [n, C, H, W], a batch at a time; the same as one call of the model's own ``sample``.
+    """Sample n images, uint8 [n, C, H, W], as the model's ``sample`` does, and report progress.
 
     Args:
-        model: of any family.
-        n: how many.
-        seed: of the noise.
-        labels: int64 [n], for a model with classes.
-        condition: pictures to go by, uint8 [n, c, h, w], for a model that does.
-        on_draw: told what is done.
+        model: a model of any family.
+        n: number of samples.
+        seed: seed of the noise.
+        labels: classes, int64 [n], of a class-conditional model.
+        condition: conditioning images, uint8 [n, c, h, w].
+        on_draw: callback with the number of samples so far.
     """
     done, show = 0, on_draw or (lambda _: None)
 
@@ -192,13 +191,13 @@ def draw(
 
 
 def _held_out(model: GenerativeModel, data: Dataset, options: MeasureOptions) -> tuple[Batch, dict[str, Tensor]]:
-    """The pictures to measure against, and what the model is told for each sample."""
+    """Held-out images, and labels and conditioning images of each sample."""
     most = min(_most(data), options.limit or len(data.split(options.split)))
     pictures = _some(data, options.split, most, options.seed, rng.Stream.REFERENCE)
     classes, row = model.description.classes, torch.arange(options.n)
     labels = pictures.labels if classes and list(data.classes) == _classes(model) else None
     told = {"labels": row % classes} if classes else {}
-    if labels is not None:  # in other shares, samples as good as the pictures would be far from them
+    if labels is not None:  # with other class frequencies even a perfect model would be far from the data
         told["labels"] = labels[torch.from_numpy(rng.permutation(len(labels), options.seed, rng.Stream.CLASSES))][
             row % len(labels)
         ]
@@ -207,9 +206,7 @@ def _held_out(model: GenerativeModel, data: Dataset, options: MeasureOptions) ->
         return pictures, told
     shown, kept = np.array_split(rng.permutation(len(pictures.images), options.seed, rng.Stream.CONDITIONING), 2)
     if not len(kept):
-        raise DataError(
-            f"{data.name}: the {options.split} split has too few pictures to go by some and measure on others"
-        )
+        raise DataError(f"{data.name}: the {options.split} split has too few images for conditioning and for measuring")
     at_row = torch.from_numpy(shown)[row % len(shown)]
     if labels is not None:
         told["labels"] = labels[at_row]
@@ -222,7 +219,7 @@ def _most(data: Dataset) -> int:
 
 
 def _some(data: Dataset, name: str, most: int, seed: int, stream: int) -> Batch:
-    """Pictures of a split, all or so many at random (never the first, whose order may be by class)."""
+    """Images of a split: all, or a random selection of ``most`` (the first ones may be of one class)."""
     split = data.split(name)
     positions = np.arange(len(split))
     if len(split) > most:
@@ -231,7 +228,7 @@ def _some(data: Dataset, name: str, most: int, seed: int, stream: int) -> Batch:
 
 
 def _possible(options: MeasureOptions, data: Dataset, d: int, held_out: int) -> tuple[str, ...]:
-    """The metrics for which there are pictures enough; DataError where that is not forgiven, or none are left."""
+    """The metrics that have enough images; DataError if one lacks them and is not forgiven, or if none is left."""
     least = {name: results.least(name, d) for name in METRICS}
     few = [name for name in options.metrics if min(held_out, options.n) < least.get(name, 0)]
     if few and (not options.forgiving or len(few) == len(options.metrics)):
@@ -242,16 +239,20 @@ def _possible(options: MeasureOptions, data: Dataset, d: int, held_out: int) -> 
             if held_out >= least[few[0]] or not larger:
                 raise
             has = ", ".join(f"{name} {n:,}" for name, n in larger.items())
-            raise DataError(f"{error}. The {options.split} split gave {held_out}; other splits have {has}") from None
+            raise DataError(f"{error}. The {options.split} split has {held_out}; other splits: {has}") from None
     for name in few:
         _log.warning(
-            "%s: left out: %d held-out and %d drawn pictures, and it takes %d", name, held_out, options.n, least[name]
+            "%s: skipped: it needs %d images, and there are %d held-out images and %d samples",
+            name,
+            least[name],
+            held_out,
+            options.n,
         )
     return tuple(name for name in options.metrics if name not in few)
 
 
 def _read(data: Dataset, held_out: Batch) -> tuple[Tensor, Tensor] | None:
-    """Held-out pictures with their digits, where the data names digits."""
+    """Held-out images and their digits; None if the classes of the data are not digits."""
     try:
         digits = torch.tensor(digits_of(data.classes))
     except UsageError:
@@ -260,17 +261,17 @@ def _read(data: Dataset, held_out: Batch) -> tuple[Tensor, Tensor] | None:
 
 
 def some_images(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Tensor:
-    """So many images of a split, evenly spaced, levels uint8 [n, C, H, W]; all of them if there are fewer.
+    """n images at even spacing in a split, levels uint8 [n, C, H, W]; fewer if the split is smaller.
 
     Raises:
-        DataError: if the pictures are not of that shape and levels.
+        DataError: if shape or levels of the data do not fit ``spec``.
         UsageError: for an unknown split.
     """
-    return some(_load(spec, data), split, n)
+    return spaced_images(_load(spec, data), split, n)
 
 
 def examples(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Batch:
-    """As :func:`pictures`, with their labels where the data has some."""
+    """As :func:`some_images`, with labels if the data have them."""
     found = _load(spec, data)
     return next(ordered(found.split(split), found.spec, n, dynamic=found.dynamic, limit=n))
 
@@ -278,11 +279,11 @@ def examples(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Batch:
 def likelihood_of(
     model: GenerativeModel, data: DataConfig, split: str = "test", *, limit: int | None = None
 ) -> tuple[Likelihood, Dataset]:
-    """Exact likelihood of a split under a model, and the data that it was measured on.
+    """Exact likelihood of a split, and the data.
 
     Raises:
-        DataError: if the pictures are not of the model's shape and levels.
-        UsageError: for an unknown split.
+        DataError: if shape or levels of the data do not fit the model.
+        UsageError: for an unknown split, or a model without likelihood.
     """
     keep_freed_memory()
     dataset = _load(model.spec, data)
@@ -290,34 +291,34 @@ def likelihood_of(
 
 
 def scored(model: GenerativeModel, data: Dataset, split: str, limit: int | None = None) -> Likelihood:
-    """Exact likelihood of a split under a model, or of so many images evenly spaced over it."""
+    """Exact likelihood of a split, or of ``limit`` images at even spacing in it."""
     images = ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=limit)
     told = score_conditional if model.description.classes else score
     return likelihood(told(require(model, "likelihood", "likelihood").log_prob, images), data.spec.dims)
 
 
 def _load(spec: ImageSpec, data: DataConfig) -> Dataset:
-    """Data for a model of images of a shape."""
+    """Load data that fit ``spec``."""
     with progress_bar() as shown:
         return load_for(spec, data, shown)
 
 
 def data_for(model: GenerativeModel, source: str | None = None, changes: Overrides | None = None) -> DataConfig:
-    """Data in the form that a model was trained with; ``changes`` are fields of :class:`DataConfig`.
+    """The data configuration of a model's training, with another source or changed fields.
 
     Raises:
-        UsageError: for fields that are not allowed, or without a source if the model names none.
+        UsageError: for fields that are not allowed, or if neither ``source`` nor the model's record names the data.
     """
     recorded = model.description.training.data
     if source is None and recorded is None:
-        raise UsageError("data: this model does not say what it was trained on; name the data")
+        raise UsageError("data: this model has no record of its training data; name the data")
     trained = {} if recorded is None else recorded.model_dump(mode="json")
-    for folder in ("root", "cache"):  # of the machine that trained it
+    for folder in ("root", "cache"):  # paths of the machine that trained the model
         if trained.get(folder) and not Path(trained[folder]).expanduser().is_dir():
             del trained[folder]
     named: dict[str, object] = {}
     if source is not None and source != trained.get("source"):
-        # What training left as published other data may not have: ask for the form that the model takes.
+        # Other data need not have the published form of the training data: ask for the model's shape and levels.
         spec = model.spec
         needed = {"size": f"{spec.height}x{spec.width}", "gray": spec.channels == 1}
         if trained.get("binarize", "none") == "none":

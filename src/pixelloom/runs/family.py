@@ -1,4 +1,4 @@
-"""What all wirings share, and what each of them has to say."""
+"""The base class of a run's setup: data, model, objective, samples and training record."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ M = TypeVar("M", bound=GenerativeModel)
 
 
 class Setup(ABC, Generic[C, M]):
-    """One run's parts.
+    """The parts of one run.
 
     Attributes:
-        config: of the run.
-        data: that it trains on.
-        model: untrained at first; its modules are those that ``objective`` moves.
+        config: configuration of the run.
+        data: training, validation and test data.
+        model: the untrained model; ``objective`` trains its modules.
     """
 
     def __init__(self, config: C, data: Dataset) -> None:
         if config.classes and data.train.labels is None:
             raise UsageError(
-                f"classes: {data.name} has no labels; train without them by --no-classes, or name data that has "
-                "some, such as a folder with a folder for each class"
+                f"classes: {data.name} has no labels; use --no-classes, or labeled data, such as a folder with "
+                "one folder per class"
             )
         self.config, self.data = config, data
         self.classes = len(data.classes) if config.classes else 0
@@ -50,34 +50,34 @@ class Setup(ABC, Generic[C, M]):
 
     @abstractmethod
     def build(self) -> M:
-        """The untrained model that the configuration describes for these data.
+        """Build the untrained model.
 
         Raises:
-            UsageError: if it does not fit them.
+            UsageError: if the configuration does not fit the data.
         """
 
     @abstractmethod
     def objective(self) -> Objective:
-        """What is trained."""
+        """The training objective."""
 
     @abstractmethod
     def model_of(self, network: nn.Module) -> M:
-        """A model around the part of the objective that users get, as the engine hands it to hooks."""
+        """The model of a network that the engine passes to hooks (EMA weights, evaluation mode)."""
 
     @abstractmethod
     def snapshot(self, network: nn.Module, record: TrainingRecord) -> M:
-        """The model to save: around that module, with everything that a model folder holds and a record."""
+        """The model to save, with its training record."""
 
     @abstractmethod
-    def draw(self, model: M, n: int) -> Image:
-        """About n samples."""
+    def sample_grid(self, model: M, n: int) -> Image:
+        """A grid of about n samples."""
 
-    def pictures(self, model: M) -> Mapping[str, Image]:
-        """What is drawn at the end of a run, by name."""
-        return {"final": self.draw(model, self.config.samples)}
+    def final_images(self, model: M) -> Mapping[str, Image]:
+        """Name -> image to save at the end of a run."""
+        return {"final": self.sample_grid(model, self.config.samples)}
 
     def hooks(self) -> Sequence[Hook]:
-        """Further ones that look on while a run of this kind goes on."""
+        """Additional hooks of the family."""
         return ()
 
     def validation(self, metrics: Mapping[str, float]) -> ValidationRecord:
@@ -98,17 +98,17 @@ class Setup(ABC, Generic[C, M]):
         )
 
 
-def some(data: Dataset, split: str, n: int | None) -> Tensor:
-    """So many images, evenly spaced over a split, or all of them, levels uint8 [n, C, H, W]."""
+def spaced_images(data: Dataset, split: str, n: int | None) -> Tensor:
+    """n images at even spacing in a split, levels uint8 [n, C, H, W]; None for all."""
     return torch.cat([b.images for b in ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=n)])
 
 
 def by_class(images: Tensor, data: Dataset, levels: int) -> Image:
-    """Images of which number i is of class i modulo the number of classes: a named row each."""
+    """A table with one named row per class, of images of which number i has class i modulo the number of classes."""
     return table(images.numpy(), levels, len(data.classes), names=data.classes)
 
 
 def _command() -> str:
-    """How this run was started: a command of ours, or a script."""
+    """The command line that started this run."""
     program = Path(sys.argv[0]).name
     return shlex.join(["pixelloom" if program == "__main__.py" else program, *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Run folders: what lies in one, which of them a name means, and how one is made ready for a new run."""
+"""Run folders: their files, finding one by name, and preparing one for a new run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pixelloom.models import pretrained
 from pixelloom.models.description import WEIGHTS
 from pixelloom.runs.compose import compose, dump_yaml, read_yaml
 from pixelloom.runs.config import PixelRun, RunConfig
+from pixelloom.runs.renamed import RenamedError
 
 RUNS = Path("runs")
 CONFIG, METRICS_FILE, BEST, LAST = "config.yaml", "metrics.jsonl", "model", "last"
 _OWN = (METRICS_FILE, "curves.png", "samples", "checkpoints", BEST, LAST, "tensorboard")
-"""What a run writes beside its config.yaml, which the next run replaces whole."""
+"""What a run writes besides config.yaml; the next run replaces all of it."""
 _log = logging.getLogger("pixelloom")
 
 
 def find(name: str | Path) -> Path:
-    """The model folder that MODEL means: a run folder, a model folder, the name of a run under ``runs/``, or that of a
-    model that comes with the package, in this order.
+    """Find the model folder of MODEL: a model folder, a run folder, a run under ``runs/``, or a pretrained model.
 
     Raises:
-        ModelError: if there is none, with the nearest name.
+        ModelError: if there is none; the message suggests the nearest name.
     """
     for folder in (Path(name), Path(name) / BEST, RUNS / name / BEST):
         if (folder / WEIGHTS).is_file():
@@ -35,55 +35,55 @@ def find(name: str | Path) -> Path:
         return pretrained.folder(str(name))
     if Path(name).exists():
         raise ModelError(
-            f"{name}: holds no model; expected {WEIGHTS} in it or in its folder {BEST!r} (has its training validated?)"
+            f"{name}: holds no model; expected {WEIGHTS} in it or in its folder {BEST!r} (saved by a validation)"
         )
     known = sorted(path.parent.parent.name for path in RUNS.glob(f"*/{BEST}/{WEIGHTS}"))
-    have = f" Runs here: {', '.join(known)}." if known else " Train one with: pixelloom train digits --minutes 1"
-    come = f" With the package: {', '.join(pretrained.PRETRAINED)}" if pretrained.PRETRAINED else ""
+    have = f" Runs: {', '.join(known)}." if known else " Train one with: pixelloom train digits --minutes 1"
+    come = f" Pretrained: {', '.join(pretrained.PRETRAINED)}" if pretrained.PRETRAINED else ""
     near = did_you_mean(str(name), [*known, *pretrained.PRETRAINED])
     raise ModelError(f"no model is called {str(name)!r}.{near}{have}{come}")
 
 
 def open_folder(out: Path, config: RunConfig) -> None:
-    """Make the folder of a run, and write its configuration.
+    """Create the folder of a run, and write its configuration.
 
     Raises:
-        UsageError: if it cannot be made.
+        UsageError: if it cannot be created.
     """
     try:
         (out / "samples").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--out {out}: cannot be made: {error.strerror}") from error
+        raise UsageError(f"--out {out}: cannot be created: {error.strerror}") from error
     write_bytes(out / CONFIG, dump_yaml(config).encode())
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that prepares the folder, when several are started for one run."""
+    """Whether this process is the one, of several, that prepares the folder."""
     ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
     return int(next(ranks, "0")) == 0
 
 
 def check_free(out: Path, *, resume: bool, force: bool) -> None:
-    """Refuse a folder that holds a run, unless it is to be resumed or replaced; nothing is changed.
+    """Check that a run may use a folder; nothing is changed.
 
     Raises:
-        UsageError: for such a folder, or one that holds something else.
+        UsageError: if the folder holds a run that is neither resumed nor replaced, or other files of the same names.
     """
     if resume and force:
-        raise UsageError("resume, force: one goes on with the run that is there, the other replaces it; choose one")
+        raise UsageError("resume, force: choose one; resume continues the run in the folder, force replaces it")
     if resume and not (out / CONFIG).is_file():
-        _log.warning("%s: no run to resume here; beginning one", out)
+        _log.warning("%s: no run to resume; starting one", out)
     held = _held(out)
     if resume or not held:
         return
     if not _is_run(out):
-        raise UsageError(f"{out}: holds {', '.join(held)}, but is no run of Pixelloom; choose another --out")
+        raise UsageError(f"{out}: holds {', '.join(held)}, but not a run of Pixelloom; choose another --out")
     if not force:
-        raise UsageError(f"{out}: holds a run already; go on with it by --resume, or replace it by --force")
+        raise UsageError(f"{out}: holds a run already; resume it with --resume, or replace it with --force")
 
 
 def clear(out: Path) -> None:
-    """Remove the run in a folder, once the new one is known to have its data and its device: a typo must not cost it."""
+    """Remove the run in a folder. Called after data and device of the new run are known to work."""
     held = _held(out)
     for name in _OWN:
         path = out / name
@@ -96,18 +96,20 @@ def clear(out: Path) -> None:
 
 
 def _held(out: Path) -> list[str]:
-    """What a run has written there."""
+    """What a run has written to the folder."""
     return [name for name in (CONFIG, *_OWN) if _holds(out / name)]
 
 
 def _holds(path: Path) -> bool:
-    """Whether there is a file, or a folder with something in it."""
+    """Whether a path is a file or a folder that is not empty."""
     return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _is_run(folder: Path) -> bool:
     try:
         compose(PixelRun(), file=read_yaml(folder / CONFIG))
+    except RenamedError:  # a run of an earlier version
+        return True
     except UsageError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Runs of latent models: a generator and a discriminator against each other, chosen by a kernel distance."""
+"""Runs of GANs; the best model is selected by its KID on validation images."""
 
 from __future__ import annotations
 
@@ -34,25 +34,24 @@ from pixelloom.sampling.latent_noise import labels_of, latents
 from pixelloom.viz.grid import grid, table
 
 _log = logging.getLogger("pixelloom")
-_BATCHES, _BATCH = 16, 64  # from which the statistics of batch norm are taken
+_BATCHES, _BATCH = 16, 64  # batches for standing statistics, and their size
 
 
 class GANSetup(Setup[GANRun, GANModel]):
-    """See :class:`Setup`."""
+    """The setup of a GAN's run."""
 
     def build(self) -> GANModel:
-        """An untrained model with its discriminator."""
+        """Build the untrained generator and discriminator."""
         config, data = self.config, self.data
         if config.matching_aware and self.classes < 2:
-            raise UsageError("matching_aware: of which classes? it needs --classes, and data of two or more")
+            raise UsageError("matching_aware: needs --classes, and data of two or more classes")
         if config.penalties.lazy_interval > 1 and not config.penalties.on:
-            raise UsageError("penalties.lazy_interval: of which penalty? set penalties.r1, r2 or gradient too")
+            raise UsageError("penalties.lazy_interval: needs a penalty; set penalties.r1, r2 or gradient")
         if config.validation_images < LEAST:
-            few = f"validation_images: {config.validation_images} are too few to choose a latent model by"
-            raise UsageError(f"{few}: a kernel distance needs {LEAST}")
+            raise UsageError(f"validation_images: {config.validation_images} are too few for KID, which needs {LEAST}")
         if max(len(data.val), len(data.train)) < LEAST:
             few = f"{data.name}: {len(data.train)} training images and {len(data.val)} for validation are too few"
-            raise DataError(f"{few} to choose a latent model by: a kernel distance needs {LEAST}; add pictures")
+            raise DataError(f"{few} for KID, which selects the best model and needs {LEAST}; add images")
         self.extractor = choose(config.features, data.spec.channels, config.data.source)
         return GANModel.build(
             GANDescription(
@@ -65,7 +64,7 @@ class GANSetup(Setup[GANRun, GANModel]):
         )
 
     def objective(self) -> Objective:
-        """Both phases."""
+        """The adversarial objective, with a discriminator and a generator phase."""
         config, model = self.config, self.model
         assert model.discriminator is not None
         free = not (config.penalties.gradient or any(spectral_layers(model.discriminator)))
@@ -94,11 +93,11 @@ class GANSetup(Setup[GANRun, GANModel]):
 
     @property
     def policy(self) -> Policy:
-        """What the discriminator sees of images."""
+        """Augmentation of the images that the discriminator sees."""
         return self.config.augment or policy_for(self.data.spec, len(self.data.train))
 
     def prepare(self, generator: nn.Module) -> nn.Module:
-        """A copy whose spectral norms and batch statistics fit its weights, classes as frequent as in training."""
+        """A copy with converged spectral norms and standing statistics, with classes as frequent as in training."""
         ready = copy.deepcopy(generator)
         refresh(ready)
         device = next(ready.parameters()).device
@@ -114,7 +113,7 @@ class GANSetup(Setup[GANRun, GANModel]):
         return ready
 
     def model_of(self, network: nn.Module) -> GANModel:
-        """The generator alone."""
+        """The generator, without the discriminator."""
         return GANModel(network, self.model.description)
 
     def snapshot(self, network: nn.Module, record: TrainingRecord) -> GANModel:
@@ -127,15 +126,14 @@ class GANSetup(Setup[GANRun, GANModel]):
 
     @property
     def figure(self) -> str:
-        """By which the best model is chosen: the kernel distance, or, with classes, its mean over them.
+        """Name of the metric that selects the best model: KID, or its mean over classes.
 
-        The distance of all classes at once does not see whether images are of the class that was asked for (intra-class
-        distances: Miyato and Koyama 2018).
+        The KID of all classes together does not notice wrong classes. Source: Miyato, Koyama 2018 (intra FID).
         """
         return f"kid-{self.extractor}{'-by-class' if self._members else ''}"
 
     def measure(self, network: nn.Module) -> Mapping[str, float]:
-        """Kernel distances of as many samples as there are held-out images, of the same classes, in float32."""
+        """KID between held-out images and as many samples of the same classes, in float32."""
         real, space = self._real, EXTRACTORS[self.extractor](self.data.spec.channels)
         labels = self._held_out.labels if self.classes else None
         samples = self.model_of(network).sample(len(real), seed=rng.Stream.VALIDATION, labels=labels)
@@ -153,13 +151,13 @@ class GANSetup(Setup[GANRun, GANModel]):
 
     @cached_property
     def split(self) -> str:
-        """That figures are measured on."""
+        """The split that validation metrics are measured on."""
         held = len(self.data.val)
         if held >= LEAST:
             return "val"
         _log.warning(
-            "%s: only %d in the validation split, and a kernel distance needs %d: it is measured against training "
-            "images, and cannot tell a generator that copies them",
+            "%s: only %d images in the validation split, and KID needs %d: it is measured against training images, and "
+            "does not notice memorization",
             *(self.data.name, held, LEAST),
         )
         return "train"
@@ -171,22 +169,22 @@ class GANSetup(Setup[GANRun, GANModel]):
 
     @cached_property
     def _held_out(self) -> Batch:
-        """The images that are measured against."""
+        """The real images of validation metrics."""
         return self._some(self.config.validation_images)
 
     def _some(self, n: int) -> Batch:
-        """So many images, evenly spaced over the split, with their labels if there are any."""
+        """n images at even spacing in the split, with their labels."""
         return next(ordered(self.data.split(self.split), self.data.spec, n, dynamic=self.data.dynamic, limit=n))
 
     @cached_property
     def _real(self) -> Tensor:
-        """Features of these images."""
+        """Features of the real images, float32 [n, d]."""
         space = EXTRACTORS[self.extractor](self.data.spec.channels)
         return features(self._held_out.images, self.data.spec.levels, space)
 
     @cached_property
     def _members(self) -> list[Tensor]:
-        """Which of these images are of each class; classes with too few of them count as one, so that they count."""
+        """Indices of the real images of each class; classes that are too small for KID are merged into one."""
         labels = self._held_out.labels if self.classes else None
         if labels is None:
             return []
@@ -195,38 +193,36 @@ class GANSetup(Setup[GANRun, GANModel]):
         others = torch.cat([torch.empty(0, dtype=torch.long), *(rows for rows in each if len(rows) < LEAST)])
         return [*large, others] if large and len(others) >= LEAST else large
 
-    def draw(self, model: GANModel, n: int) -> Image:
-        """A grid of n samples; with classes a row each."""
+    def sample_grid(self, model: GANModel, n: int) -> Image:
+        """A grid of n samples; with classes, one row per class."""
         seed, levels = self.config.train.seed, model.spec.levels
         if not self.classes:
             return grid(model.sample(n, seed=seed).numpy(), levels)
         n = max(1, n // self.classes) * self.classes
         return by_class(model.sample(n, seed=seed, labels=torch.arange(n) % self.classes), self.data, levels)
 
-    def pictures(self, model: GANModel) -> Mapping[str, Image]:
-        """The grid, and a row of held-out images above one of samples, of their classes if they have any."""
+    def final_images(self, model: GANModel) -> Mapping[str, Image]:
+        """The grid, and a row of held-out images above a row of samples of the same classes."""
         n = min(8, self.config.samples)
         real = self._some(n)
         labels = real.labels if self.classes else None
         drawn = model.sample(len(real.images), seed=self.config.train.seed, labels=labels)
         rows = np.stack([real.images.numpy(), drawn.numpy()], axis=1)
         flat = rows.reshape(-1, *model.spec.shape)
-        return {**super().pictures(model), "rows": table(flat, model.spec.levels, 2, names=("real", "drawn"))}
+        return {**super().final_images(model), "rows": table(flat, model.spec.levels, 2, names=("real", "generated"))}
 
     def hooks(self) -> Sequence[Hook]:
-        """One that warns when the discriminator has learned the training images by heart, where its dial can tell: that
-        real ones outrank generated ones, which is all that some losses know, says more of the generator.
-        """
+        """A hook that watches r_t; for losses without a boundary r_t says more about the generator than overfitting."""
         return () if LOSSES[self.config.loss].boundary is None else (_Overfitting(),)
 
 
 class _Overfitting(Hook):
-    """Lets a :class:`OverfittingWatch` look on."""
+    """Warns if the overfitting heuristic r_t (Karras et al. 2020) indicates overfitting."""
 
     def __init__(self) -> None:
         self.watch = OverfittingWatch()
 
     def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
-        said = self.watch.update(stats["D/r_t"])
-        if said:
-            _log.warning("%s", said)
+        warning = self.watch.update(stats["D/r_t"])
+        if warning:
+            _log.warning("%s", warning)

@@ -1,4 +1,4 @@
-"""Runs of pixel models: maximum likelihood, chosen by bits/dim."""
+"""Runs of pixel models: maximum likelihood; the best model is selected by its bits/dim."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.objectives.likelihood import likelihood as likelihood_objective
 from pixelloom.runs.config import PixelRun
 from pixelloom.runs.evaluate import scored
-from pixelloom.runs.family import Setup, some
+from pixelloom.runs.family import Setup, spaced_images
 from pixelloom.viz.grid import grid, table
 
 
 class PixelSetup(Setup[PixelRun, PixelModel]):
-    """See :class:`Setup`."""
+    """The setup of a pixel model's run."""
 
     def build(self) -> PixelModel:
-        """An untrained model of what :meth:`describe` says."""
+        """Build the untrained model of :meth:`describe`."""
         return PixelModel.build(self.describe())
 
     def describe(self) -> PixelDescription:
-        """What the model will be: the configuration fitted to the data."""
+        """The description of the model for these data."""
         config, data = self.config, self.data
         head = make_head(config.head, data.spec)
         try:
@@ -54,7 +54,7 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         )
 
     def objective(self) -> Objective:
-        """Maximum likelihood."""
+        """The likelihood objective."""
         model = self.model
         return likelihood_objective(
             model.network,
@@ -69,28 +69,26 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         )
 
     def measure(self, network: nn.Module) -> Mapping[str, float]:
-        """Validation figures of a network; in float32 whatever the training's precision."""
+        """Validation metrics of a network, in float32 whatever the precision of training."""
         found = scored(self.model_of(network), self.data, "val", self.config.validation_images)
         return {"bits/dim": found.bits_per_dim, "nats/image": found.nats_per_image}
 
     def model_of(self, network: nn.Module) -> PixelModel:
-        """The model itself, or one around averaged weights: always the same, which plans its sampling once."""
+        """The model of a network. It is cached, so that sampling is planned once."""
         if self.model.network is not network:
             self.model = PixelModel(network, self.model.description)
         return self.model
 
     def snapshot(self, network: nn.Module, record: TrainingRecord) -> PixelModel:
-        """The model with its record."""
+        """The model with its training record."""
         return PixelModel(network, self.model.description.model_copy(update={"training": record}))
 
-    def draw(self, model: PixelModel, n: int) -> Image:
-        """A grid of n samples. Where they go by pictures, these are of the validation images: about as many as draws of
-        each, in a row each with the truth.
-        """
+    def sample_grid(self, model: PixelModel, n: int) -> Image:
+        """A grid of n samples. With conditioning images, a row has one of them, its samples, and the original image."""
         seed = self.config.train.seed
         if model.condition is None:
             return grid(model.sample(n, seed=seed).numpy(), model.spec.levels)
-        truth = some(self.data, "val", math.ceil(math.sqrt(n)))
+        truth = spaced_images(self.data, "val", math.ceil(math.sqrt(n)))
         seen, rows = model.condition.of(truth), len(truth)
         row = torch.arange(max(1, n // rows) * rows) % rows
         images = model.sample(len(row), seed=seed, condition=seen[row])
@@ -105,6 +103,6 @@ def _scaling(config: PixelRun, data: Dataset) -> Scaling:
         return Scaling.symmetric()
     if config.inputs == "embedding":
         return Scaling.numbers(data.spec.levels)
-    # Drawn through the stream, so that dynamic binarization counts as the network will see it.
+    # Through the stream, so that dynamic binarization is included.
     seen = Stream(data.train, data.spec, min(len(data.train), 10_000), dynamic=data.dynamic).batch_at(0)
     return Scaling.standard(seen.images.numpy(), data.spec.levels)

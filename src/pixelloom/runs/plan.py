@@ -1,4 +1,4 @@
-"""What a run will do, decided before anything starts: recipe, file, overrides, budgets, folder."""
+"""Plans a run before anything starts: recipe, file, overrides, budgets, folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pixelloom.runs.compose import Overrides, compose, elsewhere, fields_of, rea
 from pixelloom.runs.config import PixelRun, RunConfig
 from pixelloom.runs.folder import CONFIG, RUNS
 from pixelloom.runs.recipes import recipe as named_run
+from pixelloom.runs.renamed import renamed
 
 BUDGETS = ("train.minutes", "train.images", "train.epochs")
 _MACHINE = ("device", "devices", "nodes", "threads", "workers", "timeout")
 _INTERVALS = ("validate_every", "checkpoint_every", "sample_every")
-# What may change when a run is resumed: how long, where and how watched, but not what is computed.
+# Fields that may change when a run is resumed, since they do not change what is computed.
 _FREE = (*BUDGETS, *(f"train.{name}" for name in (*_MACHINE, *_INTERVALS)), "data.root", "data.cache", "samples")
 
 
@@ -27,10 +28,10 @@ def planned(
     overrides: Overrides | None = None,
     resume: bool = False,
 ) -> tuple[RunConfig, Path]:
-    """What a run will do, and in which folder.
+    """Plan a run; returns its configuration and folder.
 
-    A budget in ``overrides`` or in the file takes the place of all budgets before it. With ``resume`` the run's own
-    configuration is kept, but for its budget and what does not change its result.
+    A budget in ``overrides`` or in the file replaces all earlier budgets. With ``resume`` the configuration of the run
+    in the folder is used; its budget and fields that do not change the result may change.
 
     Raises:
         UsageError: for unknown names, values that are not allowed, or another run than the one to resume.
@@ -43,32 +44,34 @@ def planned(
     if resume and (folder / CONFIG).is_file():
         return _resumed(folder, recipe, file, changes), folder
     if recipe is None and config is None:
-        raise UsageError(f"{folder}: no run to resume here: it has no {CONFIG}")
+        raise UsageError(f"{folder}: no run to resume: there is no {CONFIG}")
     base = compose(named_run(recipe) if recipe is not None else PixelRun(), file=_with_one_budget(file))
     return _changed(base, changes), folder
 
 
 def as_text(value: str) -> str:
-    """A string that stays one when it is read as YAML: a folder may be called 2024."""
+    """Quote a string, so that YAML does not read it as a number: a folder may be called 2024."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def joined(first: Overrides, second: Overrides) -> dict[str, object]:
-    """Both, for fields that may be written in two ways.
+    """Merge overrides.
 
     Raises:
-        UsageError: if one field is given twice.
+        UsageError: if a field is in both.
     """
     twice = sorted(first.keys() & second.keys())
     if twice:
-        raise UsageError(f"{twice[0]}: given twice, as a field and as an option of its own; drop one")
+        raise UsageError(f"{twice[0]}: given twice, as a dotted field and as an option; remove one")
     return {**first, **second}
 
 
 def _changed(base: RunConfig, overrides: Overrides) -> RunConfig:
-    """``compose``, after a look at the names: a slip in one is told before what its value might do."""
+    """Compose a run; unknown names are reported before values."""
     network = str(overrides.get("network", base.network))
-    for path in overrides:
+    for path, value in overrides.items():
+        if problem := renamed(path, value):
+            raise UsageError(f"--{problem}")
         *parents, leaf = path.split(".")
         known = fields_of(network, parents)
         if not known:
@@ -110,8 +113,8 @@ def _resumed(folder: Path, recipe: str | None, file: Mapping[str, Any], changes:
     if changed:
         key = changed[0]
         raise UsageError(
-            f"{key}: the run in {folder} was begun with {before.get(key)!r} and cannot be resumed with {after[key]!r}; "
-            "budgets, devices and intervals may change"
+            f"{key}: the run in {folder} was started with {before.get(key)!r}, not {after[key]!r}; "
+            "only budgets, devices and intervals may change"
         )
     return plan
 

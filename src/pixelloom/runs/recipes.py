@@ -1,6 +1,6 @@
-"""Named runs: the networks of the tutorials as they were taught, and our own best small ones.
+"""Recipes: named runs of the tutorials' networks, and small runs of our own for each network.
 
-``pixelloom train RECIPE`` runs one; ``pixelloom config RECIPE`` prints it whole.
+``pixelloom train RECIPE`` runs one; ``pixelloom config RECIPE`` prints all of its settings.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pixelloom.runs.config import GANRun, PixelRun, RunConfig
 from pixelloom.runs.families import config_of, known_networks
 
 _THIRD = OptimConfig(lr=4e-3, clip=1e-2)
-# 1.2e-2 learns faster within an epoch, and diverges after it.
+# A learning rate of 1.2e-2 is better after one epoch, and diverges later.
 _MUON = OptimConfig(kind="muon", lr=5e-3, betas=(0.95, 0.99), warmup=2_000, decay="cosine", clip=0.1, weight_decay=0.1)
 _MODERN = OptimConfig(lr=4e-3, betas=(0.9, 0.99), warmup=2_000, decay="cosine", clip=1.0)
 
-# Of generators: Adam moves a weight by about its rate a step, and few pictures are few steps.
+# For generators: Adam moves a weight by about its learning rate per step, and small data give few steps.
 _QUICKER = OptimConfig(lr=2e-4, betas=(0.0, 0.9))
 
 PIXEL_RUNS: dict[str, PixelRun] = {
-    # Eight masked layers with batch normalization, 256-way softmax: the classic first PixelCNN tutorial.
+    # The first PixelCNN tutorial: eight masked layers with batch norm, 256-way softmax.
     "mnist-gray": PixelRun(
         data=DataConfig(source="mnist"),
         model=PixelCNNConfig(block="plain", channels=64, blocks=7, kernel=7, norm="batch", bias=False),
@@ -40,7 +40,7 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=OptimConfig(lr=1e-3),
         train=TrainConfig(batch=128, epochs=50),
     ),
-    # The Keras example: residual bottlenecks on thresholded digits.
+    # The Keras example: residual bottleneck blocks on thresholded digits.
     "mnist-binary": PixelRun(
         data=DataConfig(source="mnist", binarize="threshold@0.33"),
         model=PixelCNNConfig(block="residual", channels=128, hidden=64, blocks=5, kernel=3, head_kernels=(3, 3)),
@@ -49,9 +49,9 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=OptimConfig(lr=5e-4),
         train=TrainConfig(batch=128, epochs=50),
     ),
-    # The third tutorial, after the Berkeley course on deep unsupervised learning: residual blocks 1x1, kxk, 1x1 that
-    # are as wide inside as outside, a ReLU after each layer. Its ``--layers 5`` makes four blocks. It clips at 1 the
-    # gradient of a sum over 100,000 values, so every one is clipped; our mean is clipped at 0.01 to that end.
+    # The third tutorial, after the Berkeley course on deep unsupervised learning: residual blocks 1x1, kxk, 1x1 of
+    # constant width, with a ReLU after each layer. Its ``--layers 5`` gives four blocks. It clips the gradient of a sum
+    # over 100,000 values at 1, that is, always; the gradient of our mean is clipped at 0.01 for the same effect.
     "mnist-binary-7x7": PixelRun(
         data=DataConfig(source="mnist", binarize="threshold@0.5"),
         model=PixelCNNConfig(block="residual", channels=64, hidden=64, blocks=4, kernel=7, head_kernels=(1,)),
@@ -60,7 +60,7 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_THIRD,
         train=TrainConfig(batch=128, epochs=10),
     ),
-    # The same on colored digits, ``--layers 8 --filters 120``: four levels a channel, R before G before B.
+    # The same on colored digits, ``--layers 8 --filters 120``: four levels per channel, R before G before B.
     "colored-mnist": PixelRun(
         data=DataConfig(source="colored-mnist"),
         model=PixelCNNConfig(block="residual", channels=120, hidden=120, blocks=7, kernel=7, head_kernels=(1,)),
@@ -69,7 +69,7 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_THIRD,
         train=TrainConfig(batch=128, epochs=10),
     ),
-    # Six masked layers on 8-bit color. The tutorial has head.channels=independent: no order in a pixel.
+    # Six masked layers on 8-bit color. The tutorial has head.channels=independent.
     "rgb": PixelRun(
         data=DataConfig(source="cifar10"),
         model=PixelCNNConfig(block="plain", channels=64, blocks=5, kernel=7),
@@ -78,8 +78,8 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=OptimConfig(lr=1e-3),
         train=TrainConfig(batch=64, epochs=20),
     ),
-    # Ours, for a first minute: small gated residual blocks on the embedded digits. One thread: on images this small a
-    # second one gains a fifth on an idle machine and loses most of the speed on a busy one.
+    # For a first minute: small gated residual blocks on the embedded digits. One thread: on such small images a second
+    # one is 20 % faster on an idle machine, and several times slower on a busy one.
     "digits": PixelRun(
         data=DataConfig(source="digits"),
         model=PixelCNNConfig(
@@ -88,14 +88,14 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MUON,
         train=TrainConfig(batch=32, epochs=100, ema=0.1, threads=1),
     ),
-    # Ours, for the likelihood table.
+    # For the likelihood table.
     "binarized-mnist": PixelRun(
         data=DataConfig(source="binarized-mnist"),
         model=PixelCNNConfig(block="gated", channels=64, hidden=32, blocks=8, kernel=5, positions=True),
         optim=_MODERN,
         train=TrainConfig(batch=16, epochs=20, ema=0.1),
     ),
-    # Ours, by Muon: the run that the package's model comes from.
+    # With Muon: the run of the pretrained model.
     "best": PixelRun(
         data=DataConfig(source="binarized-mnist"),
         model=PixelCNNConfig(block="gated", channels=64, hidden=32, blocks=8, kernel=5, positions=True),
@@ -103,7 +103,7 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         train=TrainConfig(batch=16, epochs=8, ema=0.1),
         validation_images=2_000,
     ),
-    # The two stacks of the paper, small.
+    # Both stacks of the paper, with fewer features.
     "gated-pixelcnn": PixelRun(
         network="gated-pixelcnn",
         data=DataConfig(source="binarized-mnist"),
@@ -111,8 +111,8 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MUON,
         train=TrainConfig(batch=16, epochs=20, ema=0.1),
     ),
-    # Ours, digits four times as wide as what is given: the picture to go by says most, so fewer layers do, and kernels
-    # that reach two of its pixels to each side.
+    # Super-resolution by 4: the conditioning image determines most of the digit, so few layers suffice; kernels reach
+    # two of its pixels to each side.
     "mnist-superres": PixelRun(
         network="gated-pixelcnn",
         data=DataConfig(source="mnist", levels=16),
@@ -121,8 +121,8 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MODERN.model_copy(update={"lr": 8e-3}),
         train=TrainConfig(batch=16, epochs=2, ema=0.1),
     ),
-    # Ours: the LSTMs of PixelRNN with fewer layers than the paper's seven, and the neural density estimators that came
-    # before them, NADE with the paper's hidden units and MADE with one for each pixel.
+    # The LSTMs of PixelRNN with fewer layers than the paper's seven; NADE with the hidden units of its paper, and MADE
+    # with one per pixel.
     "row-lstm": PixelRun(
         network="row-lstm",
         data=DataConfig(source="binarized-mnist"),
@@ -153,7 +153,7 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MODERN.model_copy(update={"lr": 5e-3}),
         train=TrainConfig(batch=64, epochs=10, ema=0.1),
     ),
-    # PixelCNN++ with a fifth of the paper's features and blocks.
+    # A fifth of the paper's features and blocks.
     "pixelcnn-pp": PixelRun(
         network="pixelcnn-pp",
         data=DataConfig(source="binarized-mnist"),
@@ -161,8 +161,8 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MODERN,
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
-    # A sixth of the paper's blocks, an eighth of its features. At 5e-3 it gets worse after 4,500 images, and by Adam
-    # at 4e-3 it diverges after 10,800.
+    # A sixth of the paper's blocks, an eighth of its features. A learning rate of 5e-3 gets worse after 4,500
+    # images, and Adam with 4e-3 diverges after 10,800.
     "pixelsnail": PixelRun(
         network="pixelsnail",
         data=DataConfig(source="binarized-mnist"),
@@ -170,8 +170,8 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MUON.model_copy(update={"lr": 2e-3}),
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
-    # A transformer learns what is near from scratch, which takes more images than ten minutes show on a CPU: so masked
-    # kernels tell it, in front and within each layer, and attention looks back over the last rows only.
+    # A transformer has no bias for locality, and learning it takes more images than a CPU sees in ten minutes: hence
+    # masked convolutions before and within each layer, and attention within a window of the last rows.
     "pixel-transformer": PixelRun(
         network="pixel-transformer",
         data=DataConfig(source="binarized-mnist"),
@@ -179,7 +179,7 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MUON,
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
-    # The paper's own, for CIFAR-10: 54 million parameters, days on several GPUs.
+    # The paper's network for CIFAR-10: 54 million parameters, days on several GPUs.
     "pixelcnn-pp-cifar10": PixelRun(
         network="pixelcnn-pp",
         data=DataConfig(source="cifar10"),
@@ -191,7 +191,7 @@ PIXEL_RUNS: dict[str, PixelRun] = {
 }
 
 GAN_RECIPES: dict[str, GANRun] = {
-    # GANs on 400 pictures, as the tutorial has them: no averaged weights, no augmentation.
+    # The tutorial's GANs on 400 images: no EMA, no augmentation.
     "dcgan-tutorial": GANRun(
         network="dcgan",
         data=DataConfig(source="sevens-and-eights"),
@@ -205,8 +205,8 @@ GAN_RECIPES: dict[str, GANRun] = {
         augment=Policy(),
         train=TrainConfig(batch=64, epochs=300),
     ),
-    # The same networks with what came after, and steps twice as many and, of the generator, twice as large; as many
-    # pictures, but counted: 300 epochs of a user's own thousands would be weeks.
+    # The same networks with EMA and augmentation, twice as many steps, and twice the generator's learning rate.
+    # The budget is in images: 300 epochs of a large data set would take weeks.
     "dcgan": GANRun(
         network="dcgan",
         data=DataConfig(source="sevens-and-eights"),
@@ -220,7 +220,7 @@ GAN_RECIPES: dict[str, GANRun] = {
         generator=_QUICKER,
         train=TrainConfig(batch=32, images=120_000, ema=0.1),
     ),
-    # Digits by class, with a quarter of the paper's features in the generator and half of them in the discriminator.
+    # Class-conditional digits, with a quarter of the paper's features in the generator, half in the discriminator.
     "sngan": GANRun(
         network="sngan",
         data=DataConfig(source="mnist", size=32),
@@ -232,7 +232,7 @@ GAN_RECIPES: dict[str, GANRun] = {
         train=TrainConfig(batch=32, images=160_000, ema=0.1),
         samples=100,
     ),
-    # The relativistic game with both penalties.
+    # The relativistic loss with both penalties.
     "r3gan": GANRun(
         network="r3gan",
         data=DataConfig(source="shapes"),
@@ -248,10 +248,10 @@ RECIPES: dict[str, RunConfig] = {**PIXEL_RUNS, **GAN_RECIPES}
 
 
 def recipe(name: str) -> RunConfig:
-    """The run of that name, or a plain run of the network of that name.
+    """The recipe of a name, or the default run of a network.
 
     Raises:
-        UsageError: if there is neither, with the nearest name.
+        UsageError: for an unknown name; the message suggests the nearest one.
     """
     if name in RECIPES:
         return RECIPES[name].model_copy(update={"recipe": name})

@@ -1,8 +1,8 @@
-"""The one place where parts are wired together: data, network, head, objective and engine become a run and a model.
+"""Training runs of any family.
 
 A run folder holds ``config.yaml`` (complete: ``train --config`` repeats the run), ``metrics.jsonl``, ``curves.png``,
-``samples/``, ``checkpoints/``, ``model/``, the best model by validation, and, where that is another, ``last/``, the one
-that training ended with.
+``samples/``, ``checkpoints/``, ``model/`` (the best model by validation) and ``last/`` (the model at the end of
+training, if it is another one).
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from pixelloom.runs.config import RunConfig
 from pixelloom.runs.families import set_up
 from pixelloom.runs.family import Setup
 from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, check_free, clear, is_first_process, open_folder
-from pixelloom.runs.record import model_card
+from pixelloom.runs.model_card import model_card
 from pixelloom.viz import curves
 from pixelloom.viz.grid import save_png
 
-_SAMPLING_SHARE = 0.05  # of a run's time that pictures along the way may take
+_SAMPLING_SHARE = 0.05  # of a run's time, at most, for samples during training
 _log = logging.getLogger("pixelloom")
 
 
 def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool = False) -> Path:
-    """Claim the folder and train; returns the model folder.
+    """Check the folder and train; returns the model folder.
 
     Raises:
-        UsageError: if ``out`` holds a run and neither ``resume`` nor ``force`` is set, or the memory does not suffice;
-            else as :func:`train`.
+        UsageError: if ``out`` holds a run and neither ``resume`` nor ``force`` is set, or if memory runs out; further
+            errors are those of :func:`train`.
     """
     if is_first_process():
         check_free(out, resume=resume, force=force)
@@ -62,24 +62,24 @@ def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool =
             raise
         raise UsageError(
             f"out of memory with train.batch={plan.train.batch}; halve it, or set train.accumulate="
-            f"{plan.train.accumulate * 2} to keep the batch and use half the memory"
+            f"{plan.train.accumulate * 2}, which keeps the batch and halves the memory"
         ) from error
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False, force: bool = False) -> Path:
-    """Carry out a run in folder ``out``; returns the folder of the best model by validation.
+    """Train in the folder ``out``; returns the folder of the best model by validation.
 
-    With ``resume`` the run goes on from its newest sound checkpoint and ends with the same bits as one that was never
-    stopped (budgets in minutes excepted: they follow the clock). With ``force`` a run that is there is removed, but only
-    when the data are read and the model is built.
+    With ``resume`` the run continues from its newest valid checkpoint, and ends with the same bits as one that was not
+    interrupted (except with a budget in minutes). With ``force`` a run in the folder is removed, after data and model
+    are known to be valid.
 
     Raises:
         UsageError: for a configuration that does not fit the data or the machine, or a folder that cannot be written.
         DataError: if the data cannot be read.
-        ModelError: if training diverges, or no sound checkpoint fits.
+        ModelError: if training diverges, or no valid checkpoint fits.
     """
     fabric = make_fabric(config.train)
-    with fabric.rank_zero_first(), progress_bar() as shown:  # what has to be downloaded or decoded is done once
+    with fabric.rank_zero_first(), progress_bar() as shown:  # downloads and decodes once
         data = load(config.data, shown)
     setup = set_up(config, data)
     objective = setup.objective()
@@ -95,7 +95,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, force: bool = F
     with memory_explained(config.train):
         threads, why = choose_threads(objective, next(batches(stream, 0)), config.train, fabric)
     if fabric.device.type == "cpu":
-        # Kept with the run: a run that is resumed, or repeated from its config.yaml, takes as many, for the same bits.
+        # Recorded, since the bits of a run that is resumed or repeated depend on the number of threads.
         setup.config = config.model_copy(update={"train": config.train.model_copy(update={"threads": threads})})
         _log_of(fabric, "threads: %d (%s)", threads, why)
     with fixed(threads):
@@ -137,13 +137,13 @@ def _fit(
 
 
 def _log_of(fabric: Fabric, message: str, *values: object) -> None:
-    """Say it once, whatever the number of processes."""
+    """Log in the first process only."""
     if fabric.is_global_zero:
         _log.info(message, *values)
 
 
 def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
-    def keep(folder: Path, network: nn.Module, metrics: Mapping[str, float], state: State) -> None:
+    def save(folder: Path, network: nn.Module, metrics: Mapping[str, float], state: State) -> None:
         outcome = {
             "images": state.images,
             "epochs": round(state.images / len(setup.data.train), 2),
@@ -158,9 +158,9 @@ def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
     hooks: list[Hook] = [
         Progress(),
         MetricsWriter(out / METRICS_FILE),
-        Validate(partial(keep, out / BEST)),
-        _Last(out / LAST, keep),
-        EverySamples(_Sketches(setup, out / "samples")),
+        Validate(partial(save, out / BEST)),
+        _Last(out / LAST, save),
+        EverySamples(_Samples(setup, out / "samples")),
         _Curves(out),
         *setup.hooks(),
     ]
@@ -170,14 +170,14 @@ def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
 
 
 class _Last(Hook):
-    """Keeps the model that training ends with too, where another was the best; one of before a resumption goes."""
+    """Saves the model at the end of training if another one is the best; removes one saved before a resume."""
 
-    def __init__(self, folder: Path, keep: Callable[[Path, nn.Module, Mapping[str, float], State], None]) -> None:
-        self.folder, self.keep = folder, keep
-        self._figures: Mapping[str, float] = {}
+    def __init__(self, folder: Path, save: Callable[[Path, nn.Module, Mapping[str, float], State], None]) -> None:
+        self.folder, self.save = folder, save
+        self._metrics: Mapping[str, float] = {}
 
-    def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
-        self._figures = figures
+    def on_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
+        self._metrics = metrics
 
     def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         if run.progress < 1:
@@ -186,44 +186,44 @@ class _Last(Hook):
             shutil.rmtree(self.folder, ignore_errors=True)
             return
         with run.ema_weights() as network:
-            self.keep(self.folder, network, self._figures, run.state)
+            self.save(self.folder, network, self._metrics, run.state)
 
 
-class _Sketches:
-    """Draws a few pictures along the way, as long as that takes a twentieth of the time at most."""
+class _Samples:
+    """Saves samples during training, within a twentieth of the time."""
 
     def __init__(self, setup: Setup[Any, Any], folder: Path, n: int = 9) -> None:
         self.setup, self.folder, self.n = setup, folder, n
-        self.spent, self.cost = 0.0, 0.0  # seconds: in all, and of the last drawing
+        self.spent, self.cost = 0.0, 0.0  # seconds: in total, and of the last samples
 
     def __call__(self, network: nn.Module, state: State) -> None:
         if self.spent + self.cost > _SAMPLING_SHARE * state.seconds:
             return
         begun = time.monotonic()
-        drawn = self.setup.draw(self.setup.model_of(network), self.n)
+        drawn = self.setup.sample_grid(self.setup.model_of(network), self.n)
         save_png(drawn, self.folder / f"{state.images:09d}.png")
         self.cost = time.monotonic() - begun
         self.spent += self.cost
 
 
 class _Curves(Hook):
-    """Redraws the curves after each validation."""
+    """Plots the curves after each validation."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
-    def on_validation(self, run: Run, figures: Mapping[str, float]) -> None:
+    def on_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
         curves.draw(self.out / METRICS_FILE, self.out / "curves.png")
 
 
-def _finish(setup: Setup[Any, Any], out: Path, state: State, figure: str) -> None:
-    """Last pictures, drawn by the model that was kept."""
+def _finish(setup: Setup[Any, Any], out: Path, state: State, metric: str) -> None:
+    """Save the samples of the best model."""
     if state.best is None:
-        raise ModelError(f"{out}: no validation gave a finite figure, so no model was kept; lower the rate")
-    _log.info("best validation figure: %.4f %s at step %d; model in %s", state.best, figure, state.best_step, out)
+        raise ModelError(f"{out}: no validation metric was finite, so no model was saved; lower the learning rate")
+    _log.info("best validation: %.4f %s at step %d; model in %s", state.best, metric, state.best_step, out)
     config = setup.config
     if config.samples:
         model = load_model(out / BEST).to(choose_device(config.train))
-        _log.info("drawing %d samples", config.samples)
-        for name, drawn in setup.pictures(model).items():
+        _log.info("sampling %d images", config.samples)
+        for name, drawn in setup.final_images(model).items():
             save_png(drawn, out / "samples" / f"{name}.png")

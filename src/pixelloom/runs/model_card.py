@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it was trained on, and figures that say how they were measured."""
+"""The model card: network, training record and validation metrics of a model."""
 
 from __future__ import annotations
 
