@@ -1,4 +1,4 @@
-"""Images that have something to learn, in sets of one distribution, and models that draw from a set."""
+"""Images with structure to learn, data sets of one distribution, and models that sample from a fixed set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pixelloom.networks.gan.dcgan import DCGANConfig
 
 
 def toy_images(n: int, seed: int, *, channels: int = 1, levels: int = 16) -> Tensor:
-    """Noise on a ramp of its own direction, uint8 [n, channels, 8, 8]."""
+    """Noise on a ramp of random direction, uint8 [n, channels, 8, 8]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1:1:8j, -1:1:8j]
     angle, light = rng.uniform(0, 2 * np.pi, (2, n, 1, 1, 1))
@@ -29,7 +29,7 @@ def toy_images(n: int, seed: int, *, channels: int = 1, levels: int = 16) -> Ten
 def dataset(
     train: Tensor, val: Tensor, test: Tensor, levels: int = 16, *, labels: Tensor | None = None, classes: str = ""
 ) -> Dataset:
-    """Three splits as they are; ``labels`` are those of the test split, and zeros elsewhere."""
+    """A data set of three splits; ``labels`` are of the test split, other labels are 0."""
     parts = []
     for images in (train, val, test):
         labels_here = torch.zeros(len(images), dtype=torch.long) if labels is None or images is not test else labels
@@ -38,9 +38,9 @@ def dataset(
 
 
 class Drawer(nn.Module):
-    """A generator that shows one of given images, which one the first number of the noise says: u = Phi(z_0).
+    """A generator that returns an image of a fixed set, selected by u = Phi(z_0).
 
-    With classes, of ``sets[label]`` where Phi(z_1) < ``right``, and otherwise of the next class's.
+    With classes, the image is of ``sets[label]`` if Phi(z_1) < ``right``, else of the next class.
     """
 
     latent = 2
@@ -62,7 +62,7 @@ class Drawer(nn.Module):
 
 
 def drawing(*sets: Tensor, levels: int = 16, classes: str = "", right: float = 1.0) -> GANModel:
-    """A latent model whose samples are known; ``classes`` are their names, a letter each."""
+    """A GAN model with known samples; ``classes`` are the class names, one letter each."""
     description = GANDescription(
         network="dcgan",
         model=DCGANConfig.model_validate(NARROW),

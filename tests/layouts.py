@@ -1,4 +1,4 @@
-"""Tiny files in the layouts of the published data sets, written as their makers wrote them."""
+"""Tiny files in the formats of the published data sets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_idx(path: Path, array: np.ndarray, packed: bool = True) -> None:
 
 
 def write_mnist(folder: Path, train: int = 10_000, test: int = 2_100, packed: bool = True) -> None:
-    """Sparse random images, most of them sevens or eights: 400 of each in a tenth of train, 900 of each in test."""
+    """Sparse random images, mostly sevens and eights: 400 of each in a tenth of train, 900 of each in test."""
     for part, n, seed in (("train", train, 0), ("t10k", test, 1)):
         images = noise(n, 28, 28, seed=seed)
         images[:, :, 6:] = 0
@@ -77,7 +77,7 @@ def write_cifar(folder: Path, batches: dict[str, tuple[np.ndarray, np.ndarray]],
 
 def write_tar(path: Path, files: dict[str, bytes]) -> None:
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-        for name, data in reversed(files.items()):  # the published tars are not in order either
+        for name, data in reversed(files.items()):  # the published tars are not sorted
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
@@ -94,7 +94,7 @@ def write_binarized(folder: Path) -> None:
 
 
 def write_root(root: Path) -> None:
-    """All sets that need files."""
+    """All data sets that need files."""
     write_mnist(root / "mnist")
     write_mnist(root / "fashion-mnist", 120, 30)
     write_cifar(root / "cifar10", cifar_batches(), "bin")

@@ -1,4 +1,4 @@
-"""The cache of decoded images: whole or not there, found again, renewed when a file changes, bounded in memory."""
+"""The cache of decoded images: atomic entries, reuse, a new entry for changed files, bounded memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every set counts as large, and a block holds one image."""
+    """Every data set counts as large, and a block has one image."""
     monkeypatch.setattr(cache, "IN_MEMORY", 1)
     monkeypatch.setattr(npy, "IN_MEMORY", 1)
     monkeypatch.setattr(folders, "BLOCK", 1)
@@ -59,7 +59,7 @@ def listing_of(folder: Path) -> list[str]:
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on nothing may be decoded."""
+    """Fail if an image is decoded from here on."""
 
     def decode(*_: Any) -> None:
         pytest.fail("an image was decoded again")
@@ -306,5 +306,5 @@ def test_memory_stays_bounded_while_a_large_folder_is_decoded(tmp_path: Path) ->
     figures = json.loads(run.stdout)
     assert figures["decoded_mb"] > 147
     assert figures["checksums_agree"]
-    # 64 MiB are held before the cache takes over, and a block of 4 MiB from then on.
+    # 64 MiB are buffered before an entry is written, then blocks of 4 MiB.
     assert figures["decoding_peak_mb_beside_torch"] < 110

@@ -1,4 +1,4 @@
-"""Every named data set and every kind of own images: disjoint splits, true counts, stated transforms."""
+"""All named data sets and all kinds of user images: disjoint splits, counts, transforms."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def contents(data: Dataset) -> dict[str, set[bytes]]:
 
 
 def assert_disjoint(data: Dataset) -> None:
-    held = contents(data)
-    assert all(held.values())
-    assert held["train"].isdisjoint(held["val"] | held["test"])
-    assert held["val"].isdisjoint(held["test"])
+    members = contents(data)
+    assert all(members.values())
+    assert members["train"].isdisjoint(members["val"] | members["test"])
+    assert members["val"].isdisjoint(members["test"])
 
 
 EXPECTED: dict[str, tuple[tuple[int, int, int], int, int]] = {
@@ -333,7 +333,7 @@ def test_limit_keeps_the_first_training_images() -> None:
     assert len(get("digits", limit=10**6).train) == 1377
 
 
-# -- own images
+# -- a user's images
 
 
 def save(folder: Path, names: list[str], seed: int = 0) -> None:
@@ -353,7 +353,7 @@ def test_a_folder_is_cut_80_10_10_by_content(tmp_path: Path) -> None:
     assert contents(get(tmp_path, seed=1)) != contents(data)
     save(tmp_path, [f"new/{i}.png" for i in range(50)], seed=1)
     more = contents(get(tmp_path))
-    assert all(held <= more[name] for name, held in contents(data).items()), "images moved when others came"
+    assert all(members <= more[name] for name, members in contents(data).items()), "adding images moved others"
 
 
 @pytest.mark.parametrize("n", [3, 4, 10])

@@ -1,4 +1,4 @@
-"""Downloads against a server on loopback that does what servers and networks do."""
+"""Downloads from a local server that simulates failures of servers and networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER = os.urandom(len(CONTENT))
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``content``; the switches make it misbehave."""
+    """Serves ``content``; attributes select failures."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""Reading the user's own decoded: each rule by its value, each fault by its error (rows 1-11 of the faults)."""
+"""Reading a user's images: each conversion by its values, each invalid source by its error."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, depth: int, color: int, rows: bytes, extra: bytes = b"") -> bytes:
-    """A PNG put together by hand: Pillow writes no 16-bit color, and no lies in the header."""
+    """A PNG written byte by byte: Pillow writes neither 16-bit color nor wrong headers."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"

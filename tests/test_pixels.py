@@ -1,4 +1,4 @@
-"""Levels survive every trip: over all numbers of levels, for all values."""
+"""Conversions of levels, for all numbers of levels and all values."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_drawn_bits_have_the_right_mean_at_every_level() -> None:
 
 
 def test_drawn_bits_are_a_fixed_stream() -> None:
-    """The bits of a static binarization are part of the data: they must never change."""
+    """The bits of a static binarization must never change."""
     drawn = pixels.draw_bits(np.full(24, 128, np.uint8), 256, bits(0, 1, 2))
     assert "".join(map(str, drawn)) == "000011100010111101010111"
 

@@ -1,4 +1,4 @@
-"""Published layouts are read exactly; damaged and hostile files are named, and nothing of theirs is run."""
+"""Published formats are read exactly; damaged and malicious files raise errors, and no code of them runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches are a function of (seed, step, rank); nothing is dropped, nothing is seen twice in an epoch."""
+"""Batches are a function of (seed, step, rank); each epoch has each image once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPEC = ImageSpec(1, 2, 2, 256)
 
 
 def numbered(n: int, levels: int = 256) -> Split:
-    """Image i and its label hold i."""
+    """Image i and its label have the value i."""
     store = np.arange(n, dtype=np.uint8)[:, None, None, None].repeat(2, 2).repeat(2, 3)
     return Split(store, np.arange(n), levels)
 
@@ -57,7 +57,7 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
 
 
 def test_the_order_is_a_fixed_one() -> None:
-    """Resuming with another version of numpy must go on in the same order."""
+    """The order must not depend on the version of NumPy."""
     assert ids(Stream(numbered(10), SPEC, 12, seed=0).batch_at(0)) == [1, 8, 5, 0, 9, 4, 7, 2, 3, 6, 0, 1]
 
 
@@ -107,8 +107,8 @@ def test_closing_the_generator_ends_its_workers() -> None:
 
 def test_without_workers_it_is_lazy_and_endless() -> None:
     stream = Stream(numbered(5), SPEC, 2)
-    some = list(itertools.islice(batches(stream, 100), 4))
-    assert [ids(b) for b in some] == [ids(stream.batch_at(100 + i)) for i in range(4)]
+    read = list(itertools.islice(batches(stream, 100), 4))
+    assert [ids(b) for b in read] == [ids(stream.batch_at(100 + i)) for i in range(4)]
 
 
 def test_spawned_workers_map_the_same_file(tmp_path: Path) -> None:

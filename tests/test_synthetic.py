@@ -1,4 +1,4 @@
-"""What is drawn is what the labels say, in the colors that were promised, and the same for a seed forever."""
+"""Synthetic images agree with their labels and documented colors, and depend on the seed alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pixelloom.data.synthetic import SHAPES, choose, color_digits, resample, sce
 
 
 def masks(images: np.ndarray) -> np.ndarray:
-    """True where a pixel has not the color of the upper left corner's pixel, bool [n, H, W]."""
+    """Whether the color of a pixel differs from the upper left pixel, bool [n, H, W]."""
     return (images != images[:, :, :1, :1]).any(1)
 
 
@@ -35,7 +35,7 @@ def test_shapes_have_two_colors_and_keep_off_the_border(sides: tuple[int, int]) 
 
 @pytest.mark.parametrize("label", range(3))
 def test_shapes_have_the_area_and_extent_of_their_kind(label: int) -> None:
-    """Of the circumscribed circle: 1 for the circle, 2 / pi for the square, 3 sqrt(3) / 4 pi for the triangle."""
+    """Share of the circumscribed circle: 1 for the circle, 2 / pi for the square, 3 sqrt(3) / 4 pi for the triangle."""
     images, labels = shapes(600, 128, 128, seed=1, stream=0)
     inside = masks(images[labels == label])
     y, x = np.mgrid[:128, :128] + 0.5
@@ -75,7 +75,7 @@ GRAY = np.kron(np.arange(300 * 49).reshape(300, 1, 7, 7) * 89 % 251, np.ones((4,
 
 
 def ground_of(images: Levels, seed: int = 0, stream: int = 0) -> Levels:
-    """The patches that digits of no ink lie on, which are those of all digits."""
+    """The background patches, from empty digits."""
     return color_digits(np.zeros_like(images), seed, stream)
 
 
@@ -97,7 +97,7 @@ def places(monkeypatch: pytest.MonkeyPatch, count: int, seed: int, stream: int) 
 
 
 def enlarged(digit: npt.NDArray[np.uint8]) -> list[list[Fraction]]:
-    """28x28 to 64x64 by linear interpolation that keeps the corners, in fractions."""
+    """28x28 to 64x64 by linear interpolation with aligned corners, in fractions."""
 
     def line(values: list[Fraction]) -> list[Fraction]:
         out = []
@@ -159,7 +159,7 @@ def test_colored_digits_are_a_function_of_seed_and_stream() -> None:
 
 
 def test_a_seed_names_a_set_of_colored_digits_for_good() -> None:
-    """On every machine: their arithmetic is that of whole numbers."""
+    """Integer arithmetic gives the same values on every machine."""
     images = color_digits(GRAY, seed=0, stream=0)
     assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "64f3567afcfd0664"
 
