@@ -146,7 +146,9 @@ class Dataset:
     Attributes:
         name: name or path of the data set.
         spec: shape and levels of the images that a model is trained on.
-        train, val, test: the splits.
+        train: training split.
+        val: validation split.
+        test: test split.
         classes: class names; empty for data without classes.
         dynamic: dynamic binarization: the splits hold gray images of ``source_levels`` levels, ``spec.levels`` is 2,
             and the stream binarizes each image at each visit.

@@ -34,7 +34,8 @@ class Stream:
         spec: expected shape of the images.
         batch: images of a step, over all ranks.
         seed: seed of the permutations and of dynamic binarization.
-        rank, world: index of this process, and the number of processes.
+        rank: index of this process.
+        world: number of processes.
         dynamic: binarize gray images at each visit, by bits that depend on (seed, position in the sequence).
 
     Raises:
