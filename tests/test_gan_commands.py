@@ -18,6 +18,8 @@ from PIL import Image, ImageSequence
 from commands import Command, Said, caller
 from gan_toys import PAIRS, awake
 from pixelloom.cli import sample
+from pixelloom.cli.common import position_of
+from pixelloom.core.errors import UsageError
 from pixelloom.core.types import Batch, ImageSpec
 from pixelloom.data.config import DataConfig
 from pixelloom.layers.self_attention import SelfAttention, attention_stats
@@ -271,7 +273,7 @@ def same(strip: Strip, images: torch.Tensor, weights: torch.Tensor | None = None
 
 
 def test_the_maps_are_those_of_the_position_of_the_query(run: Command, sagan: GANModel, drawn: list[Strip]) -> None:
-    said = run("attention", "sagan", "-n", 3, "--query", "3,9", "--seed", 4, "--first", 2)
+    said = run("attention", "sagan", "-n", 3, "--query", "9,3", "--seed", 4, "--first", 2)
     assert said.code == 0, said.err
     images, made = sagan.attend(sagan.latents(3, seed=4, first=2))
     _, seen = sagan.attend_to(images)
@@ -281,7 +283,7 @@ def test_the_maps_are_those_of_the_position_of_the_query(run: Command, sagan: GA
     for row, (name, weights), owner in zip(
         rows, [*made, *seen], ["generator"] * 2 + ["discriminator"] * 2, strict=True
     ):
-        i, j = {(4, 4): (2, 0), (8, 8): (4, 1)}[row.grid or (0, 0)]  # of column 3, row 9 of 16 x 16 pixels
+        i, j = {(4, 4): (2, 0), (8, 8): (4, 1)}[row.grid or (0, 0)]  # of row 9, column 3 of 16 x 16 pixels
         same(row, images, weights[:, i, j])
         assert row.caption[0] == f"{owner} {name}"
         assert list(row.queries) == [(9, 3)] * 3
@@ -298,7 +300,7 @@ def test_a_layer_that_looks_at_one_place_lights_it(
         return weights
 
     monkeypatch.setattr(SelfAttention, "weights", looks)
-    options = ("--of", "generator", "--layer", "after.0", "--query", "0,15", "-n", 1, "--scale", 8)
+    options = ("--of", "generator", "--layer", "after.0", "--query", "15,0", "-n", 1, "--scale", 8)
     assert run("attention", "sagan", *options).code == 0
     paper = read("maps.png").astype(int)
     lit = (np.abs(paper - (252, 255, 164)) <= (3, 0, 40)).all(2)  # the last color of the scale, over gray or black
@@ -320,11 +322,11 @@ def test_the_figures_of_the_layers(run: Command, sagan: GANModel) -> None:
         *(("discriminator", *item) for item in attention_stats(sagan.discriminator, seen).items()),
     ]
     found = json.loads(run("attention", "sagan", "-n", 2, "--json").out)
-    assert found["queries"] == [{"column": 8, "row": 8}]
+    assert found["queries"] == [{"row": 8, "column": 8}]
     assert [(row["of"], row["layer"]) for row in found["layers"]] == [(of, name) for of, name, _ in truth]
     for row, (_, _, figures) in zip(found["layers"], truth, strict=True):
         assert (row["gamma"], row["entropy"]) == pytest.approx((figures.gamma, figures.entropy), rel=1e-4)
-        assert (row["on"], row["pictures"]) == ("generated", 2)
+        assert (row["on"], row["images"]) == ("generated", 2)
     assert [row["places"] for row in found["layers"]] == [[4, 4], [8, 8], [8, 8], [4, 4]]
     lines = run("attention", "sagan", "-n", 2, "--force").out.splitlines()
     assert lines[1].split()[:5] == ["generator", "after.0", "generated", "4x4", "4x4"]
@@ -337,6 +339,20 @@ def test_half_the_keys_of_the_paper_s_attention(run: Command, drawn: list[Strip]
     rows = json.loads(run("attention", "paper", "--of", "generator", "--json").out)["layers"]
     assert [(row["places"], row["keys"]) for row in rows] == [([4, 4], [2, 2]), ([8, 8], [4, 4])]
     assert drawn[1].caption[1] == "4x4 on 2x2"
+
+
+def test_a_query_is_row_and_column() -> None:
+    """On images of 16 rows and 32 columns, 3,20 is a pixel and 20,3 is not."""
+    spec = ImageSpec(1, 16, 32, 9)
+    assert position_of("3,20", spec, "--query") == (3, 20)
+    assert position_of("15,31", spec) == (15, 31)
+    assert position_of(None, spec) == (8, 16)
+    for text in ("20,3", "16,0", "0,32"):
+        allowed = "rows 0 to 15 and columns 0 to 31"
+        with pytest.raises(UsageError, match=f"^--query: ROW,COLUMN with {allowed}, not '{text}'$"):
+            UsageError, match=rf"^--query: ROW,COLUMN with rows 0 to 15 and columns 0 to 31, not '{text}'"
+        ):
+            position_of(text, spec, "--query")
 
 
 def test_a_grid_of_queries_on_one_picture(run: Command, sagan: GANModel, drawn: list[Strip]) -> None:
@@ -404,21 +420,21 @@ def test_real_pictures_come_with_their_classes(run: Command, told: GANModel, mon
         ("flat", ["this is a pixel model", "pixelcnn"]),
         ("dcgan", ["dcgan has no attention", "sagan"]),
         ("alone", ["without its discriminator", "--of generator"]),
-        ("sagan --query middle", ["center, grid, or X,Y", "columns 0 to 15", "'middle'"]),
-        ("sagan --query 16,0", ["columns 0 to 15 and rows 0 to 15", "'16,0'"]),
+        ("sagan --query middle", ["--query: center, grid, or ROW,COLUMN", "columns 0 to 15", "'middle'"]),
+        ("sagan --query 16,0", ["rows 0 to 15 and columns 0 to 15", "'16,0'"]),
         ("sagan --query -1,0", ["--query", "'-1,0'"]),
         ("sagan -n 0", ["-n: must be 1 or more, not 0"]),
-        ("sagan -n 17", ["-n: 16 pictures at most"]),
+        ("sagan -n 17", ["-n: at most 16 images"]),
         ("sagan --seed -1", ["--seed: must be 0 or more"]),
         ("sagan --layer afterr.1", ["'afterr.1'", "Did you mean 'after.1'", "after.0, after.1"]),
-        ("sagan --of generator --on test", ["--on: a generator looks at what it makes"]),
+        ("sagan --of generator --on test", ["--on: needs --of discriminator or both"]),
         ("sagan --class 1", ["--class 1", "trained without classes"]),
         ("sagan --out runs/sagan/model/config.json", ["exists already", "--force"]),
         (
             "sagan --on tets",
-            ["--on tets: no such file. Did you mean 'test'? Name a picture, or one of generated, train"],
+            ["--on tets: no such file. Did you mean 'test'? Name an image file, or one of generated, train"],
         ),
-        ("sagan --on x.png --out x.png", ["x.png: is the picture that was given"]),
+        ("sagan --on x.png --out x.png", ["x.png: is the image of --on"]),
     ],
 )
 def test_maps_that_cannot_be_drawn(argv: str, parts: list[str], run: Command, sagan: GANModel) -> None:

@@ -1,4 +1,4 @@
-"""``pixelloom attention``: what a place of a picture looks at, in a generator and in its discriminator."""
+"""``pixelloom attention``: attention maps of a GAN's generator and discriminator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import loaded, picture
+from pixelloom.cli.common import image_of, loaded, position_of
 from pixelloom.cli.conditioning import check_class
 from pixelloom.cli.console import say, say_json, say_table
 from pixelloom.cli.options import Device, Flag
@@ -27,51 +27,51 @@ if TYPE_CHECKING:
 _GENERATED, _SPLITS = "generated", ("train", "val", "test")
 _SIDES = ("generator", "discriminator")
 _CENTER, _GRID = "center", "grid"
-_ROWS = 3  # and columns of the places that a grid asks
-_MOST = 16  # pictures side by side that a person can tell apart
+_ROWS = 3  # and columns of the query positions of a grid
+_MOST = 16  # images side by side that a person can tell apart
 _NOTES = (
-    "The framed place looks at what is bright: weights that sum to 1, a square each (nearest neighbor, no smoothing).",
-    "The colors of a row go from 0 to its largest weight, or to four times a uniform map's if that is more.",
-    "gamma: the factor by which what was seen is added; at 0 it is not.",
-    "entropy: mean over all places of these pictures, as a share of a uniform map's; at 1 all look everywhere alike.",
+    "Attention weights of the framed query position, one square per key; they sum to 1 (no smoothing).",
+    "The colors of a row go from 0 to its largest weight, or to four times that of a uniform map if this is more.",
+    "gamma: factor of the attention output in the residual sum; 0 turns the layer off.",
+    "entropy: mean over the query positions of these images, relative to a uniform map; 1 is uniform.",
 )
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class MapOptions:
-    """Whose maps, of which pictures and pixels, and where they go."""
+    """Images, query positions, layers and output of attention maps."""
 
     number: Annotated[int | None, Parameter(name=("--number", "-n"))] = None
-    """How many pictures, 5; with --query grid 1."""
+    """Number of images; default: 5, or 1 with --query grid."""
     query: Annotated[str, Parameter(allow_leading_hyphen=True)] = _CENTER
-    """The pixel that looks: center, X,Y (column and row, from 0), or grid for nine of each picture."""
+    """Query position: ROW,COLUMN from 0, center, or grid for nine positions of each image."""
     layer: str | None = None
-    """Only the layer of this name."""
+    """Show this layer only."""
     of: Literal["generator", "discriminator", "both"] = "both"
-    """Whose maps."""
+    """Network whose attention maps are shown."""
     on: str = _GENERATED
-    """What the discriminator looks at: generated, pictures of the split train, val or test of its data, or a file."""
+    """Images for the discriminator: generated, a split (train, val, test) of the training data, or an image file."""
     class_: Annotated[int | None, Parameter(name="--class")] = None
-    """For a model that was trained with --classes: draw images of this class; with a file of --on, its class."""
+    """Class of the images, for a class-conditional model; with a file in --on, the class of the file."""
     seed: int = 0
-    """Chooses the noise of the pictures, as in `pixelloom sample`."""
+    """Seed of the images, as in `pixelloom sample`."""
     first: int = 0
-    """Number of the first of them."""
+    """Index of the first image."""
     out: Path = Path("maps.png")
-    """A PNG."""
+    """PNG to write."""
     scale: int | None = None
-    """Its pixels a pixel of a picture."""
+    """PNG pixels per image pixel."""
     device: Device = "auto"
-    """auto is CUDA where there is one."""
+    """auto: cuda if available."""
     force: Flag = False
-    """Replace the PNG if it is there."""
+    """Overwrite an existing PNG."""
     json: Flag = False
-    """One JSON object with the figures of each layer."""
+    """Print one JSON object with gamma and entropy of each layer."""
 
     @property
-    def pictures(self) -> int:
-        """How many."""
+    def images(self) -> int:
+        """Number of images."""
         return (1 if self.query == _GRID else 5) if self.number is None else self.number
 
 
@@ -80,7 +80,7 @@ NO_MAPS = MapOptions()
 
 @dataclass(frozen=True)
 class _Layer:
-    """What one layer looked at: weights [n, H, W, h, w], its places H x W and keys h x w; and its figures."""
+    """Attention weights [n, H, W, h, w] of a layer, from H x W queries to h x w keys, with its statistics."""
 
     of: str
     name: str
@@ -90,18 +90,18 @@ class _Layer:
 
     @property
     def places(self) -> Place:
-        """Rows and columns of those that look."""
+        """Rows and columns of the queries."""
         return self.weights.shape[1], self.weights.shape[2]
 
     @property
     def keys(self) -> Place:
-        """Rows and columns of what is looked at."""
+        """Rows and columns of the keys."""
         return self.weights.shape[3], self.weights.shape[4]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Pictures, uint8 [n, C, H, W], and the layers that looked at them."""
+    """Images, uint8 [n, C, H, W], and the layers with attention maps of them."""
 
     shown: str
     images: Levels
@@ -109,11 +109,11 @@ class _Part:
 
 
 def attention(model: str, /, *, options: MapOptions = NO_MAPS) -> None:
-    """Draw what a pixel of a picture looks at: pictures above, and below them a map for each layer of attention.
+    """Plot attention maps of a GAN: images in the first row, and one row of maps for each attention layer.
 
     Args:
-        model: A run folder, a model folder, or the name of a run under runs/.
-        options: Whose maps, of what, and where to.
+        model: Run folder, model folder, or name of a run under runs/.
+        options: Images, query positions, layers and output.
     """
     from pixelloom.models.registry import require
     from pixelloom.viz import attention_maps
@@ -130,61 +130,55 @@ def attention(model: str, /, *, options: MapOptions = NO_MAPS) -> None:
         save_png(sheet, options.out)
     rows = [_row(part, layer) for part in parts for layer in part.layers]
     if options.json:
-        asked = [{"column": x, "row": y} for y, x in queries]
-        say_json({"model": model, "seed": options.seed, "queries": asked, "layers": rows, "picture": str(options.out)})
+        asked = [{"row": y, "column": x} for y, x in queries]
+        say_json({"model": model, "seed": options.seed, "queries": asked, "layers": rows, "image": str(options.out)})
     else:
         say_table(list(rows[0]), [[_word(value) for value in row.values()] for row in rows])
         say(str(options.out))
 
 
 def _check(options: MapOptions) -> None:
-    """What can be found wrong before the model is loaded."""
+    """Checks that need no model."""
     from pixelloom.models.inputs import at_least
 
-    at_least("-n", options.pictures, 1)
+    at_least("-n", options.images, 1)
     at_least("--seed", options.seed, 0)
     at_least("--first", options.first, 0)
     at_least("--scale", 1 if options.scale is None else options.scale, 1)
-    if options.pictures > _MOST:
-        raise UsageError(f"-n: {_MOST} pictures at most, not {options.pictures}; go on from there with --first")
+    if options.images > _MOST:
+        raise UsageError(f"-n: at most {_MOST} images, not {options.images}; show further ones with --first")
     if options.on != _GENERATED and options.of == "generator":
-        raise UsageError("--on: a generator looks at what it makes; pictures are for --of discriminator or both")
+        raise UsageError("--on: needs --of discriminator or both; a generator attends to its own features")
     if options.on not in (_GENERATED, *_SPLITS) and Path(options.on).resolve() == options.out.resolve():
-        raise UsageError(f"{options.out}: is the picture that was given; write to another file")
+        raise UsageError(f"{options.out}: is the image of --on; write to another file")
     if options.on not in (_GENERATED, *_SPLITS) and not Path(options.on).exists():
         words = (_GENERATED, *_SPLITS)
         near = did_you_mean(options.on, words)
-        raise UsageError(f"--on {options.on}: no such file.{near} Name a picture, or one of {', '.join(words)}")
+        raise UsageError(f"--on {options.on}: no such file.{near} Name an image file, or one of {', '.join(words)}")
     outputs.check_file(options.out, options.force)
 
 
 def _queries(text: str, spec: ImageSpec) -> list[Place]:
-    """Rows and columns of the pixels that look."""
+    """Rows and columns of the query positions."""
     from pixelloom.viz import attention_maps
 
     if text in (_CENTER, _GRID):
         return attention_maps.points((spec.height, spec.width), 1 if text == _CENTER else _ROWS)
-    words = [word.strip() for word in text.split(",")]
-    if len(words) == 2 and all(word.isdecimal() for word in words):
-        x, y = map(int, words)
-        if x < spec.width and y < spec.height:
-            return [(y, x)]
-    known = f"columns 0 to {spec.width - 1} and rows 0 to {spec.height - 1}"
-    raise UsageError(f"--query: {_CENTER}, {_GRID}, or X,Y with {known}, not {text!r}")
+    return [position_of(text, spec, "--query", (_CENTER, _GRID))]
 
 
 def _parts(model: GANModel, options: MapOptions) -> list[_Part]:
-    """Pictures and what looked at them: the generator while it made them, the discriminator at them or at others."""
+    """Images and attention layers: of the generator on its images, of the discriminator on these or on real ones."""
     from pixelloom.layers.self_attention import attention_layers
     from pixelloom.sampling.latent_noise import labels_of
 
-    n, classes, told = options.pictures, model.description.classes, options.class_
+    n, classes, one = options.images, model.description.classes, options.class_
     if not attention_layers(model.network):
         network = model.description.network
-        raise UsageError(f"{network} has no attention to draw; a network that has: pixelloom train sagan")
+        raise UsageError(f"{network} has no attention layers; to train a network that has: pixelloom train sagan")
     if options.of != "generator" and model.discriminator is None:
-        raise UsageError(f"--of {options.of}: this model was kept without its discriminator; draw --of generator")
-    labels: LabelsLike = labels_of(classes, options.seed, options.first, n) if classes and told is None else told
+        raise UsageError(f"--of {options.of}: this model was saved without its discriminator; use --of generator")
+    labels: LabelsLike = labels_of(classes, options.seed, options.first, n) if classes and one is None else one
     images, maps = model.attend(model.latents(n, seed=options.seed, first=options.first), labels)
     layers = _layers("generator", model.network, maps) if options.of != "discriminator" else []
     parts = [_Part(_GENERATED, images.numpy(), layers)]
@@ -201,34 +195,34 @@ def _parts(model: GANModel, options: MapOptions) -> list[_Part]:
 def _layers(of: str, network: nn.Module, maps: Maps) -> list[_Layer]:
     from pixelloom.layers.self_attention import attention_stats
 
-    figures = attention_stats(network, maps)
-    return [_Layer(of, name, weights.cpu(), *figures[name]) for name, weights in maps]
+    stats = attention_stats(network, maps)
+    return [_Layer(of, name, weights.cpu(), *stats[name]) for name, weights in maps]
 
 
 def _named(parts: Sequence[_Part], name: str) -> list[_Part]:
-    """The parts, with the layer of that name only."""
+    """The parts, with one layer only."""
     left = [replace(part, layers=[layer for layer in part.layers if layer.name == name]) for part in parts]
     if not any(part.layers for part in left):
         known = dict.fromkeys(layer.name for part in parts for layer in part.layers)
-        raise UsageError(f"--layer: no layer is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
+        raise UsageError(f"--layer: none is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
     return left
 
 
 def _real(model: GANModel, options: MapOptions) -> tuple[Tensor, LabelsLike]:
-    """Pictures that are not the generator's, and their classes."""
+    """Real images and their classes."""
     from pixelloom.runs.evaluate import data_for, examples
 
     classes = model.description.classes
     if options.on in _SPLITS:
-        images, labels = examples(model.spec, data_for(model), options.on, options.pictures)
+        images, labels = examples(model.spec, data_for(model), options.on, options.images)
         return images, labels if classes else None
     if classes and options.class_ is None:
-        raise UsageError(f"--class: of which class is {options.on}? The discriminator is told")
-    return picture("--on", Path(options.on), model.spec, fitted=True), options.class_
+        raise UsageError(f"--class: is needed for {options.on}, since the discriminator is class-conditional")
+    return image_of("--on", Path(options.on), model.spec, fitted=True), options.class_
 
 
 def _strips(parts: Sequence[_Part], queries: Sequence[Place]) -> Iterator[Strip]:
-    """Rows of the sheet: a column for each picture; of several queries a block of rows for each, a column a query."""
+    """Rows of the plot: one column per image; of several queries a block of rows per image, one column per query."""
     import torch
 
     from pixelloom.viz.attention_maps import Strip, place
@@ -242,7 +236,7 @@ def _strips(parts: Sequence[_Part], queries: Sequence[Place]) -> Iterator[Strip]
         for block in (every[start : start + wide] for start in range(0, len(every), wide)):
             images, asked = part.images[[i for i, _ in block]], [query for _, query in block]
             y, x = queries[0]
-            where = f"column {x}, row {y}" if len(queries) == 1 else f"picture {block[0][0] + 1} of {n}"
+            where = f"row {y}, column {x}" if len(queries) == 1 else f"image {block[0][0] + 1} of {n}"
             yield Strip([part.shown, where], images, asked)
             for layer in part.layers:
                 weights = [layer.weights[i, *place(query, size, layer.places)] for i, query in block]
@@ -264,7 +258,7 @@ def _row(part: _Part, layer: _Layer) -> dict[str, Any]:
         "keys": layer.keys,
         "gamma": layer.gamma,
         "entropy": layer.entropy,
-        "pictures": len(part.images),
+        "images": len(part.images),
     }
 
 

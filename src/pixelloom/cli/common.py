@@ -1,4 +1,4 @@
-"""What every command that uses a trained model needs."""
+"""Parts that commands share: loading a model, reading an image, parsing a position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("pixelloom")
 
 
 def loaded(name: str, device: Device) -> GenerativeModel:
-    """The model of that name on that device."""
+    """Load a model onto a device."""
     from pixelloom import api
     from pixelloom.engine.config import TrainConfig
     from pixelloom.engine.fabric import choose_device
@@ -30,7 +30,7 @@ def loaded(name: str, device: Device) -> GenerativeModel:
 
 
 def log_threads(model: GenerativeModel, threads: int | None) -> None:
-    """Log how many CPU threads are taken, or among how many the choice is."""
+    """Log the number of CPU threads, or the range that it is chosen from."""
     import torch
 
     from pixelloom.core import threads as cores
@@ -39,15 +39,21 @@ def log_threads(model: GenerativeModel, threads: int | None) -> None:
     if threads is not None:
         _log.info("threads: %d (as set)", threads)
     elif model.device.type == "cpu" and most > 1:
-        _log.info("threads: 1 to %d, chosen by the time that steps take", most)
+        _log.info("threads: 1 to %d, chosen by measured time", most)
 
 
-def picture(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) -> Tensor:
-    """A picture in a model's channels and levels, uint8 [1, C, H, W]; of its own size unless ``fitted`` to the model's.
+def image_of(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) -> Tensor:
+    """Read an image file in a model's channels and levels, uint8 [1, C, H, W].
+
+    Args:
+        option: name of the option, for errors.
+        path: image file.
+        spec: channels and levels.
+        fitted: whether to fit the image to the size of ``spec``.
 
     Raises:
-        UsageError: if no picture has such channels.
-        DataError: if it cannot be read.
+        UsageError: if the model's images are neither gray nor RGB.
+        DataError: if the file cannot be read.
     """
     import torch
 
@@ -55,7 +61,7 @@ def picture(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) -
     from pixelloom.data.pixels import quantize
 
     if spec.channels not in (1, 3):
-        raise UsageError(f"{option}: a picture has 1 or 3 channels, the model's images {spec.channels}")
+        raise UsageError(f"{option}: an image file has 1 or 3 channels, the model's images have {spec.channels}")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -65,18 +71,21 @@ def picture(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) -
     return torch.from_numpy(quantize(pixels, 256, spec.levels)).expand(1, spec.channels, -1, -1)
 
 
-def position_of(text: str | None, spec: ImageSpec) -> tuple[int, int]:
-    """The value of ``--position`` as (row, column); without it the center.
+def position_of(
+    text: str | None, spec: ImageSpec, option: str = "--position", words: tuple[str, ...] = ()
+) -> tuple[int, int]:
+    """Parse ROW,COLUMN; None is the center.
 
     Raises:
-        UsageError: if it is not ROW,COLUMN within the image.
+        UsageError: for anything else, or a position outside the image; ``words`` are what the option takes besides.
     """
     if text is None:
         return spec.height // 2, spec.width // 2
-    words = [word.strip() for word in text.split(",")]
-    if len(words) == 2 and all(word.isdecimal() for word in words):
-        y, x = map(int, words)
+    numbers = [number.strip() for number in text.split(",")]
+    if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
+        y, x = map(int, numbers)
         if y < spec.height and x < spec.width:
             return y, x
     rows, columns = f"0 to {spec.height - 1}", f"0 to {spec.width - 1}"
-    raise UsageError(f"--position: ROW,COLUMN with rows {rows} and columns {columns}, not {text!r}")
+    forms = ", ".join((*words, "ROW,COLUMN" if not words else "or ROW,COLUMN"))
+    raise UsageError(f"{option}: {forms} with rows {rows} and columns {columns}, not {text!r}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelloom.cli.common import picture
+from pixelloom.cli.common import image_of
 from pixelloom.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def read(path: Path, condition: Condition) -> Tensor:
         DataError: if it cannot be read.
     """
     spec = condition.spec
-    levels = picture("--condition", path, spec)
+    levels = image_of("--condition", path, spec)
     if levels.shape[2:] != (spec.height, spec.width):
         size = "x".join(map(str, levels.shape[2:]))
         raise UsageError(

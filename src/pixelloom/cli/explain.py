@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import loaded, picture, position_of
+from pixelloom.cli.common import image_of, loaded, position_of
 from pixelloom.cli.conditioning import check_class
 from pixelloom.cli.console import say
 from pixelloom.cli.options import Device, Flag
@@ -72,7 +72,7 @@ def _image(model: GenerativeModel, path: Path | None, seed: int | None, label: i
     from pixelloom.runs.evaluate import data_for, examples
 
     if path is not None:
-        return picture("IMAGE", path, model.spec, fitted=True)[0], label
+        return image_of("IMAGE", path, model.spec, fitted=True)[0], label
     batch = None if seed is not None and model.condition is None else examples(model.spec, data_for(model), "test", 1)
     if seed is not None:
         condition = {} if batch is None or model.condition is None else {"condition": model.condition.of(batch.images)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import loaded, log_threads, picture
+from pixelloom.cli.common import image_of, loaded, log_threads
 from pixelloom.cli.conditioning import Rows, check, rows_of
 from pixelloom.cli.console import Meter, memory, say
 from pixelloom.cli.options import NO_DRAWING, DrawOptions
@@ -240,7 +240,7 @@ def _known(path: Path, rows: int | None, spec: ImageSpec) -> tuple[Tensor, Tenso
     rows = spec.height // 2 if rows is None else rows
     if not 0 <= rows <= spec.height:
         raise UsageError(f"--keep-rows: 0 to {spec.height} rows, not {rows}")
-    levels = picture("--given", path, spec, fitted=True)
+    levels = image_of("--given", path, spec, fitted=True)
     mask = torch.zeros(1, *spec.shape, dtype=torch.bool)
     mask[:, :, :rows] = True
     return levels, mask
