@@ -197,7 +197,7 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
 def test_other_scalings_are_refused() -> None:
     model = fresh("nade", BERNOULLI, BINARY_WORLD)
     fields = model.description.model_dump() | {"scaling": Scaling.unit(), "image": ImageSpec(1, 2, 2, 3)}
-    with pytest.raises(ValidationError, match=r"embedding=3 takes numbers of levels, .*, not Scaling"):
+    with pytest.raises(ValidationError, match=r"embedding=3 takes level indices, .*, not Scaling"):
         PixelDescription.model_validate(fields)
 
 

@@ -1,4 +1,4 @@
-"""Settings of heads. They do not import torch: the command line is derived from them."""
+"""Configuration of heads. It does not import torch, because the command line is derived from it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class LevelEmbedding(nn.Module):
         self.weight = nn.Parameter(math.sqrt(2) * torch.cos(torch.pi * k * (v + 0.5) / levels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Level numbers [B, 1, H, W] -> [B, features, H, W]"""
+        """Level indices [B, 1, H, W] -> [B, features, H, W]"""
         number = x[:, 0]  # [B, 1, H, W] -> [B, H, W]
         level = number.detach().round().long().clamp(0, len(self.weight) - 1)
         step = self.weight.detach().diff(dim=0)[level.clamp(max=len(self.weight) - 2)]
@@ -62,7 +62,7 @@ class Embedded(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """Level numbers [B, C, H, W], and the conditioning of the network -> [B, outputs, H, W]"""
+        """Level indices [B, C, H, W], and the conditioning of the network -> [B, outputs, H, W]"""
         h = torch.cat([table(x[:, c : c + 1]) for c, table in enumerate(self.levels)], dim=1)
         out: Tensor = self.network(h, labels) if condition is None else self.network(h, labels, condition)
         return out

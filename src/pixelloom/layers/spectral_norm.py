@@ -61,7 +61,9 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def refresh(self, weight: Tensor, steps: int) -> None:
-        """Do steps of the power method on W W' or W' W, whichever is smaller."""
+        """Do steps of the power method on W W' or W' W, whichever is smaller; none on the meta device, without values."""
+        if weight.is_meta:
+            return
         with _unrounded(weight):
             matrix, near, far = self._matrix(weight), self.u, self.v
             if len(near) > len(far):

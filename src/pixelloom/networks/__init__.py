@@ -84,7 +84,7 @@ def build_network(
         groups: ordered channels.
         classes: number of classes.
         condition: channels of the conditioning image.
-        embedding: length of a learned vector for each level; the network then takes level numbers. 0 for pixels in
+        embedding: length of a learned vector for each level; the network then takes level indices. 0 for pixels in
             model space.
 
     Raises:
