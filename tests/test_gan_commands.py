@@ -350,8 +350,6 @@ def test_a_query_is_row_and_column() -> None:
     for text in ("20,3", "16,0", "0,32"):
         allowed = "rows 0 to 15 and columns 0 to 31"
         with pytest.raises(UsageError, match=f"^--query: ROW,COLUMN with {allowed}, not '{text}'$"):
-            UsageError, match=rf"^--query: ROW,COLUMN with rows 0 to 15 and columns 0 to 31, not '{text}'"
-        ):
             position_of(text, spec, "--query")
 
 
