@@ -31,7 +31,7 @@ RUN = [
     {"split": "val", "step": 7, "images": 700, "nats/image": 80.0},
     {"split": "other", "step": 7, "images": 700, "bits/dim": 1.0},
 ]
-GAN_NETWORKS = [
+GAN_RUN = [
     {"split": "train", "step": 10, "images": 640, "D/real": 0.5, "D/fake": -0.5, "D/r_t": 0.25, "G/loss": 1.0},
     {"split": "val", "step": 10, "images": 640, "kid-lenet-mnist": 0.5},
     {"split": "train", "step": 20, "images": 1280, "D/real": 1.5, "D/fake": -1.0, "D/r_t": 0.75, "G/loss": 2.0},
@@ -100,7 +100,7 @@ def test_the_figure_draws_the_history_in_both_units(tmp_path: Path) -> None:
 
 
 def test_the_panels_of_a_run_with_two_sides(tmp_path: Path) -> None:
-    figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", GAN_NETWORKS)))
+    figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", GAN_RUN)))
     assert figure is not None
     margins, dial, distance = figure.axes
     figure.draw_without_rendering()
@@ -124,7 +124,7 @@ def test_the_panels_of_a_run_with_two_sides(tmp_path: Path) -> None:
 
 def test_a_single_point_of_training_is_seen_and_more_are_a_line(tmp_path: Path) -> None:
     for count, marker in ((1, "o"), (2, "None")):
-        figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", GAN_NETWORKS[: 2 * count])))
+        figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", GAN_RUN[: 2 * count])))
         assert figure is not None
         margins, dial, _ = figure.axes
         for axes, drawn in ((margins, 2), (dial, 1)):
@@ -180,10 +180,10 @@ def test_smoothing_by_hand() -> None:
         RUN[:1],
         RUN[1:2],
         [RUN[3], RUN[1]],
-        GAN_NETWORKS,
-        GAN_NETWORKS[:1],
-        GAN_NETWORKS[1:2],
-        [*RUN, *GAN_NETWORKS],
+        GAN_RUN,
+        GAN_RUN[:1],
+        GAN_RUN[1:2],
+        [*RUN, *GAN_RUN],
     ],
 )
 def test_curves_are_a_png_from_the_first_figure_on(lines: list[dict[str, object]], tmp_path: Path) -> None:
