@@ -48,7 +48,7 @@ class Likelihood:
         return low, high
 
     def as_dict(self) -> dict[str, object]:
-        """All figures, ready for JSON."""
+        """All values, for JSON."""
         return asdict(self) | {
             "nats_per_dim": self.nats_per_dim,
             "bits_per_dim": self.bits_per_dim,
