@@ -208,7 +208,7 @@ def coarser_and_back(s: Any, x: Tensor) -> Tensor:
     return s.output(s.b(h) + s.coarse(h).tanh())
 
 
-def ways_of_unlike_delay(s: Any, x: Tensor) -> Tensor:
+def branches_of_different_delay(s: Any, x: Tensor) -> Tensor:
     h = s.up(s.a(x))
     return s.output(torch.lerp(h, s.up(s.b(s.left(h))), 0.3) * torch.minimum(s.before(h), s.gain))
 

@@ -1,4 +1,4 @@
-"""Random networks that keep causality, the same with one layer that looks too far, and what they read.
+"""Random causal networks, the same with one layer that reads ahead, and what they read.
 
 Strategies for hypothesis draw a :class:`Case`. Its layers mix positions in every way that reads can be declared: by
 kernels and by ``at``, to a coarser grid and back, along the row, over all that came before, of one input and of two.
@@ -31,7 +31,7 @@ Built: TypeAlias = tuple[nn.Module, int]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network in evaluation mode, float64, for images of a shape; ``wrong`` names the layer that looks too far."""
+    """A network in evaluation mode, float64, for images of a shape; ``wrong`` names the layer that reads ahead."""
 
     network: nn.Module
     shape: tuple[int, int, int]
@@ -130,7 +130,7 @@ class Mean(nn.Module):
         return (total / count.clamp(min=1)).view(x.shape)
 
     def reads(self) -> tuple[Read, ...]:
-        same = torch.eye(self.features, dtype=torch.bool)  # as "same", said in full
+        same = torch.eye(self.features, dtype=torch.bool)  # "same", written as a matrix
         return (Read(self.where, same),)
 
     def at(self, x: Tensor, present: Tensor) -> Tensor:
@@ -311,7 +311,7 @@ def _width(rng: Random, groups: int) -> int:
 
 
 def _block(rng: Random, f: int, groups: int, size: Size, depth: int) -> Built:
-    """A block that keeps causality, for f features on a grid of some size."""
+    """A causal block, for f features on a grid of some size."""
     kinds = ["conv", "relu", "gate", "activation", "norm", "positions", "shift", "mean", "fork", "attention"]
     if groups == 1:
         kinds += ["recurrent", "attend"]
@@ -383,7 +383,7 @@ def _coarse(rng: Random, f: int, groups: int, size: Size, shift: bool, ahead: Po
 
 
 def _fault(rng: Random, kind: str, f: int, groups: int, size: Size) -> tuple[nn.Module, int, str]:
-    """A block that looks too far, and the name of the layer within it that does."""
+    """A block that reads ahead, and the name of its layer that does."""
     if kind == "conv":
         return nn.Conv2d(f, f, 3, padding=1), f, ""
     if kind == "order":
@@ -433,7 +433,7 @@ def causal(largest: int = 5) -> st.SearchStrategy[Case]:
 
 
 def too_far(largest: int = 5) -> st.SearchStrategy[Case]:
-    """The same with one layer that may look too far. Whether it does depends on the size of the image, on what the
+    """The same with one layer that may read ahead. Whether it does depends on the size of the image, on what the
     features know that it reads, and on the layers after it: ask :func:`knowledge`.
     """
     return _cases(FAULTS, largest)

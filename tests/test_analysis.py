@@ -56,7 +56,7 @@ def stack(
     features: int = 3,
     more: Sequence[nn.Module] = (),
 ) -> nn.Sequential:
-    """Masked convolutions without anything between them, some more layers, and one output a channel."""
+    """Masked convolutions without anything between them, some more layers, and one output per channel."""
     sides = [(channels, "A" if first == "A" else "B"), *((features, "B") for _ in kernels[1:])]
     layers = [
         MaskedConv2d(inputs, features, k, mask=mask, groups=groups)  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def stack(
 
 
 class Oracle:
-    """When everything is ready and what is needed, for the nodes of a network, one feature at a time."""
+    """Ready steps and needed values of the nodes of a network, by recursion over single features."""
 
     def __init__(self, nodes: Sequence[Node], groups: int, known: Bools) -> None:
         self.nodes, self.groups, self.known = nodes, groups, known
@@ -90,11 +90,11 @@ class Oracle:
                     yield from ((number, i, y + dy, x + dx) for i in range(self.nodes[number].features))
 
     def output_classes(self, channel: int, y: int, x: int) -> list[Key]:
-        """Outputs that the distribution of a pixel value is read from."""
+        """Outputs that parametrize the distribution of a pixel value."""
         return [(len(self.nodes) - 1, o, y, x) for o in outputs_of(self.nodes, self.groups, channel)]
 
     def ready(self, key: Key) -> int:
-        """The longest path to here, in steps."""
+        """The longest path from the pixels, in steps."""
         if key not in self.memo:
             number, feature, y, x = key
             if number:
@@ -205,7 +205,7 @@ def test_states_before_a_drawn_pixel_are_computed_though_the_pixels_there_are_kn
 
 @examples(25)
 @given(causal(7), st.integers(0, 7))
-def test_guessing_saves_iterations_and_changes_nothing(case: Case, rows: int) -> None:
+def test_extrapolation_saves_iterations_and_changes_nothing(case: Case, rows: int) -> None:
     flow = Dataflow(case.network, case.shape, case.groups)
     known = np.zeros(case.shape, bool)
     known[:, :rows, ::2] = True
@@ -239,7 +239,7 @@ def plain_iteration(flow: Dataflow, known: Bools) -> list[Values]:
     ],
 )
 @pytest.mark.parametrize("pattern", ["none", "left", "scattered"])
-def test_guessing_is_right_in_larger_images_too(network: nn.Module, shape: tuple[int, int, int], pattern: str) -> None:
+def test_extrapolation_is_right_in_larger_images(network: nn.Module, shape: tuple[int, int, int], pattern: str) -> None:
     flow = Dataflow(network, shape, shape[0])
     known = np.zeros(shape, bool)
     if pattern == "left":
@@ -251,7 +251,7 @@ def test_guessing_is_right_in_larger_images_too(network: nn.Module, shape: tuple
         assert (found[found != NEVER] == ready[found != NEVER]).all()
 
 
-def test_guessing_saves_most_of_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extrapolation_saves_most_of_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = Dataflow(stack(7, 7, 7), (1, 28, 28))
     forward, passes = flow.forward, [0]
 
@@ -261,13 +261,13 @@ def test_guessing_saves_most_of_the_passes(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(flow, "forward", counted)
     plain_iteration(flow, np.zeros(flow.shape, bool))
-    assert passes == [137]  # one a step, and one to see that nothing moves
+    assert passes == [137]  # one per step, and one without a change
     passes[0] = 0
     assert schedule(flow).steps == 136
     assert passes[0] < 20
 
 
-# Numbers of steps that are known
+# Known numbers of steps
 
 
 @pytest.mark.parametrize("side", [3, 5, 7])
@@ -327,7 +327,7 @@ def test_known_pixels_cost_no_steps() -> None:
     assert schedule(flow, known).steps == 1
 
 
-# What a pixel can see
+# Receptive fields
 
 
 @examples(40)
@@ -373,12 +373,12 @@ def test_a_position_outside_has_no_field() -> None:
         receptive_field(stack(3, 3), ImageSpec(1, 4, 5, 2), (4, 0))
 
 
-# Is it autoregressive?
+# Causality
 
 
 @examples(120)
 @given(too_far())
-def test_a_layer_that_looks_too_far_is_named(case: Case) -> None:
+def test_a_layer_that_reads_ahead_is_named(case: Case) -> None:
     flow = Dataflow(case.network, case.shape, case.groups)
     if not leaks(flow.nodes, case.groups):
         flow.check()
@@ -396,7 +396,7 @@ def test_a_layer_that_looks_too_far_is_named(case: Case) -> None:
 @examples(60)
 @given(too_far(4))
 def test_where_it_was_first_seen_is_true(case: Case) -> None:
-    """The layer named does know too much at the place named: by enumeration."""
+    """The named layer does depend on the future at the named position: by enumeration."""
     flow = Dataflow(case.network, case.shape, case.groups)
     assume(leaks(flow.nodes, case.groups))
     with pytest.raises(NotAutoregressiveError) as caught:
@@ -528,8 +528,8 @@ class Views(nn.Module):
         return self.wide(self.flat(x)) + self.high(self.square(x))
 
 
-def test_grids_of_equal_contents_and_other_shapes_are_told_apart() -> None:
-    """What is worked out for a layer is used again for one that reads alike, but not of a grid of another shape."""
+def test_grids_of_equal_contents_and_other_shapes_are_distinguished() -> None:
+    """Results for a layer are reused for an equal layer, but not on a grid of another shape."""
     flow = Dataflow(Views(Offsets(((0, 0),), up=(9, 9)), Offsets(((2, 0),))), (1, 1, 8))
     values = dict(zip([node.name for node in flow.nodes], flow.forward(np.full((1, 1, 8), 5), NEVER), strict=True))
     assert (values["flat"] == 5).all()
@@ -604,7 +604,7 @@ def test_layers_that_declare_nothing_are_refused_with_what_to_do() -> None:
         receptive_field(tutorial(), IMAGE, (0, 0))
 
 
-def test_their_gradient_tells_the_right_ones_from_the_wrong_ones() -> None:
+def test_gradients_distinguish_right_from_wrong_ones() -> None:
     assert_autoregressive(tutorial(), IMAGE, by=("gradient",))
     assert_autoregressive(tutorial(channels=3), ImageSpec(3, 4, 5, 2), by="gradient")
     with pytest.raises(

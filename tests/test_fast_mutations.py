@@ -106,18 +106,18 @@ def _unwritten(patch: Patch, chosen: Callable[[list[int]], int]) -> None:
     patch.setattr(Runtime, "__init__", init)
 
 
-def features_never_kept(patch: Patch) -> None:
-    """What one layer computes is not written down for those that read it later."""
+def features_never_written(patch: Patch) -> None:
+    """Features of one node are not written to its cache."""
     _unwritten(patch, lambda nodes: nodes[len(nodes) // 2])
 
 
-def pixels_never_kept(patch: Patch) -> None:
-    """What is drawn is never seen by the network."""
+def pixels_never_written(patch: Patch) -> None:
+    """Drawn pixels are not written to the cache of the image."""
     _unwritten(patch, lambda nodes: nodes[0])
 
 
 def row_released_too_early(patch: Patch) -> None:
-    """The first row that somebody still reads is given away."""
+    """The first row that is still read is released."""
     right = Cache.advance
 
     def advance(self: Cache, step: int) -> None:
@@ -141,7 +141,7 @@ def rows_moved_too_little(patch: Patch) -> None:
 
 
 def skew_off_by_one(patch: Patch) -> None:
-    """Readers take the rows above for one position shorter than they are."""
+    """Views use a row distance that is one position too short."""
     right = Cache.view
 
     def view(self: Cache, segment: Segment, columns: slice, taps: int = 1, *more: Any) -> Tensor:
@@ -176,7 +176,7 @@ def bias_added_twice(patch: Patch) -> None:
 
 
 def in_place_ignored(patch: Patch) -> None:
-    """Who holds a tensor that is written over goes on with the old value."""
+    """References to an overwritten tensor keep the old value."""
     patch.setattr(trace._GraphBuilder, "_overwrite", lambda self, ref, value: value)
 
 
@@ -196,12 +196,12 @@ def noise_of_another_image(patch: Patch) -> None:
 
 
 def known_drawn_over(patch: Patch) -> None:
-    """What is known of some images of a batch only is drawn."""
+    """Values that are known in some images only are drawn."""
     _other_planes(patch, torch.bool, torch.zeros_like)
 
 
 def parameters_of_another_channel(patch: Patch) -> None:
-    """Red is drawn from what is said of green, green from blue, blue from red."""
+    """Red is drawn from the parameters of green, green from blue, blue from red."""
     right = Plan._group_pixels
 
     def rotated(self: Plan) -> list[PixelGroup]:
@@ -269,8 +269,8 @@ MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
     (center_lost, [gray, logits]),
     (kernel_mirrored, [gray, logits]),
     (kernel_of_the_first_call, [changed_weights]),
-    (features_never_kept, [gray, color, logits]),
-    (pixels_never_kept, [gray, color, logits]),
+    (features_never_written, [gray, color, logits]),
+    (pixels_never_written, [gray, color, logits]),
     (row_released_too_early, [tall]),
     (rows_moved_too_little, [tall]),
     (skew_off_by_one, [gray, logits]),

@@ -142,7 +142,8 @@ def test_models_draw_batch_after_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [fast_toys.tables, fast_toys.coarser_and_back, fast_toys.the_row_so_far, fast_toys.ways_of_unlike_delay]
+    "make",
+    [fast_toys.tables, fast_toys.coarser_and_back, fast_toys.the_row_so_far, fast_toys.branches_of_different_delay],
 )
 def test_networks_with_layers_of_their_own_draw_batch_after_batch(make: fast_toys.Make) -> None:
     check_batch_after_batch(of_make(make).to(DEVICE))
