@@ -61,8 +61,8 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def refresh(self, weight: Tensor, steps: int) -> None:
-        """Do steps of the power method on W W' or W' W, whichever is smaller; none on the meta device, without values."""
-        if weight.is_meta:
+        """Do steps of the power method on W W' or W' W, whichever is smaller."""
+        if weight.is_meta:  # a model that is loaded: values come later, and a step takes a millisecond there
             return
         with _unrounded(weight):
             matrix, near, far = self._matrix(weight), self.u, self.v
