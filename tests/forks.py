@@ -69,18 +69,19 @@ class Server:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def start(self, *argv: str, limit: float = 600, **environment: str) -> Program:
+    def start(self, *argv: str, limit: float = 600, cwd: Path = TESTS, **environment: str) -> Program:
+        """In a folder and an environment that has more variables."""
         folder = self._folder / str(len(self._programs))
         folder.mkdir()
         assert self._process.stdin is not None
-        job = {"argv": argv, "environment": environment, "folder": str(folder)}
+        job = {"argv": argv, "environment": environment, "folder": str(folder), "cwd": str(cwd)}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         self._programs.append(Program(folder, limit))
         return self._programs[-1]
 
-    def run(self, *argv: str, limit: float = 600, **environment: str) -> Ended:
-        return self.start(*argv, limit=limit, **environment).wait()
+    def run(self, *argv: str, **options: Any) -> Ended:
+        return self.start(*argv, **options).wait()
 
     def close(self) -> None:
         for program in self._programs:
@@ -111,6 +112,7 @@ def _program(module: Any, job: dict[str, Any]) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(Path(job["folder"]) / name, os.O_WRONLY | os.O_CREAT, 0o600), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(job["cwd"])
     os.environ.update(job["environment"])
     sys.argv = [module.__file__, *job["argv"]]
     code = 1

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ from PIL import Image
 
 import pixelloom
 from commands import Command, caller
+from forks import Server, server
 from pixelloom.cli import app, outputs
 from pixelloom.cli import sample as drawing
 from pixelloom.cli.console import memory
-from pixelloom.cli.options import DataOptions, DrawOptions, Fields, TrainOptions
+from pixelloom.cli.options import DrawOptions
+from pixelloom.cli.training_options import DataOptions, FieldOptions, TrainOptions
 from pixelloom.core.errors import ModelError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.catalog import DATASETS
@@ -66,6 +68,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return caller(capsys)
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Runs commands in processes of their own."""
+    with server("cli_program", tmp_path_factory.mktemp("forks")) as forks:
+        yield forks
+
+
 @pytest.fixture
 def model(run: Command) -> PixelModel:
     """``runs/flat``: every one of 17 levels equally likely."""
@@ -88,23 +97,28 @@ def lively(run: Command) -> PixelModel:
 # --------------------------------------------------------------------------------------------------- parse, help
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--help"],
-        ["train", "--help"],
-        ["sample", "--help"],
-        ["compare", "--help"],
-        ["--version"],
-        ["train", "--minuts", "3"],
-        [],
-    ],
-)
-def test_nothing_heavy_is_imported_before_a_command_runs(argv: list[str]) -> None:
+LIGHT: list[list[str]] = [
+    ["--help"],
+    ["train", "--help"],
+    ["sample", "--help"],
+    ["compare", "--help"],
+    ["--version"],
+    ["train", "--minuts", "3"],
+    [],
+]
+"""Command lines that are answered by what is imported anyhow; one process answers all."""
+
+
+def test_nothing_heavy_is_imported_before_a_command_runs() -> None:
     heavy = {"torch", "numpy", "matplotlib", "yaml", "PIL", "lightning_fabric", "jinja2"}
-    program = f"import sys; from pixelloom.cli import main; main({argv}); print(sorted({heavy} & set(sys.modules)))"
+    program = (
+        f"import sys; from pixelloom.cli import main\n"
+        f"for argv in {LIGHT}: main(argv); print(argv, sorted({heavy} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=ENVIRONMENT)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert [line for line in done.stdout.splitlines() if line in {f"{argv} []" for argv in LIGHT}] == [
+        f"{argv} []" for argv in LIGHT
+    ]
 
 
 def test_help_lists_every_command_and_option(run: Command) -> None:
@@ -151,9 +165,9 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("evaluate flat --data nothing-of-this-name", ["nothing-of-this-name", "digits"]),
         ("sample flat -n 0", ["n: must be 1 or more, not 0"]),
         ("sample flat -n -3", ["n: must be 1 or more, not -3"]),
-        ("sample flat --batch 0", ["--batch: auto, or", "1 or more", "'0'"]),
-        ("sample flat --batch foo", ["--batch: auto, or", "'foo'"]),
-        ("sample flat --batch 2.5", ["--batch: auto, or", "'2.5'"]),
+        ("sample flat --batch 0", ["--batch: auto or", "1 or more", "'0'"]),
+        ("sample flat --batch foo", ["--batch: auto or", "'foo'"]),
+        ("sample flat --batch 2.5", ["--batch: auto or", "'2.5'"]),
         ("sample flat --first -1", ["first"]),
         ("sample flat --columns 0", ["--columns"]),
         ("sample flat --scale 0", ["--scale"]),
@@ -166,7 +180,7 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("sample flat -n 2000000", ["2000000 images", "too many to be opened"]),
         ("sample flat -n 400000 --scale 2", ["too many to be opened"]),
         ("sample flat --each runs/flat/model/config.json", ["is a file; name a folder"]),
-        ("sample flat --npy runs/flat/model/config.json/x.npy", ["config.json: cannot be made"]),
+        ("sample flat --npy runs/flat/model/config.json/x.npy", ["config.json: cannot be created"]),
         ("sample flat --keep-rows 3", ["--given"]),
         ("sample flat --out .", ["is a folder"]),
         ("info flat --position 1,1", ["--receptive-field"]),
@@ -176,7 +190,7 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("info flat --receptive-field x.png --position a,b", ["ROW,COLUMN", "'a,b'"]),
         ("info flat --receptive-field .", ["is a folder"]),
         ("info flat --receptive-field runs/flat/model/config.json", ["exists already", "--force"]),
-        ("info flat --receptive-field runs/flat/model/config.json/x.png", ["config.json: cannot be made"]),
+        ("info flat --receptive-field runs/flat/model/config.json/x.png", ["config.json: cannot be created"]),
     ],
 )
 def test_wrong_usage_is_told_in_a_line_and_writes_nothing(
@@ -218,7 +232,7 @@ def test_no_device_is_substituted_in_silence(run: Command, model: PixelModel) ->
 
 def test_options_are_fields_of_the_configuration_with_the_same_choices() -> None:
     fields = (DataConfig.model_fields, TrainConfig.model_fields, GANRun.model_fields | PixelRun.model_fields)
-    for options, known in zip((DataOptions, TrainOptions, Fields), fields, strict=True):
+    for options, known in zip((DataOptions, TrainOptions, FieldOptions), fields, strict=True):
         names = {"data": "source", "data_root": "root"} if options is DataOptions else {}
         for name, hint in typing.get_type_hints(options).items():
             field = known[names.get(name, name)]
@@ -374,16 +388,17 @@ def test_data_that_are_not_there(argv: str, parts: list[str], run: Command) -> N
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pixelloom", "train", "digits", "--epochs", "10000", *QUICK]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT)
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: signal.Signals, code: int, tmp_path: Path, programs: Server
+) -> None:
+    process = programs.start("train", "digits", "--epochs", "10000", *QUICK, cwd=tmp_path, **ENVIRONMENT)
     metrics = tmp_path / "runs/digits/metrics.jsonl"
     while not (metrics.is_file() and metrics.stat().st_size):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
-    _, err = process.communicate()
-    assert process.returncode == code
+    process.send(number)
+    returned, _, err = process.wait()
+    assert returned == code
     assert f"stopped by {number.name}" in err
     assert "--resume" in err
     assert "Traceback" not in err
@@ -584,7 +599,7 @@ def test_a_batch_that_does_not_fit_is_halved(run: Command, model: PixelModel, mo
     asked = batches_of(monkeypatch, small)
     said = run("sample", "flat", "-n", 7, "--npy", "x.npy")
     assert said.code == 0
-    assert "out of memory with 7 images at a time; going on with --batch 3" in said.err
+    assert "out of memory with batches of 7 images; continuing with --batch 3" in said.err
     assert asked == [7, 3, 1, 1, 1, 1, 1, 1, 1]
     assert np.array_equal(np.load("x.npy"), whole)
 
@@ -619,7 +634,7 @@ def kick(number: signal.Signals) -> Callable[[], None]:
 
 def goes_on(err: str) -> list[str]:
     """The command that an interrupted one says would go on."""
-    (command,) = re.findall(r"go on with: pixelloom (.*)", err)
+    (command,) = re.findall(r"continue with: pixelloom (.*)", err)
     return shlex.split(command)
 
 
@@ -636,7 +651,7 @@ def test_an_interrupt_keeps_what_is_done_and_the_rest_can_follow(
         at_step(patch, 2 * steps + 3, kick(number))  # in the third batch
         said = run(*command)
     assert (said.code, said.out) == (code, "")
-    assert said.err.splitlines()[-2].startswith("kept 4 of 7 images in all.npy, a grid.png, singles; go on with: ")
+    assert said.err.splitlines()[-2].startswith("kept 4 of 7 images in all.npy, a grid.png, singles; continue with: ")
     assert said.err.splitlines()[-1] == f"pixelloom: stopped by {number.name}"
     assert np.array_equal(np.load("all.npy"), whole[:4])
     assert np.array_equal(read("a grid.png"), np.asarray(plots.grid(whole[:4], 17)))
@@ -646,7 +661,7 @@ def test_an_interrupt_keeps_what_is_done_and_the_rest_can_follow(
         at_step(patch, steps, kick(number))
         said = run(*goes_on(said.err))
     assert said.code == code
-    assert "kept 2 of 3 images in all-from-14.npy, a grid-from-14.png, singles; go on with:" in said.err
+    assert "kept 2 of 3 images in all-from-14.npy, a grid-from-14.png, singles; continue with:" in said.err
     said = run(*goes_on(said.err))
     assert (said.code, said.out) == (0, "a grid-from-16.png\nsingles\nall-from-16.npy\n")
     parts = [np.load(name) for name in ("all.npy", "all-from-14.npy", "all-from-16.npy")]
@@ -720,7 +735,7 @@ def test_two_interrupts_keep_what_is_done_too(run: Command, model: PixelModel, m
     said = run("sample", "flat", "-n", 7, "--batch", 2, "--npy", "all.npy")
     assert said.code == 130
     assert said.err.splitlines()[-1] == "pixelloom: interrupted"
-    assert "kept 2 of 7 images in all.npy; go on with: pixelloom sample flat -n 5 --first 2" in said.err
+    assert "kept 2 of 7 images in all.npy; continue with: pixelloom sample flat -n 5 --first 2" in said.err
     assert np.array_equal(np.load("all.npy"), model.sample(2, seed=0).numpy())
 
 
@@ -751,7 +766,7 @@ def test_a_fault_in_the_middle_keeps_what_is_done(
     at_step(monkeypatch, 22 + 3, broken)
     said = run("sample", "flat", "-n", 5, "--batch", 2, "--npy", "all.npy")
     assert said.code == 1
-    assert "kept 2 of 5 images in all.npy; go on with:" in said.err
+    assert "kept 2 of 5 images in all.npy; continue with:" in said.err
     assert "ZeroDivisionError" in said.err.splitlines()[-1]
     assert np.load("all.npy").shape == (2, 1, 8, 8)
 
@@ -774,7 +789,7 @@ def test_a_picture_that_does_not_fit_the_disk_costs_none_before_it(
     assert said.err.splitlines()[-1] == (
         "pixelloom: singles/00003.png: cannot be written: No space left on device; make room or go elsewhere"
     )
-    assert "kept 3 of 7 images in all.npy, a.png, singles; go on with:" in said.err
+    assert "kept 3 of 7 images in all.npy, a.png, singles; continue with:" in said.err
     assert sorted(path.name for path in Path("singles").iterdir()) == ["00000.png", "00001.png", "00002.png"]
     assert np.array_equal(np.load("all.npy"), whole[:3])
     assert Path("all.npy").stat().st_size == 128 + 3 * 64  # nothing behind them: it held four
@@ -794,7 +809,7 @@ def test_an_array_that_does_not_fit_the_disk_keeps_what_does(model: PixelModel) 
         check=False,
     )
     assert done.returncode == 2
-    assert "kept 4 of 8 images in all.npy; go on with: pixelloom sample flat -n 4 --first 4" in done.stderr
+    assert "kept 4 of 8 images in all.npy; continue with: pixelloom sample flat -n 4 --first 4" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("pixelloom: all.npy: cannot be written: ")
     assert np.array_equal(np.load("all.npy"), model.sample(4, seed=0).numpy())
     assert not list(Path().glob(".*.part"))
@@ -836,19 +851,19 @@ def test_a_folder_that_cannot_be_written_is_told_before_drawing(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_process_keeps_what_is_done(
-    number: signal.Signals, code: int, lively: PixelModel, tmp_path: Path
+    number: signal.Signals, code: int, lively: PixelModel, tmp_path: Path, programs: Server
 ) -> None:
-    command = [sys.executable, "-m", "pixelloom", "sample", "lively", "-n", "1000000", "--batch", "5", "--npy", "a.npy"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    command = ("sample", "lively", "-n", "1000000", "--batch", "5", "--npy", "a.npy")
+    process = programs.start(*command, cwd=tmp_path, **ENVIRONMENT)
     while not any(part.stat().st_size > 128 for part in tmp_path.glob(".a.npy.*.part")):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
-    _, err = process.communicate()
-    assert process.returncode == code
+    process.send(number)
+    returned, _, err = process.wait()
+    assert returned == code
     assert err.splitlines()[-1] == f"pixelloom: stopped by {number.name}"
     images = np.load("a.npy")
-    assert f"kept {len(images)} of 1000000 images in a.npy; go on with: " in err
+    assert f"kept {len(images)} of 1000000 images in a.npy; continue with: " in err
     assert f"-n {1000000 - len(images)} --first {len(images)} " in err
     assert len(images) % 5 == 0
     assert np.array_equal(images, lively.sample(len(images), batch=5).numpy())
@@ -965,7 +980,7 @@ def test_info_draws_what_a_pixel_sees(run: Command, lively: PixelModel) -> None:
     assert Path("field.png").read_bytes() != before
     assert (seen["position"], seen["before"], seen["seen"]) == ([6, 2], 50, truth[6, 2])
     assert seen["seen"] + seen["blind_spot"] + seen["out_of_reach"] == 50
-    assert (seen["steps"], seen["pixels"], seen["picture"]) == (22, 64, "field.png")
+    assert (seen["steps"], seen["pixels"], seen["image"]) == (22, 64, "field.png")
     told = PixelModel.build(lively.description.model_copy(update={"classes": 10}))  # of a network that takes labels
     save_run(told, Path("runs/told"))
     said = run("info", "told", "--receptive-field", "told.png")
