@@ -1,4 +1,4 @@
-"""Maps of attention as pictures: the right square lights up, in the color that its weight has on the scale."""
+"""Maps of attention as images: the right square lights up, in the color that its weight has on the scale."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_one_weight_lights_its_square_and_no_other(keys: tuple[int, int], at: tu
     assert (shades[~lit] <= 4).all()  # the first color of the scale is all but black
 
 
-def test_shades_are_heat_over_the_dimmed_picture() -> None:
+def test_shades_are_heat_over_the_dimmed_image() -> None:
     rng = np.random.default_rng(0)
     image, weights = rng.integers(0, 4, (3, 6, 6)).astype(np.uint8), rng.random((3, 2))
     shades = attention_maps.overlay(image, 4, weights, 1.5)
@@ -71,7 +71,7 @@ def test_shades_are_heat_over_the_dimmed_picture() -> None:
             assert np.abs(shades[y, x] - expected).max() <= 1.5
 
 
-def test_an_unseen_place_is_the_picture_dimmed() -> None:
+def test_an_unseen_place_is_the_image_dimmed() -> None:
     shades = attention_maps.overlay(np.full((1, 2, 2), 255, np.uint8), 256, np.zeros((1, 1)), 1.0)
     assert np.abs(shades.astype(int) - round(255 * attention_maps.DIM)).max() <= 4
 
@@ -89,7 +89,7 @@ def test_the_scale_of_a_row_is_common_and_never_calls_a_uniform_map_bright() -> 
 
 
 def test_the_sheet_frames_the_query_and_lights_its_key() -> None:
-    """The picture, its map at 4 x 4, all at 10 pixels a pixel: key (1, 3) of the query at row 5, column 2."""
+    """The image, its map at 4 x 4, all at 10 pixels a pixel: key (1, 3) of the query at row 5, column 2."""
     images, asked = black(1), [(5, 2)]
     strips = [
         attention_maps.Strip(["picture"], images, asked),
@@ -97,11 +97,11 @@ def test_the_sheet_frames_the_query_and_lights_its_key() -> None:
     ]
     paper = np.asarray(attention_maps.sheet(strips, 2, scale=10)).astype(np.uint8)
     framed, lit = (paper == FRAME).all(2), (paper == HOTTEST).all(2)
-    ink = (paper == 0).all(2)  # the picture is black, and the map's first color nearly
+    ink = (paper == 0).all(2)  # the image is black, and the map's first color nearly
     top, _, left, right = box(ink)
     assert right - left >= 79
     rows = np.nonzero(framed.any(1))[0]
-    cut = rows[:-1][np.diff(rows) > 10][0] + 1  # between the frame on the picture and the one on the map
+    cut = rows[:-1][np.diff(rows) > 10][0] + 1  # between the frame on the image and the one on the map
     y0, y1, x0, x1 = box(framed[:cut])
     assert (y0 + 2, y1 - 2, x0 + 2, x1 - 2) == (top + 50, top + 59, left + 20, left + 29)  # around the pixel
     y0, y1, x0, x1 = box(framed[cut:])
@@ -114,7 +114,7 @@ def test_the_sheet_frames_the_query_and_lights_its_key() -> None:
     assert not lit[:, : left + 80][~area[:, : left + 80]].any()
 
 
-def test_pictures_are_shown_in_their_colors() -> None:
+def test_images_are_shown_in_their_colors() -> None:
     image = np.zeros((1, 3, 8, 8), np.uint8)
     image[0, :, 1, 6] = (200, 100, 50)
     paper = np.asarray(attention_maps.sheet([attention_maps.Strip(["x"], image, [(4, 1)])], 256, scale=5))

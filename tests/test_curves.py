@@ -1,4 +1,4 @@
-"""Curves draw the figures that the run wrote and no others, in the panels that these figures belong to."""
+"""Curves draw the metrics that the run wrote and no others, in the panels that these metrics belong to."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_history_is_what_the_run_wrote(tmp_path: Path) -> None:
     assert np.stack(history.train["bits/dim"]).tolist() == [[100, 200], [4.0, 3.0], [1, 2]]
     assert np.stack(history.validation["bits/dim"]).tolist() == [[100, 400, 500], [3.5, 2.5, 2.75], [1, 4, 5]]
     assert history.validation["bits/dim"].best == (400, 2.5, 4)
-    assert history.judges == ["bits/dim"]
+    assert history.selecting == ["bits/dim"]
 
 
 def test_lines_that_no_run_of_ours_wrote(tmp_path: Path) -> None:
@@ -80,10 +80,10 @@ def test_lines_that_no_run_of_ours_wrote(tmp_path: Path) -> None:
     assert (series.images.tolist(), series.values.tolist()) == ([700], [2.0])
     assert math.isnan(series.steps[0])  # that line named none
     (tmp_path / "m.jsonl").write_bytes(b'\xff\xfe\n{"split": "val", "images": 1, "kid-pixels": 0.5}\n')
-    assert curves.read_history(tmp_path / "m.jsonl").judges == ["kid-pixels"]
+    assert curves.read_history(tmp_path / "m.jsonl").selecting == ["kid-pixels"]
 
 
-def test_the_figure_draws_the_history_in_both_units(tmp_path: Path) -> None:
+def test_the_chart_draws_the_history_in_both_units(tmp_path: Path) -> None:
     figure = curves.figure_of(curves.read_history(metrics(tmp_path / "m.jsonl", RUN)))
     assert figure is not None
     (axes,) = figure.axes
@@ -107,7 +107,7 @@ def test_the_panels_of_a_run_with_two_sides(tmp_path: Path) -> None:
     assert margins.get_position().y0 > dial.get_position().y0 > distance.get_position().y0
     assert [[640, 0.5], [1280, 1.5], [1920, 1.0]] in lines_of(margins)  # real
     assert [[640, -0.5], [1280, -1.0]] in lines_of(margins)  # generated
-    assert told(margins) == ["real pictures", "generated pictures", "margin"]
+    assert told(margins) == ["real images", "generated images", "margin"]
     (band,) = margins.collections
     (path,) = band.get_paths()
     corners = {tuple(corner) for corner in np.round(np.asarray(path.vertices, np.float64), 6).tolist()}
@@ -186,7 +186,7 @@ def test_smoothing_by_hand() -> None:
         [*RUN, *GAN_RUN],
     ],
 )
-def test_curves_are_a_png_from_the_first_figure_on(lines: list[dict[str, object]], tmp_path: Path) -> None:
+def test_curves_are_a_png_from_the_first_metric_on(lines: list[dict[str, object]], tmp_path: Path) -> None:
     curves.draw(metrics(tmp_path / "m.jsonl", lines), tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as drawn:
         assert min(drawn.size) > 300
@@ -198,7 +198,7 @@ def test_nothing_to_draw_draws_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_figures_that_are_not_there(tmp_path: Path) -> None:
+def test_metrics_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"m\.jsonl: cannot be read"):
         curves.draw(tmp_path / "m.jsonl", tmp_path / "curves.png")
     with pytest.raises(ModelError, match=r"absent/curves\.png"):

@@ -52,14 +52,14 @@ def test_frechet_in_one_dimension() -> None:
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(800, 800, 16), (400, 1600, 16), (1600, 1600, 16), (2000, 2000, 32)])
-def test_the_floor_of_frechet_goes_with_one_over_n(n: int, m: int, d: int) -> None:
+def test_the_baseline_of_frechet_goes_with_one_over_n(n: int, m: int, d: int) -> None:
     found = np.array([frechet(normal(n, d, 2 * i), normal(m, d, 2 * i + 1)) for i in range(24)])
     error = found.std() / np.sqrt(len(found))
     assert error < 0.05 * found.mean()
     assert abs(found.mean() - (1 / n + 1 / m) * (d + d * (d + 1) / 4)) < 3.5 * error
 
 
-def test_the_floor_of_400_images_with_64_features() -> None:
+def test_the_baseline_of_400_images_with_64_features() -> None:
     assert np.mean([frechet(normal(400, 64, i), normal(400, 64, i + 9)) for i in range(3)]) == pytest.approx(5.7, 0.03)
 
 
@@ -177,7 +177,7 @@ def test_an_invented_mode_is_not_precise() -> None:
 
 
 def test_duplicates_lie_at_distance_zero() -> None:
-    """Every picture three times or more: neighborhoods without an extent, which hold exactly what equals them."""
+    """Every image three times or more: neighborhoods without an extent, which hold exactly what equals them."""
     x = 100 + normal(20, 5, 0).repeat(6, 1)
     found = neighborhoods(x, torch.cat([x[:20], x[:20] + 1e-3]))
     assert found.precision == pytest.approx(0.5)

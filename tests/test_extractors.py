@@ -1,4 +1,4 @@
-"""Feature extractors: what they compute, that nothing but the picture matters, weights that are what they claim."""
+"""Feature extractors: what they compute, that nothing but the image matters, weights that are what they claim."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_features_do_not_depend_on_batch_size_or_mode(name: str, channels: int, 
     assert whole.dtype == torch.float64
     assert whole.shape == (9, extractor.num_features)
     assert extractor.num_features <= 64
-    assert whole.std(0).median() > 1e-3  # pictures differ, so do their features
+    assert whole.std(0).median() > 1e-3  # images differ, so do their features
     nn.Sequential(extractor).train()
     assert not any(part.training for part in extractor.modules())
     for batch in (1, 4):
@@ -68,7 +68,7 @@ def test_levels_are_only_a_scale(name: str) -> None:
 
 
 @pytest.mark.parametrize("network", [LeNetMnist, RandomNetwork])
-def test_gray_and_the_same_in_three_channels_are_one_picture(network: type[LeNetMnist | RandomNetwork]) -> None:
+def test_gray_and_the_same_in_three_channels_are_one_image(network: type[LeNetMnist | RandomNetwork]) -> None:
     gray, extractor = pictures(5, 1, 28), network(3)
     torch.testing.assert_close(
         features(gray.expand(-1, 3, -1, -1), 256, extractor), features(gray, 256, extractor), rtol=1e-4, atol=1e-4
@@ -197,7 +197,7 @@ def test_the_recipe_learns_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-def test_shifts_move_whole_pictures() -> None:
+def test_shifts_move_whole_images() -> None:
     recipe = script("lenet")
     x = torch.zeros(200, 1, 28, 28)
     x[:, :, 10, 14] = 1

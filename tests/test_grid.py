@@ -86,7 +86,7 @@ def test_what_no_grid_can_be_made_of(images: np.ndarray, wish: dict[str, int], w
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("levels", [2, 4, 17, 256])
-def test_a_saved_picture_gives_its_levels_back(channels: int, levels: int, tmp_path: Path) -> None:
+def test_a_saved_image_gives_its_levels_back(channels: int, levels: int, tmp_path: Path) -> None:
     image = levels_of(1, channels, 5, 7, levels)[0]
     plots.save_png(plots.to_image(image, levels), tmp_path / "one.png")
     with Image.open(tmp_path / "one.png") as read:
@@ -95,7 +95,7 @@ def test_a_saved_picture_gives_its_levels_back(channels: int, levels: int, tmp_p
     assert np.array_equal(quantize(pixels, 256, levels), image)
 
 
-def test_a_picture_that_cannot_be_saved_leaves_no_part(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_saved_leaves_no_part(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"absent/one\.png"):
         plots.save_png(Image.new("L", (2, 2)), tmp_path / "absent" / "one.png")
     assert list(tmp_path.iterdir()) == []
@@ -153,7 +153,7 @@ def test_what_each_pixel_is_to_another() -> None:
 
 
 @pytest.mark.parametrize("size", [(5, 5), (3, 40), (40, 3), (1, 1), (100, 100)])
-def test_the_figure_shows_each_pixel_in_its_color_and_counts_them(size: tuple[int, int]) -> None:
+def test_the_chart_shows_each_pixel_in_its_color_and_counts_them(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     position = (size[0] // 2, size[1] // 2)
     kinds = fields.field_kinds(rng.random((1, *size)) < 0.5, position)

@@ -26,8 +26,7 @@ from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import to_bytes
-from pixelloom.metrics import extractors as extractors
-from pixelloom.metrics import inception, results
+from pixelloom.metrics import extractors, inception, results
 from pixelloom.metrics.extractors import EXTRACTORS, Inception, Pixels, choose, extractor_for, features, named
 from pixelloom.metrics.inception import Conv, Folded, InceptionV3, Pool, Pooling, enlarged, read
 from pixelloom.metrics.results import Reference, measure
@@ -49,7 +48,7 @@ GOLDEN = {
     ): "360.586 7.31885 12.3666 14.8563 10.2706 0.90988 5.20925 6.83416 0 4.04106 0.937284 0.243818 1.15336 "
     "0 0.11335 4.94401 2.77646 0.0307146 0.417464 5.56912 1.4733 1.10752",
 }
-"""Shape of a picture -> the length of its features, and every hundredth of them, by torch-fidelity 0.4.0, torch 2.13.0.
+"""Shape of a image -> the length of its features, and every hundredth of them, by torch-fidelity 0.4.0, torch 2.13.0.
 
 Its FeatureExtractorInceptionV3, features "2048", with the weights and pictures of ``inception_toys``, whose recipes are
 in the docstrings there; a gray picture was given three times. All 2048 features agree within 4e-7 of the largest.
@@ -120,7 +119,7 @@ def test_a_convolution_is_folded_with_its_norm() -> None:
 
 
 @pytest.mark.parametrize("pool", [Pool("mean"), Pool("max"), Pool("max", 2)])
-def test_pools_take_what_lies_in_the_picture(pool: Pool) -> None:
+def test_pools_take_what_lies_in_the_image(pool: Pool) -> None:
     x = torch.randn(1, 1, 6, 7)
     side = (6, 7) if pool.stride == 1 else (2, 3)  # of whole windows
     first = -1 if pool.stride == 1 else 0
@@ -138,7 +137,7 @@ def test_pools_take_what_lies_in_the_picture(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 8), (23, 11), (9, 30), (1, 2)])
-def test_pictures_are_enlarged_without_a_shift(height: int, width: int) -> None:
+def test_images_are_enlarged_without_a_shift(height: int, width: int) -> None:
     x, side = torch.rand(1, 2, height, width) * 255, 11
     expected = torch.empty(1, 2, side, side, dtype=torch.float64)
     for i in range(side):
@@ -207,7 +206,7 @@ def test_files_of_every_form_hold_the_same(
         assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_figures_of_other_weights_have_a_name_of_their_own(
+def test_metrics_of_other_weights_have_a_name_of_their_own(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -311,10 +310,10 @@ def test_names_of_features(file: Path) -> None:
     with pytest.raises(UsageError, match=r"no 'inception-v3'.*and inception=FILE"):
         named("inception-v3")
     with pytest.raises(UsageError):
-        choose(f"inception={file}", 1)  # a run's own figures are by what lies in the package
+        choose(f"inception={file}", 1)  # a run's own metrics are by what lies in the package
 
 
-def test_a_figure_says_what_published_ones_take(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_says_what_published_ones_take(monkeypatch: pytest.MonkeyPatch) -> None:
     extractor = Pixels(1)
     monkeypatch.setattr(extractor, "name", "inception")
     monkeypatch.setattr(results, "_PUBLISHED", 100)
@@ -349,7 +348,7 @@ def test_evaluate_by_a_file(
     assert found.as_dict() | {"baseline_n": list(found.baseline_n or ())} == kid
 
 
-def test_a_wrong_file_is_told_before_anything_is_measured(
+def test_a_wrong_file_is_reported_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Models of both families are measured by what they draw: copiers, honest ones, classes, pictures to go by."""
+"""Models of both families are measured by their samples: memorization, classes, conditioning images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pixelloom.metrics.results import METRICS, Reference, TrainingNeighbors, tra
 from pixelloom.models.gan import GANDescription, GANModel
 from pixelloom.models.pixel import PixelModel
 from pixelloom.runs import evaluate
-from pixelloom.runs.evaluate import Measured, MeasureOptions, draw, measure, applicable_metrics
+from pixelloom.runs.evaluate import Measured, MeasureOptions, applicable_metrics, draw, measure
 from pixelloom.viz import nearest as neighbors
 from scripts import script
 from small_models import flat
@@ -61,7 +61,7 @@ def values(found: Measured) -> dict[str, float]:
 # What is drawn
 
 
-def test_a_copier_is_caught_and_an_honest_model_is_not(data: Dataset) -> None:
+def test_memorization_is_caught_and_an_honest_model_is_not(data: Dataset) -> None:
     train, wishes = torch.from_numpy(data.train.all()[0]), MeasureOptions(METRICS, "pixels", n=300)
     copier, honest = (measure(drawing(images), data, wishes) for images in (train, toy_images(20_000, 4)))
     caught, fine = values(copier), {figure.name: figure for figure in honest.results}
@@ -79,7 +79,7 @@ def test_a_copier_is_caught_and_an_honest_model_is_not(data: Dataset) -> None:
     assert values(noise)["precision-pixels"] < 0.05
 
 
-def test_figures_are_of_the_models_own_samples_and_the_whole_split(data: Dataset) -> None:
+def test_metrics_are_of_the_models_own_samples_and_the_whole_split(data: Dataset) -> None:
     model = drawing(toy_images(300, 5))
     found = measure(model, data, MeasureOptions(("kid", "nearest"), "random", n=90, seed=4))
     assert torch.equal(found.samples, model.sample(90, seed=4))
@@ -101,7 +101,7 @@ def test_drawing_tells_how_far_it_is_and_changes_nothing(family: str) -> None:
     assert len(seen) > 2
 
 
-def test_classes_that_the_pictures_lack_are_drawn_evenly(data: Dataset) -> None:
+def test_classes_that_the_images_lack_are_drawn_evenly(data: Dataset) -> None:
     sets = [torch.full((1, *SPEC.shape), level, dtype=torch.uint8) for level in (3, 9, 14)]
     model, wishes = drawing(*sets, classes="abc"), MeasureOptions(("kid",), "pixels", n=100)
     others = dataset(
@@ -112,7 +112,7 @@ def test_classes_that_the_pictures_lack_are_drawn_evenly(data: Dataset) -> None:
         assert found.samples[:, 0, 0, 0].tolist() == [(3, 9, 14)[i % 3] for i in range(100)]
 
 
-def test_classes_are_drawn_as_often_as_the_pictures_have_them() -> None:
+def test_classes_are_drawn_as_often_as_the_images_have_them() -> None:
     """So a model that is as good as uneven data is at their baseline; evenly drawn it would be far above."""
     labels = (torch.arange(600) % 10 == 0).long()
     test, more = (toy_images(600, seed) // 2 + 8 * labels.byte().view(-1, 1, 1, 1) for seed in (3, 4))
@@ -125,8 +125,8 @@ def test_classes_are_drawn_as_often_as_the_pictures_have_them() -> None:
         assert abs(kid.value) < 3 * (kid.std or 0)
 
 
-def test_pictures_gone_by_are_not_those_compared_with() -> None:
-    """Each picture is one color: a test picture is told from every other by its level."""
+def test_conditioning_images_are_not_those_compared_with() -> None:
+    """Each image is one color: its level identifies it."""
     levels = torch.arange(200, dtype=torch.uint8)
     test = levels.view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     data = dataset(toy_images(50, 0, levels=256), toy_images(50, 1, levels=256), test, 256)
@@ -150,7 +150,7 @@ def test_pictures_gone_by_are_not_those_compared_with() -> None:
 # What is compared with
 
 
-def test_a_limit_takes_random_pictures_and_never_the_first() -> None:
+def test_a_limit_takes_random_images_and_never_the_first() -> None:
     test = torch.arange(250, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()  # sorted by class
     data = dataset(toy_images(50, 0, levels=256), toy_images(50, 1, levels=256), test, 256)
     model, chosen = drawing(toy_images(99, 2, levels=256), levels=256), []
@@ -172,7 +172,7 @@ def test_bits_that_are_drawn_anew_are_those_of_the_ordered_pass() -> None:
         assert torch.equal(torch.as_tensor(images), expected)
 
 
-def test_training_pictures_beyond_the_memory_are_a_sample_that_is_told_of(
+def test_training_images_beyond_the_memory_are_a_sample_that_is_logged(
     data: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(evaluate, "_MOST", 64 * 400)
@@ -217,7 +217,7 @@ class Wide(Pixels):
         self.num_features = 2048
 
 
-def test_too_few_pictures_are_told_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_images_are_left_out_or_refused(caplog: pytest.LogCaptureFixture) -> None:
     data, model = dataset(toy_images(90, 0), toy_images(9, 1), toy_images(40, 2)), drawing(toy_images(90, 3))
     drawn: list[float] = []
     for extractor, n, said in (
@@ -232,7 +232,7 @@ def test_too_few_pictures_are_told_or_refused(caplog: pytest.LogCaptureFixture) 
     assert "fd: skipped: it needs 65 images, and there are 40 held-out images and 100 samples" in caplog.text
     assert "fd-random" not in values(found)
     assert "nearest-random" in values(found)
-    with pytest.raises(DataError, match=r"kid: 9 real .* The val split gave 9; other splits have train 90, test 40"):
+    with pytest.raises(DataError, match=r"kid: 9 real .* The val split has 9; other splits: train 90, test 40"):
         measure(model, data, MeasureOptions(METRICS, "random", n=100, split="val", forgiving=True))
 
 
@@ -302,7 +302,7 @@ def test_which_classes_are_digits() -> None:
 
 
 def test_the_sheet_shows_pairs_the_nearest_first() -> None:
-    """Every picture is one level, so a tile of the sheet says which picture it is."""
+    """Every image is one level, so a tile of the sheet says which image it is."""
     samples, held_out, training = (
         torch.arange(start, start + n, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
         for start, n in ((0, 7), (100, 30), (200, 50))
@@ -316,7 +316,7 @@ def test_the_sheet_shows_pairs_the_nearest_first() -> None:
     pixels = np.asarray(sheet.convert("L"))
     rows = [row for row in tile_rows(pixels) if row]
     drawn = [[1, 3], [211, 213], [5, 0], [215, 210]]
-    # of 7 held-out pictures, as many as there are samples: those at 5 .. 11, the last nearest
+    # of 7 held-out images, as many as there are samples: those at 5 .. 11, the last nearest
     real = [[111, 110], [226, 225], [109, 108], [224, 223]]
     shown = [to_bytes(np.array(row, np.uint8), 256).tolist() for row in drawn + real]
     assert rows == shown
@@ -335,7 +335,7 @@ def tile_rows(pixels: np.ndarray) -> list[list[int]]:
     return rows
 
 
-def test_neighbors_are_those_that_the_figures_stand_on(data: Dataset) -> None:
+def test_neighbors_are_those_that_the_metrics_stand_on(data: Dataset) -> None:
     found = measure(drawing(toy_images(99, 0)), data, MeasureOptions(("nearest",), "pixels", n=80, seed=2))
     assert found.neighbors is not None
     again = training_neighbors(found.samples, found.reference, 16, seed=2)
@@ -361,7 +361,7 @@ def test_measure_from_python() -> None:
         *(f"{name}-pixels" for name in METRICS if name != "fd"),  # of 40 samples in 64 dimensions there is none
         *("gap-pixels", "copied-pixels"),
     }
-    with pytest.raises(UsageError, match=r"pixelloom\.evaluate gives it"):
+    with pytest.raises(UsageError, match=r"is not a sample metric; use pixelloom\.evaluate"):
         pixelloom.measure(model, metrics=["likelihood"])
     name, config = PAIRS["dcgan"]
     latent = GANModel.build(GANDescription(network=name, model=config, image=ImageSpec(1, 16, 16, 256)))
@@ -383,7 +383,7 @@ def test_a_split_that_is_too_small_to_go_by(caplog: pytest.LogCaptureFixture) ->
 # benchmarks/metrics.py
 
 
-def test_figures_notice_what_was_done_to_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_notice_what_was_done_to_images(capsys: pytest.CaptureFixture[str]) -> None:
     """The embedded digits: each fault is seen by the figure that is there for it."""
     script("metrics").main(["--data", "digits", "--features", "pixels", "-n", "140", "--json"])
     found = json.loads(capsys.readouterr().out)

@@ -38,7 +38,7 @@ def test_pixel_neighbors_are_found(levels: int) -> None:
     assert found.distances.tolist() == pytest.approx([0, turned / math.sqrt(48)])
 
 
-def test_figures_of_distances_by_hand() -> None:
+def test_metrics_of_distances_by_hand() -> None:
     held_out = torch.arange(1.0, 101, dtype=torch.float64)[torch.randperm(100)]
     found = memorization(torch.tensor([0.0] * 4 + [5, 5.5] + [40] * 14, dtype=torch.float64), held_out, q=5)
     assert found.nearest == pytest.approx(570.5 / 20)
@@ -56,7 +56,7 @@ def of(samples: Tensor, held_out: Tensor, training: Tensor) -> tuple[float, floa
     return found.gap, found.copied
 
 
-def test_an_honest_sample_is_at_the_floor() -> None:
+def test_an_honest_sample_is_at_the_baseline() -> None:
     """Samples and held-out images that are alike: the k-th nearest of M held-out ones bounds k / (M + 1) of samples."""
     runs = np.array(
         [of(normal(100, 5, 3 * i), normal(100, 5, 3 * i + 1), normal(300, 5, 3 * i + 2)) for i in range(80)]
@@ -66,7 +66,7 @@ def test_an_honest_sample_is_at_the_floor() -> None:
     assert np.abs(runs[:, 0]).max() < 0.25
 
 
-def test_a_copier_is_caught() -> None:
+def test_memorization_is_caught() -> None:
     training, held_out = normal(300, 5, 0), normal(200, 5, 1)
     noise = normal(100, 5, 2)
     gap, copied = of(training[:100] + 0.01 * noise, held_out, training)
@@ -84,7 +84,7 @@ def test_an_odd_sample_is_no_copy() -> None:
     assert copied == 0
 
 
-def test_memorization_that_cannot_be_told_is_refused() -> None:
+def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(DataError, match="nearest: 19 generated images are too few; at least 20 are needed"):
         memorization(torch.ones(19), torch.ones(100))
     with pytest.raises(DataError, match="99 held-out images are too few; at least 100 are needed"):

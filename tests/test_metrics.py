@@ -1,4 +1,4 @@
-"""Likelihood figures against closed forms, and passes that count every image once."""
+"""Likelihood metrics against closed forms, and passes that count every image once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from settings import CONFIGS, Setting
 LN2 = math.log(2)
 
 
-def test_figures_of_three_images_by_hand() -> None:
+def test_metrics_of_three_images_by_hand() -> None:
     found = likelihood(torch.tensor([-10.0, -14.0, -18.0], dtype=torch.float64), dims=7)
     assert (found.n, found.dims) == (3, 7)
     assert found.nats_per_image == 14
@@ -28,7 +28,7 @@ def test_figures_of_three_images_by_hand() -> None:
     assert found.bits_per_dim_95 == pytest.approx(((14 - half) / 7 / LN2, (14 + half) / 7 / LN2))
 
 
-def test_figures_are_ready_for_json() -> None:
+def test_metrics_are_ready_for_json() -> None:
     found = likelihood(-torch.arange(1.0, 6.0), dims=4).as_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == {
         "n": 5,
@@ -41,7 +41,7 @@ def test_figures_are_ready_for_json() -> None:
     }
 
 
-def test_one_image_has_a_figure_and_no_interval() -> None:
+def test_one_image_has_a_metric_and_no_interval() -> None:
     found = likelihood(torch.tensor([-3.0]), dims=3)
     assert found == Likelihood(n=1, dims=3, nats_per_image=3.0, nats_per_image_95=None)
     assert found.bits_per_dim_95 is None
@@ -81,9 +81,9 @@ def test_ragged_means_by_hand() -> None:
     def log_prob(part: Tensor) -> Tensor:
         return -part.flatten().float()
 
-    figures = likelihood(score(log_prob, in_batches(images, (4, 1))), 1)
-    assert figures.nats_per_image == 2  # not (1.5 + 4) / 2, and not 1.5
-    assert figures.n == 5
+    found = likelihood(score(log_prob, in_batches(images, (4, 1))), 1)
+    assert found.nats_per_image == 2  # not (1.5 + 4) / 2, and not 1.5
+    assert found.n == 5
 
 
 @pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)

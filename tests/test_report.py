@@ -163,7 +163,7 @@ def test_models_are_found_by_any_of_their_names_and_shown_once() -> None:
     found = gather(["a", "runs/a", "runs/a/model", "binarized-mnist"], 1)
     assert [entry.name for entry in found.models] == ["a", "binarized-mnist"]
     assert found.models[1].validation["nats/image"] == pytest.approx(80.06, abs=0.01)
-    assert found.models[1].step is None  # it came without the figures of its run
+    assert found.models[1].step is None  # it came without the metrics of its run
     (alone,) = gather(["runs/a/model/"], 1).models
     assert (alone.name, alone.step) == ("runs/a/model/", 20)
     pixel("else/a")
@@ -204,7 +204,7 @@ def test_what_cannot_be_shown_is_listed_with_its_reason() -> None:
         gather(["empty", "nothing"], 1)
 
 
-def test_more_samples_than_a_picture_can_hold_are_not_drawn() -> None:
+def test_more_samples_than_an_image_can_hold_are_not_drawn() -> None:
     with pytest.raises(ModelError, match="too many to be opened"):
         gather([pixel("runs/a")], 10**7)
 
@@ -232,7 +232,7 @@ def test_classes_are_drawn_in_turn() -> None:
     assert entry.caption(0) == "5 samples, seed 0, classes in order"
 
 
-def test_models_that_go_by_pictures_go_by_those_of_validation() -> None:
+def test_conditioning_images_are_those_of_validation() -> None:
     description = PixelDescription(
         network="gated-pixelcnn",
         model=GatedPixelCNNConfig(channels=4, layers=1, first_kernel=3, kernel=3),
@@ -273,7 +273,7 @@ def test_a_record_may_hold_any_numbers_or_none(trained: dict[str, Any]) -> None:
     assert png.draw(found).width > 600
 
 
-def test_figures_of_samples_are_those_that_measuring_gives() -> None:
+def test_sample_metrics_are_those_that_measuring_gives() -> None:
     asked = {"metrics": ("kid", "precision"), "measured": 60}
     unknown = write(flat(DIGITS), "runs/c", {})
     found = gather([pixel("runs/a"), latent("runs/b"), unknown], 2, 7, **asked)
@@ -325,11 +325,11 @@ def test_figures_of_samples_are_those_that_measuring_gives() -> None:
         ({"spec": ImageSpec(1, 4, 8, 17)}, "different size (1x8x8, 1x4x8)"),
         ({"binarize": "static"}, "different binarize (none, static)"),
         ({"seed": 3}, "different data seed (0, 3)"),
-        ({"limit": 500}, None),  # of the training pictures: validation is the same
+        ({"limit": 500}, None),  # of the training images: validation is the same
         ({"root": Path("/elsewhere")}, None),
     ],
 )
-def test_a_likelihood_compares_on_the_same_pictures_only(other: dict[str, Any], why: str | None) -> None:
+def test_a_likelihood_compares_on_the_same_images_only(other: dict[str, Any], why: str | None) -> None:
     found = gather([pixel("runs/a"), pixel("runs/b"), pixel("runs/c", **other)], 1)
     if why is None:
         assert grounds(found) == [["a", "b", "c"]]
@@ -365,7 +365,7 @@ def test_distances_compare_by_extractor_split_and_not_by_family() -> None:
     assert found.models[3].row()["validation"] == "0.1 kid-lenet-mnist (N=800, training)"
 
 
-def test_other_numbers_of_pictures_are_told() -> None:
+def test_other_numbers_of_images_are_reported() -> None:
     figures = {"kid-lenet-mnist": 0.25, "n": 1200}
     found = gather([latent("runs/a"), latent("runs/b", figures=figures)], 1)
     assert grounds(found) == [["a", "b"]]
@@ -385,7 +385,7 @@ def test_a_title_names_the_ground() -> None:
 
 
 def mixed() -> Comparison:
-    """Two runs whose figures compare, and one of the other family."""
+    """Two runs whose metrics compare, and one of the other family."""
     slow = [line | {"bits/dim": line["bits/dim"] + 1} for line in PIXEL_LINES]
     return gather([pixel("runs/a"), pixel("runs/b", lines=slow, stirred=True), latent("runs/c")], 4, seed=1)
 
@@ -495,7 +495,7 @@ class Read(HTMLParser):
         return found
 
 
-def test_the_page_holds_samples_figures_and_curves_and_needs_nothing_else() -> None:
+def test_the_page_holds_samples_metrics_and_curves_and_needs_nothing_else() -> None:
     found = mixed()
     found = replace(found, broken=(("d", "holds no model"),))
     text = html.page(found)
@@ -510,7 +510,7 @@ def test_the_page_holds_samples_figures_and_curves_and_needs_nothing_else() -> N
     for line in (*found.not_comparable(), found.summary, ": holds no model"):
         assert line in cells
     sources = [a for tag, attributes in read.tags for name in ("src", "srcset", "href") if (a := attributes.get(name))]
-    assert len(sources) == 3 + 2 * 3  # a picture a model; a chart in light and in dark
+    assert len(sources) == 3 + 2 * 3  # one image per model; a chart in light and in dark
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not {tag for tag, _ in read.tags} & {"script", "link", "iframe"}
     assert "url(" not in text
@@ -543,7 +543,7 @@ def test_nothing_that_a_file_says_becomes_code() -> None:
     assert png.draw(found).width > 600
 
 
-def test_the_picture_has_the_samples_pixel_by_pixel_in_columns() -> None:
+def test_the_image_has_the_samples_pixel_by_pixel_in_columns() -> None:
     found = mixed()
     drawn = np.asarray(png.draw(found))
     corners = []
@@ -632,8 +632,8 @@ def test_nothing_is_overwritten_without_force(target: str, capsys: pytest.Captur
         (["a", "--seed", "-1"], "--seed: must be 0 or more, not -1"),
         (["a", "--out", "x.png"], "name two files"),
         (["a", "--out", "."], "is a folder"),
-        (["a", "--measured", "9"], "--measured: which figures?"),
-        (["a", "--split", "val"], "--split: which figures?"),
+        (["a", "--measured", "9"], "--measured: needs --metrics"),
+        (["a", "--split", "val"], "--split: needs --metrics"),
         (["a", "--metrics", "kid", "--measured", "0"], "--measured: must be 1 or more, not 0"),
         (["a", "--metrics", "kid,fid"], "'fid' is not a sample metric"),
     ],

@@ -1,4 +1,4 @@
-"""Figures of samples, from pictures to numbers with their baselines: of a good model, of a copier, of noise."""
+"""Sample metrics, from images to numbers with their baselines: of a good model, of a copier, of noise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def by_name(found: list[Result]) -> dict[str, Result]:
     return {figure.name: figure for figure in found}
 
 
-def test_figures_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "_SUBSETS", 5)
     samples, held_out, training = toy_images(90, 0), toy_images(150, 1), toy_images(120, 2)
     found = by_name(measure(samples, Reference(held_out, training), 16, extractor="pixels", seed=3))
@@ -55,7 +55,7 @@ def test_figures_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None
     assert json.loads(text)[0]["name"] == "kid-pixels"
 
 
-def test_floors_are_of_two_disjoint_parts_of_held_out_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_are_of_two_disjoint_parts_of_held_out_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many real images as there are samples, against the rest: real features are told apart by their number."""
     seen: list[tuple[Tensor, Tensor]] = []
 
@@ -77,7 +77,7 @@ def test_floors_are_of_two_disjoint_parts_of_held_out_images(monkeypatch: pytest
     assert not torch.equal(seen[2][1], part)
 
 
-def test_a_perfect_model_is_at_the_floor_of_each_figure() -> None:
+def test_a_perfect_model_is_at_the_baseline_of_each_metric() -> None:
     samples, held_out, training = toy_images(250, 0), toy_images(800, 1), toy_images(500, 2)
     found = by_name(measure(samples, Reference(held_out, training), 16, extractor="random"))
     fds = [
@@ -126,7 +126,7 @@ def test_noise_is_far_from_real_digits() -> None:
 
 
 @pytest.mark.parametrize(("channels", "levels"), [(1, 2), (3, 2), (3, 4), (3, 256)])
-def test_other_pictures_are_measured(channels: int, levels: int) -> None:
+def test_other_images_are_measured(channels: int, levels: int) -> None:
     samples, held_out, training = (toy_images(70, i, channels=channels, levels=levels) for i in range(3))
     found = measure(samples, Reference(held_out.numpy(), training), levels, extractor="auto", source="mine")
     assert {figure.name.split("-", 1)[1] for figure in found} == {"random", "pixels"}
