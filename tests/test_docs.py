@@ -119,3 +119,10 @@ def test_links_of_the_readme_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(links) > 15
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(r"\b((?:benchmarks|examples|tests|docs|src)/[\w/.-]+\.(?:py|md|png|json))\b", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
