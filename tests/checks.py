@@ -286,6 +286,8 @@ def drawn_from(model: PixelModel, n: int, seed: int = 0, **options: Any) -> tupl
         images = model.sample(n, seed=seed, batch=n, **options)
     finally:
         model.head = head
+    if not seen:  # every pixel was known
+        return images, torch.full((n, head.outputs, *model.spec.shape[1:]), torch.nan, dtype=torch.float64)
     noise = image_noise(model.spec, seed, 0, n)[:, : head.groups].flatten()  # [n, groups, H, W]
     keys, params = torch.cat([key for key, _ in seen]), torch.cat([values for _, values in seen])
     ascending, order = noise.sort()
