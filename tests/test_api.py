@@ -158,8 +158,8 @@ def test_resuming_what_is_not_there_begins_it(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize(
     ("given", "word"),
     [
-        ({"overrides": {"model.channels": 8}}, "model.channels: the run in runs/digits was begun with 4"),
-        ({"seed": 9}, "train.seed: .* with 0 and cannot be resumed with 9"),
+        ({"overrides": {"model.channels": 8}}, "model.channels: the run in runs/digits was started with 4, not 8"),
+        ({"seed": 9}, "train.seed: .* with 0, not 9"),
         ({"data": "shapes"}, "data.source: .* with 'digits'"),
         ({"recipe": "rgb", "out": "runs/digits"}, "is a run of 'digits', not of 'rgb'"),
         ({"force": True}, "choose one"),

@@ -170,7 +170,7 @@ def test_the_command_line_trains_and_draws_classes(tmp_path: Path, capsys: pytes
     for options, said in (
         (["--class", "10"], "--class 10: this model has classes 0 to 9"),
         (["--class", "-1"], "--class -1: this model has classes 0 to 9"),
-        (["--guidance", "1"], "--guidance: towards which class?"),
+        (["--guidance", "1"], "--guidance: needs --class or --each-class"),
     ):
         assert main(["sample", str(run), *options]) == 2
         assert said in capsys.readouterr().err

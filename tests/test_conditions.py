@@ -425,7 +425,7 @@ def test_pictures_of_a_split_are_gone_by(at: Path, run: Path, capsys: pytest.Cap
     assert main(["evaluate", "by"]) == 0
     assert main(["info", "by"]) == 0
     said = capsys.readouterr().out
-    assert "given the picture that the model goes by, downsample@2: conditional figures" in said
+    assert "conditional on downsample@2 of each image" in said
     assert "condition   downsample@2, the means of its 2x2 blocks: 1x4x4 with 17 levels" in said
 
 
@@ -466,8 +466,8 @@ def test_a_model_that_goes_by_nothing_says_so(at: Path, capsys: pytest.CaptureFi
     for options, said in (
         (["--condition", "small.png"], "--condition: this model takes no conditioning image"),
         (ALL, "--condition-from: this model takes no conditioning image"),
-        (["--each-class"], "--each-class: this model was trained without classes"),
-        (["--class", "0"], "--class 0: this model was trained without classes"),
+        (["--each-class"], "--each-class: this model is unconditional"),
+        (["--class", "0"], "--class 0: this model is unconditional"),
     ):
         assert main(["sample", "plain", *options]) == 2
         assert said in capsys.readouterr().err
@@ -537,9 +537,10 @@ def test_rows_that_were_interrupted_go_on(
         assert main([*command, "--npy", "a.npy", "--each", "singles", "--device", "cpu"]) == 1
     err = capsys.readouterr().err
     assert (
-        "kept 6 of 15 images in a.npy, a-labels.npy, singles; go on with: pixelloom sample three -n 3 --first 6" in err
+        "kept 6 of 15 images in a.npy, a-labels.npy, singles; continue with: pixelloom sample three -n 3 --first 6"
+        in err
     )
-    rest = err.split("go on with: pixelloom ")[1].splitlines()[0].split()
+    rest = err.split("continue with: pixelloom ")[1].splitlines()[0].split()
     assert main(rest) == 0
     assert np.array_equal(np.concatenate([np.load("a.npy"), np.load("a-from-6.npy")]), whole)
     labels = np.concatenate([np.load("a-labels.npy"), np.load("a-from-6-labels.npy")])

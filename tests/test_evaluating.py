@@ -56,7 +56,7 @@ def test_figures_of_samples_are_those_of_python(run: Command) -> None:
     }
     assert "nats_per_image" not in facts
     lines = run(*asked).out.splitlines()
-    assert lines[0] == "40 samples (seed 3) beside 269 of 269 pictures of digits, test split, 17 levels"
+    assert lines[0] == "40 samples (seed 3) and 269 of 269 images of digits, test split, 17 levels"
     assert lines[1].split() == ["metric", "samples", "real", "N", "N", "real"]
     whole = pixelloom.measure(pixelloom.load("flat"), metrics=["kid", "nearest"], features="pixels", n=40, seed=3)
     for line, figure in zip(lines[2:], whole, strict=True):
@@ -77,7 +77,7 @@ def test_a_pixel_model_gets_its_likelihood_and_with_it_what_is_asked_for(run: Co
     for extra in (("-n", 40), ("--features", "pixels")):
         said = run("evaluate", "flat", *extra)
         assert said.code == 2
-        assert "-n, --features: are for figures of samples" in said.err
+        assert "-n, --features: need sample metrics" in said.err
 
 
 def test_a_latent_model_gets_every_figure_of_samples(run: Command) -> None:

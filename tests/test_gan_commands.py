@@ -144,8 +144,8 @@ def test_an_interrupted_drawing_goes_on(run: Command, sagan: GANModel, monkeypat
         patch.setattr(sample.Meter, "show", watched)
         said = run("sample", "sagan", "-n", 8, "--seed", 2, "--truncation", 1.5, "--batch", 3, "--npy", "all.npy")
     assert said.code == 130
-    assert "kept 6 of 8 images in all.npy; go on with:" in said.err
-    (command,) = re.findall(r"go on with: pixelloom (.*)", said.err)
+    assert "kept 6 of 8 images in all.npy; continue with:" in said.err
+    (command,) = re.findall(r"continue with: pixelloom (.*)", said.err)
     assert run(*shlex.split(command)).code == 0
     assert np.array_equal(np.concatenate([np.load("all.npy"), np.load("all-from-6.npy")]), whole)
 
@@ -165,7 +165,7 @@ def test_memory_that_does_not_suffice_halves_the_batch(
         patch.setattr(GANModel, "_pass", small)
         said = run("sample", "sagan", "-n", 5, "--npy", "x.npy")
     assert said.code == 0
-    assert "out of memory with 5 images at a time; going on with --batch 2" in said.err
+    assert "out of memory with batches of 5 images; continuing with --batch 2" in said.err
     assert asked == [5, 2, 2, 1]
     assert np.array_equal(np.load("x.npy"), sagan.sample(5, batch=2).numpy())
 
@@ -183,8 +183,8 @@ def test_memory_that_does_not_suffice_halves_the_batch(
         ("--precision bf16", ["--precision", "of its weights"]),
         ("--truncation 0", ["--truncation", "positive number", "0.0"]),
         ("--truncation nan", ["--truncation", "positive number"]),
-        ("--class 3", ["--class 3", "trained without classes"]),
-        ("--each-class", ["--each-class", "trained without classes"]),
+        ("--class 3", ["--class 3", "unconditional"]),
+        ("--each-class", ["--each-class", "unconditional"]),
     ],
 )
 def test_what_a_latent_model_cannot_draw_is_refused(
@@ -426,7 +426,7 @@ def test_real_pictures_come_with_their_classes(run: Command, told: GANModel, mon
         ("sagan --seed -1", ["--seed: must be 0 or more"]),
         ("sagan --layer afterr.1", ["'afterr.1'", "Did you mean 'after.1'", "after.0, after.1"]),
         ("sagan --of generator --on test", ["--on: needs --of discriminator or both"]),
-        ("sagan --class 1", ["--class 1", "trained without classes"]),
+        ("sagan --class 1", ["--class 1", "unconditional"]),
         ("sagan --out runs/sagan/model/config.json", ["exists already", "--force"]),
         (
             "sagan --on tets",
@@ -504,7 +504,7 @@ def test_a_path_of_one_class(run: Command, told: GANModel) -> None:
         ("sagan --scale 0", ["--scale: must be 1 or more"]),
         ("sagan --loop", ["--loop", "--gif"]),
         ("sagan --gif x.gif --out x.gif", ["name two files"]),
-        ("sagan --class 0", ["--class 0", "trained without classes"]),
+        ("sagan --class 0", ["--class 0", "unconditional"]),
         ("sagan --stops 100000", ["too many to be opened"]),
         ("sagan --out runs/sagan/model/config.json", ["exists already"]),
         ("flat", ["this is a pixel model"]),

@@ -1,19 +1,19 @@
-"""Image generators trained from scratch on anyone's pictures, measured honestly, sampled fast.
+"""Train image generators from scratch, evaluate them, and sample from them fast.
 
     import pixelloom as pl
 
     model = pl.train("digits", minutes=1)      # or pl.load("runs/digits")
     images = model.sample(16, seed=0)          # uint8 levels [16, 1, 8, 8]
-    nats = -model.log_prob(images)             # the exact cost of each image
+    nats = -model.log_prob(images)             # exact negative log-likelihood of each image
     pl.evaluate(model).bits_per_dim
 
-A network of your own, as a torch module that maps images [B, C, H, W] to parameters [B, outputs, H, W]:
+For a network of your own, a torch module that maps images [B, C, H, W] to parameters [B, outputs, H, W]:
 
     spec = pl.ImageSpec(1, 28, 28, 256)
-    pl.assert_autoregressive(network, spec)            # or NotAutoregressiveError, naming the layer at fault
-    pl.receptive_field(network, spec, (14, 14))        # bool [1, 28, 28]: what the prediction there depends on
+    pl.assert_autoregressive(network, spec)            # raises NotAutoregressiveError, which names the layer
+    pl.receptive_field(network, spec, (14, 14))        # bool [1, 28, 28]: inputs of that prediction
 
-Names are imported when they are first used: ``import pixelloom`` and ``pixelloom --help`` do not wait for torch.
+Names are imported at first use, so that ``import pixelloom`` and ``pixelloom --help`` do not import torch.
 """
 
 from __future__ import annotations

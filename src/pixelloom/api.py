@@ -1,7 +1,7 @@
-"""Load, train and evaluate in one call each; the command line calls the same functions.
+"""The functions of ``import pixelloom``: load, train, evaluate, measure.
 
-A run is planned (:mod:`pixelloom.runs.plan`: recipe, file, overrides, folder), its folder is claimed, then it is trained
-(:mod:`pixelloom.runs.train`).
+:func:`train` plans a run (:mod:`pixelloom.runs.plan`: recipe, file, overrides, folder), checks its folder, and trains
+(:mod:`pixelloom.runs.train`), as ``pixelloom train`` does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pixelloom.metrics.results import Result
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import load_model
 from pixelloom.runs.compose import Overrides
-from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, data_for, likelihood_of, applicable_metrics
+from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics, data_for, likelihood_of
 from pixelloom.runs.evaluate import measure as measure_samples
 from pixelloom.runs.folder import find
 from pixelloom.runs.plan import as_text, joined, planned
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 
 
 def load(model: str | Path) -> GenerativeModel:
-    """The model of a run folder, a model folder, the name of a run under ``runs/``, or of a model that comes with the
-    package (``pixelloom list models``); on the CPU.
+    """Load a model, onto the CPU.
+
+    Args:
+        model: run folder, model folder, name of a run under ``runs/``, or name of a pretrained model.
 
     Raises:
-        ModelError: if there is none, or its file is damaged or of another kind.
+        ModelError: if there is none, or its file is damaged or of another format.
     """
     return load_model(find(model))
 
@@ -57,25 +59,25 @@ def train(
     force: bool = False,
     overrides: Overrides | None = None,
 ) -> GenerativeModel:
-    """Train, and return the best model by validation.
+    """Train a model, and return the best one by validation.
 
     Args:
-        recipe: name of a recipe or of a network.
-        config: a YAML file of settings on top of the recipe, or a run's complete ``config.yaml``.
-        data: name of a data set, or path of a folder, zip, array or list of pictures.
-        out: the run folder; by default ``runs/<recipe>``.
-        minutes: budget in wall-clock time. A budget given here takes the place of the recipe's.
-        images: budget in images seen.
-        epochs: budget in passes over the training set.
-        seed: of the initial weights, the order of the data, dropout and samples.
-        precision: "auto" is bf16 where the hardware has it.
-        device: "auto" is CUDA where there is one.
-        resume: go on with the run in ``out``.
+        recipe: name of a recipe or a network.
+        config: YAML file with settings that override the recipe, such as the ``config.yaml`` of a run.
+        data: name of a data set, or path of a folder, zip, array or list of images.
+        out: run folder; default: ``runs/<recipe>``.
+        minutes: budget in minutes. A budget replaces those of the recipe.
+        images: budget in images.
+        epochs: budget in epochs.
+        seed: seed of the weights, the data order, noise and samples.
+        precision: "auto" is bf16 if the hardware supports it.
+        device: "auto" is CUDA if available.
+        resume: resume the run in ``out``.
         force: replace the run in ``out``.
-        overrides: any other field, as ``{"model.channels": 32, "optim.lr": 1e-3}``.
+        overrides: further fields, as ``{"model.channels": 32, "optim.lr": 1e-3}``.
 
     Raises:
-        UsageError: for unknown names or values that are not allowed, or if ``out`` holds a run already.
+        UsageError: for unknown names or invalid values, or if ``out`` holds a run already.
         DataError: if the data cannot be read.
         ModelError: if the training diverges.
     """
@@ -100,20 +102,19 @@ def evaluate(
     *,
     limit: int | None = None,
 ) -> Likelihood:
-    """Exact likelihood of a split: nats an image and a dimension, bits/dim, N and a 95 % interval.
+    """Exact likelihood of a split: nats/image, nats/dim, bits/dim, N and a 95 % interval.
 
     Args:
-        model: a pixel model, see :func:`load`.
-        data: by default what the model was trained on; a name or path is read with the settings of its training
-            (levels, binarization, size).
+        model: a model with a likelihood.
+        data: name or path of data, which are transformed as in training; default: the training data.
         split: "train", "val" or "test".
-        limit: score so many images only, evenly spaced over the split.
+        limit: number of images, evenly spaced over the split; default: all.
 
     Raises:
-        DataError: if the pictures are not of the model's shape and levels, or cannot be read.
-        UsageError: for an unknown data set or split, or a latent model, which has no likelihood.
+        DataError: if the data cannot be read, or shape or levels do not fit the model.
+        UsageError: for an unknown data set or split, or a model without likelihood.
     """
-    applicable_metrics(model, (LIKELIHOOD,), split)  # raises if the model has none
+    applicable_metrics(model, (LIKELIHOOD,), split)  # raises for a model without likelihood
     config = data if isinstance(data, DataConfig) else data_for(model, None if data is None else str(data))
     return likelihood_of(model, config, split, limit=limit)[0]
 
@@ -129,28 +130,28 @@ def measure(
     seed: int = 0,
     limit: int | None = None,
 ) -> list[Result]:
-    """Figures of samples, beside those that real pictures get in their place (``baseline``).
+    """Metrics of samples, each with its real-vs-real baseline.
 
     Args:
-        model: of any family, see :func:`load`.
+        model: a model of any family.
         data: as in :func:`evaluate`.
         split: "val" or "test"; "train" without the metric nearest.
-        metrics: of kid, fd, precision, recall, density, coverage, nearest, accuracy; by default all that apply and for
-            which there are pictures enough.
-        features: in what pictures are compared: "lenet-mnist", "random", "pixels", "inception=FILE" with the weights of
-            published FIDs (docs/metrics.md), or "auto".
-        n: samples to draw.
-        seed: of the samples, and of every choice among real pictures.
-        limit: so many held-out pictures at most, drawn at random.
+        metrics: of kid, fd, precision, recall, density, coverage, nearest, accuracy; default: all that apply and have
+            enough images.
+        features: feature extractor: "lenet-mnist", "random", "pixels", "inception=FILE" with the weights of published
+            FIDs (docs/metrics.md), or "auto".
+        n: number of samples.
+        seed: seed of the samples, and of the selection of real images.
+        limit: number of held-out images, at random; default: all.
 
     Raises:
         UsageError: for an unknown metric, extractor, data set or split, or a metric that does not apply.
-        DataError: if there are too few pictures for a metric, or they do not fit the model, or cannot be read.
+        DataError: if there are too few images for a metric, or they do not fit the model or cannot be read.
         ModelError: if the file of "inception=FILE" cannot be used.
     """
     names = applicable_metrics(model, metrics or (ALL,), split)
     if metrics and LIKELIHOOD in names:
-        raise UsageError("metrics: 'likelihood' is no figure of samples; pixelloom.evaluate gives it")
+        raise UsageError("metrics: 'likelihood' is not a sample metric; use pixelloom.evaluate")
     config = data if isinstance(data, DataConfig) else data_for(model, None if data is None else str(data))
     asked = tuple(name for name in names if name != LIKELIHOOD)
     options = MeasureOptions(asked, features, n, seed, split, limit, forgiving=not metrics)

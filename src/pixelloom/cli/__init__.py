@@ -1,11 +1,11 @@
 """The command line: ``pixelloom train``, ``sample``, ``evaluate``, ``compare``, ``attention``, ``interpolate``,
 ``explain``, ``info``, ``list``, ``config``.
 
-Results go to standard output, everything else (progress, warnings, errors) to standard error. Nothing heavy is imported
-before a command runs: help and a typo must not wait for torch.
+Results go to standard output, progress, warnings and errors to standard error. torch is imported when a command runs,
+so that help and usage errors are fast.
 
-Exit codes: 0 done; 2 a flag, a field or a device is wrong; 3 data; 4 a model or checkpoint, or training diverged;
-130 and 143 stopped by a signal; 1 a fault of Pixelloom itself.
+Exit codes: 0 success; 2 usage (an option, a field, a device); 3 data; 4 model or checkpoint, or training diverged; 130
+and 143 stopped by a signal; 1 internal error.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pixelloom.cli.console import logs
 from pixelloom.core.errors import PixelloomError
 from pixelloom.runs import renamed
 
-_HELP = """Train image generators on your own pictures, measure them, draw with them.
+_HELP = """Train, evaluate and sample image generators.
 
-To start: pixelloom train digits --minutes 1
-and then: pixelloom sample runs/digits
+First steps: pixelloom train digits --minutes 1
+             pixelloom sample runs/digits
 
 With any command, --debug shows the traceback of an error."""
 
@@ -50,7 +50,7 @@ app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--jso
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out a command line (by default the process's own); returns the exit code and never raises an error."""
+    """Run a command line (default: ``sys.argv``); returns the exit code and never raises."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
             sys.stdout.flush()
-        except BrokenPipeError:  # `pixelloom list | head -1`: nobody listens any more, which is no fault
+        except BrokenPipeError:  # the reader has closed the pipe, as in `pixelloom list | head -1`
             _discard_stdout()
-        # The one place that may catch everything: a user sees a traceback only with --debug.
+        # Catches everything: users see a traceback only with --debug.
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exception(error)
@@ -84,15 +84,15 @@ def _verdict(error: BaseException, tokens: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, MemoryError):
-        return 2, "out of memory; use fewer or smaller pictures, or a machine with more"
+        return 2, "out of memory; use fewer or smaller images, or a machine with more memory"
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}"
-    return 1, f"a fault of Pixelloom itself, {type(error).__name__}: {error}; run again with --debug and report it"
+    return 1, f"internal error: {type(error).__name__}: {error}; please report it with the traceback of --debug"
 
 
 def _discard_stdout() -> None:
-    """Let what is still buffered go nowhere, so that the interpreter's last flush does not complain."""
+    """Discard buffered output, so that the final flush of the interpreter does not fail."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError:  # no real file beneath: nothing to flush into
+    except OSError:  # stdout is no real file
         return

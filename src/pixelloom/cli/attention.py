@@ -112,7 +112,7 @@ def attention(model: str, /, *, options: MapOptions = NO_MAPS) -> None:
     """Plot attention maps of a GAN: images in the first row, and one row of maps for each attention layer.
 
     Args:
-        model: Run folder, model folder, or name of a run under runs/.
+        model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
         options: Images, query positions, layers and output.
     """
     from pixelloom.models.registry import require

@@ -28,19 +28,19 @@ def compare(
     device: Device = "auto",
     force: Flag = False,
 ) -> None:
-    """Show models side by side, of any mix of families: samples, curves and figures, as a page and as a picture.
+    """Compare models of any families side by side: samples, training curves and metrics, as HTML and PNG.
 
     Args:
-        models: Run folders, model folders, names of runs under runs/ or of models that come with the package.
-        out: The page: one HTML file that needs nothing beside it.
-        png: The same as a PNG; by default beside the page, under its name.
-        number: Samples of each.
-        seed: Of the samples.
-        metrics: Measure also some of kid,fd,precision,recall,density,coverage,nearest,accuracy, or all that apply.
-        measured: How many samples to measure these on, 2000.
-        split: Whose pictures they are measured against, test.
-        device: auto is CUDA where there is one.
-        force: Replace files that are there.
+        models: Run folders, model folders, or names of runs under runs/ or of pretrained models.
+        out: Self-contained HTML file to write.
+        png: PNG to write; default: as --out, with the suffix .png.
+        number: Samples to show per model.
+        seed: Seed of the samples.
+        metrics: Sample metrics to measure: all, or a list of kid,fd,precision,recall,density,coverage,nearest,accuracy.
+        measured: Number of samples to measure on; default: 2000.
+        split: Split of the images to measure against; default: test.
+        device: auto: cuda if available.
+        force: Overwrite existing files.
     """
     from pixelloom.core.atomic import write_bytes
     from pixelloom.engine.config import TrainConfig
@@ -60,7 +60,7 @@ def compare(
     asked = tuple(word.strip() for word in metrics.split(",")) if metrics else ()
     for option, given in (("--measured", measured), ("--split", split)):
         if given is not None and not asked:
-            raise UsageError(f"{option}: which figures? name some with --metrics")
+            raise UsageError(f"{option}: needs --metrics")
     options = CompareOptions(
         number, seed, choose_device(TrainConfig(device=device)), asked, measured or N, split or "test"
     )
@@ -79,7 +79,7 @@ def compare(
 
 
 def _check(models: tuple[str, ...], least: dict[str, tuple[int | None, int]]) -> None:
-    """What can be found wrong before a model is loaded; ``least`` is (given, least) of each option."""
+    """Checks that need no model; ``least`` has (value, least value) of each option."""
     if not models:
         raise UsageError("name the models to compare: run folders, or names of runs or models")
     for option, (value, bound) in least.items():

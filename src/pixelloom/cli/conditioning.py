@@ -1,6 +1,6 @@
-"""What the images of ``pixelloom sample`` are drawn by: nothing, a class, a picture; or one row each of several.
+"""Conditioning of the images of ``pixelloom sample``: classes and conditioning images, one for all or one per row.
 
-Image number i belongs to row i modulo the number of rows, so that a number alone tells what an image was drawn by.
+Image i belongs to row i modulo the number of rows, so its index determines its conditioning.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """Several rows, or one for all images.
+    """The conditioning of each row of images.
 
     Attributes:
-        count: of rows.
-        labels: class for each row, int64 [count], or one for all.
-        condition: picture to go by for each row, levels uint8 [count or 1, c, h, w].
-        names: of the rows.
-        folders: of the images of each row, if they go into one each.
-        left: an image at the beginning of each row, levels uint8 [count, C, H, W].
-        right: and at its end.
+        count: number of rows; 1 if all images have the same conditioning.
+        labels: class of each row, int64 [count], or one for all.
+        condition: conditioning image of each row, levels uint8 [count or 1, c, h, w].
+        names: captions of the rows.
+        folders: a folder name for each row, with --each.
+        left: images to show at the left of the rows, levels uint8 [count, C, H, W].
+        right: images to show at the right.
     """
 
     count: int = 1
@@ -43,8 +43,8 @@ class Rows:
     left: Levels | None = None
     right: Levels | None = None
 
-    def told(self, first: int, n: int) -> dict[str, Tensor]:
-        """What a model is told about images first .. first + n - 1."""
+    def conditioning(self, first: int, n: int) -> dict[str, Tensor]:
+        """Labels and conditioning images of images first .. first + n - 1."""
         import torch
 
         row = torch.arange(first, first + n) % self.count
@@ -52,22 +52,22 @@ class Rows:
         return {name: value[row % len(value)] for name, value in given.items() if value is not None}
 
     def classes(self, first: int, n: int) -> Labels:
-        """Of images first .. first + n - 1, int64 [n], where the rows have them."""
-        found: Labels = self.told(first, n)["labels"].numpy()
+        """Classes of images first .. first + n - 1, int64 [n]; the rows must have labels."""
+        found: Labels = self.conditioning(first, n)["labels"].numpy()
         return found
 
 
 def check(options: DrawOptions) -> None:
-    """What can be found wrong before the model is loaded."""
+    """Checks that need no model."""
     for one, other in (("condition", "condition_from"), ("class_", "each_class"), ("condition_from", "each_class")):
         if getattr(options, one) not in (None, False) and getattr(options, other) not in (None, False):
             raise UsageError(f"{_option(one)}, {_option(other)}: choose one of them")
     if options.guidance and options.class_ is None and not options.each_class:
-        raise UsageError("--guidance: towards which class? name it with --class, or draw --each-class")
+        raise UsageError("--guidance: needs --class or --each-class")
     if options.rows is not None and options.condition_from is None:
-        raise UsageError("--rows: of which pictures? name a split with --condition-from")
+        raise UsageError("--rows: needs --condition-from")
     if options.columns is not None and (options.each_class or options.condition_from):
-        raise UsageError("--columns: rows are as long as -n says")
+        raise UsageError("--columns: with --each-class or --condition-from, -n sets the length of the rows")
 
 
 def _option(name: str) -> str:
@@ -75,11 +75,11 @@ def _option(name: str) -> str:
 
 
 def rows_of(options: DrawOptions, model: GenerativeModel) -> Rows:
-    """What was asked for, for this model.
+    """The conditioning that the options ask for.
 
     Raises:
-        UsageError: for a class or picture that the model does not know, or one that it needs.
-        DataError: if a picture or data set cannot be read.
+        UsageError: if classes or conditioning images do not fit the model, or one that it needs is missing.
+        DataError: if an image file or data set cannot be read.
     """
     import torch
 
@@ -98,9 +98,9 @@ def rows_of(options: DrawOptions, model: GenerativeModel) -> Rows:
 
 
 def check_class(one: int | None, classes: int) -> None:
-    """Raises UsageError for a class that a model of so many does not know."""
+    """Raises UsageError for a class that is out of range, or any class of an unconditional model."""
     if one is not None and not 0 <= one < classes:
-        known = f"has classes 0 to {classes - 1}" if classes else "was trained without classes (train --classes)"
+        known = f"has classes 0 to {classes - 1}" if classes else "is unconditional (trained without --classes)"
         raise UsageError(f"--class {one}: this model {known}")
 
 
@@ -109,7 +109,7 @@ def _of_classes(model: GenerativeModel, condition: Tensor | None) -> Rows:
 
     classes = model.description.classes
     if not classes:
-        raise UsageError("--each-class: this model was trained without classes (train --classes)")
+        raise UsageError("--each-class: this model is unconditional (trained without --classes)")
     known = list(model.description.training.classes)
     numbers = list(map(str, range(classes)))
     names = known if len(known) == classes else numbers
@@ -129,7 +129,7 @@ def _of_split(options: DrawOptions, model: GenerativeModel, condition: Condition
 
 
 def read(path: Path, condition: Condition) -> Tensor:
-    """A picture to go by, levels uint8 [1, c, h, w].
+    """Read a conditioning image, levels uint8 [1, c, h, w].
 
     Raises:
         UsageError: if it has another size.

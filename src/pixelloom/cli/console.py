@@ -1,4 +1,4 @@
-"""How commands speak: results on standard output, logs and progress on standard error."""
+"""Output of commands: results on standard output, logs and progress on standard error."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LINES = 10.0  # seconds between two lines of progress where there is no termina
 
 
 def say(text: str) -> None:
-    """One result, to standard output."""
+    """Write a result to standard output."""
     sys.stdout.write(text + "\n")
 
 
 def say_json(value: object) -> None:
-    """One JSON value on one line, to standard output; figures that are not finite, no part of JSON, become null."""
+    """Write a JSON value on one line to standard output; numbers that are not finite become null."""
     say(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
 
 
@@ -38,16 +38,14 @@ def _finite(value: object) -> object:
 
 
 def say_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they need to be, two blanks apart: easy to read, and to cut with other tools."""
+    """Write aligned columns, two blanks apart."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever ``sys.stderr`` is now: while a progress bar is shown that is rich's stand-in, which puts lines
-    above the bar. A console of its own would write through it.
-    """
+    """Writes to the current ``sys.stderr``, which rich replaces during a progress bar to write above the bar."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -67,10 +65,10 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def logs() -> Iterator[None]:
-    """The library's log on standard error, while a command runs."""
+    """Show the library's log on standard error while a command runs."""
     handler, level = _StderrHandler(), _log.level
     _log.addHandler(handler)
-    # Further processes of one run say only what went wrong.
+    # Further processes of one run log warnings only.
     _log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING)
     try:
         yield
@@ -80,7 +78,7 @@ def logs() -> Iterator[None]:
 
 
 class Meter:
-    """Progress of something slow: a bar on a terminal, a line every ten seconds elsewhere, nothing if it is quick."""
+    """Progress of a slow task: a bar on a terminal, elsewhere a line every ten seconds."""
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total = what, total
@@ -107,7 +105,7 @@ class Meter:
             self._bar.stop()
 
     def show(self, done: float, note: str = "") -> None:
-        """So much of the total is done; ``note`` says it in the units of the work."""
+        """Show progress of ``done`` out of the total; ``note`` is shown with it."""
         if self._bar:
             self._bar.update(self._task, completed=done, note=note)
         elif time.monotonic() - self._shown > _LINES:
@@ -116,7 +114,7 @@ class Meter:
 
 
 def memory(size: float) -> str:
-    """Bytes in the unit that suits them, as in ``1.2 MB``."""
+    """A number of bytes with a unit, as in ``1.2 MB``."""
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

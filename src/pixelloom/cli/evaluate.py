@@ -1,4 +1,4 @@
-"""``pixelloom evaluate``: the exact likelihood of pictures, and figures of samples, of a model of any family."""
+"""``pixelloom evaluate``: likelihood and sample metrics of a model of any family."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ def evaluate(
     threads: int | None = None,
     device: Device = "auto",
     json: Flag = False,
-    pictures: DataOptions = NO_DATA,
+    data: DataOptions = NO_DATA,
 ) -> None:
-    """Measure the exact likelihood of pictures, or what the model draws against them.
+    """Measure the exact likelihood of a model, or metrics of its samples.
 
-    Without --metrics a pixel model gets its likelihood, a latent model, which has none, every figure of samples.
-    Without data options, the data are those of the training; others are read in the same form (levels, size, ...).
+    By default the likelihood is measured, or all sample metrics for a model without one. The default data are those of
+    training; other data are transformed in the same way (levels, size, ...).
 
     Args:
-        model: A run folder, a model folder, or the name of a run under runs/.
-        metrics: Some of likelihood,kid,fd,precision,recall,density,coverage,nearest,accuracy; all is those that apply.
-        split: Models are chosen on val; test is what to report.
-        limit: Use so many pictures of the split: evenly spaced for the likelihood, at random for samples.
-        number: Samples to draw, 2000.
-        seed: Of the samples, and of each choice among real pictures.
-        features: In what kid, fd, ... and nearest compare: lenet-mnist, random, pixels; inception=FILE, the weights of
-            published FIDs; auto is lenet-mnist for digits of MNIST, else random.
-        neighbors: A PNG of the samples that are nearest to training pictures, with these; measures nearest.
-        force: Replace the PNG if it is there.
-        threads: CPU threads to use; by default chosen by measuring, at most the cores that may be used.
-        device: auto is CUDA where there is one.
-        json: One JSON object with all figures.
-        pictures: The data.
+        model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
+        metrics: all, or a list of likelihood,kid,fd,precision,recall,density,coverage,nearest,accuracy.
+        split: Split to measure on; val selected the model, test is the one to report.
+        limit: Number of images of the split: evenly spaced for the likelihood, random for sample metrics.
+        number: Number of samples; default: 2000.
+        seed: Seed of the samples, and of the selection of real images.
+        features: Feature extractor of sample metrics: lenet-mnist, random, pixels, or inception=FILE with the weights
+            of published FIDs; auto: lenet-mnist for MNIST digits, else random.
+        neighbors: PNG of the samples nearest to training images, with these, to write; measures nearest.
+        force: Overwrite an existing PNG.
+        threads: CPU threads; default: chosen by measured time.
+        device: auto: cuda if available.
+        json: Print one JSON object.
+        data: Data and its transforms.
     """
     from pixelloom.core.threads import fixed
     from pixelloom.engine.memory import out_of_memory
@@ -83,42 +83,40 @@ def evaluate(
     names = applicable_metrics(found, words, split)
     drawn = tuple(name for name in names if name != LIKELIHOOD)
     if not drawn and (number is not None or features != "auto"):
-        raise UsageError(
-            "-n, --features: are for figures of samples; ask for some by --metrics all, or kid, nearest, ..."
-        )
+        raise UsageError("-n, --features: need sample metrics; add --metrics all, or kid, nearest, ...")
     forgiving = words is None or ALL in words
     wishes = MeasureOptions(drawn, named(features), number or N, seed, split, limit, forgiving)
     try:
         log_threads(found, threads)
         with fixed(threads):
-            facts, likelihood, measured = _measured(model, found, pictures, wishes, LIKELIHOOD in names)
+            header, likelihood, measured = _measured(model, found, data, wishes, LIKELIHOOD in names)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         raise UsageError("out of memory while measuring; --device cpu may have more") from error
     if neighbors is not None and measured is not None:
         _draw_neighbors(neighbors, measured, found.spec.levels)
-        facts["neighbors"] = str(neighbors)
+        header["neighbors"] = str(neighbors)
     if json:
-        told = {} if measured is None else _told(measured, wishes)
-        say_json(facts | ({} if likelihood is None else likelihood.as_dict()) | told)
+        metrics_of = {} if measured is None else _as_dict(measured, wishes)
+        say_json(header | ({} if likelihood is None else likelihood.as_dict()) | metrics_of)
         return
     if likelihood is not None:
-        _say_likelihood(facts, likelihood)
+        _say_likelihood(header, likelihood)
     if measured is not None:
-        _say_figures(facts, measured, wishes)
+        _say_metrics(header, measured, wishes)
 
 
 def _measured(
-    name: str, model: GenerativeModel, pictures: DataOptions, wishes: MeasureOptions, likely: bool
+    name: str, model: GenerativeModel, data_options: DataOptions, wishes: MeasureOptions, likely: bool
 ) -> tuple[dict[str, object], Likelihood | None, Measured | None]:
-    """Facts about the data, and what was measured of either kind."""
+    """A header about model and data, the likelihood, and the sample metrics."""
     from pixelloom.data.catalog import load_for
     from pixelloom.data.io.download import progress_bar
     from pixelloom.runs.evaluate import data_for, likelihood_of, measure
     from pixelloom.runs.folder import find
 
-    settings = data_settings(pictures)
+    settings = data_settings(data_options)
     source = settings.pop("source", None)
     config = data_for(model, None if source is None else str(source), settings)
     likelihood, measured = None, None
@@ -129,14 +127,14 @@ def _measured(
         with progress_bar() as shown:
             data = load_for(model.spec, config, shown)
     if wishes.metrics:
-        with Meter(f"drawing {wishes.n} images", wishes.n) as meter:
+        with Meter(f"sampling {wishes.n} images", wishes.n) as meter:
             measured = measure(
                 model,
                 data,
                 wishes,
                 lambda done: meter.show(done, "measuring" if done == wishes.n else f"{int(done)} done"),
             )
-    facts = {
+    header = {
         "model": str(find(name)),
         "data": config.source,
         "split": wishes.split,
@@ -147,7 +145,7 @@ def _measured(
         "note": data.note,
         "date": date.today().isoformat(),
     }
-    return facts, likelihood, measured
+    return header, likelihood, measured
 
 
 def _draw_neighbors(path: Path, measured: Measured, levels: int) -> None:
@@ -159,8 +157,8 @@ def _draw_neighbors(path: Path, measured: Measured, levels: int) -> None:
         save_png(nearest.draw(measured.samples, measured.reference, measured.neighbors, levels), path)
 
 
-def _told(measured: Measured, wishes: MeasureOptions) -> dict[str, object]:
-    """Figures of samples as JSON has them."""
+def _as_dict(measured: Measured, wishes: MeasureOptions) -> dict[str, object]:
+    """Sample metrics for JSON."""
     return {
         "samples": len(measured.samples),
         "seed": wishes.seed,
@@ -168,50 +166,50 @@ def _told(measured: Measured, wishes: MeasureOptions) -> dict[str, object]:
     }
 
 
-def _say_likelihood(facts: dict[str, object], figures: Likelihood) -> None:
-    form = "" if facts["binarize"] == "none" else f", binarize {facts['binarize']}"
-    n = f"{figures.n:,} images" if figures.n == facts["of"] else f"{figures.n:,} of {facts['of']:,} images"
-    say(f"{facts['data']}, {facts['split']} split: {n} of {figures.dims} values, {facts['levels']} levels{form}")
+def _say_likelihood(header: dict[str, object], found: Likelihood) -> None:
+    form = "" if header["binarize"] == "none" else f", binarize {header['binarize']}"
+    n = f"{found.n:,} images" if found.n == header["of"] else f"{found.n:,} of {header['of']:,} images"
+    say(f"{header['data']}, {header['split']} split: {n} of {found.dims} values, {header['levels']} levels{form}")
     for name, value, interval, digits in (
-        ("nats/image", figures.nats_per_image, figures.nats_per_image_95, 2),
-        ("nats/dim", figures.nats_per_dim, None, 4),
-        ("bits/dim", figures.bits_per_dim, figures.bits_per_dim_95, 4),
+        ("nats/image", found.nats_per_image, found.nats_per_image_95, 2),
+        ("nats/dim", found.nats_per_dim, None, 4),
+        ("bits/dim", found.bits_per_dim, found.bits_per_dim_95, 4),
     ):
         shown = f"  (95 % interval {interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else ""
         say(f"  {name:10} {value:9.{digits}f}{shown}")
-    if facts["condition"] != "none":
-        say(f"  of each image given the picture that the model goes by, {facts['condition']}: conditional figures")
-    if facts["note"]:
-        say(f"  {facts['note']}")
+    if header["condition"] != "none":
+        say(f"  conditional on {header['condition']} of each image")
+    if header["note"]:
+        say(f"  {header['note']}")
 
 
-def _say_figures(facts: dict[str, object], measured: Measured, wishes: MeasureOptions) -> None:
-    form = "" if facts["binarize"] == "none" else f", binarize {facts['binarize']}"
+def _say_metrics(header: dict[str, object], measured: Measured, wishes: MeasureOptions) -> None:
+    form = "" if header["binarize"] == "none" else f", binarize {header['binarize']}"
     held_out = len(measured.reference.held_out)
     say(
-        f"{len(measured.samples):,} samples (seed {wishes.seed}) beside {held_out:,} of {facts['of']:,} pictures of "
-        f"{facts['data']}, {facts['split']} split, {facts['levels']} levels{form}"
+        f"{len(measured.samples):,} samples (seed {wishes.seed}) and {held_out:,} of {header['of']:,} images of "
+        f"{header['data']}, {header['split']} split, {header['levels']} levels{form}"
     )
-    header = ("metric", "samples", "real", "N", "N real", "")
-    say_table(header, [_row(figure) for figure in measured.results])
-    if facts["condition"] != "none":
-        say(f"drawn by pictures of the split, {facts['condition']}, which are left out of those beside them")
-    if facts["note"]:
-        say(str(facts["note"]))
-    if "neighbors" in facts:
-        say(str(facts["neighbors"]))
+    columns = ("metric", "samples", "real", "N", "N real", "")
+    say_table(columns, [_row(result) for result in measured.results])
+    if header["condition"] != "none":
+        say(f"conditional on {header['condition']} of images of the split, which are not among the real images")
+    if header["note"]:
+        say(str(header["note"]))
+    if "neighbors" in header:
+        say(str(header["neighbors"]))
 
 
-def _row(figure: Result) -> tuple[str, ...]:
-    """``real`` is what real pictures get in the place of samples: the baseline."""
-    spread = "" if figure.std is None else f" +- {figure.std:.2g}"
+def _row(result: Result) -> tuple[str, ...]:
+    """Cells of a result; ``real`` is its real-vs-real baseline."""
+    spread = "" if result.std is None else f" +- {result.std:.2g}"
     return (
-        figure.name,
-        f"{figure.value:.4f}{spread}{_interval(figure.interval)}",
-        "" if figure.baseline is None else f"{figure.baseline:.4f}{_interval(figure.baseline_interval)}",
-        _sizes(figure.n, figure.reference),
-        "" if figure.baseline_n is None else _sizes(*figure.baseline_n),
-        figure.note,
+        result.name,
+        f"{result.value:.4f}{spread}{_interval(result.interval)}",
+        "" if result.baseline is None else f"{result.baseline:.4f}{_interval(result.baseline_interval)}",
+        _sizes(result.n, result.reference),
+        "" if result.baseline_n is None else _sizes(*result.baseline_n),
+        result.note,
     )
 
 

@@ -35,7 +35,7 @@ def explain(
     """Show how a pixel model predicts one pixel: mask, receptive field, distribution, and the bits of every pixel.
 
     Args:
-        model: A run folder, a model folder, or the name of a run under runs/.
+        model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
         image: An image file; by default the first test image of the data that the model was trained on.
         position: ROW,COLUMN of the predicted pixel, counted from 0; by default the center.
         seed: Explain a sample of the model with this seed instead of an image.

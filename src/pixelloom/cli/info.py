@@ -1,4 +1,4 @@
-"""``pixelloom info``: what a model is, and what its network reads."""
+"""``pixelloom info``: describes a model and its receptive field."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def info(
     position: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     force: Flag = False,
 ) -> None:
-    """Describe a model: network, images, training, figures, checksum; the mask of a first layer, gammas of attention.
+    """Describe a model: network, images, training record, validation metrics and checksum.
 
     Args:
-        model: A run folder, a model folder, or the name of a run under runs/.
-        json: One JSON object.
-        receptive_field: A PNG of the pixels that the prediction at a position can see.
-        position: ROW,COLUMN of it, counted from 0; by default the center.
-        force: Replace the PNG if it is there.
+        model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
+        json: Print one JSON object.
+        receptive_field: PNG of the receptive field of a position, to write.
+        position: ROW,COLUMN of the position, from 0; default: the center.
+        force: Overwrite an existing PNG.
     """
     from safetensors import safe_open
 
@@ -43,7 +43,7 @@ def info(
     from pixelloom.runs.folder import find
 
     if receptive_field is None and position is not None:
-        raise UsageError("--position: of what? name a picture with --receptive-field")
+        raise UsageError("--position: needs --receptive-field")
     if receptive_field is not None:
         outputs.check_file(receptive_field, force)
     folder = find(model)
@@ -57,8 +57,8 @@ def info(
         seen = _draw_field(pixel, position_of(position, pixel.spec), receptive_field)
     if json:
         more = {"receptive_field": seen} if seen else {}
-        facts = {"folder": str(folder), "sha256": sha256, "parameters": found.parameters}
-        say_json({**facts, **details.values, **about, **more})
+        header = {"folder": str(folder), "sha256": sha256, "parameters": found.parameters}
+        say_json({**header, **details.values, **about, **more})
         return
     for name, value in _lines(found, details).items():
         if value:
@@ -72,7 +72,7 @@ def info(
 
 
 def _draw_field(model: PixelModel, position: tuple[int, int], path: Path) -> dict[str, Any]:
-    """Draw what the prediction at a position sees; returns it in figures."""
+    """Plot the receptive field of a position; returns its statistics."""
     from pixelloom.runs.explain import field_of
     from pixelloom.viz.receptive_field import FIELD_KINDS, field_kinds
     from pixelloom.viz.receptive_field import receptive_field as draw_field
@@ -85,7 +85,7 @@ def _draw_field(model: PixelModel, position: tuple[int, int], path: Path) -> dic
     kinds = field_kinds(field, position)
     _, seen, blind, far, *_ = (int((kinds == number).sum()) for number in range(len(FIELD_KINDS)))
     return {
-        "picture": str(path),
+        "image": str(path),
         "position": list(position),
         "before": seen + blind + far,
         "seen": seen,
@@ -102,7 +102,7 @@ def _say_field(seen: dict[str, Any]) -> None:
     y, x = seen["position"]
     say(f"{'sees':11} {seen['seen']:,} of the {seen['before']:,} pixels before row {y}, column {x}{share}; {missed}")
     say(f"{'sampling':11} {seen['steps']:,} steps for {seen['pixels']:,} pixels")
-    say(f"{'picture':11} {seen['picture']}")
+    say(f"{'image':11} {seen['image']}")
 
 
 def _lines(model: GenerativeModel, details: ModelInfo) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``pixelloom interpolate``: the way from image to image of a latent model."""
+"""``pixelloom interpolate``: interpolation between the images of a GAN."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pixelloom.core.errors import UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_SIDE = 256  # pixels that an animation is about as large as
-_FRAME = 80  # milliseconds that each of its pictures is shown
+_SIDE = 256  # side of an animation in pixels, about
+_FRAME = 80  # milliseconds per frame
 
 
 def interpolate(
@@ -40,22 +40,22 @@ def interpolate(
     device: Device = "auto",
     force: Flag = False,
 ) -> None:
-    """Draw the way from image to image of a latent model, on great circles of its noise: a row from each to the next.
+    """Interpolate between images of a GAN, on great circles of the latent space: one row from each image to the next.
 
     Args:
-        model: A run folder, a model folder, or the name of a run under runs/.
-        stops: Images on the way, those that `pixelloom sample` draws from the same seed.
-        steps: From each of them to the next.
-        seed: Chooses their noise.
-        first: Number of the first of them.
-        truncation: The largest absolute value in their noise; the smaller, the less they differ.
-        class_: Draw images of this class, from a model that was trained with --classes.
-        out: A PNG of the whole way.
-        gif: An animation of it.
-        loop: The animation goes there and back for ever, instead of once.
-        scale: Pixels of the files a pixel of an image.
-        device: auto is CUDA where there is one.
-        force: Replace files that are there.
+        model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
+        stops: Number of images to interpolate between; they are those of `pixelloom sample` with the same seed.
+        steps: Steps from each image to the next.
+        seed: Seed of the latent vectors.
+        first: Index of the first image.
+        truncation: Bound on the absolute values of the latent vectors; smaller gives less varied images.
+        class_: Class of all images, for a class-conditional model.
+        out: PNG to write.
+        gif: GIF animation to write.
+        loop: Play the animation forward and backward in a loop, instead of once.
+        scale: Pixels of the files per image pixel.
+        device: auto: cuda if available.
+        force: Overwrite existing files.
     """
     import numpy as np
 
@@ -74,7 +74,7 @@ def interpolate(
         at_least(option, value, least)
     check_truncation(truncation, "--truncation")
     if loop and gif is None:
-        raise UsageError("--loop: of what? name an animation with --gif")
+        raise UsageError("--loop: needs --gif")
     if out == gif:
         raise UsageError(f"--out, --gif: both are {out}; name two files")
     files = [out] if gif is None else [out, gif]
@@ -83,7 +83,7 @@ def interpolate(
     found = require(loaded(model, device), "interpolate", "pixelloom interpolate")
     check_class(class_, found.description.classes)
     spec, legs = found.spec, stops - 1
-    grid_layout(legs * (steps + 1), spec.shape, steps + 1, scale)  # which refuses what would be too large
+    grid_layout(legs * (steps + 1), spec.shape, steps + 1, scale)  # raises if the image would be too large
     for path in files:
         outputs.probe(path.parent)
     frames = found.interpolate(stops, steps, seed=seed, first=first, truncation=truncation, labels=class_).numpy()

@@ -1,4 +1,4 @@
-"""``pixelloom list`` and ``config``: what there is, and every setting of a run."""
+"""``pixelloom list`` and ``config``: recipes, networks, data sets, pretrained models, and the settings of a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def list_(kind: Literal["recipes", "networks", "datasets", "models"] | None = None, /, *, json: Flag = False) -> None:
-    """List recipes, networks, data sets, or the models that come with the package; all four if none is named.
+    """List recipes, networks, data sets or pretrained models; by default all four.
 
     Args:
         kind: What to list.
-        json: A list of objects, or an object of four lists.
+        json: Print JSON: a list of objects, or an object of four lists.
     """
-    makers = {"recipes": _recipes, "networks": _networks, "datasets": _datasets, "models": _models}
-    tables = {name: make() for name, make in makers.items() if kind in (None, name)}
+    tables_of = {"recipes": _recipes, "networks": _networks, "datasets": _datasets, "models": _models}
+    tables = {name: make() for name, make in tables_of.items() if kind in (None, name)}
     if json:
         say_json(tables[kind] if kind else tables)
         return
@@ -38,11 +38,11 @@ def _recipes() -> list[dict[str, str]]:
 
 def _summary(run: RunConfig) -> dict[str, str]:
     data, train, settings = run.data, run.train, run.model.model_dump(exclude_defaults=True)
-    told = run.model_dump(exclude_defaults=True, include={"condition", "loss"})
+    more = run.model_dump(exclude_defaults=True, include={"condition", "loss"})
     form = f"levels {data.levels}" if data.levels else "" if data.binarize == "none" else data.binarize
     budgets = (("epochs", train.epochs), ("images", train.images), ("minutes", train.minutes))
     return {
-        "network": " ".join([run.network, *(f"{k}={v}" for k, v in (*settings.items(), *told.items()))]),
+        "network": " ".join([run.network, *(f"{k}={v}" for k, v in (*settings.items(), *more.items()))]),
         "data": f"{data.source} {form}".rstrip(),
         "batch": str(train.batch),
         "budget": ", ".join(f"{value:g} {name}" for name, value in budgets if value) or "1 epochs",
@@ -87,11 +87,11 @@ def _models() -> list[dict[str, str]]:
 
 
 def config(recipe: str, /, *, json: Flag = False) -> None:
-    """Print every setting of a recipe or network as YAML; an edited copy is what `train --config` reads.
+    """Print all settings of a recipe or network as YAML, for `train --config`.
 
     Args:
         recipe: Name of a recipe or a network.
-        json: One JSON object instead.
+        json: Print one JSON object instead.
     """
     from pixelloom.runs.compose import dump_yaml
     from pixelloom.runs.recipes import recipe as named_run

@@ -17,76 +17,76 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def _batch(_: object, tokens: Sequence[Token]) -> Batch:
-    """The converter of --batch: by default "2.5" would be cut to 2."""
+    """The converter of --batch: without it "2.5" would be cut to 2."""
     word = tokens[0].value
     if word == "auto":
         return "auto"
     if not word.isdecimal() or int(word) < 1:
-        raise UsageError(f"--batch: auto, or how many images at a time, 1 or more; not {word!r}")
+        raise UsageError(f"--batch: auto or a number of images, 1 or more; not {word!r}")
     return int(word)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class DrawOptions:
-    """What `sample` draws, how, and where it goes."""
+    """Number, conditioning, method and output of `sample`."""
 
     number: Annotated[int | None, Parameter(name=("--number", "-n"))] = None
-    """How many, 25; with --each-class and --condition-from how many a row, 8."""
+    """Number of images; default: 25, or 8 per row with --each-class or --condition-from."""
     seed: int = 0
-    """Chooses the noise of every image, together with its number."""
+    """Seed of the noise; image i depends on the seed and i alone."""
     first: int = 0
-    """Number of the first image, to go on where an earlier call stopped."""
+    """Index of the first image."""
     out: Path | None = None
-    """A PNG with all of them; samples.png unless --each or --npy is given."""
+    """PNG with all images; default: samples.png, unless --each or --npy is given."""
     each: Path | None = None
-    """A folder for one PNG an image, pixel for pixel."""
+    """Folder with one PNG per image, pixel for pixel."""
     npy: Path | None = None
-    """A file for the levels, uint8 [N, C, H, W]."""
+    """NumPy file with the levels, uint8 [N, C, H, W]."""
     force: Flag = False
-    """Replace files that are there."""
+    """Overwrite existing files."""
     temperature: float = 1.0
-    """Below 1 likelier images, above 1 more varied ones."""
+    """Divisor of the logits of a pixel model; below 1 likelier, above 1 more varied images."""
     truncation: float | None = None
-    """Of latent models: the largest absolute value in a noise vector; the smaller, the less varied the images."""
+    """Bound on the absolute values of a GAN's latent vectors; smaller gives less varied images."""
     class_: Annotated[int | None, Parameter(name="--class")] = None
-    """Draw images of this class, 0 or more, from a model that was trained with --classes."""
+    """Class of the images, from 0, for a class-conditional model."""
     each_class: Flag = False
-    """Draw -n images of every class, a row each."""
+    """Sample -n images of each class, one row per class."""
     guidance: float = 0.0
-    """With --class or --each-class: how much to insist on it; logits (1 + w) told - w untold."""
+    """Weight w of classifier-free guidance, (1 + w) cond - w uncond, with --class or --each-class."""
     condition: Path | None = None
-    """A picture to go by, for a model that was trained with --condition; `pixelloom info` tells its size."""
+    """Conditioning image, for a model trained with --condition; `pixelloom info` shows its size."""
     condition_from: Literal["train", "val", "test"] | None = None
-    """Go by pictures of this split of the training's data: a row each, with what was gone by and the truth."""
+    """Take conditioning images from this split of the training data; a row each, with the original image."""
     rows: int | None = None
-    """With --condition-from: how many pictures, 6, evenly spaced over the split."""
+    """Number of images that --condition-from takes, at even spacing in the split; default: 6."""
     given: Path | None = None
-    """A picture whose upper rows are kept; the rest is drawn."""
+    """Image to complete: its upper rows are kept, the rest is sampled."""
     keep_rows: int | None = None
-    """How many rows of it; by default half."""
+    """Number of rows of --given to keep; default: half."""
     method: Literal["fast", "plain"] = "fast"
-    """fast computes every feature once; plain is the loop of one pass a pixel."""
+    """fast computes each feature once; plain runs the network once per pixel."""
     batch: Annotated[Batch, Parameter(converter=_batch)] = "auto"
-    """Images drawn at a time; auto as many as a bounded memory holds. Halved when memory runs out."""
+    """Images per batch; auto fits a bounded memory. Halved if memory runs out."""
     precision: Literal["fp32", "bf16", "fp64"] | None = None
-    """Of the network's arithmetic; by default that of its weights."""
+    """Precision of the network; default: that of its weights."""
     threads: int | None = None
-    """CPU threads to use; by default chosen by measuring steps, at most the cores that may be used."""
+    """CPU threads; default: chosen by measured time."""
     device: Device = "auto"
-    """auto is CUDA where there is one."""
+    """auto: cuda if available."""
     columns: int | None = None
-    """Tiles a row of --out."""
+    """Images per row of --out."""
     scale: int | None = None
-    """Pixels of --out a pixel of the image."""
+    """PNG pixels per image pixel in --out."""
 
     @property
     def images(self) -> int:
-        """How many, or how many a row."""
+        """Number of images, or of images per row."""
         return self.number or (8 if self.each_class or self.condition_from else 25)
 
     def words(self) -> list[str]:
-        """These options as a command line has them, without those left at their default."""
+        """These options as words of a command line, without defaults."""
         words: list[str] = []
         for field in fields(self):
             value = getattr(self, field.name)

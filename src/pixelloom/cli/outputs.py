@@ -1,4 +1,4 @@
-"""Where drawn images go: each batch as soon as it is there, so that whatever comes next does not cost those done."""
+"""Output files of sampling. Each batch is written as soon as it is finished, so an interrupt does not lose it."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 
 class Target(Protocol):
-    """Takes images in order, and keeps the first of them under the name that was asked for."""
+    """An output: takes images in order, and saves the first of them when it is closed."""
 
     path: Path
     count: int
-    """Images it holds so far."""
+    """Images taken so far."""
     kept: bool
-    """Whether they are on disk, under that name."""
+    """Whether the output is on disk, under its final name."""
 
     def put(self, images: Levels, at: int) -> None:
-        """Take images number ``at`` and following, uint8 [n, C, H, W]; the same ones may come again."""
+        """Take images from index ``at`` on, uint8 [n, C, H, W]; they may replace earlier ones."""
 
     def close(self, count: int) -> None:
-        """Keep the first so many images; without any, nothing."""
+        """Save the first ``count`` images; for 0, nothing."""
 
 
 class Targets:
-    """All that was asked for. ``done`` counts the images that every one of them holds."""
+    """All outputs of a command."""
 
     def __init__(self, options: DrawOptions, spec: ImageSpec, rows: Rows) -> None:
-        grid = _Grid(options, spec, rows) if options.out else None  # which refuses what would be too large
+        grid = _Grid(options, spec, rows) if options.out else None  # raises if the image would be too large
         files = [path for path in (options.out, options.npy) if path is not None]
         for folder in {path.parent for path in files} | ({options.each} if options.each else set()):
             probe(folder)
@@ -48,36 +48,35 @@ class Targets:
         if options.npy:
             self._all.append(_Array(options.npy, options.images, spec))
             if rows.folders:
-                self._all.append(_Classes(labels_beside(options.npy), options.first, rows))
+                self._all.append(_Classes(labels_path(options.npy), options.first, rows))
         if grid:
             self._all.append(grid)
-        if options.each:  # last: it holds no more than the others, which are cut to what all hold
+        if options.each:  # last: the others are cut to its number of images
             self._all.append(_Singles(options.each, options.first, spec, rows))
-        self._open, self._round = self._all, rows.count
-        self._held: list[Levels] = []  # images of a round that is not complete
+        self._open, self._cycle = self._all, rows.count
+        self._held: list[Levels] = []  # images of an incomplete row cycle
 
     @property
     def done(self) -> int:
-        """Images that need not be drawn again."""
-        return min(target.count for target in self._all) // self._round * self._round
+        """Images that all outputs hold, in whole row cycles (one image per row)."""
+        return min(target.count for target in self._all) // self._cycle * self._cycle
 
     @property
     def taken(self) -> int:
-        """Images that were put, those of a round that is not complete included."""
+        """Images so far, with those of an incomplete row cycle."""
         return self.done + sum(map(len, self._held))
 
     def begin(self) -> None:
-        """The next images will be those after ``done``."""
+        """Continue after ``done`` images."""
         self._held = []
 
     @property
     def kept(self) -> list[Path]:
-        """Files and folders that now hold images."""
+        """Files and folders that hold saved images."""
         return [target.path for target in self._all if target.kept]
 
     def put(self, images: Levels) -> None:
-        """The next images. Where there are rows, they are kept in whole rounds, an image of each: so what is kept of an
-        interrupted call can be gone on from.
+        """Take the next images. With rows, outputs take whole row cycles, so that an interrupted call can continue.
 
         Raises:
             UsageError: if they cannot be written.
@@ -85,7 +84,7 @@ class Targets:
         import numpy as np
 
         at, whole = self.done, self.taken + len(images)
-        whole -= at + whole % self._round if self._round > 1 else at
+        whole -= at + whole % self._cycle if self._cycle > 1 else at
         found = images if not self._held else np.concatenate((*self._held, images))
         if whole:
             for target in self._all:
@@ -93,7 +92,7 @@ class Targets:
         self._held = [found[whole:].copy()] if len(found) > whole else []
 
     def close(self) -> None:
-        """Keep what is done, once. Each target has its turn, also if one before it fails.
+        """Save the finished images, once; every output is closed, also if another one fails.
 
         Raises:
             UsageError: if something cannot be written.
@@ -105,18 +104,18 @@ class Targets:
 
 
 class _Array:
-    """One .npy file, written as images come under a temporary name."""
+    """One .npy file, written batch by batch under a temporary name."""
 
     def __init__(self, path: Path, number: int, spec: ImageSpec) -> None:
         self.path, self.count, self.kept, self._shape, self._size = path, 0, False, spec.shape, spec.dims
         self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
         with writing(path):
-            self._file = self._part.open("wb", buffering=0)  # a buffer would hold on to what does not fit the disk
+            self._file = self._part.open("wb", buffering=0)  # unbuffered, so that a full disk is noticed at once
             self._header(number)
         self._start = self._file.tell()
 
     def _header(self, count: int) -> None:
-        """numpy leaves room for the first axis to grow: the header of fewer images is as long."""
+        """Write the header; numpy pads it, so its length does not depend on ``count``."""
         from numpy.lib.format import write_array_header_1_0
 
         about = {"descr": "|u1", "fortran_order": False, "shape": (count, *self._shape)}
@@ -146,7 +145,7 @@ class _Array:
 
 
 class _Grid:
-    """One PNG of all images, which wait for it as levels, a byte a value; grids.grid bounds how many these may be."""
+    """One PNG of all images. They are held in memory; ``grid_layout`` bounds their number."""
 
     def __init__(self, options: DrawOptions, spec: ImageSpec, rows: Rows) -> None:
         import numpy as np
@@ -177,10 +176,10 @@ class _Grid:
 
         if count:
             with writing(self.path):
-                grids.save_png(self._picture(count), self.path)
+                grids.save_png(self._image(count), self.path)
                 self.kept = True
 
-    def _picture(self, count: int) -> Image:
+    def _image(self, count: int) -> Image:
         import numpy as np
 
         from pixelloom.viz import grid as grids
@@ -195,7 +194,7 @@ class _Grid:
 
 
 class _Classes:
-    """The class of each image of an array, int64 [N], in a file beside it."""
+    """The classes of the images of an array, int64 [N], in a second file."""
 
     def __init__(self, path: Path, first: int, rows: Rows) -> None:
         self.path, self.count, self.kept, self._first, self._rows = path, 0, False, first, rows
@@ -217,8 +216,8 @@ class _Classes:
 
 
 class _Singles:
-    """One PNG an image. They do not wait for the disk, which would take longer than drawing: no kill costs one of them,
-    but a power failure may.
+    """One PNG per image. They are not synced to disk, which would take longer than sampling; a killed process loses
+    none, but a power failure may.
     """
 
     def __init__(self, folder: Path, first: int, spec: ImageSpec, rows: Rows) -> None:
@@ -248,14 +247,14 @@ class _Singles:
 
 
 def check(options: DrawOptions, folders: Sequence[str] = ()) -> None:
-    """Before the slow part: may all of these be written?
+    """Check, before sampling, that all outputs can be written.
 
     Raises:
-        UsageError: for a file that is there already, a folder in its place, or the picture that was given.
+        UsageError: for a file that exists already, a folder of the same name, or an input image.
     """
     files = [path for path in (options.out, options.npy) if path is not None]
     if options.npy is not None and options.each_class:
-        files.append(labels_beside(options.npy))
+        files.append(labels_path(options.npy))
     if options.out is not None and options.out == options.npy:
         raise UsageError(f"--out, --npy: both are {options.out}; name two files")
     if options.each is not None and options.each.exists() and not options.each.is_dir():
@@ -267,24 +266,24 @@ def check(options: DrawOptions, folders: Sequence[str] = ()) -> None:
     for path in files:
         for given in filter(None, (options.given, options.condition)):
             if path.resolve() == given.resolve():
-                raise UsageError(f"{path}: is the picture that was given; write to another file")
+                raise UsageError(f"{path}: is an input image; write to another file")
         check_file(path, options.force)
 
 
 def check_file(path: Path, force: bool) -> None:
-    """Whether a file may be written.
+    """Check that a file can be written.
 
     Raises:
-        UsageError: if it is there already, or a folder is.
+        UsageError: if it exists already, or is a folder.
     """
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file")
     if path.exists() and not force:
-        raise UsageError(f"{path}: exists already; choose another name, or replace it by --force")
+        raise UsageError(f"{path}: exists already; choose another name, or overwrite it with --force")
 
 
-def labels_beside(path: Path) -> Path:
-    """Where the classes of an array's images stand."""
+def labels_path(path: Path) -> Path:
+    """The file with the classes of an array's images."""
     return path.with_stem(f"{path.stem}-labels")
 
 
@@ -293,11 +292,11 @@ def _name(number: int) -> str:
 
 
 def probe(folder: Path) -> None:
-    """Make the folder, and see that a file can be made in it: rights alone do not tell."""
+    """Create the folder and a temporary file in it; permissions alone do not show whether writing works."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be made: {error.strerror}") from error
+        raise UsageError(f"{folder}: cannot be created: {error.strerror}") from error
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -307,10 +306,12 @@ def probe(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What a failure to write says; where to is a matter of usage."""
+    """Turn a failure to write into a UsageError."""
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; make room or go elsewhere") from error
-    except ModelError as error:  # of engine.tensors.write_bytes
+        raise UsageError(
+            f"{path}: cannot be written: {error.strerror or error}; free space, or write elsewhere"
+        ) from error
+    except ModelError as error:  # of core.atomic.write_bytes
         raise UsageError(str(error)) from error

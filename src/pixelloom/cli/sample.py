@@ -1,4 +1,4 @@
-"""``pixelloom sample``: any number of images in bounded memory, of which none is lost once it is drawn."""
+"""``pixelloom sample``: samples any number of images in bounded memory, and keeps finished ones when interrupted."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from pixelloom.models.family import Ability, GenerativeModel
 
 _log = logging.getLogger("pixelloom")
-_HELD = 1 << 26  # bytes of levels that one call of the sampler returns at most
+_HELD = 1 << 26  # bytes of images from one call of the sampler, at most
 
 Draw = Callable[..., "Tensor"]
-"""(n, first, batch, on_step, and what the rows tell) -> levels uint8 [n, C, H, W]"""
+"""(n, first, batch, on_step, conditioning) -> levels uint8 [n, C, H, W]"""
 
 
 def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
-    """Draw images. The same seed gives the same pictures, whatever the batch.
+    """Sample images. The same seed gives the same images for any batch size.
 
-    An interrupt (Ctrl-C) keeps the images that are done, and says how to go on.
+    An interrupt (Ctrl-C) keeps the finished images, and prints the command that continues.
 
     Args:
-        model: A run folder, a model folder, or the name of a run under runs/.
-        options: How many, how, and where to.
+        model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
+        options: Number, conditioning, method and output.
     """
     from pixelloom.engine.signals import Signals
 
@@ -64,16 +64,16 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
         try:
             drawing.run(batch, signals)
             drawing.targets.close()
-        except BaseException:  # a signal, a full disk, no memory, a fault of ours: what is done is done
+        except BaseException:  # whatever happened, keep the finished images
             drawing.rescue(model)
             raise
-    labels = outputs.labels_beside(options.npy) if options.npy and rows.folders else None
+    labels = outputs.labels_path(options.npy) if options.npy and rows.folders else None
     for target in filter(None, (options.out, options.each, options.npy, labels)):
         say(str(target))
 
 
 def _check(options: DrawOptions) -> None:
-    """What can be found wrong before the model is loaded."""
+    """Checks that need no model."""
     from pixelloom.heads.discrete import check_temperature
     from pixelloom.sampling.latent_noise import check_truncation
 
@@ -91,21 +91,21 @@ def _check(options: DrawOptions) -> None:
     check_temperature(options.temperature)
     check_truncation(options.truncation, "--truncation")
     if options.given is None and options.keep_rows is not None:
-        raise UsageError("--keep-rows: of which picture? name it with --given")
+        raise UsageError("--keep-rows: needs --given")
     check(options)
     outputs.check(options)
 
 
 @dataclass
 class _Drawing:
-    """Draws batch after batch into the targets.
+    """Samples batch after batch into the output files.
 
     Attributes:
-        draw: what draws them.
-        options: with the number of images at a time; the last that fitted the memory, if one did not.
-        targets: where the images go.
-        rows: what they are drawn by.
-        held: how many images one call of ``draw`` may return.
+        draw: samples images.
+        options: options of the command, with the current batch size.
+        targets: the output files.
+        rows: labels and conditioning images.
+        held: number of images that one call of ``draw`` may return.
     """
 
     draw: Draw
@@ -115,7 +115,7 @@ class _Drawing:
     held: int
 
     def run(self, batch: int, signals: Signals) -> None:
-        """Draw all of them; a batch that does not fit the memory is halved.
+        """Sample all images; if memory runs out, the batch size is halved.
 
         Raises:
             Interrupted: after a signal.
@@ -124,7 +124,7 @@ class _Drawing:
         from pixelloom.engine.memory import out_of_memory
 
         number = self.options.images
-        with Meter(f"drawing {counted(number)}", number) as meter:
+        with Meter(f"sampling {counted(number)}", number) as meter:
             while self.targets.done < number:
                 rest = number - self.targets.done
                 try:
@@ -137,10 +137,10 @@ class _Drawing:
                         raise UsageError("out of memory with a single image; --device cpu may have more") from error
                     batch = count // 2
                     self.options = replace(self.options, batch=batch)
-                    _log.warning("out of memory with %s at a time; going on with --batch %d", counted(count), batch)
+                    _log.warning("out of memory with batches of %s; continuing with --batch %d", counted(count), batch)
 
     def _some(self, count: int, batch: int, meter: Meter, signals: Signals) -> None:
-        """The next images, in whole batches: each goes to the targets after its last step."""
+        """Sample the next images in whole batches; a batch goes to the targets after its last step."""
         from pixelloom.engine.signals import Interrupted
 
         drawn = False
@@ -158,12 +158,12 @@ class _Drawing:
 
         self.targets.begin()
         first = self.options.first + self.targets.done
-        images = self.draw(count, first=first, batch=batch, on_step=on_step, **self.rows.told(first, count))
-        if not drawn:  # everything was given: not a step to take
+        images = self.draw(count, first=first, batch=batch, on_step=on_step, **self.rows.conditioning(first, count))
+        if not drawn:  # all pixels were given, so there was no step
             self.targets.put(images.numpy())
 
     def rescue(self, model: str) -> None:
-        """Keep what is done, and say how to go on."""
+        """Keep the finished images, and log the command that continues."""
         try:
             self.targets.close()
         except UsageError as error:
@@ -180,12 +180,12 @@ class _Drawing:
             npy=_beside(options.npy, options.first + done),
         )
         command = shlex.join(["pixelloom", "sample", model, *rest.words()])
-        more = f"; go on with: {command}" if rest.number else ""
+        more = f"; continue with: {command}" if rest.number else ""
         _log.info("kept %d of %d images in %s%s", done, options.images, kept, more)
 
 
 def _beside(path: Path | None, first: int) -> Path | None:
-    """A name for the images that follow: what is there stays."""
+    """Another file name for the remaining images."""
     return path and path.with_stem(re.sub(r"-from-\d+$", "", path.stem) + f"-from-{first}")
 
 
@@ -234,7 +234,7 @@ def _plan(model: GenerativeModel, options: DrawOptions) -> tuple[Draw, int]:
 
 
 def _known(path: Path, rows: int | None, spec: ImageSpec) -> tuple[Tensor, Tensor]:
-    """A picture as the model's levels, uint8 [1, C, H, W], and where it counts, bool of the same shape."""
+    """An image in the model's levels, uint8 [1, C, H, W], and the mask of its known pixels, bool of the same shape."""
     import torch
 
     rows = spec.height // 2 if rows is None else rows
@@ -247,5 +247,5 @@ def _known(path: Path, rows: int | None, spec: ImageSpec) -> tuple[Tensor, Tenso
 
 
 def counted(n: int) -> str:
-    """So many images, in words."""
+    """A number of images in words."""
     return f"{n} image" if n == 1 else f"{n} images"

@@ -110,7 +110,7 @@ def _range(bound: Any) -> list[tuple[str, float]]:
 
 
 def _whole_number(kind: Any, tokens: Sequence[Token]) -> int:
-    """Converts an integer; cyclopts alone would round 2.5 to 2."""
+    """Converts an integer; cyclopts alone would turn 2.5 into 2."""
     word = tokens[0].value
     try:
         return int(word)

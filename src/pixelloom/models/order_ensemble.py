@@ -1,14 +1,14 @@
-"""Networks that know several orders of the pixels: a model that averages over them.
+"""Ensembles over pixel orders: networks that share weights between several orders, and the average of their models.
 
     p(x) = 1/K sum over orders o of p_o(x)            p_o(x) = prod over i of p(x_o(i) | x_o(1) .. x_o(i-1))
 
-It is a mean of probabilities of whole images. The mean of the logits, or of the conditional probabilities, would be no
-likelihood: in each order a pixel is predicted from other pixels.
+The average is one of probabilities of images. An average of logits, or of conditional probabilities, is no likelihood,
+since each order predicts a pixel from other pixels.
 
-Such a network has modules that know orders (:class:`Ordered`), numbered from 0, which is raster order. While it trains
-it draws an order for each batch; otherwise it keeps to one. An order is a sequence of the pixels: with the pixels taken
-in that sequence, and the weights accordingly, the network is one in raster order like any other. That is how it is
-drawn from (:func:`in_sequence`), and how it is shown to look at nothing but the past.
+Such a network has modules with several orders (:class:`Ordered`), numbered from 0, the raster order. In training they
+use a random order for each batch, otherwise a fixed one. If pixels and weights are permuted into the sequence of an
+order, the network is causal in raster order like any other. :class:`InSequence` does so, for sampling and for tests of
+causality.
 
 Source: Germain, Gregor, Murray, Larochelle 2015, "MADE", sections 4.2 and 6.2; Uria, Murray, Larochelle 2014, "A Deep
 and Tractable Density Estimator".
@@ -37,30 +37,30 @@ Numbers = npt.NDArray[np.int64]
 
 @runtime_checkable
 class Ordered(Protocol):
-    """A module of a network that knows several orders.
+    """A module with several pixel orders.
 
     Attributes:
-        orders: how many.
-        order: the one it keeps to; None for one drawn for each batch in training, and the first otherwise.
+        orders: number of orders.
+        order: the fixed order; None for a random one per batch in training, and the first one otherwise.
     """
 
     orders: int
     order: int | None
 
     def reorder(self, places: Tensor) -> None:
-        """Take the pixels in the sequence ``places``, int64 [H * W], from now on: weights move, in place."""
+        """Permute the weights in place, for pixels in the sequence ``places``, int64 [H * W]."""
 
     def sequence(self, order: int) -> Tensor:
-        """The pixels in the sequence of an order, int64 [H * W]."""
+        """The sequence of the pixels in an order, int64 [H * W]."""
 
 
 def orders(network: nn.Module) -> int:
-    """How many orders a network averages over; 1 for one that keeps to one."""
+    """Number of orders that a network averages over; 1 for a network without orders or with a fixed one."""
     return max((part.orders for part in _ordered(network) if part.order is None), default=1)
 
 
 def members(network: nn.Module) -> list[nn.Module]:
-    """A network that keeps to each of the orders, with the same weights; of one order, the network itself."""
+    """One network per order, which share their weights; for a single order the network itself."""
     if (number := orders(network)) == 1:
         return [network]
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
@@ -75,7 +75,7 @@ def average(log_probs: Sequence[Tensor]) -> Tensor:
 
 
 def refuse(network: nn.Module, what: str) -> None:
-    """Raises UsageError where there are several orders: ``what`` has a meaning in one only."""
+    """Raises UsageError for a network of several orders, for which ``what`` is not defined."""
     if (number := orders(network)) > 1:
         raise UsageError(
             f"{what}: this model averages over {number} orders of the pixels, and in each a pixel is predicted from "
@@ -84,17 +84,17 @@ def refuse(network: nn.Module, what: str) -> None:
 
 
 def choose(number: int, seed: int, first: int, n: int) -> Numbers:
-    """An order for each of the images first .. first + n - 1, all equally likely, by (seed, image index) alone."""
+    """An order for each of images first .. first + n - 1, uniform, a function of (seed, image index)."""
     raw = [rng.bits(rng.Stream.ORDER_CHOICE, seed, index).random_raw() for index in range(first, first + n)]
     return np.array([int(bits) * number >> 64 for bits in raw], np.int64)
 
 
 class InSequence:
-    """A network in raster order that does what another does in one of its orders.
+    """A copy of a network of several orders, permuted so that one of its orders becomes the raster order.
 
     Args:
-        network: of several orders; its weights may change, and are then taken over by :meth:`renew`.
-        order: which.
+        network: the network; :meth:`renew` copies weights that have changed.
+        order: the order.
     """
 
     def __init__(self, network: nn.Module, order: int) -> None:
@@ -104,7 +104,7 @@ class InSequence:
         self.renew()
 
     def renew(self) -> None:
-        """Take over weights, their precision and where they are."""
+        """Copy weights, precision and device."""
         first = next(self._source.parameters())
         self.network.to(first.device, first.dtype)
         self.network.load_state_dict(self._source.state_dict())
@@ -112,7 +112,7 @@ class InSequence:
             part.reorder(self.places)
 
     def taken(self, planes: Tensor) -> Tensor:
-        """Pictures [..., H, W] with their pixels in sequence, as the network takes them."""
+        """Permute the pixels of images [..., H, W] into the sequence of the order."""
         return planes.flatten(-2)[..., self.places.to(planes.device)].view(planes.shape)
 
     def put_back(self, planes: Tensor) -> Tensor:
@@ -121,15 +121,15 @@ class InSequence:
 
 
 class Drawers:
-    """Draws each image in an order of its own, by a model of that order that is made when it is first needed.
+    """Samples each image in an order of its own, with one model per order, built at first use.
 
     Args:
-        make: the model of a network in raster order; it has a method ``draw`` from noise, and a ``spec``.
+        make: network in raster order -> model with a method ``draw`` and a ``spec``.
     """
 
     def __init__(self, make: Callable[[nn.Module], Any]) -> None:
         self._make = make
-        self._free: dict[int, list[tuple[InSequence, Any]]] = {}  # models that no call is using, by order
+        self._free: dict[int, list[tuple[InSequence, Any]]] = {}  # order -> models that are not in use
 
     def sample(
         self,
@@ -144,31 +144,31 @@ class Drawers:
         on_step: OnStep | None,
         **options: Any,
     ) -> Tensor:
-        """n images, uint8 [n, C, H, W]; image i, and its order, by (seed, first + i) alone.
+        """Sample n images, uint8 [n, C, H, W]; image i and its order depend on (seed, first + i) alone.
 
         Args:
-            network: of several orders.
-            n: how many.
-            seed: chooses noise and orders.
-            first: number of the first image.
-            batch: images drawn at a time.
+            network: a network of several orders.
+            n: number of images.
+            seed: seed of noise and orders.
+            first: index of the first image.
+            batch: images per batch.
             mask: must be None.
-            labels: of each image, int64 [n], or None.
-            on_step: told of each step of each order in a batch, with the images of the batch.
+            labels: classes, int64 [n], or None.
+            on_step: callback for each step of each order in a batch, with the images of the batch.
             options: those of a model of one order.
 
         Raises:
-            UsageError: for partly known images. Each order would have to count by how likely it makes what is known,
-                and that can be computed only where all of it comes first.
+            UsageError: for partly known images. Orders would have to be weighted by the probability of the known
+                pixels, which is known only for orders that begin with these.
         """
         if mask is not None:
             refuse(network, "given")
         parts = []
         for start in range(0, n, batch):
             rows = slice(start, min(start + batch, n))
-            told = None if labels is None else labels[rows]
+            classes = None if labels is None else labels[rows]
             numbers = range(first + rows.start, first + rows.stop)
-            parts.append(self._batch(network, seed, numbers, told, on_step, options))
+            parts.append(self._batch(network, seed, numbers, classes, on_step, options))
         return torch.cat(parts)
 
     def _batch(
@@ -180,7 +180,7 @@ class Drawers:
         on_step: OnStep | None,
         options: dict[str, Any],
     ) -> Tensor:
-        """The images of some numbers, order after order."""
+        """Sample the images of some indices, order after order."""
         chosen = torch.from_numpy(choose(orders(network), seed, numbers.start, len(numbers)))
         present = sorted(set(chosen.tolist()))
         images = torch.empty(0, dtype=torch.uint8)
@@ -203,15 +203,15 @@ class Drawers:
 
                 noise = torch.cat([image_noise(model.spec, seed, numbers[row], 1) for row in rows.tolist()])
                 of_rows = None if labels is None else labels[rows.to(labels.device)]
-                # Each pixel has its own noise, wherever it comes in the sequence.
+                # The noise of a pixel does not depend on the order.
                 put(model.draw(way.taken(noise), labels=of_rows, on_step=report, **options))
         return images
 
     @contextmanager
     def _model_of(self, network: nn.Module, order: int) -> Iterator[tuple[InSequence, Any]]:
-        """The model of an order, with the weights that the network has now, for this call alone."""
+        """A model of an order with current weights, for exclusive use."""
         try:
-            way, model = self._free.get(order, []).pop()  # one step of the interpreter: no two threads get the same
+            way, model = self._free.get(order, []).pop()  # atomic, so no two threads get the same model
         except IndexError:
             way = InSequence(network, order)
             model = self._make(way.network)

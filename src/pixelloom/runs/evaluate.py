@@ -137,9 +137,9 @@ def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_d
     for name, value, smallest in (("n", options.n, 1), ("seed", options.seed, 0), ("limit", options.limit or 1, 1)):
         at_least(name, value, smallest)
     space = extractor_for(options.features, data.spec.channels, data.name).on(model.device)
-    held_out, told = _held_out(model, data, options)
+    held_out, conditioning = _held_out(model, data, options)
     asked = _possible(options, data, space.num_features, len(held_out.images))
-    samples = draw(model, options.n, seed=options.seed, on_draw=on_draw, **told)
+    samples = draw(model, options.n, seed=options.seed, on_draw=on_draw, **conditioning)
     training = (
         _some(data, "train", _most(data), options.seed, rng.Stream.TRAINING).images if "nearest" in asked else None
     )
@@ -156,7 +156,7 @@ def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_d
         )
     if ACCURACY in asked:
         digits = np.array(digits_of(_classes(model)))
-        found.append(accuracy(samples, digits[told["labels"].numpy()], levels, _read(data, held_out)))
+        found.append(accuracy(samples, digits[conditioning["labels"].numpy()], levels, _read(data, held_out)))
     return Measured(found, samples, reference, neighbors)
 
 
@@ -186,32 +186,32 @@ def draw(
         show(done + len(images) * step / steps)
         done += len(images) if step == steps else 0
 
-    told: dict[str, Any] = {} if condition is None else {"condition": condition}  # which only some models take
-    return model.sample(n, seed=seed, labels=labels, on_step=on_step, **told)
+    more: dict[str, Any] = {} if condition is None else {"condition": condition}  # an option of some models only
+    return model.sample(n, seed=seed, labels=labels, on_step=on_step, **more)
 
 
 def _held_out(model: GenerativeModel, data: Dataset, options: MeasureOptions) -> tuple[Batch, dict[str, Tensor]]:
     """Held-out images, and labels and conditioning images of each sample."""
     most = min(_most(data), options.limit or len(data.split(options.split)))
-    pictures = _some(data, options.split, most, options.seed, rng.Stream.REFERENCE)
+    held_out = _some(data, options.split, most, options.seed, rng.Stream.REFERENCE)
     classes, row = model.description.classes, torch.arange(options.n)
-    labels = pictures.labels if classes and list(data.classes) == _classes(model) else None
-    told = {"labels": row % classes} if classes else {}
+    labels = held_out.labels if classes and list(data.classes) == _classes(model) else None
+    conditioning = {"labels": row % classes} if classes else {}
     if labels is not None:  # with other class frequencies even a perfect model would be far from the data
-        told["labels"] = labels[torch.from_numpy(rng.permutation(len(labels), options.seed, rng.Stream.CLASSES))][
-            row % len(labels)
-        ]
+        conditioning["labels"] = labels[
+            torch.from_numpy(rng.permutation(len(labels), options.seed, rng.Stream.CLASSES))
+        ][row % len(labels)]
     condition = model.condition
     if condition is None:
-        return pictures, told
-    shown, kept = np.array_split(rng.permutation(len(pictures.images), options.seed, rng.Stream.CONDITIONING), 2)
+        return held_out, conditioning
+    shown, kept = np.array_split(rng.permutation(len(held_out.images), options.seed, rng.Stream.CONDITIONING), 2)
     if not len(kept):
         raise DataError(f"{data.name}: the {options.split} split has too few images for conditioning and for measuring")
     at_row = torch.from_numpy(shown)[row % len(shown)]
     if labels is not None:
-        told["labels"] = labels[at_row]
-    rest = Batch(pictures.images[kept], None if pictures.labels is None else pictures.labels[kept])
-    return rest, told | {"condition": condition.of(pictures.images[at_row])}
+        conditioning["labels"] = labels[at_row]
+    rest = Batch(held_out.images[kept], None if held_out.labels is None else held_out.labels[kept])
+    return rest, conditioning | {"condition": condition.of(held_out.images[at_row])}
 
 
 def _most(data: Dataset) -> int:
@@ -293,8 +293,8 @@ def likelihood_of(
 def scored(model: GenerativeModel, data: Dataset, split: str, limit: int | None = None) -> Likelihood:
     """Exact likelihood of a split, or of ``limit`` images at even spacing in it."""
     images = ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=limit)
-    told = score_conditional if model.description.classes else score
-    return likelihood(told(require(model, "likelihood", "likelihood").log_prob, images), data.spec.dims)
+    score_split = score_conditional if model.description.classes else score
+    return likelihood(score_split(require(model, "likelihood", "likelihood").log_prob, images), data.spec.dims)
 
 
 def _load(spec: ImageSpec, data: DataConfig) -> Dataset:

@@ -79,7 +79,7 @@ def first_taps(flow: Dataflow) -> tuple[Position, ...] | None:
     The first layer is the first operation on each path from the image that mixes positions, with the shifts before and
     after it; parallel layers, such as the two stacks of a gated network, are joined.
     """
-    height, width = flow.shape[1:]
+    width = flow.shape[2]
     offsets: list[set[Position]] = [{(0, 0)}]
     mixed: list[int] = [0]  # operations on the way that mix positions
     first: set[Position] = set()
@@ -95,8 +95,8 @@ def first_taps(flow: Dataflow) -> tuple[Position, ...] | None:
                     return None
                 depth, taps = max(depth, 2), list[Position]()
             else:
-                # Longer offsets wrap around the edge, as from the first pixel of a row to the last one above.
-                taps = [(dy, dx) for dy, dx in read.where.taps if abs(dx) <= width // 2 and abs(dy) <= height // 2]
+                # (-1, width - 1) wraps around the edge: from the first pixel of a row to the last one above it.
+                taps = [tap for tap in read.where.taps if tap != (-1, width - 1)]
             depth = max(depth, mixed[read.node] + (len(taps) > 1))
             found |= {(dy + v, dx + u) for dy, dx in taps for v, u in offsets[read.node]}
         if depth > 1:  # a second layer: what it reads of the first counts
