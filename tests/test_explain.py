@@ -272,7 +272,7 @@ def test_the_command_explains_a_sample_and_a_file(run: Command, digits: PixelMod
         ("digits --position center", "not 'center'"),
         ("digits mine.png --seed 3", "IMAGE, --seed: give an image file or the seed of a sample, not both"),
         ("digits --seed -1", "--seed: must be 0 or more, not -1"),
-        ("digits --class 1", "this model was trained without classes"),
+        ("digits --class 1", "--class 1: this model is unconditional"),
         ("digits --out kept.png", "kept.png: exists already"),
         ("digits --posiiton 2,2", "Unknown option: --posiiton. Did you mean --position?"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pixelloom.metrics.table import value_text
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import family_of
 
@@ -28,7 +29,7 @@ def model_card(model: GenerativeModel, sha256: str) -> str:
         f"| training | {record.images or 0:,} images seen, {record.epochs} epochs, {record.minutes} minutes, "
         f"seed {record.seed} |",
         f"| chosen on | {validation.split}, {validation.n} images |",
-        f"| validation | {', '.join(figure(name, value) for name, value in validation.metrics.items())} |",
+        f"| validation | {', '.join(value_text(name, value) for name, value in validation.metrics.items())} |",
         f"| date | {record.date} |",
         f"| command | `{record.command}` |",
         f"| weights | SHA-256 of contents {sha256} |",
@@ -37,8 +38,3 @@ def model_card(model: GenerativeModel, sha256: str) -> str:
     if record.note:
         lines += [f"Data: {record.note}", ""]
     return "\n".join(lines) + "\n" + family.card_usage
-
-
-def figure(name: str, value: float) -> str:
-    """As in ``0.1476 bits/dim``."""
-    return f"{value:.2f} {name}" if name == "nats/image" else f"{value:.4f} {name}"
