@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -22,10 +25,15 @@ from random_networks import Case, causal
 from settings import BERNOULLI, CONFIGS, INDEPENDENT, ORDERED, Setting, tiny
 
 each_config = pytest.mark.parametrize("setting", CONFIGS.values(), ids=CONFIGS)
-some_configs = pytest.mark.parametrize(
-    "name", ["mnist-gray", "mnist-binary", "gated-head", "gated-rgb-20", "rgb-independent"]
-)
+SOME = ["mnist-gray", "mnist-binary", "gated-head", "gated-rgb-20", "rgb-independent"]
+some_configs = pytest.mark.parametrize("name", SOME)
 SHAPES = {"square": (5, 5), "wide": (3, 8), "tall": (8, 3), "row": (1, 9), "column": (9, 1), "pixel": (1, 1)}
+
+
+def pairs(names: Sequence[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Each of the others with two of the names, in turn: each name with several of the others."""
+    turn = itertools.cycle(names)
+    return [(next(turn), other) for other in others for _ in range(2)]
 
 
 # Equality
@@ -37,8 +45,7 @@ def test_images_are_those_of_the_plain_loop(setting: Setting) -> None:
     assert len(images.unique(dim=0)) > 1
 
 
-@some_configs
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("name", "shape"), pairs(SOME, SHAPES))
 def test_images_of_any_shape(name: str, shape: str) -> None:
     check_fast_is_plain(double(of_size(name, *SHAPES[shape]), seed=1), n=2, seed=1)
 
@@ -61,7 +68,6 @@ def test_heads_of_any_kind(name: str, channels: int) -> None:
     model = double(tiny("gated", head, ImageSpec(channels, 4, 5, levels)))
     images = check_fast_is_plain(model)
     check_fast_is_plain(model, seed=1, given=images, mask=masks(model.spec, 3)["different in each"])
-    check_every_logit(model, tolerance=1e-13)
 
 
 @some_configs
@@ -72,8 +78,7 @@ def test_temperatures(name: str, temperature: float) -> None:
     assert not torch.equal(images, model.sample(3))
 
 
-@some_configs
-@pytest.mark.parametrize("place", masks(ImageSpec(1, 2, 2, 2), 1))
+@pytest.mark.parametrize(("name", "place"), pairs(SOME, masks(ImageSpec(1, 2, 2, 2), 1)))
 def test_partly_known_images(name: str, place: str) -> None:
     setting = of_size(name, 4, 5)
     model, mask, given = double(setting), masks(setting.image, 3)[place], random_images(setting.image, 3)

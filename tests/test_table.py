@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,25 +144,56 @@ def test_probabilities_of_all_images_sum_to_one(network: str, seed: int) -> None
 # Pictures
 
 
-@each_network
-@each_head
-def test_fast_pictures_are_the_plain_ones(network: str, head: str) -> None:
-    model = double(network, head)
+CONDITIONING = ("nothing", "known values", "classes", "guidance")
+"""What an image is drawn given; with guidance a head of logits, and any other at a temperature."""
+
+
+def pairwise() -> Iterator[tuple[str, str, str, bool]]:
+    """(network, head, conditioning, loop): every network with every head, and both with every conditioning.
+
+    The first networks of each head and conditioning are compared with the plain loop itself, the others with one pass.
+    """
+    seen = set()
+    for (i, network), (j, head) in itertools.product(enumerate(PIXEL_NETWORKS), enumerate(HEADS)):
+        conditioning = CONDITIONING[(i + j) % len(CONDITIONING)]
+        yield network, head, conditioning, (head, conditioning) not in seen
+        seen.add((head, conditioning))
+
+
+ROWS = list(pairwise())
+
+
+def test_the_table_has_every_pair_and_the_loop_for_each_head_and_conditioning() -> None:
+    for parts in ((PIXEL_NETWORKS, HEADS), (PIXEL_NETWORKS, CONDITIONING), (HEADS, CONDITIONING)):
+        found = {pair for row in ROWS for pair in itertools.product(row[:3], row[:3])}
+        assert found >= set(itertools.product(*parts))
+    assert {row[1:3] for row in ROWS if row[3]} == set(itertools.product(HEADS, CONDITIONING))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:3]) + ("-loop" if row[3] else ""))
+def test_fast_images_are_the_plain_ones(row: tuple[str, str, str, bool]) -> None:
+    network, head, conditioning, loop = row
+    model = double(network, head, classes=3 if conditioning in ("classes", "guidance") else 0)
+    options: dict[str, Any] = {}
+    if conditioning == "known values":
+        mask = torch.from_numpy(np.random.default_rng(0).random((3, *model.spec.shape)) < 0.5)
+        options = {"given": random_images(model.spec, 3), "mask": mask}
+    elif conditioning != "nothing":
+        options = {"labels": torch.tensor([0, 3, 1])}
+    if conditioning == "guidance":
+        options |= {"temperature": 0.8} if model.head.kind == "logistics" else {"guidance": 0.7}
     with poisoned():
-        images = torch.cat([check_fast_is_plain(model, n=2, seed=seed) for seed in (0, 5)])
-        assert len(images.unique(dim=0)) == 4
-        mask = torch.from_numpy(np.random.default_rng(0).random((2, *model.spec.shape)) < 0.5)
-        completed = check_fast_is_plain(model, given=images[:2], mask=mask, n=2, seed=3)
-    assert torch.equal(completed[mask], images[:2][mask])
+        images = check_fast_is_plain(model, loop=loop, seed=5, **options)
+    assert len(images.unique(dim=0)) == 3
+    if conditioning == "known values":
+        assert torch.equal(images[mask], options["given"][mask])
 
 
 @each_network
-def test_fast_pictures_of_classes_are_the_plain_ones(network: str) -> None:
+def test_each_class_has_its_likelihoods_and_none_is_the_null_class(network: str) -> None:
     model = double(network, "bernoulli", classes=3)
-    labels = torch.tensor([0, 3, 1, 2])
-    Dataflow(model.network, model.spec.shape, conditioning={"labels": labels}).check()
-    with poisoned():
-        images = check_fast_is_plain(model, n=4, labels=labels)
+    Dataflow(model.network, model.spec.shape, conditioning={"labels": torch.tensor([0, 3, 1, 2])}).check()
+    images = random_images(model.spec, 4)
     each = torch.stack([model.log_prob(images, label) for label in range(4)])
     assert len(each.unique(dim=0)) == 4
     assert torch.equal(model.log_prob(images), each[3])
