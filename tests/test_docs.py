@@ -19,9 +19,9 @@ PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 PLACEHOLDERS = re.compile(r"\b(MODEL|RECIPE|NETWORK|NAME|RUN|COMMAND|FOLDER|FILE|DATA)\b|\.\.\.|my-network|<|\[")
 
 
-def build() -> ModuleType:
-    """docs/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+def build(path: str = "build.py") -> ModuleType:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{Path(path).stem}", DOCS / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -126,3 +126,17 @@ def test_files_of_the_repository_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     paths = re.findall(r"\b((?:benchmarks|examples|tests|docs|src)/[\w/.-]+\.(?:py|md|png|json))\b", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.slow
+def test_images_of_the_concepts_that_need_no_data() -> None:
+    module = build("figures/make.py")
+    mask_a, mask_b, within_a, within_b = (axes.collections[0].get_array() for axes in module.masks().axes)
+    assert (mask_a.sum(), mask_b.sum(), within_a.sum(), within_b.sum()) == (12, 13, 3, 6)
+    plain, gated = (axes.collections[0].get_array() for axes in module.fields().axes)
+    blind = list(module.FIELD_KINDS).index("blind spot")
+    hidden = sum(6 - k for k in range(1, 6))  # of six columns to the right, k rows above see k
+    assert ((plain == blind).sum(), (gated == blind).sum()) == (hidden, 0)
+    titles = [axes.get_title() for axes in module.wavefronts().axes if axes.get_title()]
+    # mnist-gray: column + 4 row, at column 27 and row 27; gated-pixelcnn: column + 20 row; pixelsnail: every pixel
+    assert titles == ["mnist-gray: 136 steps", "gated-pixelcnn: 568 steps", "pixelsnail: 784 steps"]
