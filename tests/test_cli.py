@@ -163,8 +163,8 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("evaluate flat --split tst", ['"test"']),
         ("evaluate flat --limit 0", ["--limit"]),
         ("evaluate flat --data nothing-of-this-name", ["nothing-of-this-name", "digits"]),
-        ("sample flat -n 0", ["n: must be 1 or more, not 0"]),
-        ("sample flat -n -3", ["n: must be 1 or more, not -3"]),
+        ("sample flat -n 0", ["for -n. Must be >= 1."]),
+        ("sample flat -n -3", ["for -n. Must be >= 1."]),
         ("sample flat --batch 0", ["--batch: auto or", "1 or more", "'0'"]),
         ("sample flat --batch foo", ["--batch: auto or", "'foo'"]),
         ("sample flat --batch 2.5", ["--batch: auto or", "'2.5'"]),
@@ -581,12 +581,12 @@ def test_threads_that_are_asked_for_are_taken(run: Command, model: PixelModel, m
     assert "threads: 2 (as set)" in run("evaluate", "flat", "--threads", 2, "--device", "cpu").err
     monkeypatch.setattr(pixelloom.core.threads, "usable", lambda: 3)
     right(3)
-    assert "threads: 1 to 3, chosen by the time that steps take" in run(*draw).err
+    assert "threads: 1 to 3, chosen by measured time" in run(*draw).err
     right(1)
     for command in (draw, ("evaluate", "flat")):
         refused = run(*command, "--threads", 0)
         assert refused.code == 2
-        assert "--threads: must be 1 or more, not 0" in refused.err
+        assert "for --threads. Must be >= 1." in refused.err
 
 
 def test_a_batch_that_does_not_fit_is_halved(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -787,7 +787,7 @@ def test_a_picture_that_does_not_fit_the_disk_costs_none_before_it(
         said = run("sample", "flat", "-n", 7, "--batch", 2, "--npy", "all.npy", "--each", "singles", "--out", "a.png")
     assert said.code == 2
     assert said.err.splitlines()[-1] == (
-        "pixelloom: singles/00003.png: cannot be written: No space left on device; make room or go elsewhere"
+        "pixelloom: singles/00003.png: cannot be written: No space left on device; free space, or write elsewhere"
     )
     assert "kept 3 of 7 images in all.npy, a.png, singles; continue with:" in said.err
     assert sorted(path.name for path in Path("singles").iterdir()) == ["00000.png", "00001.png", "00002.png"]

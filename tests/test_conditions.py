@@ -444,10 +444,10 @@ ALL = ["--condition-from", "test"]
         (["--condition", "small.png", *ALL], "--condition, --condition-from: choose one"),
         (["--each-class", "--class", "1"], "--class, --each-class: choose one"),
         (["--each-class", *ALL], "--condition-from, --each-class: choose one"),
-        (["--condition", "small.png", "--rows", "2"], "--rows: of which pictures?"),
-        ([*ALL, "--rows", "0"], "--rows: must be 1 or more, not 0"),
-        ([*ALL, "--columns", "3"], "--columns: rows are as long as -n says"),
-        (["--condition", "small.png", "--out", "small.png", "--force"], "small.png: is the picture that was given"),
+        (["--condition", "small.png", "--rows", "2"], "--rows: needs --condition-from"),
+        ([*ALL, "--rows", "0"], "for --rows. Must be >= 1."),
+        ([*ALL, "--columns", "3"], "--columns: with --each-class or --condition-from"),
+        (["--condition", "small.png", "--out", "small.png", "--force"], "small.png: is an input image"),
     ],
 )
 def test_wrong_usage_is_told(at: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str) -> None:

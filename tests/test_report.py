@@ -628,13 +628,13 @@ def test_nothing_is_overwritten_without_force(target: str, capsys: pytest.Captur
     ("argv", "part"),
     [
         ([], "name the models to compare"),
-        (["a", "-n", "0"], "-n: must be 1 or more, not 0"),
-        (["a", "--seed", "-1"], "--seed: must be 0 or more, not -1"),
+        (["a", "-n", "0"], "for -n. Must be >= 1."),
+        (["a", "--seed", "-1"], "for --seed. Must be >= 0."),
         (["a", "--out", "x.png"], "name two files"),
         (["a", "--out", "."], "is a folder"),
         (["a", "--measured", "9"], "--measured: needs --metrics"),
         (["a", "--split", "val"], "--split: needs --metrics"),
-        (["a", "--metrics", "kid", "--measured", "0"], "--measured: must be 1 or more, not 0"),
+        (["a", "--metrics", "kid", "--measured", "0"], "for --measured. Must be >= 1."),
         (["a", "--metrics", "kid,fid"], "'fid' is not a sample metric"),
     ],
 )

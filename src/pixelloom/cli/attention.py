@@ -13,7 +13,7 @@ from pixelloom.cli import outputs
 from pixelloom.cli.common import image_of, loaded, position_of
 from pixelloom.cli.conditioning import check_class
 from pixelloom.cli.console import say, say_json, say_table
-from pixelloom.cli.options import Device, Flag
+from pixelloom.cli.options import Device, Flag, Index, OptionalCount, OptionalNumber
 from pixelloom.core.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _NOTES = (
 class MapOptions:
     """Images, query positions, layers and output of attention maps."""
 
-    number: Annotated[int | None, Parameter(name=("--number", "-n"))] = None
+    number: OptionalNumber = None
     """Number of images; default: 5, or 1 with --query grid."""
     query: Annotated[str, Parameter(allow_leading_hyphen=True)] = _CENTER
     """Query position: ROW,COLUMN from 0, center, or grid for nine positions of each image."""
@@ -54,13 +54,13 @@ class MapOptions:
     """Images for the discriminator: generated, a split (train, val, test) of the training data, or an image file."""
     class_: Annotated[int | None, Parameter(name="--class")] = None
     """Class of the images, for a class-conditional model; with a file in --on, the class of the file."""
-    seed: int = 0
+    seed: Index = 0
     """Seed of the images, as in `pixelloom sample`."""
-    first: int = 0
+    first: Index = 0
     """Index of the first image."""
     out: Path = Path("maps.png")
     """PNG to write."""
-    scale: int | None = None
+    scale: OptionalCount = None
     """PNG pixels per image pixel."""
     device: Device = "auto"
     """auto: cuda if available."""
@@ -139,12 +139,6 @@ def attention(model: str, /, *, options: MapOptions = NO_MAPS) -> None:
 
 def _check(options: MapOptions) -> None:
     """Checks that need no model."""
-    from pixelloom.models.inputs import at_least
-
-    at_least("-n", options.images, 1)
-    at_least("--seed", options.seed, 0)
-    at_least("--first", options.first, 0)
-    at_least("--scale", 1 if options.scale is None else options.scale, 1)
     if options.images > _MOST:
         raise UsageError(f"-n: at most {_MOST} images, not {options.images}; show further ones with --first")
     if options.on != _GENERATED and options.of == "generator":

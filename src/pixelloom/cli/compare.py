@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from pixelloom.cli import outputs
 from pixelloom.cli.console import say
-from pixelloom.cli.options import Device, Flag
+from pixelloom.cli.options import Count, Device, Flag, Index, OptionalCount
 from pixelloom.core.errors import UsageError
 
 _log = logging.getLogger("pixelloom")
@@ -20,10 +20,10 @@ def compare(
     *models: str,
     out: Path = Path("compare.html"),
     png: Path | None = None,
-    number: Annotated[int, Parameter(name=("--number", "-n"))] = 16,
-    seed: int = 0,
+    number: Annotated[Count, Parameter(name=("--number", "-n"))] = 16,
+    seed: Index = 0,
     metrics: str | None = None,
-    measured: int | None = None,
+    measured: OptionalCount = None,
     split: Literal["train", "val", "test"] | None = None,
     device: Device = "auto",
     force: Flag = False,
@@ -53,7 +53,8 @@ def compare(
 
     outputs.check_file(out, force)
     png = out.with_suffix(".png") if png is None else png
-    _check(models, {"-n": (number, 1), "--seed": (seed, 0), "--measured": (measured, 1)})
+    if not models:
+        raise UsageError("name the models to compare: run folders, or names of runs or models")
     if out == png:
         raise UsageError(f"--out, --png: both are {out}; name two files")
     outputs.check_file(png, force)
@@ -76,12 +77,3 @@ def compare(
         save_png(image, png)
     say(str(out))
     say(str(png))
-
-
-def _check(models: tuple[str, ...], least: dict[str, tuple[int | None, int]]) -> None:
-    """Checks that need no model; ``least`` has (value, least value) of each option."""
-    if not models:
-        raise UsageError("name the models to compare: run folders, or names of runs or models")
-    for option, (value, bound) in least.items():
-        if value is not None and value < bound:
-            raise UsageError(f"{option}: must be {bound} or more, not {value}")

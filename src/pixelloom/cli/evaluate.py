@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Literal
 
 from pixelloom.cli import outputs
 from pixelloom.cli.common import loaded, log_threads
 from pixelloom.cli.console import Meter, say, say_json, say_table
-from pixelloom.cli.options import Device, Flag
+from pixelloom.cli.options import Device, Flag, Index, OptionalCount, OptionalNumber
 from pixelloom.cli.training_options import NO_DATA, DataOptions, data_settings
 from pixelloom.core.errors import UsageError
 
@@ -29,13 +27,13 @@ def evaluate(
     *,
     metrics: str | None = None,
     split: Literal["train", "val", "test"] = "test",
-    limit: int | None = None,
-    number: Annotated[int | None, Parameter(name=("--number", "-n"))] = None,
-    seed: int = 0,
+    limit: OptionalCount = None,
+    number: OptionalNumber = None,
+    seed: Index = 0,
     features: str = "auto",
     neighbors: Path | None = None,
     force: Flag = False,
-    threads: int | None = None,
+    threads: OptionalCount = None,
     device: Device = "auto",
     json: Flag = False,
     data: DataOptions = NO_DATA,
@@ -66,14 +64,6 @@ def evaluate(
     from pixelloom.metrics.extractors import named
     from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics
 
-    for option, value, least in (
-        ("--limit", limit, 1),
-        ("-n", number, 1),
-        ("--seed", seed, 0),
-        ("--threads", threads, 1),
-    ):
-        if value is not None and value < least:
-            raise UsageError(f"{option}: must be {least} or more, not {value}")
     words = None if metrics is None else [word.strip() for word in metrics.split(",")]
     if neighbors is not None:
         outputs.check_file(neighbors, force)

@@ -124,7 +124,7 @@ def _lines(model: GenerativeModel, details: ModelInfo) -> dict[str, str]:
         "classes": str(about.classes or ""),
         "recipe": record.recipe,
         "data": f"{data.get('source', 'unknown')}{f' ({form})' if form else ''}",
-        "splits": ", ".join(f"{name} {n:,}" for name, n in record.counts.items()),
+        "splits": record.splits,
         "note": record.note,
         "training": f"{record.images:,} images, {record.epochs} epochs, {record.minutes} minutes, "
         f"seed {record.seed}, {record.date}"

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from pixelloom.cli import outputs
 from pixelloom.cli.common import loaded
 from pixelloom.cli.conditioning import check_class
 from pixelloom.cli.console import say
-from pixelloom.cli.options import Device, Flag
+from pixelloom.cli.options import Count, Device, Flag, Index, OptionalCount, whole_number
 from pixelloom.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,16 +28,16 @@ def interpolate(
     model: str,
     /,
     *,
-    stops: int = 5,
-    steps: int = 8,
-    seed: int = 0,
-    first: int = 0,
+    stops: Annotated[int, Parameter(validator=Number(gte=2), converter=whole_number)] = 5,
+    steps: Count = 8,
+    seed: Index = 0,
+    first: Index = 0,
     truncation: float | None = None,
     class_: Annotated[int | None, Parameter(name="--class")] = None,
     out: Path = Path("path.png"),
     gif: Path | None = None,
     loop: Flag = False,
-    scale: int | None = None,
+    scale: OptionalCount = None,
     device: Device = "auto",
     force: Flag = False,
 ) -> None:
@@ -59,19 +60,10 @@ def interpolate(
     """
     import numpy as np
 
-    from pixelloom.models.inputs import at_least
     from pixelloom.models.registry import require
     from pixelloom.sampling.latent_noise import check_truncation
     from pixelloom.viz.grid import grid, grid_layout, save_png
 
-    for option, value, least in (
-        ("--stops", stops, 2),
-        ("--steps", steps, 1),
-        ("--seed", seed, 0),
-        ("--first", first, 0),
-        ("--scale", 1 if scale is None else scale, 1),
-    ):
-        at_least(option, value, least)
     check_truncation(truncation, "--truncation")
     if loop and gif is None:
         raise UsageError("--loop: needs --gif")

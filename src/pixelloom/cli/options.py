@@ -8,12 +8,32 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
+from cyclopts.validators import Number
 
 from pixelloom.core.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
 Batch = Literal["auto"] | int
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+
+
+def whole_number(_: object, tokens: Sequence[Token]) -> int:
+    """The converter of integers: cyclopts alone would turn 2.5 into 2."""
+    word = tokens[0].value
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is not a whole number.") from None
+
+
+_FROM_ONE = Parameter(validator=Number(gte=1), converter=whole_number)
+_FROM_ZERO = Parameter(validator=Number(gte=0), converter=whole_number)
+Index = Annotated[int, _FROM_ZERO]
+"""A seed or an index."""
+Count = Annotated[int, _FROM_ONE]
+OptionalCount = Annotated[int | None, _FROM_ONE]
+OptionalNumber = Annotated[int | None, Parameter(name=("--number", "-n")), _FROM_ONE]
+"""The option -n."""
 
 
 def _batch(_: object, tokens: Sequence[Token]) -> Batch:
@@ -31,11 +51,11 @@ def _batch(_: object, tokens: Sequence[Token]) -> Batch:
 class DrawOptions:
     """Number, conditioning, method and output of `sample`."""
 
-    number: Annotated[int | None, Parameter(name=("--number", "-n"))] = None
+    number: OptionalNumber = None
     """Number of images; default: 25, or 8 per row with --each-class or --condition-from."""
-    seed: int = 0
+    seed: Index = 0
     """Seed of the noise; image i depends on the seed and i alone."""
-    first: int = 0
+    first: Index = 0
     """Index of the first image."""
     out: Path | None = None
     """PNG with all images; default: samples.png, unless --each or --npy is given."""
@@ -59,7 +79,7 @@ class DrawOptions:
     """Conditioning image, for a model trained with --condition; `pixelloom info` shows its size."""
     condition_from: Literal["train", "val", "test"] | None = None
     """Take conditioning images from this split of the training data; a row each, with the original image."""
-    rows: int | None = None
+    rows: OptionalCount = None
     """Number of images that --condition-from takes, at even spacing in the split; default: 6."""
     given: Path | None = None
     """Image to complete: its upper rows are kept, the rest is sampled."""
@@ -71,13 +91,13 @@ class DrawOptions:
     """Images per batch; auto fits a bounded memory. Halved if memory runs out."""
     precision: Literal["fp32", "bf16", "fp64"] | None = None
     """Precision of the network; default: that of its weights."""
-    threads: int | None = None
+    threads: OptionalCount = None
     """CPU threads; default: chosen by measured time."""
     device: Device = "auto"
     """auto: cuda if available."""
-    columns: int | None = None
+    columns: OptionalCount = None
     """Images per row of --out."""
-    scale: int | None = None
+    scale: OptionalCount = None
     """PNG pixels per image pixel in --out."""
 
     @property

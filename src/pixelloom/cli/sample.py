@@ -77,17 +77,6 @@ def _check(options: DrawOptions) -> None:
     from pixelloom.heads.discrete import check_temperature
     from pixelloom.sampling.latent_noise import check_truncation
 
-    for option, value, least in (
-        ("-n", options.number, 1),
-        ("--seed", options.seed, 0),
-        ("--first", options.first, 0),
-        ("--columns", options.columns, 1),
-        ("--scale", options.scale, 1),
-        ("--rows", options.rows, 1),
-        ("--threads", options.threads, 1),
-    ):
-        if value is not None and value < least:
-            raise UsageError(f"{option}: must be {least} or more, not {value}")
     check_temperature(options.temperature)
     check_truncation(options.truncation, "--truncation")
     if options.given is None and options.keep_rows is not None:

@@ -6,16 +6,17 @@ An option is defined once, as a field of a configuration class: name, type, rang
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, make_dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from pixelloom.cli.options import whole_number
 from pixelloom.data.config import DataConfig
 from pixelloom.engine.config import TrainConfig
 from pixelloom.runs.families import RUN_FAMILIES
@@ -72,7 +73,7 @@ def _annotation(name: str, info: FieldInfo) -> Any:
     bounds = {_BOUNDS[key]: value for item in info.metadata for key, value in _range(item)}
     validator = Number(**bounds) if bounds else None
     kind = kinds[0] if len(kinds) == 1 and (kinds[0] in (int, float, bool) or get_origin(kinds[0]) is Literal) else str
-    converter = _whole_number if kind is int else None
+    converter = whole_number if kind is int else None
     limits = _in_words(bounds)
     return Annotated[kind | None, Parameter(help=f"{text[:-1]}{limits}.", validator=validator, converter=converter)]
 
@@ -107,15 +108,6 @@ def _kinds(annotation: Any) -> list[Any]:
 
 def _range(bound: Any) -> list[tuple[str, float]]:
     return [(name, value) for name in _BOUNDS if (value := getattr(bound, name, None)) is not None]
-
-
-def _whole_number(kind: Any, tokens: Sequence[Token]) -> int:
-    """Converts an integer; cyclopts alone would turn 2.5 into 2."""
-    word = tokens[0].value
-    try:
-        return int(word)
-    except ValueError:
-        raise ValueError(f"{word!r} is not a whole number.") from None
 
 
 def _fields_of(config: type[BaseModel], names: Mapping[str, str]) -> list[tuple[str, FieldInfo]]:

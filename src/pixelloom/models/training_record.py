@@ -38,3 +38,8 @@ class TrainingRecord(BaseModel):
     minutes: float | None = Field(None, ge=0)
     date: datetime.date | None = None
     validation: ValidationRecord = ValidationRecord()
+
+    @property
+    def splits(self) -> str:
+        """The sizes of the splits in words."""
+        return ", ".join(f"{name} {self.counts[name]:,}" for name in ("train", "val", "test") if name in self.counts)

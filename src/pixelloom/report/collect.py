@@ -31,9 +31,9 @@ from pixelloom.runs.evaluate import (
     LIKELIHOOD,
     MeasureOptions,
     N,
+    applicable_metrics,
     data_for,
     measure,
-    applicable_metrics,
     some_images,
 )
 from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, find

@@ -25,7 +25,7 @@ def model_card(model: GenerativeModel, sha256: str) -> str:
         f"| images | {model.spec} |",
         *family.card_rows(model),
         f"| data | {source} ({form or 'as published'}) |",
-        f"| split | {', '.join(f'{name} {n:,}' for name, n in record.counts.items())} |",
+        f"| split | {record.splits} |",
         f"| training | {record.images or 0:,} images seen, {record.epochs} epochs, {record.minutes} minutes, "
         f"seed {record.seed} |",
         f"| chosen on | {validation.split}, {validation.n} images |",
