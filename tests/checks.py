@@ -321,7 +321,7 @@ def check_callbacks_change_nothing(
         drawn_within: list[Tensor] = []
 
         def callback(step: int, steps: int, _: Tensor, drawn_within: list[Tensor] = drawn_within) -> None:
-            if step in (1, steps // 2):
+            if step == max(1, steps // 2):
                 model.fast_sampler()
                 drawn_within.extend(model.sample(n, method=method, **other) for other in calls)
 

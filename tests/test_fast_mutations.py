@@ -229,6 +229,10 @@ def gray() -> None:
     checks.check_fast_is_plain(double(GRAY))
 
 
+def gray_by_the_loop() -> None:
+    checks.check_fast_is_plain(double(GRAY), n=2, loop=True)
+
+
 def color() -> None:
     checks.check_fast_is_plain(double(COLOR))
 
@@ -264,10 +268,10 @@ def changed_weights() -> None:
 
 MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
     (features_too_early, [gray, color, logits]),
-    (pixels_too_early, [gray, color, logits]),
+    (pixels_too_early, [gray, gray_by_the_loop, color, logits]),
     (tap_not_declared, [gray, logits]),
     (center_lost, [gray, logits]),
-    (kernel_mirrored, [gray, logits]),
+    (kernel_mirrored, [gray, gray_by_the_loop, logits]),
     (kernel_of_the_first_call, [changed_weights]),
     (features_never_written, [gray, color, logits]),
     (pixels_never_written, [gray, color, logits]),
@@ -278,7 +282,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], list[Callable[[], None]]]] = [
     (norm_folded_with_the_wrong_sign, [gray]),
     (bias_added_twice, [color, logits]),
     (in_place_ignored, [skip_connection]),
-    (noise_of_another_position, [gray, color]),
+    (noise_of_another_position, [gray, gray_by_the_loop, color]),
     (noise_of_another_image, [gray, color]),
     (known_drawn_over, [completed]),
     (parameters_of_another_channel, [color, logits]),
