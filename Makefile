@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all test-portable docs notebooks lint types format clean
+.PHONY: setup demo test test-slow test-all test-portable docs notebooks lint types format clean
 
 setup: $(STAMP)
 
@@ -21,13 +21,17 @@ demo: setup
 	$(BIN)/pixelloom sample runs/digits -n 25 --seed 0 --out runs/digits/grid.png --force
 	@echo "Look at runs/digits/grid.png (drawn by your model) and runs/digits/curves.png"
 
-# All that guards correctness.
-test: setup
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu and not slow"
+# All that guards correctness. PROFILE=many runs more examples of each property.
+PROFILE ?= few
 
-# And the smoke tests of benchmarks, what training runs attain, and all examples of hypothesis; CI runs this.
-test-all: setup
-	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile=many
+test: setup
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu and not slow" --hypothesis-profile=$(PROFILE)
+
+# Smoke tests of benchmarks, and what training runs attain.
+test-slow: setup
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not gpu"
+
+test-all: test test-slow
 
 # The tenth of the tests whose results depend most on arithmetic (a head, the samplers, the engine with its resumed runs,
 # the losses of GANs, layers that iterate or normalize, the tutorials' networks), as a processor without AVX and without
