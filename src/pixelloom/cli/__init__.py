@@ -45,7 +45,9 @@ app.command(attention.attention, usage="Usage: pixelloom attention MODEL [OPTION
 app.command(interpolate.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=6)
 app.command(explain.explain, usage="Usage: pixelloom explain MODEL [IMAGE] [OPTIONS]", sort_key=7)
 app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=8)
-app.command(listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets] [--json]", sort_key=9)
+app.command(
+    listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets|models] [--json]", sort_key=9
+)
 app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=10)
 
 
