@@ -17,7 +17,7 @@ from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.metrics.results import Result
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import load_model
-from pixelloom.runs.compose import Overrides
+from pixelloom.runs.config import Overrides
 from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics, data_for, likelihood_of
 from pixelloom.runs.evaluate import measure as measure_samples
 from pixelloom.runs.folder import find

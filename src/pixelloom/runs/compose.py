@@ -17,9 +17,6 @@ from pixelloom.runs.config import RunConfig
 from pixelloom.runs.families import RUN_FAMILIES, config_of
 from pixelloom.runs.renamed import check_file, renamed
 
-Overrides = Mapping[str, object]
-"""Dotted field -> value, such as ``{"model.channels": 64}``; strings are read as YAML."""
-
 
 def compose(
     base: RunConfig, *, file: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None

@@ -22,6 +22,9 @@ from pixelloom.objectives.config import OptimConfig, Penalties, Policy
 Networks = Mapping[str, tuple[Any, ...]]
 """Name -> entry of the table of networks; an entry begins with the class of the network's settings."""
 
+Overrides = Mapping[str, object]
+"""Dotted field -> value, such as ``{"model.channels": 64}``; strings are read as YAML."""
+
 
 class RunConfig(BaseModel):
     """The settings that runs of every family have; ``config.yaml`` in a run folder holds one run."""

@@ -34,7 +34,7 @@ from pixelloom.metrics.results import METRICS, Reference, Result, TrainingNeighb
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.inputs import at_least
 from pixelloom.models.registry import family_of, require
-from pixelloom.runs.compose import Overrides
+from pixelloom.runs.config import Overrides
 from pixelloom.runs.family import spaced_images
 
 LIKELIHOOD, ACCURACY, ALL = "likelihood", "accuracy", "all"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pixelloom.core.errors import UsageError, did_you_mean
-from pixelloom.runs.compose import Overrides, compose, elsewhere, fields_of, read_yaml
-from pixelloom.runs.config import PixelRun, RunConfig
+from pixelloom.runs.compose import compose, elsewhere, fields_of, read_yaml
+from pixelloom.runs.config import Overrides, PixelRun, RunConfig
 from pixelloom.runs.folder import CONFIG, RUNS
 from pixelloom.runs.recipes import recipe as named_run
 from pixelloom.runs.renamed import renamed
