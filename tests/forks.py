@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -69,12 +70,14 @@ class Server:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def start(self, *argv: str, limit: float = 600, cwd: Path = TESTS, **environment: str) -> Program:
-        """In a folder and an environment that has more variables."""
+    def start(
+        self, *argv: str, limit: float = 600, cwd: Path = TESTS, file_size: int = -1, **environment: str
+    ) -> Program:
+        """In a folder, with files of so many bytes at most, in an environment that has more variables."""
         folder = self._folder / str(len(self._programs))
         folder.mkdir()
         assert self._process.stdin is not None
-        job = {"argv": argv, "environment": environment, "folder": str(folder), "cwd": str(cwd)}
+        job = {"argv": argv, "environment": environment, "folder": str(folder), "cwd": str(cwd), "file_size": file_size}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         self._programs.append(Program(folder, limit))
@@ -114,6 +117,8 @@ def _program(module: Any, job: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(job["cwd"])
     os.environ.update(job["environment"])
+    if job["file_size"] >= 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_size"],) * 2)
     sys.argv = [module.__file__, *job["argv"]]
     code = 1
     try:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,31 @@ def test_where_files_cannot_be_locked_the_first_rename_wins(tmp_path: Path, monk
     assert listing_of(tmp_path) == ["key", "key/images.npy", "key/index.npy", "key/note.json"]
 
 
+def test_a_large_folder_is_decoded_in_the_memory_of_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peaks of what numpy holds, and the same where nothing goes to the disk, which has all images at once."""
+    folder, mib = tmp_path / "set" / "a", 1 << 20
+    folder.mkdir(parents=True)
+    for i in range(40):
+        Image.new("RGB", (1024, 1024), (i, 0, 255)).save(folder / f"{i:02}.png", compress_level=1)
+
+    def peak(cached: Path) -> float:
+        tracemalloc.start()
+        images = read_images(folder.parent, Reading(), cached).images
+        most = tracemalloc.get_traced_memory()[1] / mib
+        tracemalloc.stop()
+        assert images.shape == (40, 3, 1024, 1024)
+        assert images[:, :, 5, 7].tolist() == [[i, 0, 255] for i in range(40)]
+        return most
+
+    assert cache.IN_MEMORY / mib == 64
+    assert peak(tmp_path / "cache") < 64 + 20
+    monkeypatch.setattr(cache, "IN_MEMORY", 1 << 40)
+    assert peak(tmp_path / "other") > 120
+
+
+@pytest.mark.slow
 def test_memory_stays_bounded_while_a_large_folder_is_decoded(tmp_path: Path) -> None:
     # Without the run that the script trains at the end: it takes most of the time, and none of it is judged here.
     short = (

@@ -353,6 +353,7 @@ def test_images_are_likelier_given_their_own_small_picture(run: Path) -> None:
     assert told == pytest.approx(float(-model.log_prob(val, labels).mean()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_drawn_images_come_near_to_what_they_go_by(run: Path) -> None:
     model = api.load(run)
     assert model.condition is not None

@@ -188,10 +188,12 @@ def test_a_run_hands_out_what_was_made_ready_and_trains_on_as_it_was() -> None:
 
 @pytest.mark.parametrize("network", GAN_NETWORKS)
 def test_a_resumed_run_ends_with_the_same_bits(network: str, tmp_path: Path) -> None:
+    """With validations in between for one network, and at the end for the others: these take most of the time."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(small(network, validate_every=64), whole)
-    train(small(network, validate_every=64, images=80), parts)
-    train(small(network, validate_every=64), parts, resume=True)
+    rhythm = {"validate_every": 64 if network == "dcgan" else 10**6}
+    train(small(network, **rhythm), whole)
+    train(small(network, **rhythm, images=80), parts)
+    train(small(network, **rhythm), parts, resume=True)
     newest = [sorted((folder / "checkpoints").glob("step-*.safetensors"))[-1] for folder in (whole, parts)]
     (a, _), (b, _) = map(load_tensors, newest)
     assert a.keys() == b.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -41,15 +42,25 @@ def test_all_images_together_have_probability_one(setting: Setting) -> None:
     check_world_sums_to_one(setting.fresh())
 
 
+def tempered() -> Iterator[tuple[Setting, Method, float]]:
+    """Both methods in every world, one at a temperature below 1, the other above, in turn."""
+    for i, setting in enumerate(WORLDS.values()):
+        low, high = ("fast", "plain") if i % 2 else ("plain", "fast")
+        yield setting, low, 0.6  # type: ignore[misc]
+        yield setting, high, 1.7  # type: ignore[misc]
+
+
 @each_method
 @each_world
 def test_draws_follow_the_exact_probabilities(setting: Setting, method: Method) -> None:
     check_sampler(setting.model(1), method)
 
 
-@each_method
-@each_world
-@pytest.mark.parametrize("temperature", [0.6, 1.7])
+@pytest.mark.parametrize(
+    ("setting", "method", "temperature"),
+    list(tempered()),
+    ids=lambda value: "" if isinstance(value, Setting) else str(value),
+)
 def test_draws_follow_the_tempered_conditionals(setting: Setting, temperature: float, method: Method) -> None:
     model = setting.model(1)
     check_sampler(model, method, temperature, n=3000)
