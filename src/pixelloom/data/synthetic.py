@@ -1,6 +1,7 @@
 """Synthetic data sets as functions of a seed: shapes, colored digits, sevens and eights.
 
 Random numbers are raw 64-bit draws, which are stable between versions of NumPy: a seed always gives the same data set.
+``stream``, an integer, separates the splits of one seed.
 """
 
 from __future__ import annotations
@@ -108,21 +109,22 @@ def _reduction() -> Floats:
 def scene(height: int, width: int, seed: int) -> Levels:
     """A smooth, pale scene in place of a photograph, uint8 [3, H, W] of 256 levels.
 
-    Brightness and the three colors are random on a grid of about 70 pixels, interpolated by Pillow's bicubic filter
-    (integer arithmetic, the same on every machine), plus uniform noise in -12..12.
+    Channel c is mean color + 0.3 light + 0.2 tint_c + noise. Light and tints, in -128..127, are random on a grid with a
+    spacing of about 70 pixels and interpolated by Pillow's bicubic filter (integer arithmetic, the same on every
+    machine); the noise is uniform in -12..12.
     """
     rows, columns = 2 + height // 70, 2 + width // 70
-    grid = (_uniform(rows * columns, 4, seed, rng.Stream.SCENE) * 256).astype(np.uint8)  # [4, rows columns]
-    light, *hues = resample(grid.reshape(4, 1, rows, columns), height, width)[:, 0].astype(np.int64) - 128  # [4, H, W]
-    grain = (_uniform(height * width, 3, seed, rng.Stream.GRAIN) * 25).astype(np.int64) - 12  # [3, H W]
+    grid = (_uniform(rows * columns, 4, seed, rng.Stream.SCENE) * 256).astype(np.uint8)  # [4, rows * columns]
+    light, *tints = resample(grid.reshape(4, 1, rows, columns), height, width)[:, 0].astype(np.int64) - 128  # [4, H, W]
+    grain = (_uniform(height * width, 3, seed, rng.Stream.GRAIN) * 25).astype(np.int64) - 12  # [3, H * W]
     values = (
-        np.array(_MEAN_COLOR)[:, None, None] + (3 * light + 2 * np.stack(hues)) // 10 + grain.reshape(3, height, width)
+        np.array(_MEAN_COLOR)[:, None, None] + (3 * light + 2 * np.stack(tints)) // 10 + grain.reshape(3, height, width)
     )
     return np.asarray(values.clip(0, 255), np.uint8)
 
 
 def choose(labels: Labels, classes: tuple[int, ...], count: int, seed: int, stream: int) -> npt.NDArray[np.int64]:
-    """Sorted positions of ``count`` random members of each class, int64 [len(classes) count].
+    """Sorted positions of ``count`` random members of each class, int64 [len(classes) * count].
 
     Raises:
         DataError: if a class has fewer members.
@@ -145,7 +147,7 @@ def resample(images: Levels, height: int, width: int) -> Levels:
 
 def _uniform(n: int, rows: int, *words: int) -> Floats:
     """Uniform numbers in [0, 1), float64 [rows, n]; column i does not depend on n."""
-    return rng.uniform(n * rows, *words).reshape(n, rows).T  # [n rows] -> [n, rows] -> [rows, n]
+    return rng.uniform(n * rows, *words).reshape(n, rows).T  # [n * rows] -> [n, rows] -> [rows, n]
 
 
 def _rgb(hue: Floats, saturation: Floats, value: Floats) -> npt.NDArray[np.uint8]:

@@ -182,7 +182,7 @@ class Validate(Hook):
     """Evaluates the objective's monitor with EMA weights, and records the best value.
 
     It runs every ``validate_every`` images, by default 20 times per run, and at the end. With a budget in minutes a
-    validation is skipped while the earlier ones have used more than a tenth of the time.
+    validation is skipped while those since the start of this process have used more than a tenth of the run's time.
 
     ``on_best(module, metrics, state)`` is called with the validated module, in eval mode, whenever the monitored metric
     is the lowest so far.

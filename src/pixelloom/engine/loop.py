@@ -1,7 +1,8 @@
 """The training loop, for all families: each step runs the phases of the objective on one batch.
 
 The loop has no hidden state: the data of a step come from ``stream(step)``, its noise from
-(seed, step, rank, phase, micro-batch). So a run that is killed and resumed ends with the same bits.
+(seed, step, rank, phase, micro-batch). So a run with a budget in images or epochs that is killed and resumed ends with
+the same bits, on the same device with equally many threads and processes.
 """
 
 from __future__ import annotations

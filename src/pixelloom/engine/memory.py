@@ -16,8 +16,9 @@ _BLOCK = 1 << 30  # bytes; larger tensors are still mapped and unmapped individu
 def keep_freed_memory() -> bool:
     """Make glibc reuse large blocks instead of returning them to the system. Returns True if that was possible.
 
-    By default each tensor above 32 MB is mapped anew, and its pages are zeroed at first access, which takes a third of
-    the time of a step on a CPU. Peak memory is unchanged. See mallopt(3).
+    By default each tensor above 32 MiB is mapped anew, and its pages are zeroed at first access, which costs time in
+    each step on a CPU. False on other systems, with musl, and with versions of glibc that limit the threshold to
+    32 MiB, as mallopt(3) documents; then nothing is changed.
     """
     if not sys.platform.startswith("linux"):
         return False

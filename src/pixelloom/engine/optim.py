@@ -17,7 +17,7 @@ from pixelloom.objectives.config import OptimConfig
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
     """Return the optimizer of ``config``; for "sgd" the first beta is the Nesterov momentum.
 
-    ``fused`` runs one kernel for all parameters, which is several times faster than the default on CPUs and GPUs.
+    ``fused`` does all arithmetic of an update in one pass over each tensor instead of one pass per operation.
     """
     if config.kind == "sgd":
         momentum = config.betas[0]
@@ -38,8 +38,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
 def rate(progress: float, images: int, config: OptimConfig) -> float:
     """Return the learning rate of a step.
 
-    Warm-up depends on the number of images, since its length is a matter of the optimizer's moments; decay depends on
-    the share of the budget, so that one recipe fits every budget, wall-clock time included.
+    Warm-up is counted in images, since it bridges the time until the optimizer's moment estimates are reliable. Decay
+    is a function of the share of the budget, so that one recipe fits every budget, wall-clock time included.
 
     Args:
         progress: share of the budget used at the start of the step.
@@ -90,8 +90,8 @@ class EMA:
         w'_t = beta_t w'_(t-1) + (1 - beta_t) w_t        beta_t = (1 - 1/t)^(gamma + 1)
 
     The profile has a width of ``sigma_rel`` times the length of the run, so it need not be tuned to the budget, and
-    beta_1 = 0 removes the initial weights. Buffers (running statistics, vectors of spectral norm) are copied: these are
-    averages or unit vectors already, and a mean of unit vectors is shorter.
+    beta_1 = 0 removes the initial weights. Buffers (running statistics, vectors of spectral norm) are copied from the
+    current weights: they fit the EMA weights only approximately, but the mean of unit vectors is no unit vector.
     """
 
     def __init__(self, module: nn.Module, sigma_rel: float) -> None:

@@ -23,12 +23,12 @@ from pixelloom.core.atomic import write_bytes
 from pixelloom.core.errors import ModelError
 
 FORMAT = 2
-NEEDS = "0.2"  # the first version of Pixelloom that reads FORMAT; part of each file, for the error of older versions
+NEEDS = "0.2"  # first version that reads FORMAT; stored in each file, so that older versions can name it
 LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
-    """Write tensors (any device, any layout) and JSON-serializable ``meta`` to ``path``.
+    """Write dense tensors (any device, contiguous or not) and JSON-serializable ``meta`` to ``path``.
 
     Returns:
         The SHA-256 of the contents.
@@ -48,12 +48,13 @@ def save_described(path: Path, readable: Path, tensors: Mapping[str, Tensor], me
     """Call :func:`save_tensors`, and write ``meta`` and the digest to a JSON file ``readable``.
 
     Raises:
-        ModelError: if the folder cannot be created or written; existing files are then unchanged.
+        ModelError: if the folder cannot be created or a file cannot be written. Each file is replaced whole or not at
+            all, the tensors first.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ModelError(f"{path.parent}: cannot be made: {error.strerror}") from error
+        raise ModelError(f"{path.parent}: cannot be created: {error.strerror}") from error
     sha256 = save_tensors(path, tensors, meta)
     write_bytes(readable, (json.dumps(dict(meta) | {"sha256": sha256}, indent=2) + "\n").encode())
     return sha256
@@ -80,7 +81,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelError(f"{path}: damaged: its metadata cannot be read; use another copy.") from None
     if version < FORMAT:
-        raise ModelError(f"{path}: written by Pixelloom 0.1, whose names differ; train it again, or read it with 0.1.")
+        raise ModelError(
+            f"{path}: written by Pixelloom 0.1, whose tensors have other names; train it again, or read it with 0.1."
+        )
     if version > FORMAT:  # before the digest, which a newer format may compute in another way
         raise ModelError(f"{path}: written in format {version}, which needs pixelloom >= {needs}; upgrade to read it.")
     if _digest(stored["pixelloom"], tensors) != stored["sha256"]:
