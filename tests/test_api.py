@@ -25,7 +25,6 @@ from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.models.pixel import PixelModel
 from pixelloom.runs import train as runs
 from pixelloom.runs.evaluate import data_for
-from pixelloom.runs.folder import is_first_process
 from pixelloom.runs.plan import as_text, planned
 from small_models import TINY, flat, save_run
 
@@ -338,18 +337,6 @@ def test_another_runtime_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(runs, "train", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train()
-
-
-@pytest.mark.parametrize(
-    ("name", "first"), [("RANK", False), ("SLURM_PROCID", False), ("LOCAL_RANK", False), ("X", True)]
-)
-def test_only_the_first_process_claims_the_folder(name: str, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv(name, "1")
-    assert is_first_process() is first
-    monkeypatch.setenv(name, "0")
-    assert is_first_process()
 
 
 # ----------------------------------------------------------------------------------------------------------- load

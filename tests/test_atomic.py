@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -182,3 +183,111 @@ def test_an_error_while_a_lock_is_held_is_not_hidden(tmp_path: Path) -> None:
         atomic.locked(file),
     ):
         raise OSError("of the body")
+
+
+OWN = """
+with atomic.lock_file(Path(sys.argv[1]), "process of the test") as other:
+    print(other, flush=True)
+    if len(sys.argv) > 2:  # a data worker, which outlives its parent
+        if os.fork() == 0:
+            time.sleep(30)
+            os._exit(0)
+    sys.stdin.readline()
+"""
+
+
+@posix
+def test_a_lock_file_names_its_owner_and_is_removed(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    process = start(OWN, lock)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "None\n"
+    with atomic.lock_file(lock, "second") as other:
+        assert other == "process of the test"
+    assert lock.read_text() == "process of the test"
+    process.communicate("\n")
+    assert files(tmp_path) == []
+    with atomic.lock_file(lock, "first") as other, atomic.lock_file(lock, "second") as second:
+        assert (other, second) == (None, "first")
+    assert files(tmp_path) == []
+
+
+@posix
+def test_a_lock_file_dies_with_its_owner_but_not_with_its_workers(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    process = start(OWN, lock, "with a worker")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "None\n"
+    process.kill()
+    process.wait()
+    assert files(tmp_path) == [".lock"]
+    with atomic.lock_file(lock, "next") as other:
+        assert other is None
+        assert lock.read_text() == "next"
+    assert files(tmp_path) == []
+
+
+@posix
+def test_a_lock_file_without_locks_or_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with atomic.lock_file(tmp_path / "lock", "x") as other:
+        assert other is None
+    with pytest.raises(OSError, match="No such file"), atomic.lock_file(tmp_path / "none" / "lock", "x"):
+        pass
+
+
+def fill(folder: Path, text: str) -> None:
+    for name in ("a", "b"):
+        (folder / name).write_text(text)
+
+
+def texts(folder: Path) -> list[str]:
+    return [(folder / name).read_text() for name in files(folder)]
+
+
+def test_a_folder_is_replaced_as_one_unit(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "model"
+    for text in ("old", "new"):
+        with atomic.whole_folder(folder, ("a", "b")) as target:
+            assert target != folder
+            fill(target, text)
+            assert not folder.exists() or texts(folder) == ["old", "old"]
+        assert texts(folder) == [text, text]
+    assert files(folder.parent) == ["model"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_failed_folder_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
+    if not exchange:  # a system without the exchange of two names
+        monkeypatch.setattr(sys, "platform", "other")
+    folder = tmp_path / "model"
+    for text in ("old", "older"):
+        with atomic.whole_folder(folder, ("a", "b")) as target:
+            fill(target, text)
+    with contextlib.suppress(KeyError), atomic.whole_folder(folder, ("a", "b")) as target:
+        (target / "a").write_text("new")
+        raise KeyError
+    assert texts(folder) == ["older", "older"]
+    assert files(tmp_path) == ["model"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match=r"file/model: cannot be made: "):
+        atomic.whole_folder(tmp_path / "file" / "model", ("a",)).__enter__()
+
+
+def test_a_folder_with_other_files_keeps_them(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with atomic.whole_folder(tmp_path, ("a", "b")) as target:
+        assert target == tmp_path
+        fill(target, "new")
+    assert texts(tmp_path) == ["new", "new", "mine"]
+
+
+def test_parts_are_folders_too_and_have_a_process(tmp_path: Path) -> None:
+    (tmp_path / ".model.12.part").mkdir()
+    (tmp_path / ".model.12.part" / "a").touch()
+    (tmp_path / ".mine.part").touch()
+    atomic.remove_parts(tmp_path)
+    assert files(tmp_path) == [".mine.part"]

@@ -52,5 +52,5 @@ def train(
     overrides = joined(dotted(fields), plain)
     plan, folder = planned(recipe, config=config, out=out, overrides=overrides, resume=resume)
     carry_out(plan, folder, resume=resume, force=force)
-    if is_first_process():
+    if is_first_process(plan.train):
         say(str(folder))

@@ -15,19 +15,27 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 
 from pixelloom.core.errors import UsageError
 from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.launch import PARENT, Launch, hidden, launch
 from pixelloom.engine.memory import keep_freed_memory, out_of_memory
+
+_log = logging.getLogger("pixelloom")
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
     """Return a launched Fabric; with several devices, in every process.
 
     Under torchrun the number of processes is that of torchrun. Otherwise, with ``devices`` > 1, the running script is
-    started again for each further device, so code before this call runs in every process.
+    started again for each further device, so code before this call runs in every process. Variables that another
+    launcher left in the environment are named in a warning and ignored.
 
     Raises:
         UsageError: if the requested device, number of devices or precision is not available.
@@ -35,27 +43,37 @@ def make_fabric(config: TrainConfig) -> Fabric:
     keep_freed_memory()
     device = choose_device(config)
     precision = choose_precision(config, device)
-    devices, nodes = _processes(config, device)
+    started = launch(config.devices, config.nodes)
+    devices, nodes = _processes(config, device, started)
     if config.batch % (devices * nodes * config.accumulate):
         raise UsageError(
             f"batch: {config.batch} images cannot be shared evenly by {devices * nodes} processes "
             f"times {config.accumulate} micro-batches; choose a multiple of {devices * nodes * config.accumulate}."
         )
-    _check_can_relaunch(devices)
+    _check_can_relaunch(devices, started)
+    if started.strays:
+        _log.warning(
+            "%s: left in the environment by a launcher that did not start this process; ignored, %d process%s",
+            *(", ".join(started.strays), devices * nodes, "es train" if devices * nodes > 1 else " trains"),
+        )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run logs the choice itself
     if device == "cuda":  # else a repeated or resumed run differs in the last bits
         torch.backends.cudnn.deterministic = True
-    several = devices * nodes > 1 or distributed.is_torchelastic_launched()
+    several = devices * nodes > 1 or started.by == "torchrun"
+    if several and started.by == "alone":
+        os.environ[PARENT] = str(os.getpid())
     try:
-        fabric = Fabric(
-            accelerator=device,
-            devices=devices,
-            num_nodes=nodes,
-            precision=precision,
-            strategy=DDPStrategy(timeout=timedelta(seconds=config.timeout)) if several else "auto",
-        )
-        fabric.launch()
-    except distributed.DistNetworkError as error:
+        with hidden(started.strays):
+            fabric = Fabric(
+                accelerator=device,
+                devices=devices,
+                num_nodes=nodes,
+                precision=precision,
+                plugins=[_environment(started, devices)],
+                strategy=DDPStrategy(timeout=timedelta(seconds=config.timeout)) if several else "auto",
+            )
+            fabric.launch()
+    except distributed.DistError as error:
         port = os.environ.get("MASTER_PORT", "unset")
         raise UsageError(f"the processes cannot connect on port {port} (MASTER_PORT): {error}") from error
     atexit.register(_end_children, getattr(fabric.strategy.launcher, "procs", []))
@@ -109,9 +127,38 @@ def memory_explained(config: TrainConfig) -> Iterator[None]:
         raise
 
 
-def _processes(config: TrainConfig, device: str) -> tuple[int, int]:
+class _Alone(LightningEnvironment):
+    """The environment of a process that starts the others of its machine, whatever LOCAL_RANK says."""
+
+    def __init__(self, node_rank: int) -> None:
+        super().__init__()
+        self._node_rank = node_rank
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """False: this process starts the others."""
+        return False
+
+    def local_rank(self) -> int:
+        """The first of its machine."""
+        return 0
+
+    def node_rank(self) -> int:
+        """Index of the machine."""
+        return self._node_rank
+
+
+def _environment(started: Launch, devices: int) -> ClusterEnvironment:
+    if started.by == "torchrun":
+        return TorchElasticEnvironment()
+    if started.by == "srun":
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment() if started.by == "parent" else _Alone(started.rank // devices)
+
+
+def _processes(config: TrainConfig, device: str, started: Launch) -> tuple[int, int]:
     """Return the number of processes on this machine, and the number of machines."""
-    if distributed.is_torchelastic_launched():
+    if started.by == "torchrun":
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     else:
@@ -123,10 +170,14 @@ def _processes(config: TrainConfig, device: str) -> tuple[int, int]:
     return devices, nodes
 
 
-def _check_can_relaunch(devices: int) -> None:
+def _check_can_relaunch(devices: int, started: Launch) -> None:
     """Raise UsageError if more processes are needed and there is no script to start them from."""
-    started = devices == 1 or distributed.is_torchelastic_launched() or "LOCAL_RANK" in os.environ
-    if not started and sys.modules["__main__"].__spec__ is None and not Path(sys.argv[0]).is_file():
+    if (
+        devices > 1
+        and started.by == "alone"
+        and sys.modules["__main__"].__spec__ is None
+        and not Path(sys.argv[0]).is_file()
+    ):
         raise UsageError("devices: several processes need a script or torchrun; an interactive interpreter is neither.")
 
 

@@ -71,24 +71,50 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that this version of torch lacks
         raise ModelError(f"{path}: damaged or not a model file ({error}); use another copy.") from None
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    stored = header.get("__metadata__") or {}
-    if not {"pixelloom", "sha256"} <= stored.keys():
+    stored, meta = _metadata(path, content[8 : 8 + int.from_bytes(content[:8], "little")])
+    if _digest(stored["pixelloom"], tensors) != stored["sha256"]:
+        raise ModelError(f"{path}: damaged: its contents do not match their SHA-256; use another copy.")
+    return tensors, meta
+
+
+def load_meta(path: Path) -> dict[str, Any]:
+    """Return the metadata of a file; its tensors are not read, so its digest is not checked.
+
+    Raises:
+        ModelError: as :func:`load_tensors`.
+    """
+    return _metadata(path, _read(path, header_only=True)[8:])[1]
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 that a file claims; it is not checked.
+
+    Raises:
+        ModelError: as :func:`load_tensors`.
+    """
+    return _metadata(path, _read(path, header_only=True)[8:])[0]["sha256"]
+
+
+def _metadata(path: Path, header: bytes) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the entries of a safetensors header, and the metadata of its caller."""
+    try:
+        stored = json.loads(header).get("__metadata__") or {}
+    except (ValueError, AttributeError, RecursionError):
+        raise ModelError(f"{path}: damaged or not a model file; use another copy.") from None
+    if not isinstance(stored, dict) or not {"pixelloom", "sha256"} <= stored.keys():
         raise ModelError(f"{path}: a safetensors file, but not one of Pixelloom: it has no checksum.")
     try:
         envelope = json.loads(stored["pixelloom"])
         version, needs = int(envelope["format"]), str(envelope["needs"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         raise ModelError(f"{path}: damaged: its metadata cannot be read; use another copy.") from None
     if version < FORMAT:
-        raise ModelError(
-            f"{path}: written by Pixelloom 0.1, whose tensors have other names; train it again, or read it with 0.1."
-        )
+        raise ModelError(f"{path}: written by Pixelloom 0.1, whose names differ; train it again, or read it with 0.1.")
     if version > FORMAT:  # before the digest, which a newer format may compute in another way
         raise ModelError(f"{path}: written in format {version}, which needs pixelloom >= {needs}; upgrade to read it.")
-    if _digest(stored["pixelloom"], tensors) != stored["sha256"]:
-        raise ModelError(f"{path}: damaged: its contents do not match their SHA-256; use another copy.")
-    return tensors, envelope["meta"]
+    if not isinstance(meta := envelope.get("meta"), dict):
+        raise ModelError(f"{path}: damaged: its metadata cannot be read; use another copy.")
+    return stored, meta
 
 
 def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -110,8 +136,8 @@ def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, T
         raise ModelError(f"{path}: made by another model: {'; '.join(wrong[:5])}{more}.")
 
 
-def _read(path: Path) -> bytes:
-    """Return the bytes of a file, after a check of its first ones."""
+def _read(path: Path, *, header_only: bool = False) -> bytes:
+    """Return the bytes of a file, or those of its header with its length, after a check of the first ones."""
     try:
         with path.open("rb") as file:
             start = file.read(256)
@@ -122,6 +148,8 @@ def _read(path: Path) -> bytes:
             header = int.from_bytes(start[:8], "little")
             if header > min(LARGEST_HEADER, os.fstat(file.fileno()).st_size - 8):
                 raise ModelError(f"{path}: truncated, damaged or not a model file (a header of {header} bytes).")
+            if header_only:
+                return (start + file.read(max(0, 8 + header - len(start))))[: 8 + header]
             return start + file.read()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error

@@ -19,6 +19,9 @@ from pixelloom.engine.safetensors_io import check_keys, load_tensors
 from pixelloom.models.training_record import TrainingRecord
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+DISCRIMINATOR = "discriminator.safetensors"
+FILES = (WEIGHTS, CONFIG, DISCRIMINATOR, "README.md")
+"""All files of a model folder, which are written as one unit."""
 LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
 
 

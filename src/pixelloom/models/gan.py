@@ -12,14 +12,15 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from pixelloom.core.atomic import whole_folder
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.core.threads import ThreadChoice
 from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, from_model, to_model
-from pixelloom.engine.safetensors_io import check_keys, load_tensors, save_described, save_tensors
+from pixelloom.engine.safetensors_io import check_keys, digest_of, load_tensors, save_described, save_tensors
 from pixelloom.layers.self_attention import attention_maps
-from pixelloom.models.description import CONFIG, WEIGHTS, Description, rebuild
+from pixelloom.models.description import CONFIG, DISCRIMINATOR, FILES, WEIGHTS, Description, rebuild
 from pixelloom.models.family import Ability
 from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels
 from pixelloom.networks import GAN_NETWORKS, build_pair
@@ -27,7 +28,6 @@ from pixelloom.sampling import latent_noise
 from pixelloom.sampling.ancestral import OnStep
 from pixelloom.sampling.exact import exact
 
-DISCRIMINATOR = "discriminator.safetensors"
 BATCH = 64  # images per batch by default
 Maps = list[tuple[str, Tensor]]
 """(layer, attention weights [B, H, W, h, w]); the weights [b, y, x] of each query position sum to 1."""
@@ -226,16 +226,18 @@ class GANModel:
             raise UsageError(f"labels: a class for each image, numbered 0 to {classes - 1}, is needed")
         return found
 
-    def save(self, folder: Path) -> str:
+    def save(self, folder: Path | str) -> str:
         """Write the model folder; returns the SHA-256 of the generator's file.
 
         Raises:
             ModelError: if the folder cannot be written; earlier files are left unchanged.
         """
         config = self.description.model_dump(mode="json")
-        sha256 = save_described(folder / WEIGHTS, folder / CONFIG, self.network.state_dict(), config)
-        if self.discriminator is not None:
-            save_tensors(folder / DISCRIMINATOR, self.discriminator.state_dict(), config)
+        with whole_folder(Path(folder), FILES) as target:
+            sha256 = save_described(target / WEIGHTS, target / CONFIG, self.network.state_dict(), config)
+            if self.discriminator is not None:
+                meta = {**config, "generator": sha256}
+                save_tensors(target / DISCRIMINATOR, self.discriminator.state_dict(), meta)
         return sha256
 
 
@@ -251,9 +253,11 @@ def load_gan(folder: Path) -> GANModel:
     if not path.is_file():
         return GANModel(model.network, model.description)
     try:
-        kept, _ = load_tensors(path)
+        kept, meta = load_tensors(path)
         check_keys(path, model.discriminator.state_dict(), kept)
     except ModelError as error:
         raise ModelError(f"{error} Only attention maps need this file; without it the model samples.") from error
     model.discriminator.load_state_dict(kept)
     return model
+        if meta.get("generator") != digest_of(folder / WEIGHTS):
+            raise ModelError(f"{path}: belongs to another state of the generator; save the model again.")

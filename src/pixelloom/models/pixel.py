@@ -15,6 +15,7 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
+from pixelloom.core.atomic import whole_folder
 
 from pixelloom.core.errors import UsageError
 from pixelloom.core.rng import image_noise
@@ -26,7 +27,7 @@ from pixelloom.engine.safetensors_io import save_described
 from pixelloom.heads.discrete import Head, check_temperature, make_head
 from pixelloom.layers.reads import Marks
 from pixelloom.models import order_ensemble
-from pixelloom.models.description import CONFIG, WEIGHTS, rebuild
+from pixelloom.models.description import CONFIG, FILES, WEIGHTS, rebuild
 from pixelloom.models.family import Ability
 from pixelloom.models.inputs import (
     LabelsLike,
@@ -366,27 +367,15 @@ class PixelModel:
         shape = None if self.condition is None else self.condition.spec.shape
         return self._conditioning(labels, None if shape is None else torch.zeros(1, *shape, dtype=torch.uint8))
 
-    def _in(self, precision: Precision | None) -> nn.Module:
-        """The network in a precision."""
-        if precision not in (None, *PRECISIONS):
-            raise UsageError(f"precision: {', '.join(PRECISIONS)}, not {precision!r}")
-        if precision is None or next(self.network.parameters()).dtype == PRECISIONS[precision]:
-            return self.network
-        return copy.deepcopy(self.network).to(PRECISIONS[precision])
-
-    def save(self, folder: Path) -> str:
+    def save(self, folder: Path | str) -> str:
         """Write the model folder; returns the SHA-256 of its contents.
 
         Raises:
             ModelError: if the folder cannot be written; earlier files are left unchanged.
         """
         config = self.description.model_dump(mode="json")
-        return save_described(folder / WEIGHTS, folder / CONFIG, self.network.state_dict(), config)
-
-
-def _in_dtype(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
-    """Conditioning in the precision of a network; labels stay integers."""
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
+        with whole_folder(Path(folder), FILES) as target:
+            return save_described(target / WEIGHTS, target / CONFIG, self.network.state_dict(), config)
 
 
 def load_pixel(folder: Path) -> PixelModel:

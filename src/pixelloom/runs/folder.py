@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import logging
 import os
 import shutil
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
-from pixelloom.core.atomic import write_bytes
+from pixelloom.core.atomic import lock_file, remove_parts, write_bytes
 from pixelloom.core.errors import ModelError, UsageError, did_you_mean
+from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.launch import launch
 from pixelloom.models import pretrained
 from pixelloom.models.description import WEIGHTS
 from pixelloom.runs.compose import compose, dump_yaml, read_yaml
@@ -17,6 +23,7 @@ from pixelloom.runs.renamed import RenamedError
 
 RUNS = Path("runs")
 CONFIG, METRICS_FILE, BEST, LAST = "config.yaml", "metrics.jsonl", "model", "last"
+LOCK = ".lock"
 _OWN = (METRICS_FILE, "curves.png", "samples", "checkpoints", BEST, LAST, "tensorboard")
 """What a run writes besides config.yaml; the next run replaces all of it."""
 _log = logging.getLogger("pixelloom")
@@ -45,22 +52,72 @@ def find(name: str | Path) -> Path:
 
 
 def open_folder(out: Path, config: RunConfig) -> None:
-    """Create the folder of a run, and write its configuration.
+    """Create the folder of a run, remove partial files of killed processes, and write its configuration.
 
     Raises:
         UsageError: if it cannot be created.
     """
     try:
         (out / "samples").mkdir(parents=True, exist_ok=True)
+        for folder in (out, *(path for path in map(out.joinpath, _OWN) if path.is_dir())):
+            remove_parts(folder)
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be created: {error.strerror}") from error
     write_bytes(out / CONFIG, dump_yaml(config).encode())
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one, of several, that prepares the folder."""
-    ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
-    return int(next(ranks, "0")) == 0
+def is_first_process(config: TrainConfig) -> bool:
+    """Whether this process is the one, of those that train together, that prepares the folder."""
+    return launch(config.devices, config.nodes).rank == 0
+
+
+def check_apart(source: str, out: Path) -> None:
+    """Check that a run and its data are in different folders; otherwise the run's own images would become data.
+
+    Raises:
+        UsageError: if ``out`` is in or around the folder of the data, or a data file is part of the run.
+    """
+    data, folder = Path(source).expanduser().resolve(), out.expanduser().resolve()
+    inside = data.is_relative_to(folder)
+    if data.is_dir():
+        apart = not inside and not folder.is_relative_to(data)
+    else:
+        apart = not (inside and data.is_file() and data.relative_to(folder).parts[:1] in [(name,) for name in _OWN])
+    if not apart:
+        raise UsageError(
+            f"--out {out}: is in or around the data {source}, which would then contain the run's own images; "
+            "choose a folder beside the data"
+        )
+
+
+@contextlib.contextmanager
+def claimed(out: Path, *, resume: bool, force: bool) -> Iterator[None]:
+    """Hold the lock of a run folder, after the checks of :func:`check_free`.
+
+    Raises:
+        UsageError: if another process trains in the folder, with its process id and host, or if the folder cannot be
+            written; and as :func:`check_free`.
+    """
+    host, now = socket.gethostname(), datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+    with contextlib.ExitStack() as stack:
+        try:
+            for folder in reversed([out, *out.parents]):
+                if not folder.exists():
+                    folder.mkdir(exist_ok=True)
+                    stack.callback(_remove_if_empty, folder)
+            other = stack.enter_context(lock_file(out / LOCK, f"process {os.getpid()} on {host}, since {now}"))
+        except OSError as error:
+            check_free(out, resume=resume, force=force)
+            raise UsageError(f"--out {out}: cannot be created: {error.strerror}") from error
+        if other is not None:
+            raise UsageError(f"{out}: in use by {other}; let it end or stop it, or choose another --out")
+        check_free(out, resume=resume, force=force)
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def check_free(out: Path, *, resume: bool, force: bool) -> None:

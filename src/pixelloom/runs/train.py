@@ -11,15 +11,17 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from pixelloom.core.atomic import write_bytes
+from pixelloom.core.atomic import whole_folder, write_bytes
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.core.threads import fixed
 from pixelloom.data.catalog import load
@@ -32,12 +34,13 @@ from pixelloom.engine.loop import fit
 from pixelloom.engine.memory import out_of_memory
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.engine.threads import choose_threads
+from pixelloom.models.description import FILES
 from pixelloom.models.registry import load_model
 from pixelloom.objectives.base import Objective
 from pixelloom.runs.config import RunConfig
 from pixelloom.runs.families import set_up
 from pixelloom.runs.family import Setup
-from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, check_free, clear, is_first_process, open_folder
+from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, check_apart, claimed, clear, is_first_process, open_folder
 from pixelloom.runs.model_card import model_card
 from pixelloom.viz import curves
 from pixelloom.viz.grid import save_png
@@ -47,16 +50,17 @@ _log = logging.getLogger("pixelloom")
 
 
 def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool = False) -> Path:
-    """Check the folder and train; returns the model folder.
+    """Claim the folder and train; returns the model folder. Torch's random generators are unchanged.
 
     Raises:
-        UsageError: if ``out`` holds a run and neither ``resume`` nor ``force`` is set, or if memory runs out; further
-            errors are those of :func:`train`.
+        UsageError: if ``out`` holds a run and neither ``resume`` nor ``force`` is set, if another process trains there,
+            or if memory runs out; further errors are those of :func:`train`.
     """
-    if is_first_process():
-        check_free(out, resume=resume, force=force)
+    check_apart(plan.data.source, out)
+    first = is_first_process(plan.train)
     try:
-        return train(plan, out, resume=resume, force=force)
+        with claimed(out, resume=resume, force=force) if first else nullcontext(), torch.random.fork_rng(_cuda()):
+            return train(plan, out, resume=resume, force=force)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -64,6 +68,11 @@ def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool =
             f"out of memory with train.batch={plan.train.batch}; halve it, or set train.accumulate="
             f"{plan.train.accumulate * 2}, which keeps the batch and halves the memory"
         ) from error
+
+
+def _cuda() -> list[int]:
+    """The CUDA devices whose random generators a run may change."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False, force: bool = False) -> Path:
@@ -152,8 +161,9 @@ def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
             "validation": setup.validation(metrics),
         }
         model = setup.snapshot(network, setup.record().model_copy(update=outcome))
-        sha256 = model.save(folder)
-        write_bytes(folder / "README.md", model_card(model, sha256).encode())
+        with whole_folder(folder, FILES) as target:
+            sha256 = model.save(target)
+            write_bytes(target / "README.md", model_card(model, sha256).encode())
 
     hooks: list[Hook] = [
         Progress(),
