@@ -265,7 +265,7 @@ class Recorded:
 
     def __init__(self, head: Head, seen: list[tuple[Tensor, Tensor]]) -> None:
         self.head, self.seen = head, seen
-        self.groups, self.outputs = head.groups, head.outputs
+        self.groups, self.outputs, self.kind = head.groups, head.outputs, head.kind
 
     def draw(self, params: Tensor, noise: Tensor, *rest: Any) -> Tensor:
         self.seen.append((noise.flatten(1)[:, 0], params.flatten(1).clone()))

@@ -1,4 +1,4 @@
-"""Recurrences: what a closure of steps holds, the LSTMs by their equation at each position, topological levels of a wavefront."""
+"""Recurrences: what a closure of steps holds, the LSTMs by their equation, topological levels of a wavefront."""
 
 from __future__ import annotations
 
