@@ -32,7 +32,7 @@ from pixelloom.data import pixels, stream
 from pixelloom.data.catalog import load
 from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import quantize_table, to_model
-from pixelloom.data.splits import Dataset, Split
+from pixelloom.data.splits import Split
 from pixelloom.engine.hooks import Validate
 from pixelloom.engine.optim import EMA, ema_gamma
 from pixelloom.engine.state import State
@@ -359,7 +359,7 @@ MUTATIONS: dict[str, tuple[Edit | Callable[[Patch], None], Check]] = {
         lowest_is_best,
     ),
     "validation images stand for the test split": (
-        Edit(Dataset, "split", "getattr(self, name)", "self.val"),
+        Edit(evaluate, "scored", "split_of(data, split)", "data.val"),
         likelihood_is_that_of_the_split,
     ),
     "one half is measured against itself": (
