@@ -425,7 +425,7 @@ def test_an_array_is_a_source_too(tmp_path: Path, bits: bool) -> None:
 
 def test_a_mistyped_name_gets_the_nearest_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"'mnst'\. Did you mean 'mnist'\? Choose digits, shapes.*or give the path"):
+    with pytest.raises(DataError, match=r"'mnst'\. Did you mean 'mnist'\? Choose digits, shapes.*or give the path"):
         get("mnst")
     with pytest.raises(DataError, match="no such file or folder"):
         get("./mnist")

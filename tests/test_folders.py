@@ -8,19 +8,20 @@ import os
 import struct
 import subprocess
 import sys
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
+from image_files import encoded, flat, put, zipped
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.data.io import folders, npy, scan
-from pixelloom.data.io.decode import DamageError, Reading, decode, printable
+from pixelloom.data.io.decode import DamageError, Reading, decode, printable, size_of
 from pixelloom.data.io.folders import DecodedImages, read_images
+from pixelloom.data.io.value_range import ValueRange
 
 READ = Reading()
 
@@ -28,31 +29,6 @@ READ = Reading()
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXELLOOM_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def encoded(image: Any, kind: str = "PNG", **options: Any) -> bytes:
-    image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, np.uint8))
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def flat(value: int, height: int = 4, width: int = 4) -> bytes:
-    return encoded(np.full((height, width), value))
-
-
-def put(root: Path, contents: dict[str, bytes]) -> Path:
-    for name, data in contents.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def zipped(path: Path, contents: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
-    return path
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -230,6 +206,27 @@ VALUES: dict[str, tuple[bytes, dict[str, Any], list[int]]] = {
     "opaque rgba": (encoded(Image.new("RGBA", (2, 2), (1, 2, 3, 255))), {}, [1, 2, 3]),
     "transparent palette entry": (indexed([0, 0, 0, 9, 8, 7], 1), {"background": "#010203"}, [1, 2, 3]),
     "transparent color": (encoded([[[1, 2, 3]]], transparency=(1, 2, 3)), {}, [255, 255, 255]),
+    "la on a color": (encoded(Image.new("LA", (2, 2), (0, 0))), {"background": "#ff0000"}, [255, 0, 0]),
+    "half la on a color": (encoded(Image.new("LA", (2, 2), (100, 51))), {"background": "#ff0000"}, [224, 20, 20]),
+    "la on a color, to gray": (
+        encoded(Image.new("LA", (2, 2), (0, 0))),
+        {"background": "#ff0000", "gray": True},
+        [76],
+    ),
+    "opaque la": (encoded(Image.new("LA", (2, 2), (7, 255))), {"background": "#ff0000"}, [7]),
+    "gray palette with a transparent entry, on a color": (
+        indexed([0, 0, 0, 9, 9, 9], 1),
+        {"background": "#010203"},
+        [1, 2, 3],
+    ),
+    "12 bit in 16 by range": (GRAY16, {"range": ValueRange(0, 8191)}, [0x12FF >> 5]),
+    "16 bit by the full range is the shift": (GRAY16, {"range": ValueRange(0, 65535)}, [0x12]),
+    "16 bit rgb by the full range": (RGB16, {"range": ValueRange(0, 65535)}, [0x12, 0x80, 0xFF]),
+    "16 bit by the file's largest": (GRAY16, {"range": ValueRange(0)}, [255]),
+    "8 bit stays as it is under a range": (flat(7), {"range": ValueRange(0, 4095)}, [7]),
+    "float tiff by range": (tiff("F", 0.5), {"range": ValueRange(0, 1)}, [128]),
+    "float tiff of both signs": (tiff("F", -0.5), {"range": ValueRange(-1, 1)}, [64]),
+    "32 bit tiff by range": (tiff("I", 70_000), {"range": ValueRange(0, 139_999)}, [128]),
     "transparent gray": (png(1, 1, 8, 0, b"\0\7", chunk(b"tRNS", b"\0\7")), {}, [255]),
 }
 
@@ -240,6 +237,92 @@ def test_pixel_values(data: bytes, reading: dict[str, Any], value: list[int]) ->
     assert pixels.dtype == np.uint8
     assert (pixels == value).all()
     assert pixels.shape[2] == len(value)
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "match"),
+    [
+        (GRAY16, ValueRange(0, 4095), r"values 4863 to 4863 are not within --range 0:4095; set --range 0:8191"),
+        (tiff("F", -0.5), ValueRange(0, 1), r"values -0.5 to -0.5 are not within --range 0:1; set --range=-1:1"),
+        (tiff("F", float("nan")), ValueRange(0, 1), "NaN or infinite"),
+        (RGB16, ValueRange(0, 4095), "16-bit pixels; set --bits 8 to keep the upper 8 bits$"),
+    ],
+)
+def test_a_range_never_clips(data: bytes, given: ValueRange, match: str) -> None:
+    with pytest.raises(DataError, match=rf"x\.png: .*{match}"):
+        one(data, range=given)
+
+
+@pytest.mark.parametrize(("text", "low", "high"), [("0:4095", 0, 4095), ("-1:1", -1, 1), ("max", 0, None)])
+def test_texts_of_a_range(text: str, low: float, high: float | None) -> None:
+    assert ValueRange.parse(text) == ValueRange(low, high)
+    assert ValueRange.parse(str(ValueRange(low, high))) == ValueRange(low, high)
+
+
+@pytest.mark.parametrize("text", ["", "5", "1:0", "0:0", "a:b", "0:inf", "nan:1", "0:1:2", "max:1"])
+def test_texts_that_are_no_range(text: str) -> None:
+    with pytest.raises(ValueError, match="choose LOW:HIGH, such as 0:4095, or max"):
+        ValueRange.parse(text)
+
+
+def test_bits_and_range_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="give one of bits and range"):
+        Reading(bits=8, range=ValueRange(0, 1))
+
+
+def test_radiographs_of_12_bits_are_told_by_their_values(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (3, 8, 8)).astype(np.uint16)
+    values[0, 0, 0], values[1, 1, 1] = 0, 4095
+    for i, image in enumerate(values):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    with pytest.raises(
+        DataError, match=r"0\.png: 16-bit pixels; set --bits 8 .* or set --range 0:4095 for the values 0"
+    ):
+        read_images(tmp_path, READ)
+    shifted = read_images(tmp_path, Reading(bits=8))
+    assert "16-bit values reach only 4095, 16 of 256 levels: set --range 0:4095 instead of --bits 8" in shifted.note
+    scaled = read_images(tmp_path, Reading(range=ValueRange(0, 4095)))
+    assert np.array_equal(scaled.images[:, 0], values >> 4)
+    assert "3 images scaled from --range 0:4095" in scaled.note
+    full = put(tmp_path / "full", {"a.png": GRAY16, "b.png": png(1, 1, 16, 0, b"\0\xff\xfe")})
+    assert "16-bit values reach 65534" in read_images(full, Reading(bits=8)).note
+
+
+LONG = "node " * 300_000  # 1.5 MB that compress to 6 kB
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "many", "profile"])
+def test_pixels_of_a_png_are_read_and_texts_are_not(kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    info, options = PngImagePlugin.PngInfo(), {}
+    if kind == "zTXt":
+        info.add_text("notes", LONG, zip=True)
+    elif kind == "iTXt":
+        info.add_itxt("XML:com.adobe.xmp", LONG, zip=True)
+    elif kind == "many":
+        for i in range(70):
+            info.add_text(f"note {i}", LONG[:1_000_000], zip=True)
+    else:
+        options["icc_profile"] = LONG.encode() * 2
+    data = encoded(pixels, pnginfo=info, **options)
+    assert np.array_equal(one(data), pixels)
+    assert size_of(data) == (8, 8)
+
+
+def test_damaged_fax_data_are_named_and_the_library_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (64, 64)).astype(bool)
+    data = bytearray(encoded(Image.fromarray(noise), "TIFF", compression="group4"))
+    for k in range(len(data) - 300, len(data) - 240, 7):
+        data[k] ^= 0x5A
+    with pytest.raises(DamageError, match=r"^x\.tif: "):
+        decode(bytes(data), "x.tif", READ)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.avif", "AVIF")])
+def test_other_extensions_of_known_formats(tmp_path: Path, name: str, kind: str) -> None:
+    put(tmp_path, {name: encoded(np.full((16, 16, 3), 80), kind)})
+    assert np.abs(read_images(tmp_path, READ).images.astype(int) - 80).max() <= 1
 
 
 TAG = struct.pack("<HHI", 262, 3, 1)  # PhotometricInterpretation, one short; Pillow writes 1, BlackIsZero
@@ -370,6 +453,11 @@ FITS: dict[str, tuple[np.ndarray, dict[str, Any], Any]] = {
         np.full((8, 4), 50),
         {"size": (4, 4), "fit": "pad"},
         [[255, 50, 50, 255]] * 4,
+    ),
+    "pad with a color makes color": (
+        np.full((1, 2), 50),
+        {"size": (1, 4), "fit": "pad", "background": "#ff0000"},
+        [[255, 50, 50, 255]],
     ),
     "one value stays one value when enlarged": (np.full((2, 2), 9), {"size": (5, 7)}, np.full((5, 7), 9)),
     "one value stays one value when reduced": (np.full((9, 9), 9), {"size": (4, 5)}, np.full((4, 5), 9)),

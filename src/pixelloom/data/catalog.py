@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pixelloom.core.errors import DataError, UsageError, did_you_mean
+from pixelloom.core.errors import DataError, did_you_mean
 from pixelloom.core.types import ImageSpec
 from pixelloom.data import synthetic
 from pixelloom.data.config import DataConfig
 from pixelloom.data.io import published_formats
-from pixelloom.data.io.decode import Reading
 from pixelloom.data.io.download import PUBLISHED, Progress, provide
-from pixelloom.data.io.folders import read_images
+from pixelloom.data.io.folders import KINDS, read_images
+from pixelloom.data.io.reading import printable
 from pixelloom.data.splits import (
     NAMES,
     Dataset,
@@ -27,10 +27,10 @@ from pixelloom.data.splits import (
     count_note,
     from_published,
     from_splits,
-    from_user,
     split_by_hash,
 )
 from pixelloom.data.transforms import binarized, quantized, resized
+from pixelloom.data.user_splits import from_user
 
 __all__ = ["DATASETS", "DataConfig", "Dataset", "Entry", "Split", "load", "load_for"]
 
@@ -57,8 +57,8 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
         progress: called while missing files are downloaded.
 
     Raises:
-        DataError: for files that are missing, damaged or have too few images.
-        UsageError: for an unknown name, or an option that does not fit the images.
+        DataError: for an unknown name, and files that are missing, damaged or have too few images.
+        UsageError: for an option that does not fit the images.
     """
     entry = DATASETS.get(config.source)
     data = resized(entry.read(config, progress), config) if entry else _user_images(config)
@@ -195,13 +195,10 @@ def _user_images(config: DataConfig) -> Dataset:
     """Read a user's images; splits are named by folders or arrays, or 80/10/10 by content hash."""
     path = Path(config.source).expanduser()
     if not path.exists() and path.name == config.source and not path.suffix:
-        raise UsageError(
-            f"data.source: no data set or path is named {config.source!r}.{did_you_mean(config.source, DATASETS)} "
-            f"Choose {', '.join(DATASETS)}, or give the path of a folder, .zip, .npz, .npy or .txt list of images"
+        raise DataError(
+            f"data.source: no data set or path is named {printable(config.source)!r}."
+            f"{did_you_mean(config.source, DATASETS)} Choose {', '.join(DATASETS)}, or give the path of {KINDS}"
         )
-    reading = Reading(
-        config.sides, config.gray, config.fit, config.background, config.bits, config.frames, config.bad_images
-    )
-    decoded = read_images(path, reading, config.cache)
+    decoded = read_images(path, config.reading, config.cache, config.labeling)
     whole = Split(decoded.images, decoded.labels, decoded.source_levels)
-    return from_user(config.source, whole, decoded.splits, decoded.classes, decoded.note, config.seed)
+    return from_user(config.source, whole, decoded.splits, decoded.classes, decoded.note, config.seed, decoded.files)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pixelloom.data.io.split_names import SPLITS
+
+if TYPE_CHECKING:  # NumPy and Pillow, which the command line does not need
+    from pixelloom.data.io.layout import Labeling
+    from pixelloom.data.io.reading import Reading
+
 _THRESHOLD = re.compile(r"threshold@(\d*\.?\d+)")
 _SIDES = re.compile(r"(\d+)x(\d+)")
+_SHAPE = re.compile(r"\d+x\d+(x\d+)?")
 _MAX_SIDE = 1 << 12
 
 
@@ -29,8 +36,21 @@ class DataConfig(BaseModel):
     fit: Literal["crop", "resize", "pad", "error"] = Field("crop", description="how images of another size are fitted")
     background: str = Field("white", description="color behind transparent pixels and around padded images")
     bits: Literal[8] | None = Field(None, description="8: keep the upper 8 bits of 16-bit files")
+    range: str | None = Field(
+        None,
+        description="values that become 0 to 255 in 16-bit files and arrays of other types: LOW:HIGH, or max for 0 to "
+        "the largest of a file",
+    )
     frames: Literal["first", "all"] = Field("first", description="frames to read of animated and multipage files")
     bad_images: Literal["skip", "error"] = Field("skip", description="damaged files: skip them, or stop at the first")
+    splits: str | None = Field(
+        None, description="folders of splits, as train=FOLDER,test=FOLDER, or none; default: by their names"
+    )
+    class_level: int | None = Field(None, ge=1, description="folder level that names the class; default: the first")
+    labels: str | None = Field(None, description="file with labels, or none to ignore labels")
+    label_column: int | None = Field(None, ge=0, description="which label to take of several per image, from 0")
+    shape: str | None = Field(None, description="shape of flat images in arrays, HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH")
+    transpose: bool = Field(False, description="swap rows and columns of the images in arrays, as EMNIST needs")
     seed: int = Field(
         0, ge=0, lt=1 << 63, description="seed of shapes, colors, static bits and the splits of your own images"
     )
@@ -54,6 +74,34 @@ class DataConfig(BaseModel):
             raise ValueError(f"choose a side in pixels (1 to {_MAX_SIDE}) or HEIGHTxWIDTH, not {size!r}")
         return size
 
+    @field_validator("range")
+    @classmethod
+    def _valid_range(cls, text: str | None) -> str | None:
+        if text is not None:
+            from pixelloom.data.io.value_range import ValueRange
+
+            ValueRange.parse(text)
+        return text
+
+    @field_validator("splits")
+    @classmethod
+    def _valid_splits(cls, text: str | None) -> str | None:
+        _split_folders(text)
+        return text
+
+    @field_validator("shape")
+    @classmethod
+    def _valid_shape(cls, text: str | None) -> str | None:
+        if text is not None and (not _SHAPE.fullmatch(text) or not all(1 <= n <= _MAX_SIDE for n in _numbers(text))):
+            raise ValueError(f"choose HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH, such as 28x28, not {text!r}")
+        return text
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> DataConfig:
+        if self.bits is not None and self.range is not None:
+            raise ValueError("bits=8 is range=0:65535; give one of bits and range")
+        return self
+
     @model_validator(mode="after")
     def _one_rule_for_levels(self) -> DataConfig:
         if self.binarize != "none" and self.levels not in (None, 2):
@@ -64,6 +112,32 @@ class DataConfig(BaseModel):
     def sides(self) -> tuple[int, int] | None:
         """The requested (height, width); None to keep the size of the images."""
         return None if self.size is None else _sides(self.size)
+
+    @property
+    def reading(self) -> Reading:
+        """The options of reading files and arrays."""
+        from pixelloom.data.io.reading import Reading
+        from pixelloom.data.io.value_range import ValueRange
+
+        return Reading(
+            self.sides,
+            self.gray,
+            self.fit,
+            self.background,
+            self.bits,
+            self.frames,
+            self.bad_images,
+            None if self.range is None else ValueRange.parse(self.range),
+            None if self.shape is None else _numbers(self.shape),
+            self.transpose,
+        )
+
+    @property
+    def labeling(self) -> Labeling:
+        """The options of finding splits and classes."""
+        from pixelloom.data.io.layout import Labeling
+
+        return Labeling(_split_folders(self.splits), self.class_level, self.labels, self.label_column)
 
     @property
     def threshold(self) -> float | None:
@@ -77,3 +151,23 @@ def _sides(size: int | str) -> tuple[int, int]:
         return size, size
     match = _SIDES.fullmatch(size)
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _numbers(shape: str) -> tuple[int, ...]:
+    return tuple(int(side) for side in shape.split("x"))
+
+
+def _split_folders(text: str | None) -> tuple[tuple[str, str], ...] | None:
+    """(folder, split) pairs of ``train=FOLDER,test=FOLDER``; () for none.
+
+    Raises:
+        ValueError: for another text.
+    """
+    if text is None:
+        return None
+    if text == "none":
+        return ()
+    pairs = [(folder, split) for split, _, folder in (item.partition("=") for item in text.split(","))]
+    if not all(folder and split in SPLITS for folder, split in pairs) or len(dict(pairs)) < len(pairs):
+        raise ValueError(f"choose train=FOLDER,val=FOLDER,test=FOLDER (some of them) or none, not {text!r}")
+    return tuple(pairs)

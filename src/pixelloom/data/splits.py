@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pixelloom.core.errors import DataError, UsageError, did_you_mean
+from pixelloom.core.errors import DataError, UsageError, did_you_mean, shortened
 from pixelloom.core.types import ImageSpec, Labels, Levels
 from pixelloom.data.pixels import Table, draw_bits_each
 
@@ -25,6 +25,7 @@ Hashes: TypeAlias = npt.NDArray[np.uint64]
 """Content hashes of images, uint64 [N]; equal images have equal hashes."""
 
 NAMES = ("train", "val", "test")
+_SHOWN_CLASSES = 20
 VAL_SHARE = 0.1
 """Fraction of the training images used for validation, and of a user's images for each of val and test."""
 
@@ -181,6 +182,17 @@ class Dataset:
         """Number of images in each split."""
         return {name: len(self.split(name)) for name in NAMES}
 
+    @property
+    def summary(self) -> str:
+        """One line: counts of the splits, shape and levels, and class names, of which long lists are shortened."""
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.counts().items())
+        line = f"{counts} images of {self.spec}"
+        if not self.classes:
+            return line
+        shown = ", ".join(shortened(name, 30) for name in self.classes[:_SHOWN_CLASSES])
+        more = f" and {len(self.classes) - _SHOWN_CLASSES} more" if len(self.classes) > _SHOWN_CLASSES else ""
+        return f"{line}; {len(self.classes)} classes: {shown}{more}"
+
 
 def content_hashes(images: Levels, seed: int = 0) -> Hashes:
     """64-bit BLAKE2b hashes of the bytes of each image, keyed by ``seed``, uint64 [N]. Reads one image at a time."""
@@ -231,7 +243,7 @@ def from_published(name: str, whole: Split, test: Split, classes: tuple[str, ...
     hashes = content_hashes(whole.store)
     kept = exclude(np.arange(len(whole)), hashes, content_hashes(test.store))
     val, train = split_by_hash(hashes[kept], VAL_SHARE)
-    notes = [_duplicates_note(len(whole) - len(kept))]
+    notes = [duplicates_note(len(whole) - len(kept))]
     notes += [count_note("training", whole, counts[0]), count_note("test", test, counts[1])]
     return assemble(name, whole.subset(kept[train]), whole.subset(kept[val]), test, classes, *notes)
 
@@ -245,37 +257,8 @@ def from_splits(
     kept_train = exclude(np.arange(len(train)), hashes[0], hashes[1], hashes[2])
     dropped = len(train) - len(kept_train) + len(val) - len(kept_val)
     return assemble(
-        name, train.subset(kept_train), val.subset(kept_val), test, classes, *notes, _duplicates_note(dropped)
+        name, train.subset(kept_train), val.subset(kept_val), test, classes, *notes, duplicates_note(dropped)
     )
-
-
-def from_user(
-    name: str, whole: Split, parts: Mapping[str, slice] | None, classes: tuple[str, ...], note: str, seed: int
-) -> Dataset:
-    """A data set of a user's images: named splits are kept, missing ones are split off training by content hash.
-
-    Without named splits, 80 % are train, 10 % val and 10 % test.
-
-    Raises:
-        DataError: if a split would be empty.
-    """
-    hashes = content_hashes(whole.store, seed)
-    named = {part: np.arange(len(hashes))[rows] for part, rows in (parts or {"train": slice(None)}).items()}
-    rows = {part: named.get(part, np.zeros(0, np.int64)) for part in NAMES}
-    rows["val"] = exclude(rows["val"], hashes, hashes[rows["test"]])
-    rows["train"] = exclude(rows["train"], hashes, hashes[rows["val"]], hashes[rows["test"]])
-    dropped = sum(map(len, named.values())) - sum(map(len, rows.values()))
-    missing = [part for part in ("test", "val") if part not in named]
-    if "train" in named and not len(rows["train"]):
-        raise DataError(f"{name}: every training image is also in the validation or test split")
-    if "train" in named and missing:
-        try:
-            pieces = split_by_hash(hashes[rows["train"]], *[VAL_SHARE] * len(missing))
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from None
-        rows |= {part: rows["train"][piece] for part, piece in zip((*missing, "train"), pieces, strict=True)}
-    train, val, test = (whole.subset(rows[part]) for part in NAMES)
-    return assemble(name, train, val, test, classes, note, _duplicates_note(dropped))
 
 
 def assemble(name: str, train: Split, val: Split, test: Split, classes: tuple[str, ...] = (), *notes: str) -> Dataset:
@@ -291,5 +274,6 @@ def count_note(part: str, split: Split, count: int) -> str:
     return f"the {part} split has {len(split)} images, {count} were published" if len(split) != count else ""
 
 
-def _duplicates_note(count: int) -> str:
+def duplicates_note(count: int) -> str:
+    """The note on images that were removed from earlier splits."""
     return f"{count} image{'s' * (count > 1)} removed because a later split contains the same" if count else ""

@@ -10,7 +10,8 @@ from PIL import Image
 from pixelloom.core import rng
 from pixelloom.core.errors import UsageError
 from pixelloom.data.config import DataConfig
-from pixelloom.data.io.decode import Reading, fit_to
+from pixelloom.data.io.fit import fit_to
+from pixelloom.data.io.reading import Reading
 from pixelloom.data.pixels import Table, quantize_table, threshold_table, to_bytes
 from pixelloom.data.splits import NAMES, Dataset, Split
 

@@ -8,37 +8,50 @@ set. Headers are checked before pixels are decoded.
 from __future__ import annotations
 
 import io
+import os
 import struct
+import tempfile
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
-from pixelloom.core.errors import DataError, UsageError
+from pixelloom.core.errors import DataError
+from pixelloom.data.io.fit import fit_to
+from pixelloom.data.io.png import SIGNATURE, checked_png, without_text
+from pixelloom.data.io.reading import MAX_SIDE, DamageError, Reading, SizeError, color, printable
+from pixelloom.data.io.value_range import BITS_8, extrema, option
+
+__all__ = ["ACCEPTED", "FORMATS", "DamageError", "Decoded", "Pixels", "Reading", "SizeError", "decode", "printable"]
 
 Pixels = npt.NDArray[np.uint8]
 
-ACCEPTED = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm")
-"""Extensions (lower case) of image files."""
+_AVIF = features.check("avif")
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+ACCEPTED = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".pgm", ".ppm", ".pbm", ".pnm"),
+    *((".avif",) if _AVIF else ()),
+)
+"""Extensions (lower case) of image files; AVIF if this build of Pillow reads it."""
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", *(("AVIF",) if _AVIF else ()))
 """The Pillow decoders in use; the format is detected from the content, not from the extension."""
 
 MAX_PIXELS = 1 << 26
 """Largest number of pixels (67 million), checked in the header: a file of a few kB can claim gigabytes."""
 
-MAX_SIDE = 1 << 15
-"""Largest height and width, checked in the header."""
-
 MAX_BYTES = 1 << 28
 """Largest file (256 MiB), checked before it is read."""
+
+VALUES_TO = "with 16-bit values of up to "
+"""Begins the remark with the largest 16-bit value of a file that is reduced by a shift."""
 
 # Exceptions of Pillow's decoders on damaged files, found by flipping bits in files of each format.
 _DAMAGE = (
@@ -61,45 +74,6 @@ _DAMAGE = (
 # Pillow modes that _flatten converts, and the metadata keys that may contain an orientation.
 _MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L"))
 _UPRIGHT = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
-
-
-class DamageError(DataError):
-    """A file that cannot be decoded: truncated, corrupted, of an unknown format, or with an implausible header."""
-
-
-class SizeError(DataError):
-    """A valid image of another size than requested, under ``fit="error"``."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Options for reading image files.
-
-    Attributes:
-        size: (height, width) in pixels of all images; None if they have one size.
-        gray: convert to one channel, ITU-R 601-2 luma (299 R + 587 G + 114 B) / 1000.
-        fit: for images of another size, center crop and resize, resize, resize and pad, or raise.
-        background: color (name or #rrggbb) behind transparent pixels and around padded images.
-        bits: 8 converts 16-bit values by ``value >> 8``; None raises.
-        frames: frames to read of animated and multipage files.
-        bad_images: skip damaged files up to 1 % of all files, or raise at the first.
-
-    Raises:
-        UsageError: for an invalid background or size.
-    """
-
-    size: tuple[int, int] | None = None
-    gray: bool = False
-    fit: Literal["crop", "resize", "pad", "error"] = "crop"
-    background: str = "white"
-    bits: Literal[8] | None = None
-    frames: Literal["first", "all"] = "first"
-    bad_images: Literal["skip", "error"] = "skip"
-
-    def __post_init__(self) -> None:
-        if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):
-            raise UsageError(f"size: sides must be 1 to {MAX_SIDE}, not {self.size[0]}x{self.size[1]}")
-        color(self.background)
 
 
 class Decoded(NamedTuple):
@@ -132,7 +106,7 @@ def decode(data: bytes, name: str, reading: Reading) -> Decoded:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for image in _frames(data, name, reading, remarks):
-            flat = _flatten(image, data, reading, remarks)
+            flat = _flatten(image, data, name, reading, remarks)
             if reading.size is not None:
                 flat = fit_to(flat, reading, name, remarks)
             frames.append(np.asarray(flat, np.uint8).reshape(flat.height, flat.width, -1))  # [H, W, C], also of [H, W]
@@ -151,39 +125,18 @@ def size_of(data: bytes) -> tuple[int, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            clean = without_text(data) if data.startswith(SIGNATURE) else data
+            with Image.open(io.BytesIO(clean), formats=FORMATS) as image:
                 transposed = "exif" in image.info and image.getexif().get(0x0112, 1) >= 5  # Orientation
                 return (image.width, image.height) if transposed else (image.height, image.width)
         except _DAMAGE as error:
             raise DamageError(str(error)) from error
 
 
-def printable(name: str) -> str:
-    """A file name for messages: escapes unprintable characters and shortens long names in the middle."""
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
-    return safe if len(safe) <= 100 else f"{safe[:50]}...{safe[-45:]}"
-
-
-@lru_cache(maxsize=16)
-def color(text: str) -> tuple[int, int, int]:
-    """(R, G, B) of a color name or #rrggbb.
-
-    Raises:
-        UsageError: for another text.
-    """
-    try:
-        rgb = ImageColor.getrgb(text)
-    except ValueError:
-        rgb = None
-    if rgb is None or len(rgb) != 3:
-        raise UsageError(f"background: {text!r} is not a color; use a name such as white, or #rrggbb")
-    return rgb
-
-
 def _frames(data: bytes, name: str, reading: Reading, remarks: list[str]) -> Iterator[Image.Image]:
     """Decode the frames of a file, in its own mode, after EXIF orientation."""
-    if data.startswith(b"\x89PNG"):
-        _check_png(data, name)
+    if data.startswith(SIGNATURE):
+        data = checked_png(data, name)
     with _damage(name):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         # In an MPO file of a camera, the frames after the first are previews.
@@ -200,7 +153,8 @@ def _frames(data: bytes, name: str, reading: Reading, remarks: list[str]) -> Ite
                 # libjpeg decodes at 1/2, 1/4 or 1/8 of the size much faster. Four times the target size is kept, so
                 # that a center crop moves by at most an eighth of a pixel, and values by about one level.
                 image.draft(None, (4 * max(reading.size), 4 * max(reading.size)))
-            image.load()
+            with _library_messages(image):
+                image.load()
             orientation = image.getexif().get(0x0112, 1) if _UPRIGHT & image.info.keys() else 1
             upright = ImageOps.exif_transpose(image) if 2 <= orientation <= 8 else image
         if upright is not image:
@@ -219,22 +173,32 @@ def _damage(name: str) -> Iterator[None]:
         raise DamageError(f"{name}: {error or type(error).__name__}") from error
 
 
-def _check_png(data: bytes, name: str) -> None:
-    """Check all chunks and their CRC up to IEND; Pillow reads truncated and corrupted PNG files without an error.
+_stderr = threading.Lock()
 
-    A chunk is its length (4 bytes), type (4), data and CRC-32 of type and data (PNG specification, section 5.3).
+
+@contextmanager
+def _library_messages(image: ImageFile.ImageFile) -> Iterator[None]:
+    """Catch what libtiff writes to the process's standard error, without the file's name, while it decodes.
+
+    Raises:
+        OSError: with the first message that is not a warning; damaged fax data are decoded without another error.
     """
-    at = 8
-    while at + 12 <= len(data):
-        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        if end + 4 > len(data):
-            break
-        if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise DamageError(f"{name}: CRC mismatch, the file is corrupted")
-        if data[at + 4 : at + 8] == b"IEND":
-            return
-        at = end + 4
-    raise DamageError(f"{name}: truncated PNG")
+    if not image.tile or image.tile[0][0] != "libtiff":
+        yield
+        return
+    with _stderr, tempfile.TemporaryFile() as caught:
+        kept = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        caught.seek(0)
+        lines = caught.read(1 << 16).decode(errors="replace").splitlines()
+    errors = [line for line in lines if line.strip() and "warning" not in line.lower()]
+    if errors:
+        raise OSError(printable(errors[0].strip().removesuffix(".")))
 
 
 def _check_header(image: ImageFile.ImageFile, data: bytes, name: str, reading: Reading, remarks: list[str]) -> None:
@@ -244,18 +208,44 @@ def _check_header(image: ImageFile.ImageFile, data: bytes, name: str, reading: R
         raise DamageError(
             f"{name}: the header claims {height}x{width} pixels; the limit is {MAX_PIXELS:,}, and {MAX_SIDE:,} a side"
         )
-    if image.mode == "F":
-        raise DataError(f"{name}: float pixels have no fixed scale; save it as an 8-bit PNG")
     depth = _depth(image, data)
-    if depth > 16:
-        raise DataError(f"{name}: {depth}-bit pixels have no fixed scale; save it as an 8-bit PNG")
+    if reading.range is not None and _ranges(image, depth):
+        remarks.append(f"scaled from --range {reading.range}")
+        return
+    if image.mode == "F" or depth > 16:
+        kind = "float" if image.mode == "F" else f"{depth}-bit"
+        raise DataError(f"{name}: {kind} pixels have no fixed scale; {_range_advice(image, name)}")
     if image.mode not in _MODES or (depth > 8 and not _shifts(image, depth)):
         kind = image.mode if depth <= 8 else f"{depth}-bit {image.format} {image.mode}"
         raise DataError(f"{name}: {kind} pixels are not supported; save it as a gray or RGB PNG")
-    if depth == 16 and reading.bits is None:
-        raise DataError(f"{name}: 16-bit pixels; set --bits 8 to keep the upper 8 bits")
+    if depth == 16 and reading.bits is None and not _is_full(reading):
+        if not _ranges(image, depth):
+            raise DataError(f"{name}: 16-bit pixels; set {BITS_8} to keep the upper 8 bits")
+        way = _range_advice(image, name)
+        raise DataError(f"{name}: 16-bit pixels; set {BITS_8} to keep the upper 8 bits, or {way}")
     if depth == 16:
         remarks.append("reduced from 16 to 8 bits")
+
+
+def _is_full(reading: Reading) -> bool:
+    """Whether the range is that of 16 bits, where scaling is ``value >> 8``."""
+    return reading.range is not None and (reading.range.low, reading.range.high) == (0, (1 << 16) - 1)
+
+
+def _ranges(image: ImageFile.ImageFile, depth: int) -> bool:
+    """Whether Pillow returns values of more than 8 bits or floats complete, so that a range can scale them."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0:  # WhiteIsZero
+        return False
+    whole = image.format in ("PNG", "TIFF") and "transparency" not in image.info
+    return whole and (image.mode in ("F", "I") or (image.mode.startswith("I;16") and depth in (12, 16)))
+
+
+def _range_advice(image: ImageFile.ImageFile, name: str) -> str:
+    """The values of an image and the range that fits them. Decodes it; its header has been checked."""
+    with _damage(name):
+        values = np.asarray(image)
+    low, high = extrema(values, name)
+    return f"set {option(low, high, values.dtype)} for the values {low:g} to {high:g}"
 
 
 def _depth(image: ImageFile.ImageFile, data: bytes) -> int:
@@ -283,10 +273,17 @@ def _shifts(image: ImageFile.ImageFile, depth: int) -> bool:
     return image.format == "PNG" or image.tile[0].args == "I;16B"
 
 
-def _flatten(image: Image.Image, data: bytes, reading: Reading, remarks: list[str]) -> Image.Image:
-    """Convert to mode L if the file or ``reading`` is gray, else RGB, and composite transparency on the background."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+def _flatten(image: Image.Image, data: bytes, name: str, reading: Reading, remarks: list[str]) -> Image.Image:
+    """Convert to mode L if the file or ``reading`` is gray, else RGB, and composite transparency on the background.
+
+    A gray image that is composited on a colored background becomes RGB.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        if reading.range is not None:
+            return Image.fromarray(reading.range.to_bytes(values, name))
+        remarks.append(f"{VALUES_TO}{int(values.max())}")
+        return Image.fromarray((values >> 8).astype(np.uint8))
     gray = image.mode in ("1", "L", "LA") or (image.format == "PNG" and data[25] in (0, 4)) or _gray_palette(image)
     if image.mode == "CMYK":
         remarks.append("converted from CMYK without its color profile")
@@ -297,6 +294,7 @@ def _flatten(image: Image.Image, data: bytes, reading: Reading, remarks: list[st
             canvas = Image.new("RGB", image.size, color(reading.background))
             canvas.paste(image.convert("RGB"), mask=alpha)
             image = canvas
+            gray = gray and not reading.colored_background
             remarks.append(f"with transparency, composited on {reading.background}")
     if image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
@@ -309,48 +307,3 @@ def _gray_palette(image: Image.Image) -> bool:
         return False
     table = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)  # [colors, 3]
     return bool((table == table[:, :1]).all())
-
-
-def fit_to(image: Image.Image, reading: Reading, name: str, remarks: list[str]) -> Image.Image:
-    """Convert an image (mode L or RGB) to ``reading.size`` by ``reading.fit``.
-
-    - crop: resize the largest centered box of the target's aspect ratio.
-    - resize: scale both sides independently.
-    - pad: shrink to fit (never enlarge) and center on the background.
-
-    Filters: BOX (exact means) if both sides shrink by integer factors, else LANCZOS if a side shrinks, else BICUBIC.
-
-    Raises:
-        SizeError: for another size under fit="error".
-    """
-    assert reading.size is not None
-    (height, width), (w, h) = reading.size, image.size
-    if (h, w) == (height, width):
-        return image
-    if reading.fit == "error":
-        raise SizeError(f"{name}: {h}x{w} pixels, not {height}x{width}; choose --fit crop, resize or pad")
-    if reading.fit == "pad":
-        scale = min(1.0, height / h, width / w)
-        inner = _scale(image, max(1, round(w * scale)), max(1, round(h * scale)))
-        canvas = Image.new("RGB", (width, height), color(reading.background)).convert(image.mode)
-        canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
-        return canvas
-    if reading.fit == "crop":
-        cw = w if w * height <= h * width else max(1, round(h * width / height))
-        ch = h if w * height >= h * width else max(1, round(w * height / width))
-        # Whole pixels: a box with an offset of half a pixel would blur images that need no scaling.
-        left, top = (w - cw) // 2, (h - ch) // 2
-        image = image.crop((left, top, left + cw, top + ch))
-    if image.width < width or image.height < height:
-        remarks.append("enlarged")
-    return _scale(image, width, height)
-
-
-def _scale(image: Image.Image, width: int, height: int) -> Image.Image:
-    w, h = image.size
-    if (w, h) == (width, height):
-        return image
-    if w % width == 0 and h % height == 0:
-        return image.resize((width, height), Image.Resampling.BOX)
-    enlarges = w <= width and h <= height
-    return image.resize((width, height), Image.Resampling.BICUBIC if enlarges else Image.Resampling.LANCZOS)

@@ -10,18 +10,22 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import PIL
 
 from pixelloom.core.errors import DataError
 from pixelloom.data.io.cache import CachedImages, cache_folder, find, store
-from pixelloom.data.io.decode import ACCEPTED, DamageError, Pixels, Reading, SizeError, decode, printable, size_of
+from pixelloom.data.io.decode import ACCEPTED, VALUES_TO, Pixels, decode, size_of
+from pixelloom.data.io.labels import classes_of, labels_of, read_table
+from pixelloom.data.io.layout import Labeling, Layout, layout_of
 from pixelloom.data.io.npy import arrays_of
-from pixelloom.data.io.scan import Listing, layout_of, open_listing
+from pixelloom.data.io.reading import DamageError, Reading, SizeError, printable
+from pixelloom.data.io.scan import Listing, open_listing
 
 if TYPE_CHECKING:  # core.types imports torch, which reading images does not need
     from pixelloom.core.types import Labels, Levels
@@ -33,9 +37,14 @@ log = logging.getLogger("pixelloom")
 SOURCES = (".zip", ".npz", ".npy", ".txt")
 """Extensions of files that contain or list images; the other kind of source is a folder."""
 
+KINDS = f"a folder of images ({' '.join(ACCEPTED)}) or a file of {' '.join(SOURCES)}"
+"""What a source can be, for messages."""
+
 BLOCK = 4 << 20
 """Bytes of a block of decoded images."""
 
+_SHOWN = 300  # characters of a note in a warning
+BY_FOLDER = Labeling()
 GRAY = "converted from gray to RGB"
 
 
@@ -50,6 +59,7 @@ class DecodedImages:
         classes: class names.
         source_levels: number of levels: 256, 2 for bool arrays, or the ``levels`` of an ``.npz``.
         note: what was skipped, composited or converted, with counts; "" if nothing was.
+        files: index of the file of each image, int64 [N], where a file has several frames; else None.
     """
 
     images: Levels
@@ -58,6 +68,7 @@ class DecodedImages:
     classes: tuple[str, ...]
     source_levels: int
     note: str
+    files: npt.NDArray[np.int64] | None = None
 
 
 def is_image_source(path: Path) -> bool:
@@ -65,7 +76,9 @@ def is_image_source(path: Path) -> bool:
     return path.is_dir() or (path.suffix.lower() in SOURCES and path.is_file())
 
 
-def read_images(path: Path, reading: Reading, cache: Path | None = None) -> DecodedImages:
+def read_images(
+    path: Path, reading: Reading, cache: Path | None = None, labeling: Labeling = BY_FOLDER
+) -> DecodedImages:
     """Read the images of a folder, ``.zip``, ``.npz``, ``.npy`` or ``.txt`` list of files.
 
     Decoded images of 64 MiB or more are written to the cache folder and memory-mapped.
@@ -74,44 +87,112 @@ def read_images(path: Path, reading: Reading, cache: Path | None = None) -> Deco
         path: the source.
         reading: options for decoding.
         cache: the cache folder; default: $PIXELLOOM_CACHE, then ``~/.cache/pixelloom``.
+        labeling: how splits and classes are found.
 
     Raises:
         DataError: if the source cannot be read or the cache folder cannot be written.
     """
     path, suffix = path.expanduser(), path.suffix.lower()
-    kinds = f"a folder of images ({' '.join(ACCEPTED)}) or a file of {' '.join(SOURCES)}"
     if not path.exists():
-        raise DataError(f"{printable(str(path))}: no such file or folder; give {kinds}")
+        raise DataError(f"{printable(str(path))}: no such file or folder; give {KINDS}")
     if not is_image_source(path):
         what = "a single image is not a data set" if suffix in ACCEPTED else "not a source of images"
-        raise DataError(f"{printable(str(path))}: {what}; give {kinds}")
+        raise DataError(f"{printable(str(path))}: {what}; give {KINDS}")
     folder = cache_folder(cache)
-    images = (_from_arrays if suffix in (".npz", ".npy") and path.is_file() else _from_files)(path, reading, folder)
+    images = (_from_arrays if suffix in (".npz", ".npy") and path.is_file() else _from_files)(
+        path, reading, labeling, folder
+    )
     if images.note:
-        log.warning("%s: %s", printable(str(path)), images.note)
+        short = images.note if len(images.note) <= _SHOWN else f"{images.note[:_SHOWN]}... (in full in the model card)"
+        log.warning("%s: %s", printable(str(path)), short)
+        if short != images.note:
+            log.debug("%s: %s", printable(str(path)), images.note)
     return images
 
 
-def _from_files(path: Path, reading: Reading, folder: Path) -> DecodedImages:
-    """Read a folder, zip or list; labels and splits follow from folder names."""
-    with open_listing(path) as listing:
-        if not listing.names:
-            others = ", ".join(f"{count} {suffix}" for suffix, count in listing.others.most_common(5))
+def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) -> DecodedImages:
+    """Read a folder, zip, tar or list; splits follow from folder names, labels from them or from a table."""
+    with open_listing(path) as whole:
+        if not whole.names:
+            others = ", ".join(f"{count} {suffix}" for suffix, count in whole.others.most_common(5))
             found = f"found {others}" if others else "it is empty"
             raise DataError(f"{path}: no image found ({found}); accepted are {' '.join(ACCEPTED)}")
-        layout = layout_of(listing)
+        listing, layout = _arranged(whole, _labeled(whole, labeling))
         key = _key(reading, path, listing)
         cached = find(folder, key) or _decode_all(listing, reading, folder, key)
     labels = layout.label[cached.index].astype(np.int64) if layout.classes else None
     split = layout.split[cached.index]
     splits: dict[str, slice] = {}
     for k, name in enumerate(layout.splits):
-        members = np.flatnonzero(split == k)  # contiguous, because names are sorted
+        members = np.flatnonzero(split == k)  # contiguous, see _arranged
         if len(members):
             splits[name] = slice(int(members[0]), int(members[-1]) + 1)
     ignored = ", ".join(f"{count} {suffix}" for suffix, count in listing.others.most_common(5))
-    notes = [cached.note, layout.note, *listing.notes, f"other files ignored: {ignored}" if ignored else ""]
-    return DecodedImages(cached.images, labels, splits or None, layout.classes, 256, "; ".join(filter(None, notes)))
+    notes = [layout.note, cached.note, *listing.notes, f"other files ignored: {ignored}" if ignored else ""]
+    note = "; ".join(filter(None, notes))
+    files = cached.index if len(np.unique(cached.index)) < len(cached.index) else None
+    return DecodedImages(cached.images, labels, splits or None, layout.classes, 256, note, files)
+
+
+def _labeled(listing: Listing, labeling: Labeling) -> Layout:
+    """Splits and classes of files: by folders, by a table of labels, or by the lines of a list."""
+    if listing.layout:
+        layout = layout_of(listing.names, listing.path, labeling)
+    else:
+        count = len(listing.names)
+        layout = Layout((), np.zeros(count, np.int8), (), np.zeros(count, np.int32))
+    if labeling.labels == "none":
+        return replace(layout, classes=(), label=np.zeros(len(listing.names), np.int32), class_note="")
+    try:
+        labels, source = _label_texts(listing, labeling)
+    except _TableError as error:
+        return replace(layout, class_note="; ".join(filter(None, (layout.class_note, f"ignored: {error}"))))
+    if not any(labels):
+        return layout
+    classes, label, note = classes_of(labels, source)
+    return replace(layout, classes=classes, label=label, class_note=note)
+
+
+class _TableError(Exception):
+    """A table beside the images that has no labels of them."""
+
+
+def _label_texts(listing: Listing, labeling: Labeling) -> tuple[list[str], str]:
+    """The label of each file, "" without one, by the given table, a list, or tables beside the images; its source."""
+    if labeling.labels is not None:
+        path = Path(labeling.labels).expanduser()
+        try:
+            table = read_table(path.read_bytes(), str(path), labeling.label_column)
+        except OSError as error:
+            raise DataError(f"{path}: labels cannot be read ({error.strerror})") from error
+        return labels_of(listing.names, table, labeling.labels, listing.path), printable(labeling.labels)
+    if listing.labels is not None:
+        return listing.labels, printable(listing.path.name)
+    if not listing.tables or labeling.class_level is not None:
+        return [], ""
+    merged: dict[str, str] = {}
+    for name, read in sorted(listing.tables.items()):
+        folder = name.rpartition("/")[0]
+        try:
+            found = read_table(read(), name, labeling.label_column)
+        except DataError as error:
+            raise _TableError(str(error)) from error
+        merged |= {f"{folder}/{file}" if folder else file: label for file, label in found.items()}
+    source = printable(", ".join(sorted(listing.tables)))
+    return labels_of(listing.names, merged, source, listing.path), source
+
+
+def _arranged(listing: Listing, layout: Layout) -> tuple[Listing, Layout]:
+    """Leave out files without split or class, and order files so that splits are contiguous."""
+    kept = np.flatnonzero((layout.split >= 0) & (layout.label >= 0))
+    changes = np.count_nonzero(np.diff(layout.split[kept]))
+    if changes >= max(len(layout.splits), 1):  # splits within class folders
+        kept = kept[np.argsort(layout.split[kept], kind="stable")]
+    if not len(kept):
+        raise DataError(f"{listing.path}: no image has a label ({layout.note})")
+    if len(kept) == len(listing.names) and (np.diff(kept) > 0).all():
+        return listing, layout
+    return listing.take(kept), replace(layout, split=layout.split[kept], label=layout.label[kept])
 
 
 def _key(reading: Reading, path: Path, listing: Listing | None = None) -> str:
@@ -140,6 +221,15 @@ class _Tally:
     index: list[int] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
+    largest: int = -1  # 16-bit value that was reduced by a shift
+
+    def add_remarks(self, remarks: list[str]) -> None:
+        """Count each remark on a file once."""
+        for remark in set(remarks):
+            if remark.startswith(VALUES_TO):
+                self.largest = max(self.largest, int(remark.removeprefix(VALUES_TO)))
+            else:
+                self.remarks[remark] += 1
 
     def add_damaged(self, error: DamageError) -> None:
         """Record a damaged file.
@@ -159,10 +249,23 @@ class _Tally:
     def summary(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], str]:
         """The file index of each image, int64 [N], and the note."""
         notes = [f"{count} image{'s' * (count > 1)} {remark}" for remark, count in self.remarks.most_common()]
+        if self.largest >= 0:
+            notes.append(_shift_note(self.largest))
         if self.bad:
             more = f" and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
             notes.insert(0, f"{len(self.bad)} of {self.total} files skipped ({'; '.join(self.bad[:10])}{more})")
         return np.array(self.index, np.int64), "; ".join(notes)
+
+
+def _shift_note(largest: int) -> str:
+    """The note on the largest of 16-bit values that were shifted: values of 12 bits become nearly black."""
+    bits = max(largest.bit_length(), 8)
+    if bits == 16:
+        return f"16-bit values reach {largest}"
+    used = (largest >> 8) + 1
+    return (
+        f"16-bit values reach only {largest}, {used} of 256 levels: set --range 0:{(1 << bits) - 1} instead of --bits 8"
+    )
 
 
 def _decode_all(listing: Listing, reading: Reading, folder: Path, key: str) -> CachedImages:
@@ -188,7 +291,7 @@ def _blocks(listing: Listing, reading: Reading, tally: _Tally, channels: int) ->
             continue
         except SizeError as error:
             raise _size_error(listing, reading) from error
-        tally.remarks.update(set(remarks))
+        tally.add_remarks(remarks)
         for frame in frames:
             channels = channels or frame.shape[2]
             if frame.shape[2] > channels:
@@ -231,7 +334,7 @@ def _size_error(listing: Listing, reading: Reading) -> DataError:
     )
 
 
-def _from_arrays(path: Path, reading: Reading, folder: Path) -> DecodedImages:
+def _from_arrays(path: Path, reading: Reading, labeling: Labeling, folder: Path) -> DecodedImages:
     """Read a ``.npz`` or ``.npy``; a large ``.npy`` is memory-mapped directly."""
     arrays = arrays_of(path)
     count = arrays.count

@@ -24,7 +24,8 @@ from PIL import Image
 
 from pixelloom.core.errors import DataError
 from pixelloom.data.io.cache import IN_MEMORY
-from pixelloom.data.io.decode import MAX_SIDE, Reading, color, fit_to
+from pixelloom.data.io.fit import fit_to
+from pixelloom.data.io.reading import MAX_SIDE, Reading, color
 
 if TYPE_CHECKING:  # core.types imports torch, which reading images does not need
     from pixelloom.core.types import Labels, Levels

@@ -1,4 +1,4 @@
-"""Scanning a folder, a zip or a text list: file names, a function that reads them, and splits and classes by folder.
+"""Scanning a folder, a zip, a tar or a text list: file names, a function that reads them, and tables of labels.
 
 A listing stores name, size and stamp of each file, some tens of MB for 200,000 files. Members of a zip are read in
 memory, never unpacked to disk.
@@ -8,31 +8,22 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pixelloom.core.errors import DataError
-from pixelloom.data.io.decode import ACCEPTED, MAX_BYTES, DamageError, printable
-
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Folder names of splits, case-insensitive."""
+from pixelloom.data.io.decode import ACCEPTED, MAX_BYTES
+from pixelloom.data.io.labels import MAX_TABLE, TABLES, split_line
+from pixelloom.data.io.reading import DamageError, printable
 
 Indices = npt.NDArray[np.int64]
 
@@ -52,6 +43,22 @@ class Listing:
     notes: list[str]
     layout: bool
     """Whether folders name splits and classes; not in a text list."""
+    tables: dict[str, Callable[[], bytes]] = field(default_factory=dict)
+    """Tables of labels by their relative names, and functions that read them."""
+    labels: list[str] | None = None
+    """The label of each file in a text list, "" without one; None if no line has a label."""
+
+    def take(self, rows: Indices) -> Listing:
+        """The listing of some files, in the given order."""
+        at = rows.tolist()
+        return replace(
+            self,
+            names=[self.names[i] for i in at],
+            sizes=self.sizes[rows],
+            stamps=self.stamps[rows],
+            read=lambda i: self.read(at[i]),
+            labels=None if self.labels is None else [self.labels[i] for i in at],
+        )
 
 
 @contextmanager
@@ -83,6 +90,7 @@ def _folder(root: Path) -> Listing:
     """List all images under ``root``. Links are followed, and each folder is read once, so that cycles end."""
     found: list[tuple[str, int, int]] = []
     others: Counter[str] = Counter()
+    tables: dict[str, Callable[[], bytes]] = {}
     seen: set[tuple[int, int]] = set()
     repeats = 0
     pending = [""]
@@ -95,20 +103,40 @@ def _folder(root: Path) -> Listing:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(root / inner) as entries:
-                folders = _scan(entries, inner, found, others)
+                folders, here = _scan(entries, inner, found, others)
         except OSError as error:
             raise DataError(f"{printable(str(root / inner))}: folder cannot be listed ({error.strerror})") from error
+        tables |= {name: _table_reader(root / name) for name in here}
         pending.extend(sorted(folders, reverse=True))
     found.sort()
     notes = [f"{repeats} folder{'s' * (repeats > 1)} linked more than once, read once"] if repeats else []
-    return _on_disk(root, root, found, others, notes, layout=True)
+    return replace(_on_disk(root, root, found, others, notes, layout=True), tables=tables)
+
+
+def _table_reader(path: Path) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_TABLE + 1)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        if len(data) > MAX_TABLE:
+            raise DataError(f"{path}: more than {MAX_TABLE:,} bytes, the limit of a table of labels")
+        return data
+
+    return read
 
 
 def _scan(
     entries: Iterator[os.DirEntry[str]], inner: str, found: list[tuple[str, int, int]], others: Counter[str]
-) -> list[str]:
-    """Add the images of one folder (relative name, bytes, mtime in ns) to ``found``; return its subfolders."""
+) -> tuple[list[str], list[str]]:
+    """Add the images of one folder (relative name, bytes, mtime in ns) to ``found``.
+
+    Returns:
+        its subfolders, and its tables of labels.
+    """
     folders: list[str] = []
+    tables: list[str] = []
     for entry in entries:
         if _hidden(entry.name):
             continue
@@ -124,21 +152,35 @@ def _scan(
             folders.append(name)
         elif suffix in ACCEPTED and stat.S_ISREG(status.st_mode):
             found.append((name, status.st_size, status.st_mtime_ns))
+        elif entry.name.lower() in TABLES and stat.S_ISREG(status.st_mode):
+            tables.append(name)
         else:
             others[suffix or "no extension"] += 1
-    return folders
+    return folders, tables
 
 
 def _list(path: Path) -> Listing:
-    """List the files of a text file, one per line, relative to it; blank lines and lines with # are skipped."""
+    """List the files of a text file, one ``path`` or ``path label`` per line; blank lines and # are skipped.
+
+    Paths are relative to the text file.
+    """
     found: list[tuple[str, int, int]] = []
+    labels: list[str] = []
+
+    def exists(name: str) -> bool:
+        try:
+            return (path.parent / name).exists()
+        except (OSError, ValueError):
+            return False
+
     try:
         # surrogateescape keeps file names that are not UTF-8.
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
             for line in lines:
-                name = line.strip()
-                if not name or name.startswith("#"):
+                if (pair := split_line(line, exists)) is None:
                     continue
+                name, label = pair
+                labels.append("" if label == "-1" else label)
                 try:
                     status = (path.parent / name).stat()
                     regular = stat.S_ISREG(status.st_mode)
@@ -147,7 +189,8 @@ def _list(path: Path) -> Listing:
                     found.append((name, -1, 0))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return _on_disk(path, path.parent, found, Counter(), [], layout=False)
+    listing = _on_disk(path, path.parent, found, Counter(), [], layout=False)
+    return replace(listing, labels=labels if any(labels) else None)
 
 
 def _on_disk(
@@ -180,6 +223,7 @@ def _on_disk(
 def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
     """List the members of a zip. Names serve as labels only; ``..`` and leading slashes are removed."""
     others: Counter[str] = Counter()
+    tables: dict[str, Callable[[], bytes]] = {}
     found: list[tuple[str, zipfile.ZipInfo]] = []
     for info in archive.infolist():
         components = [
@@ -190,6 +234,8 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
         suffix = os.path.splitext(components[-1])[1].lower()  # noqa: PTH122
         if suffix in ACCEPTED:
             found.append(("/".join(components), info))
+        elif components[-1].lower() in TABLES and info.file_size <= MAX_TABLE:
+            tables["/".join(components)] = partial(archive.read, info)
         else:
             others[suffix or "no extension"] += 1
     found.sort(key=lambda item: item[0])
@@ -219,70 +265,4 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
 
     sizes = np.fromiter((info.file_size for info in members), np.int64, len(members))
     stamps = np.fromiter((info.CRC for info in members), np.int64, len(members))
-    return Listing(path, names, sizes, stamps, read, others, [], layout=True)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Split and class of each file by its folders, as indices into ``splits`` and ``classes``."""
-
-    splits: tuple[str, ...]
-    split: npt.NDArray[np.int8]
-    classes: tuple[str, ...]
-    label: npt.NDArray[np.int32]
-    note: str
-
-
-def layout_of(listing: Listing) -> Layout:
-    """Interpret folders as ``[wrapper/][train|val|test/][class/][any/]image``.
-
-    A single folder around all images is a wrapper and is ignored. Split folders must contain all images. The next
-    folder is the class, if all images have one and there are at least two; deeper folders are merged into it.
-
-    Raises:
-        DataError: if there are images outside the split folders.
-    """
-    names, depth = listing.names, 0
-    plain = Layout((), np.zeros(len(names), np.int8), (), np.zeros(len(names), np.int32), "")
-    if not listing.layout or not names:
-        return plain
-    folders_here = {_folder_at(name, 0) for name in names}
-    while len(folders_here) == 1 and (folder := next(iter(folders_here))) and folder.casefold() not in SPLIT_FOLDERS:
-        depth += 1
-        folders_here = {_folder_at(name, depth) for name in names}
-    splits = _splits(folders_here, listing.path)
-    part = {folder: splits.index(SPLIT_FOLDERS[folder.casefold()]) for folder in folders_here} if splits else {}
-    split = np.fromiter((part.get(_folder_at(name, depth), 0) for name in names), np.int8, len(names))
-    depth += bool(splits)
-    found = sorted({unicodedata.normalize("NFC", _folder_at(name, depth)) for name in names})
-    note = ""
-    if found[0] == "" and len(found) > 1:
-        note = "classes ignored, because some images are outside the class folders"
-    if found[0] == "" or len(found) == 1:
-        return Layout(splits, split, (), plain.label, note)
-    index = {name: k for k, name in enumerate(found)}
-    label = (index[unicodedata.normalize("NFC", _folder_at(name, depth))] for name in names)
-    return Layout(splits, split, tuple(found), np.fromiter(label, np.int32, len(names)), note)
-
-
-def _folder_at(name: str, depth: int) -> str:
-    """The folder at a depth of a relative name; "" at the depth of the file."""
-    components = name.split("/", depth + 1)
-    return components[depth] if len(components) > depth + 1 else ""
-
-
-def _splits(folders_here: set[str], path: Path) -> tuple[str, ...]:
-    """Splits named by folders, in the order train, val, test; () if the folders are not splits."""
-    named = sorted(folder for folder in folders_here if folder.casefold() in SPLIT_FOLDERS)
-    if not named or (len(named) == 1 and len(folders_here) > 1 and "" not in folders_here):
-        return ()  # a single such folder among others is a class: trains and cars
-    others = sorted(folders_here - set(named))
-    if others:
-        where = f"{printable(others[0])}/" if others[0] else "the top folder"
-        raise DataError(
-            f"{path}: images in {where} are outside the split folders ({', '.join(named)}); move or rename them"
-        )
-    parts = [SPLIT_FOLDERS[folder.casefold()] for folder in named]
-    if len(set(parts)) < len(parts):
-        raise DataError(f"{path}: two folders name the same split: {', '.join(named)}; keep one")
-    return tuple(part for part in ("train", "val", "test") if part in parts)
+    return Listing(path, names, sizes, stamps, read, others, [], layout=True, tables=tables)
