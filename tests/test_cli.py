@@ -161,7 +161,6 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("sample", ["MODEL"]),
         ("evaluate flat --split tst", ['"test"']),
         ("evaluate flat --limit 0", ["--limit"]),
-        ("evaluate flat --data nothing-of-this-name", ["nothing-of-this-name", "digits"]),
         ("sample flat -n 0", ["for -n. Must be >= 1."]),
         ("sample flat -n -3", ["for -n. Must be >= 1."]),
         ("sample flat --batch 0", ["--batch: auto or", "1 or more", "'0'"]),
@@ -227,6 +226,14 @@ def test_no_device_is_substituted_in_silence(run: Command, model: PixelModel) ->
         said = run(*command.split(), "--device", "cuda")
         assert said.code == 2
         assert "no CUDA device here; available: 'cpu'" in said.err
+
+
+def test_a_name_that_is_neither_data_nor_path_is_an_error_of_data(run: Command, model: PixelModel) -> None:
+    said = run("evaluate", "flat", "--data", "nothing-of-this-name")
+    assert said.code == 3
+    assert "no data set or path is named 'nothing-of-this-name'" in said.err
+    assert ".png .jpg" in said.err
+    assert ".zip .npz" in said.err
 
 
 def test_options_are_fields_of_the_configuration_with_the_same_choices() -> None:
