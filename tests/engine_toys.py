@@ -249,13 +249,15 @@ def killed(conf: TrainConfig, out: Path, times: str) -> None:
 
 
 def signalled(conf: TrainConfig, out: Path, _: str) -> None:
-    """SIGTERM, SIGINT and two SIGINT; writes the exit codes. The last run is left to finish."""
+    """SIGTERM, SIGINT, SIGHUP, SIGUSR1, two and five SIGINT; writes the exit codes. The last run is left to finish."""
     codes = {}
-    for name, numbers in {"term": [15], "int": [2], "twice": [2, 2]}.items():
+    kinds = {"term": [15], "int": [2], "hup": [1], "usr1": [10], "twice": [2, 2], "five": [2] * 5}
+    for name, numbers in kinds.items():
         for note in ("going", "noticed"):
             (out / note).unlink(missing_ok=True)
-        pid = fork(lambda name=name: plain(conf, out, "beyond" if name == "twice" else "signal"))
-        for number, note in zip(numbers, ("going", "noticed"), strict=False):
+        waits = "beyond" if len(numbers) > 1 else "signal"
+        pid = fork(lambda waits=waits: plain(conf, out, waits))
+        for number, note in zip(numbers, ("going", *("noticed",) * 4), strict=False):
             while not (out / note).exists():
                 time.sleep(0.01)
             os.kill(pid, number)

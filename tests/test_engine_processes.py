@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -62,9 +63,12 @@ def test_signals_save_and_exit_with_their_codes(engine: Server, tmp_path: Path) 
     done = engine.run("signalled", str(tmp_path / "cut"), json.dumps({"images": 400}), "")
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
-    assert results == {"term": 143, "int": 130, "twice": 130, "rest": 0}  # "twice" at once: its step lasts an hour
-    assert "stopped by SIGTERM after step" in done.stderr
-    assert "stopped by SIGINT after step" in done.stderr
+    # "twice" and "five" at once: their step lasts an hour
+    assert results == {"term": 143, "int": 130, "hup": 129, "usr1": 138, "twice": 130, "five": 130, "rest": 0}
+    for name in ("TERM", "INT", "HUP", "USR1"):
+        assert f"stopped by SIG{name} after step" in done.stderr
+    assert len(re.findall(r"stopped at once in the step after \d+\. The checkpoint .* is intact\.", done.stderr)) == 2
+    assert "Traceback" not in done.stderr
     train(one_phase(), config(images=400), tmp_path / "whole")
     assert same(load_tensors(newest(tmp_path / "whole"))[0], load_tensors(newest(tmp_path / "cut"))[0])
 
@@ -145,3 +149,6 @@ def test_a_signal_to_the_first_of_two_processes_ends_both_after_a_save(engine: S
 def test_a_lost_process_ends_a_run_that_started_it(engine: Server, tmp_path: Path) -> None:
     done = engine.run("seen", str(tmp_path), json.dumps(TWO | {"devices": 2}), "dies")
     assert done.returncode != 0
+    assert "the process of rank 1 ended with exit code 9 after step" in done.stderr
+    assert "is intact. Continue with --resume." in done.stderr
+    assert "Traceback" not in done.stderr

@@ -10,6 +10,7 @@ and 143 stopped by a signal; 1 internal error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ import pixelloom
 from pixelloom.cli import attention, compare, evaluate, explain, info, interpolate, listing, sample, train
 from pixelloom.cli.console import logs
 from pixelloom.core.errors import PixelloomError
+from pixelloom.engine.signals import one_interrupt
 from pixelloom.runs import renamed
 
 _HELP = """Train, evaluate and sample image generators.
@@ -53,6 +55,14 @@ app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--jso
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: ``sys.argv``); returns the exit code and never raises."""
+    try:
+        with one_interrupt(program=argv is None):
+            return _run(argv)
+    except KeyboardInterrupt:  # another one, while the first was handled
+        return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
@@ -68,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 traceback.print_exception(error)
             code, message = _verdict(error, tokens)
             if code:
-                sys.stderr.write(f"pixelloom: {message}\n")
+                with contextlib.suppress(OSError):  # the terminal was closed
+                    sys.stderr.write(f"pixelloom: {message}\n")
             return code
     return 0
 

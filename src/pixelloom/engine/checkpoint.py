@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from pixelloom.core.atomic import remove_parts
 from pixelloom.core.errors import ModelError, UsageError
-from pixelloom.engine.safetensors_io import check_keys, load_tensors, save_tensors
+from pixelloom.engine.safetensors_io import check_keys, load_meta, load_tensors, save_tensors
 from pixelloom.engine.state import Hook, Run, State
 
 _log = logging.getLogger("pixelloom")
@@ -41,10 +42,21 @@ class Checkpoint(Hook):
         if run.state.best_step == run.state.step:
             self._write(run, self.folder / "best.safetensors")
 
-    def save(self, run: Run) -> None:
-        """Write a checkpoint of the current step and delete the oldest. Raises ModelError if it cannot be written."""
+    def save(self, run: Run, *, make_room: bool = False) -> None:
+        """Write a checkpoint of the current step and delete the oldest. Raises ModelError if it cannot be written.
+
+        With ``make_room``, if there is no space, the older of two checkpoints is deleted before another attempt.
+        """
         path = self.folder / f"step-{run.state.step:09d}.safetensors"
-        self._write(run, path)
+        try:
+            self._write(run, path)
+        except ModelError as error:
+            older = self.steps()[1:]
+            if not (make_room and older and isinstance(error.__cause__, OSError)):
+                raise
+            for old in older:
+                old.unlink(missing_ok=True)
+            self._write(run, path)
         run.saved = path
         self._last = time.monotonic()
         for old in self.steps()[_KEEP:]:
@@ -65,12 +77,15 @@ class Checkpoint(Hook):
         for path in files:
             try:
                 tensors, meta = load_tensors(path)
+                state = _state_of(path, meta)
             except ModelError as error:
                 damaged.append(str(error))
                 continue
             for problem in damaged:
                 _log.warning("%s Resuming from %s instead.", problem, path)
-            _apply(run, path, tensors, meta)
+            _apply(run, path, tensors)
+            run.state, run.notes = state, dict(meta.get("notes", {}))
+            _warn_of_changes(run, path, meta.get("config", {}))
             run.saved = path
             if run.progress >= 1 and run.fabric.is_global_zero:
                 _log.warning(
@@ -137,7 +152,28 @@ def _weights(run: Run) -> Iterator[tuple[str, Tensor]]:
             yield f"{prefix}/{key}", value
 
 
-def _apply(run: Run, path: Path, tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
+def about_of(folder: Path) -> dict[str, Any]:
+    """Return ``about`` of the newest readable checkpoint in a folder; empty if there is none."""
+    for path in [*Checkpoint(folder).steps(), folder / "best.safetensors"]:
+        with contextlib.suppress(ModelError):
+            meta = load_meta(path)
+            _state_of(path, meta)
+            return dict(meta.get("about", {}))
+    return {}
+
+
+def _state_of(path: Path, meta: Mapping[str, Any]) -> State:
+    """Return the state of a checkpoint. Raises ModelError if its metadata are not those of a checkpoint."""
+    unknown = meta.keys() - {"state", "config", "about", "notes"}
+    try:
+        if unknown or not all(isinstance(meta.get(name, {}), dict) for name in ("config", "about", "notes")):
+            raise ValueError("it has other entries than a checkpoint")
+        return State.of(meta.get("state"))
+    except ValueError as error:
+        raise ModelError(f"{path}: not a checkpoint of Pixelloom: {error}; use another copy.") from None
+
+
+def _apply(run: Run, path: Path, tensors: dict[str, Tensor]) -> None:
     """Copy a checkpoint into the existing tensors of ``run``.
 
     Their memory format is kept, since it determines the order of summation in some kernels, and so the last bits.
@@ -158,8 +194,6 @@ def _apply(run: Run, path: Path, tensors: dict[str, Tensor], meta: Mapping[str, 
         for key, value in moments.items():
             active, slot, parameter = slots[key]
             active.optimizer.state[parameter][slot] = _like(slot, parameter).copy_(value)
-    run.state = State(**meta["state"])
-    _warn_of_changes(run, path, meta["config"])
 
 
 _SLOTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # per-parameter state of Adam, AdamW, SGD and Muon

@@ -29,7 +29,7 @@ class TrainConfig(BaseModel):
     threads: int | None = Field(None, gt=0, description="CPU threads per process; null: measured")
     timeout: float = Field(600, gt=0, description="seconds that a process waits for the others")
     workers: int = Field(0, ge=0, description="processes that load data")
-    seed: int = Field(0, ge=0, description="of weights, data order and noise")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of weights, data order and noise")
     ema: float | None = Field(None, gt=0, le=0.28, description="relative width (sigma_rel) of the EMA; null: no EMA")
     validate_every: int | None = Field(None, gt=0, description="images between validations; null: 20 per run")
     checkpoint_every: int | None = Field(

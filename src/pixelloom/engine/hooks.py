@@ -5,22 +5,28 @@ A hook that uses the best value of the monitored metric must come after :class:`
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
 import json
+import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from torch import nn
 
-from pixelloom.core.atomic import write_bytes
+from pixelloom.core.atomic import cannot_write, write_bytes
+from pixelloom.core.metrics_file import read_metrics
 from pixelloom.engine.state import Hook, Run, State
 
+_log = logging.getLogger("pixelloom")
 _SHOW_BAR, _SHOW_LINES = 0.2, 10.0  # seconds between updates, on a terminal and elsewhere
 _SMOOTH = 0.95  # weight of the past in the displayed statistics
 _SHARE = 0.1  # of a budget in minutes that validation may use
@@ -53,7 +59,8 @@ class Progress(Hook):
             return
         self._shown = time.monotonic()
         if self._bar:
-            self._bar.update(self._task, completed=run.progress, description=self.line(run))
+            with contextlib.suppress(OSError):  # the terminal was closed
+                self._bar.update(self._task, completed=run.progress, description=self.line(run))
         else:
             self._print(f"{min(run.progress, 1):4.0%}  {self.line(run)}")
 
@@ -79,34 +86,47 @@ class Progress(Hook):
     def close(self) -> None:
         """Remove the bar and restore the cursor."""
         if self._bar:
-            self._bar.stop()
+            with contextlib.suppress(OSError):
+                self._bar.stop()
             self._bar = None
 
     def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with contextlib.suppress(OSError):
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class MetricsWriter(Hook):
     """Writes JSON lines ``{"split": "train" | "val", "step", "images", "epochs", "seconds", ...metrics}``.
 
     Training statistics are means over the ``interval`` steps since the line before. A resumed run first removes the
-    lines of steps that it repeats.
+    lines of steps that it repeats, and damaged lines. The statistics since the last line are kept with each
+    checkpoint, so its lines are those of an uninterrupted run.
+
+    Raises:
+        ModelError: if the file cannot be written; it then ends with its last complete line.
     """
 
     def __init__(self, path: Path, interval: int = 10) -> None:
         self.path, self.interval = path, interval
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         self._window: list[Mapping[str, float]] = []
 
     def on_start(self, run: Run) -> None:
         """Open the file and remove lines after the current step."""
-        kept = [line for line in self._lines() if line["step"] <= run.state.step]
+        lines, damaged = read_metrics(self.path) if self.path.exists() else ([], 0)
+        if damaged:
+            _log.warning("%s: removed %d damaged line%s", self.path, damaged, "s" * (damaged > 1))
+        kept = [line for line in lines if line.get("step", math.inf) <= run.state.step]
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = self.path.open("a", encoding="utf-8")
+        self._window = run.notes["window"] = _window(run.notes.get("window"), self.interval)
+        try:
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise cannot_write(self.path, 0, error) from error
 
     def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Add the statistics of a step, and write a line every ``interval`` steps and at the end."""
-        self._window.append(stats)
+        self._window.append(dict(stats))
         if run.state.step % self.interval and run.progress < 1:
             return
         names = dict.fromkeys(name for stats in self._window for name in stats)
@@ -127,18 +147,22 @@ class MetricsWriter(Hook):
         assert self._file is not None
         at = {"split": split, "step": run.state.step, "images": run.state.images}
         times = {"epochs": round(run.epochs, 6), "seconds": round(run.state.seconds, 3)}
-        self._file.write(json.dumps({**at, **times, **values}) + "\n")
-        self._file.flush()
+        line = (json.dumps({**at, **times, **values}) + "\n").encode()
+        size = self._file.tell()
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
+            raise cannot_write(self.path, len(line), error) from error
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """Read all complete lines; a killed run may leave a partial one."""
-        lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
-        return lines
+
+def _window(values: object, interval: int) -> list[Mapping[str, float]]:
+    """Statistics of steps from a checkpoint; empty for anything else."""
+    found = values if isinstance(values, list) and len(values) < interval else []
+    numbers = all(isinstance(s, dict) and all(type(v) in (int, float) for v in s.values()) for s in found)
+    return list(found) if numbers else []
 
 
 class TensorBoard(Hook):

@@ -8,9 +8,9 @@ the same bits, on the same device with equally many threads and processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from signal import Signals as Signal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -22,8 +22,9 @@ from pixelloom.engine.checkpoint import Checkpoint, last, prepare
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import memory_explained
 from pixelloom.engine.optim import rate
-from pixelloom.engine.signals import Interrupted, Signals
+from pixelloom.engine.signals import Signals
 from pixelloom.engine.state import Hook, PhaseState, Run, State
+from pixelloom.engine.stopping import ends_explained, saved_on_failure, stop
 from pixelloom.objectives.base import Objective
 
 
@@ -37,6 +38,7 @@ def fit(
     hooks: Sequence[Hook] = (),
     out: Path | None = None,
     resume: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> State:
     """Train the modules of ``objective`` in place until the budget of ``config`` is used up.
 
@@ -49,13 +51,15 @@ def fit(
         hooks: callbacks, called on rank zero.
         out: the run folder; checkpoints are written to ``out/checkpoints``.
         resume: start from the newest undamaged checkpoint, if there is one.
+        about: what the run is, as JSON-serializable values; kept with each checkpoint.
 
     Raises:
         ModelError: if training diverges or a checkpoint cannot be loaded.
         UsageError: if ``out`` cannot be written or a batch does not fit into memory.
-        Interrupted: after SIGTERM or SIGINT.
+        Interrupted: after SIGTERM, SIGINT, SIGHUP or SIGUSR1.
+        LostProcessError: if another process of the run ends.
     """
-    run = Run(objective, config, fabric, epoch)
+    run = Run(objective, config, fabric, epoch, about=about or {})
     checkpoint = Checkpoint(out / "checkpoints") if out else None
     if fabric.is_global_zero:
         run.hooks = [*hooks, checkpoint] if checkpoint else list(hooks)
@@ -65,7 +69,7 @@ def fit(
         checkpoint.restore(run)
     batches = stream(run.state.step)
     try:
-        with Signals() as signals, memory_explained(config):
+        with Signals() as signals, memory_explained(config), ends_explained(run):
             _steps(run, batches, signals, checkpoint)
     finally:
         for hook in run.hooks:
@@ -90,10 +94,11 @@ def _steps(run: Run, batches: Iterator[Batch], signals: Signals, checkpoint: Che
         signal = run.advance(signals.received)
         if run.ema:
             run.ema.update(run.state.step)
-        for hook in run.hooks:
-            hook.on_step(run, stats)
+        with saved_on_failure(run, checkpoint):
+            for hook in run.hooks:
+                hook.on_step(run, stats)
         if signal:
-            _stop(run, signal, checkpoint)
+            stop(run, signal, checkpoint)
 
 
 def _phase_step(run: Run, active: PhaseState, index: int, batch: Batch) -> dict[str, float]:
@@ -137,14 +142,3 @@ def _seed(fabric: Fabric, seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if fabric.device.type == "cuda":
         torch.cuda.manual_seed(seed)
-
-
-def _stop(run: Run, signal: int, checkpoint: Checkpoint | None) -> None:
-    """Save a checkpoint, then raise Interrupted with exit code 128 + signal."""
-    if checkpoint and run.fabric.is_global_zero:
-        checkpoint.save(run)
-    run.fabric.barrier()
-    saved = f"saved as {run.saved}; continue with --resume" if checkpoint else "nothing was saved"
-    # Other ranks exit with 0: a launcher kills all processes when one of its children ends with another code.
-    code = 128 + signal if run.fabric.is_global_zero else 0
-    raise Interrupted(f"stopped by {Signal(signal).name} after step {run.state.step}; {saved}.", code)

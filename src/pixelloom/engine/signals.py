@@ -1,10 +1,14 @@
-"""Handlers that record SIGTERM and SIGINT, so that the loop stops between two steps."""
+"""Handlers that record signals, so that the loop stops between two steps."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -19,21 +23,28 @@ class Interrupted(PixelloomError):  # noqa: N818  # requested by the user, not a
         self.exit_code = exit_code
 
 
-class Signals:
-    """A context that records SIGTERM and the first SIGINT in ``received``; a second SIGINT raises KeyboardInterrupt.
+_SAVING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two: a closed terminal, a queue that ends a job
 
-    It does nothing outside the main thread, where Python allows no handlers.
+
+class Signals:
+    """A context that records signals in ``received``: SIGTERM, the first SIGINT, SIGHUP and SIGUSR1.
+
+    A second SIGINT raises KeyboardInterrupt, and further ones are ignored. SIGHUP stays ignored under nohup. It does
+    nothing outside the main thread, where Python allows no handlers.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self._raised = False
         self._before: dict[int, Any] = {}
         self._pid = os.getpid()
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+            for name in _SAVING:
+                number = getattr(signal, name, None)  # Windows has two of them
+                if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -44,9 +55,41 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a data worker that inherited this handler by a fork
-            if number == signal.SIGTERM:  # sent by its parent; Ctrl-C is left to the parent
+            if number == signal.SIGTERM:  # sent by its parent; the others are left to the parent
                 os._exit(128 + number)
             return
         if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
+            if not self._raised:
+                self._raised = True
+                raise KeyboardInterrupt
+            return
         self.received = number
+
+
+_AGAIN = 1.0  # seconds after which another SIGINT counts
+
+
+@contextlib.contextmanager
+def one_interrupt(*, program: bool) -> Iterator[None]:
+    """Raise KeyboardInterrupt at a SIGINT, but not again within a second, so that no cleanup is interrupted.
+
+    Args:
+        program: the process ends after the context: SIGINT is ignored from then on. Otherwise the handler before is
+            set again.
+    """
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # in the background of a shell
+    if ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pid, last = os.getpid(), [-math.inf]
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        before, last[0] = last[0], time.monotonic()
+        if os.getpid() == pid and last[0] - before > _AGAIN:
+            raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if program else handler)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -31,6 +32,19 @@ class State:
     seconds: float = 0.0
     best: float | None = None
     best_step: int = 0
+
+    @classmethod
+    def of(cls, values: object) -> Self:
+        """Return the state with the values of :func:`dataclasses.asdict`. Raises ValueError for any others."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(values, dict) or sorted(values) != sorted(names):
+            raise ValueError(f"its state does not have the entries {', '.join(names)}")
+        for name, value in values.items():
+            number = type(value) is int or (type(value) is float and name in ("seconds", "best"))
+            limited = number and (name == "best" or 0 <= value < 1 << 53) and math.isfinite(value)
+            if not limited and not (name == "best" and value is None):
+                raise ValueError(f"{name} of its state is {str(value)[:40]}")
+        return cls(**values)
 
 
 class Hook:
@@ -80,14 +94,24 @@ class Run:
         fabric: a launched Fabric.
         epoch: number of images in an epoch.
         hooks: called on rank zero.
+        about: what the run is, as JSON-serializable values; kept with each checkpoint.
     """
 
     def __init__(
-        self, objective: Objective, config: TrainConfig, fabric: Fabric, epoch: int, hooks: Sequence[Hook] = ()
+        self,
+        objective: Objective,
+        config: TrainConfig,
+        fabric: Fabric,
+        epoch: int,
+        hooks: Sequence[Hook] = (),
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.objective, self.config, self.fabric, self.epoch = objective, config, fabric, epoch
         self.hooks = hooks
+        self.about = dict(about or {})
         self.state = State()
+        self.notes: dict[str, Any] = {}
+        """JSON-serializable state of hooks, kept with each checkpoint."""
         self.saved: Path | None = None  # the last checkpoint that was written or loaded
         self._prepared: tuple[int, nn.Module] | None = None  # (step, result of objective.prepare)
         for part in objective.parts.values():
@@ -173,4 +197,9 @@ class Run:
 
     def describe(self) -> dict[str, object]:
         """Return state and configuration as JSON-serializable values, for a checkpoint."""
-        return {"state": dataclasses.asdict(self.state), "config": self.config.model_dump(mode="json")}
+        return {
+            "state": dataclasses.asdict(self.state),
+            "config": self.config.model_dump(mode="json"),
+            "about": self.about,
+            "notes": self.notes,
+        }

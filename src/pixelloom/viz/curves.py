@@ -6,19 +6,19 @@ matplotlib is imported where it is used, with its object interface only: no glob
 from __future__ import annotations
 
 import io
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pixelloom.core.atomic import write_bytes
 from pixelloom.core.errors import UsageError
+from pixelloom.core.metrics_file import read_metrics
 from pixelloom.metrics.table import BITS, FAKE, NATS, R_T, REAL, selecting
 
 if TYPE_CHECKING:
@@ -67,14 +67,12 @@ def read_history(path: Path) -> History:
         UsageError: if the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        lines, _ = read_metrics(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     found: dict[str, dict[str, list[tuple[float, float, float]]]] = {"train": {}, "val": {}}
-    for entry in _lines(text):
-        images, step = number(entry.get("images")), number(entry.get("step"))
-        if entry.get("split") not in ("train", "val") or images is None:
-            continue
+    for entry in lines:
+        images, step = float(entry["images"]), number(entry.get("step"))
         for name, given in entry.items():
             value = None if name in _AT else number(given)
             if value is not None:
@@ -85,16 +83,6 @@ def read_history(path: Path) -> History:
         for split in ("train", "val")
     )
     return History(train, validation)
-
-
-def _lines(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict):
-            yield entry
 
 
 def number(value: object) -> float | None:
