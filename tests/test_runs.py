@@ -34,6 +34,7 @@ from pixelloom.networks import GAN_NETWORKS
 from pixelloom.objectives.config import Penalties, Policy
 from pixelloom.objectives.diffaugment import policy_for
 from pixelloom.objectives.gan_losses import LOSSES
+from pixelloom.runs import gan
 from pixelloom.runs.compose import compose
 from pixelloom.runs.config import GANRun
 from pixelloom.runs.families import set_up
@@ -256,19 +257,30 @@ def test_mismatched_pictures_without_classes_are_refused() -> None:
     assert set_up(config.model_copy(update={"classes": True}), load(config.data)).classes == 10
 
 
-def test_with_few_validation_images_it_is_said_that_training_images_are_measured_against(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_with_few_validation_images_the_last_model_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (60, 1, 16, 16), dtype=np.uint8)
     np.save(tmp_path / "few.npy", images)
     config = small("dcgan").model_copy(update={"data": DataConfig(source=str(tmp_path / "few.npy"))})
-    with caplog.at_level(logging.WARNING, "pixelloom"):
+    rising = iter(range(100))  # the first would be the best
+    monkeypatch.setattr(gan, "kid", lambda *_: (float(next(rising)), 0.0))
+    with caplog.at_level(logging.INFO, "pixelloom"):
         train(config, tmp_path / "run")
-    assert "and KID needs 20: it is measured against training images" in caplog.text
+    assert "and KID needs 20: it is measured against training images and prefers copies of them" in caplog.text
+    assert "last validation: " in caplog.text
+    assert "best validation: " not in caplog.text
+    assert not (tmp_path / "run" / "last").exists()
     found = api.load(tmp_path / "run").description.training
     assert found.validation.split == "training"
+    assert found.images == config.train.images
+    (value,) = found.validation.metrics.values()
+    assert value == next(rising) - 1 > 0
     assert found.validation.n == found.counts["train"]
-    assert "| chosen on | training, " in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert (
+        "| chosen on | nothing, the last model is kept; validation: training, "
+        in (tmp_path / "run" / "model" / "README.md").read_text()
+    )
 
 
 def test_too_few_images_to_choose_a_model_by_do_not_cost_the_run_that_is_there(tmp_path: Path) -> None:
@@ -281,7 +293,7 @@ def test_too_few_images_to_choose_a_model_by_do_not_cost_the_run_that_is_there(t
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     data = DataConfig(source=str(tmp_path / "few.npy"))
     with pytest.raises(
-        DataError, match=r"few.npy: \d training images and \d for validation are too few for KID, .* needs 20; add"
+        DataError, match=r"few.npy: \d training images and \d for validation are too few for KID, which needs 20; add"
     ):
         carry_out(config.model_copy(update={"data": data}), out, force=True)
     with pytest.raises(UsageError, match="validation_images: 19 are too few"):

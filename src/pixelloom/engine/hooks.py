@@ -209,7 +209,7 @@ class Validate(Hook):
     validation is skipped while those since the start of this process have used more than a tenth of the run's time.
 
     ``on_best(module, metrics, state)`` is called with the validated module, in eval mode, whenever the monitored metric
-    is the lowest so far.
+    is the lowest so far, or always if the monitor does not select.
     """
 
     def __init__(self, on_best: Callable[[nn.Module, Mapping[str, float], State], None] | None = None) -> None:
@@ -227,7 +227,7 @@ class Validate(Hook):
         with run.ema_weights() as module:
             metrics = monitor.measure(module)
             value = metrics[monitor.name]
-            if math.isfinite(value) and (state.best is None or value < state.best):
+            if math.isfinite(value) and (state.best is None or value < state.best or not monitor.selects):
                 state.best, state.best_step = value, state.step
                 if self.on_best:
                     self.on_best(module, metrics, state)

@@ -47,10 +47,12 @@ class Monitor:
     """The validation metric that selects the best model; lower is better.
 
     ``measure`` takes the module with EMA weights, in eval mode, and returns metrics by name, ``name`` among them.
+    Without ``selects`` the last model is kept, whatever its metric is.
     """
 
     name: str
     measure: Callable[[nn.Module], Mapping[str, float]]
+    selects: bool = True
 
 
 def identity(module: nn.Module) -> nn.Module:

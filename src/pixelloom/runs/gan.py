@@ -1,4 +1,7 @@
-"""Runs of GANs; the best model is selected by its KID on validation images."""
+"""Runs of GANs; the best model is selected by its KID on validation images.
+
+With too few validation images the last model is kept: KID against training images prefers copies of them.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class GANSetup(Setup[GANRun, GANModel]):
             raise UsageError(f"validation_images: {config.validation_images} are too few for KID, which needs {LEAST}")
         if max(len(data.val), len(data.train)) < LEAST:
             few = f"{data.name}: {len(data.train)} training images and {len(data.val)} for validation are too few"
-            raise DataError(f"{few} for KID, which selects the best model and needs {LEAST}; add images")
+            raise DataError(f"{few} for KID, which needs {LEAST}; add images")
         self.extractor = choose(config.features, data.spec.channels, config.data.source)
         return GANModel.build(
             GANDescription(
@@ -80,7 +83,7 @@ class GANSetup(Setup[GANRun, GANModel]):
             model.spec.levels,
             config.discriminator,
             config.generator,
-            Monitor(self.figure, self.measure),
+            Monitor(self.figure, self.measure, selects=self.split == "val"),
             classes=self.classes,
             penalties=config.penalties,
             policy=self.policy,
@@ -156,8 +159,8 @@ class GANSetup(Setup[GANRun, GANModel]):
         if held >= LEAST:
             return "val"
         _log.warning(
-            "%s: only %d images in the validation split, and KID needs %d: it is measured against training images, and "
-            "does not notice memorization",
+            "%s: only %d images in the validation split, and KID needs %d: it is measured against training images and "
+            "prefers copies of them, so the last model is kept instead of the best",
             *(self.data.name, held, LEAST),
         )
         return "train"

@@ -28,7 +28,7 @@ def model_card(model: GenerativeModel, sha256: str) -> str:
         f"| split | {record.splits} |",
         f"| training | {record.images or 0:,} images seen, {record.epochs} epochs, {record.minutes} minutes, "
         f"seed {record.seed} |",
-        f"| chosen on | {validation.split}, {validation.n} images |",
+        f"| chosen on | {_chosen(validation.split)}, {validation.n} images |",
         f"| validation | {', '.join(value_text(name, value) for name, value in validation.metrics.items())} |",
         f"| date | {record.date} |",
         f"| command | `{record.command}` |",
@@ -38,3 +38,7 @@ def model_card(model: GenerativeModel, sha256: str) -> str:
     if record.note:
         lines += [f"Data: {record.note}", ""]
     return "\n".join(lines) + "\n" + family.card_usage
+
+
+def _chosen(split: str) -> str:
+    return "nothing, the last model is kept; validation: training" if split == "training" else split

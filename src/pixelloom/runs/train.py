@@ -22,11 +22,13 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from pixelloom.core.atomic import whole_folder, write_bytes
-from pixelloom.core.errors import ModelError, UsageError
+from pixelloom.core.errors import DataError, ModelError, UsageError
 from pixelloom.core.threads import fixed
 from pixelloom.data.catalog import load
 from pixelloom.data.io.download import progress_bar
+from pixelloom.data.splits import Mapped, Split
 from pixelloom.data.stream import Stream, batches
+from pixelloom.engine.checkpoint import about_of
 from pixelloom.engine.fabric import choose_device, make_fabric, memory_explained
 from pixelloom.engine.fabric import describe as place
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
@@ -36,11 +38,24 @@ from pixelloom.engine.state import Hook, Run, State
 from pixelloom.engine.threads import choose_threads
 from pixelloom.models.description import FILES
 from pixelloom.models.registry import load_model
-from pixelloom.objectives.base import Objective
+from pixelloom.objectives.base import Monitor, Objective
+from pixelloom.runs import identity
 from pixelloom.runs.config import RunConfig
 from pixelloom.runs.families import set_up
 from pixelloom.runs.family import Setup
-from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, check_apart, claimed, clear, is_first_process, open_folder
+from pixelloom.runs.folder import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    LAST,
+    METRICS_FILE,
+    check_apart,
+    claimed,
+    clear,
+    is_first_process,
+    open_folder,
+    warn_of_cut,
+)
 from pixelloom.runs.model_card import model_card
 from pixelloom.viz import curves
 from pixelloom.viz.grid import save_png
@@ -49,7 +64,9 @@ _SAMPLING_SHARE = 0.05  # of a run's time, at most, for samples during training
 _log = logging.getLogger("pixelloom")
 
 
-def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool = False) -> Path:
+def carry_out(
+    plan: RunConfig, out: Path, *, resume: bool = False, force: bool = False, changed_data: bool = False
+) -> Path:
     """Claim the folder and train; returns the model folder. Torch's random generators are unchanged.
 
     Raises:
@@ -60,7 +77,7 @@ def carry_out(plan: RunConfig, out: Path, *, resume: bool = False, force: bool =
     first = is_first_process(plan.train)
     try:
         with claimed(out, resume=resume, force=force) if first else nullcontext(), torch.random.fork_rng(_cuda()):
-            return train(plan, out, resume=resume, force=force)
+            return train(plan, out, resume=resume, force=force, changed_data=changed_data)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -75,21 +92,30 @@ def _cuda() -> list[int]:
     return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
 
 
-def train(config: RunConfig, out: Path, *, resume: bool = False, force: bool = False) -> Path:
+def train(
+    config: RunConfig, out: Path, *, resume: bool = False, force: bool = False, changed_data: bool = False
+) -> Path:
     """Train in the folder ``out``; returns the folder of the best model by validation.
 
     With ``resume`` the run continues from its newest valid checkpoint, and ends with the same bits as one that was not
     interrupted (except with a budget in minutes). With ``force`` a run in the folder is removed, after data and model
-    are known to be valid.
+    are known to be valid. With ``changed_data`` a run is resumed on data that are not those it was begun with.
 
     Raises:
-        UsageError: for a configuration that does not fit the data or the machine, or a folder that cannot be written.
-        DataError: if the data cannot be read.
+        UsageError: for a configuration that does not fit the data, the machine or the checkpoints, or a folder that
+            cannot be written.
+        DataError: if the data cannot be read, or are not those that a resumed run was begun with.
         ModelError: if training diverges, or no valid checkpoint fits.
     """
+    before = about_of(out / CHECKPOINTS) if resume else {}
+    if resume:
+        warn_of_cut(out)
+        identity.check_config(config, before, out / CONFIG)
+        config = identity.original_data(config, before)
     fabric = make_fabric(config.train)
     with fabric.rank_zero_first(), progress_bar() as shown:  # downloads and decodes once
         data = load(config.data, shown)
+    identity.check_data(config, data, before, allow=changed_data)
     setup = set_up(config, data)
     objective = setup.objective()
     stream = Stream(
@@ -126,7 +152,7 @@ def _fit(
     if fabric.is_global_zero:
         if force:
             clear(out)
-        open_folder(out, config)
+        open_folder(out, config, identity.comment(config, setup.fingerprint))
         size = f"{setup.model.parameters:,}"
         _log.info("%s: %s; %s parameters; training on %s", data.name, data.spec, size, place(fabric))
     state = fit(
@@ -138,9 +164,10 @@ def _fit(
         hooks=_hooks(setup, out),
         out=out,
         resume=resume,
+        about=identity.about(config, setup.fingerprint),
     )
     if fabric.is_global_zero:
-        _finish(setup, out, state, objective.monitor.name)
+        _finish(setup, out, state, objective.monitor)
     fabric.barrier()
     return out / BEST
 
@@ -172,11 +199,42 @@ def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
         _Last(out / LAST, save),
         EverySamples(_Samples(setup, out / "samples")),
         _Curves(out),
+        *_UnchangedFile.of(setup.data.train),
         *setup.hooks(),
     ]
     if TensorBoard.installed():
         hooks.append(TensorBoard(out / "tensorboard"))
     return hooks
+
+
+class _UnchangedFile(Hook):
+    """Checks size and time of the file that training images are mapped from, after each step.
+
+    Reading a part that was cut off would end the process by a signal, without a message.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._before = path, _size_and_time(path)
+
+    @classmethod
+    def of(cls, split: Split) -> list[Hook]:
+        """The check of a split; none if its images are in memory."""
+        mapped = Mapped.of(split.store)
+        return [] if mapped is None else [cls(Path(mapped.path))]
+
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
+        now = _size_and_time(self.path)
+        if now != self._before:
+            change = "was removed" if now is None else "changed"
+            raise DataError(f"{self.path}: {change} while a run trains on it; put it back.")
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 class _Last(Hook):
@@ -226,11 +284,12 @@ class _Curves(Hook):
         curves.draw(self.out / METRICS_FILE, self.out / "curves.png")
 
 
-def _finish(setup: Setup[Any, Any], out: Path, state: State, metric: str) -> None:
+def _finish(setup: Setup[Any, Any], out: Path, state: State, monitor: Monitor) -> None:
     """Save the samples of the best model."""
     if state.best is None:
         raise ModelError(f"{out}: no validation metric was finite, so no model was saved; lower the learning rate")
-    _log.info("best validation: %.4f %s at step %d; model in %s", state.best, metric, state.best_step, out)
+    which = "best" if monitor.selects else "last"
+    _log.info("%s validation: %.4f %s at step %d; model in %s", which, state.best, monitor.name, state.best_step, out)
     config = setup.config
     if config.samples:
         model = load_model(out / BEST).to(choose_device(config.train))
