@@ -57,6 +57,7 @@ def train(
     device: Literal["auto", "cpu", "cuda"] | None = None,
     resume: bool = False,
     force: bool = False,
+    allow_changed_data: bool = False,
     overrides: Overrides | None = None,
 ) -> GenerativeModel:
     """Train a model, and return the best one by validation.
@@ -74,11 +75,12 @@ def train(
         device: "auto" is CUDA if available.
         resume: resume the run in ``out``.
         force: replace the run in ``out``.
+        allow_changed_data: resume on data whose content is not that of the run.
         overrides: further fields, as ``{"model.channels": 32, "optim.lr": 1e-3}``.
 
     Raises:
         UsageError: for unknown names or invalid values, or if ``out`` holds a run already.
-        DataError: if the data cannot be read.
+        DataError: if the data cannot be read, or are not those that a resumed run was begun with.
         ModelError: if the training diverges.
     """
     given: dict[str, object] = {
@@ -92,7 +94,7 @@ def train(
     }
     options = joined(overrides or {}, {field: value for field, value in given.items() if value is not None})
     plan, folder = planned(recipe, config=config, out=out, overrides=options, resume=resume)
-    return load_model(carry_out(plan, folder, resume=resume, force=force))
+    return load_model(carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data))
 
 
 def evaluate(

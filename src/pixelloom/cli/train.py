@@ -26,6 +26,7 @@ def train(
     out: Path | None = None,
     resume: Flag = False,
     force: Flag = False,
+    allow_changed_data: Flag = False,
     data: DataOptions = NO_DATA,
     training: TrainOptions = NO_TRAINING,
     fields: FieldOptions = NO_FIELDS,
@@ -38,6 +39,7 @@ def train(
         out: Run folder; default: runs/RECIPE.
         resume: Resume the run in that folder with its own settings; its budget may be changed.
         force: Replace the run in that folder; other files in the folder are kept.
+        allow_changed_data: Resume on data whose content is not that of the run.
         data: Data and its transforms.
         training: Budget, seed and device.
         fields: All other fields of the configuration.
@@ -51,6 +53,6 @@ def train(
     plain = {name: as_text(value) if isinstance(value, str) else value for name, value in options.items()}
     overrides = joined(dotted(fields), plain)
     plan, folder = planned(recipe, config=config, out=out, overrides=overrides, resume=resume)
-    carry_out(plan, folder, resume=resume, force=force)
+    carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data)
     if is_first_process(plan.train):
         say(str(folder))

@@ -27,6 +27,8 @@ class TrainingRecord(BaseModel):
 
     recipe: str = ""
     data: DataConfig | None = None
+    path: str = Field("", description="absolute path of the data; empty for a named data set")
+    content: dict[str, str] = Field({}, description="SHA-256 of the images of each split")
     counts: dict[str, int] = Field({}, description="images of each split")
     classes: tuple[str, ...] = Field((), description="names of the data's classes")
     note: str = Field("", description="remark of the data set")

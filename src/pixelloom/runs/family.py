@@ -6,8 +6,9 @@ import shlex
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -21,6 +22,7 @@ from pixelloom.engine.state import Hook
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.training_record import TrainingRecord, ValidationRecord
 from pixelloom.objectives.base import Objective
+from pixelloom.runs import identity
 from pixelloom.runs.config import RunConfig
 from pixelloom.viz.grid import table
 
@@ -84,12 +86,19 @@ class Setup(ABC, Generic[C, M]):
         """Record of the metrics that :meth:`objective` monitors."""
         return ValidationRecord(metrics=dict(metrics), n=min(self.config.validation_images, len(self.data.val)))
 
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Content of the data, see :func:`pixelloom.runs.identity.fingerprint`."""
+        return identity.fingerprint(self.data)
+
     def record(self) -> TrainingRecord:
         """The part of the training record that is known before training."""
         return TrainingRecord(
             recipe=self.config.recipe,
             data=self.config.data,
+            path=identity.absolute(self.config.data.source),
             counts=self.data.counts(),
+            content={name: split["images"] for name, split in self.fingerprint["splits"].items()},
             classes=tuple(map(str, self.data.classes)),
             note=self.data.note,
             seed=self.config.train.seed,

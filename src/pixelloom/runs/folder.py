@@ -23,8 +23,9 @@ from pixelloom.runs.renamed import RenamedError
 
 RUNS = Path("runs")
 CONFIG, METRICS_FILE, BEST, LAST = "config.yaml", "metrics.jsonl", "model", "last"
-LOCK = ".lock"
-_OWN = (METRICS_FILE, "curves.png", "samples", "checkpoints", BEST, LAST, "tensorboard")
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
+_END = "# end of the configuration"
+_OWN = (METRICS_FILE, "curves.png", "samples", CHECKPOINTS, BEST, LAST, "tensorboard")
 """What a run writes besides config.yaml; the next run replaces all of it."""
 _log = logging.getLogger("pixelloom")
 
@@ -51,7 +52,7 @@ def find(name: str | Path) -> Path:
     raise ModelError(f"no model is called {str(name)!r}.{near}{have}{come}")
 
 
-def open_folder(out: Path, config: RunConfig) -> None:
+def open_folder(out: Path, config: RunConfig, note: str = "") -> None:
     """Create the folder of a run, remove partial files of killed processes, and write its configuration.
 
     Raises:
@@ -63,7 +64,18 @@ def open_folder(out: Path, config: RunConfig) -> None:
             remove_parts(folder)
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be created: {error.strerror}") from error
-    write_bytes(out / CONFIG, dump_yaml(config).encode())
+    comments = "".join(f"# {line}\n" for line in note.splitlines())
+    write_bytes(out / CONFIG, (dump_yaml(config) + comments + f"{_END}\n").encode())
+
+
+def warn_of_cut(out: Path) -> None:
+    """Warn if the end of a run's configuration is missing."""
+    try:
+        lines = (out / CONFIG).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return  # the reader of the configuration says so
+    if _END not in lines:
+        _log.warning("%s: its last line, %r, is missing; was the file cut?", out / CONFIG, _END)
 
 
 def is_first_process(config: TrainConfig) -> bool:

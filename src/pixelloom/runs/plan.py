@@ -108,8 +108,10 @@ def _resumed(folder: Path, recipe: str | None, file: Mapping[str, Any], changes:
     if recipe is not None and recipe != begun.recipe:
         raise UsageError(f"{folder}: is a run of {begun.recipe!r}, not of {recipe!r}; choose another --out")
     plan = _changed(compose(begun, file=_with_one_budget(file)), changes)
-    before, after = _flat(begun.model_dump(mode="json")), _flat(plan.model_dump(mode="json"))
-    changed = [key for key in after if after[key] != before.get(key) and key not in _FREE]
+    before, after = flat(begun.model_dump(mode="json")), flat(plan.model_dump(mode="json"))
+    changed = [key for key in after if after[key] != before.get(key) and not is_free(key)]
+    if "data.source" in changed and _are_files(str(before["data.source"]), str(after["data.source"])):
+        changed.remove("data.source")  # the data may have moved; their content is compared
     if changed:
         key = changed[0]
         raise UsageError(
@@ -119,8 +121,21 @@ def _resumed(folder: Path, recipe: str | None, file: Mapping[str, Any], changes:
     return plan
 
 
-def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def is_free(field: str) -> bool:
+    """Whether a dotted field may change when a run is resumed."""
+    return field in _FREE
+
+
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """{"model": {"channels": 64}} -> {"model.channels": 64}"""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
-    return flat
+        found |= flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return found
+
+
+def _are_files(*sources: str) -> bool:
+    """Whether all sources are paths, not names of data sets."""
+    from pixelloom.data.catalog import DATASETS
+
+    return not any(source in DATASETS for source in sources)

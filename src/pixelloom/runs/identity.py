@@ -1,0 +1,146 @@
+"""What a run is: the content of its data and its configuration, kept with each checkpoint and compared on a resume."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pixelloom
+from pixelloom.core.errors import DataError, UsageError
+from pixelloom.data.catalog import DATASETS
+from pixelloom.data.splits import NAMES, Dataset, Split
+from pixelloom.runs.config import RunConfig
+from pixelloom.runs.plan import flat, is_free
+
+_CHUNK = 1024  # images that are hashed at once
+_MOST = 1 << 30  # bytes of a split that are hashed; of more, evenly spaced images
+_log = logging.getLogger("pixelloom")
+
+
+def fingerprint(data: Dataset) -> dict[str, Any]:
+    """Class names, and of each split the number, shape, levels and SHA-256 of its images and labels.
+
+    Images are hashed before quantization and binarization, which the configuration determines.
+    """
+    splits = {name: _of_split(data.split(name)) for name in NAMES}
+    return {"classes": list(map(str, data.classes)), "splits": splits}
+
+
+def absolute(source: str) -> str:
+    """The absolute path of data; empty for a named data set."""
+    return "" if source in DATASETS else str(Path(source).expanduser().absolute())
+
+
+def about(config: RunConfig, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept with each checkpoint; ``content`` is the fingerprint of the data."""
+    return {
+        "pixelloom": pixelloom.__version__,
+        "config": config.model_dump(mode="json"),
+        "data": {"path": absolute(config.data.source), **content},
+    }
+
+
+def comment(config: RunConfig, content: Mapping[str, Any]) -> str:
+    """A line for ``config.yaml``: where the data are, and the beginning of the SHA-256 of each split."""
+    splits = ", ".join(f"{name} {split['images'][:16]} (N={split['n']})" for name, split in content["splits"].items())
+    return f"data: {absolute(config.data.source) or config.data.source}; SHA-256 of {splits}"
+
+
+def original_data(config: RunConfig, before: Mapping[str, Any]) -> RunConfig:
+    """The configuration with the path at which the run found its data, if a relative path now names another folder."""
+    path, source = _part(before, "data").get("path"), config.data.source
+    begun = _part(_part(before, "config"), "data").get("source")
+    if not path or source != begun or path == absolute(source) or not Path(str(path)).exists():
+        return config
+    _log.warning("data: %s is %s, where the run was begun, not %s", source, path, absolute(source))
+    return config.model_copy(update={"data": config.data.model_copy(update={"source": str(path)})})
+
+
+def check_config(config: RunConfig, before: Mapping[str, Any], file: Path) -> None:
+    """Check that a run has the configuration of its checkpoints, apart from fields that may change.
+
+    Raises:
+        UsageError: naming the fields that differ: ``file`` was cut or changed.
+    """
+    begun, now = flat(_part(before, "config")), flat(config.model_dump(mode="json"))
+    if not begun:
+        return
+    free = {"data.source"}  # the content of the data is compared
+    both = begun.keys() & now.keys()  # another version may have more fields
+    wrong = sorted(key for key in both - free if begun[key] != now[key] and not is_free(key))
+    if wrong:
+        shown = "; ".join(f"{key} is {now[key]!r}, was {begun[key]!r}" for key in wrong[:5])
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise UsageError(
+            f"{file}: not the configuration that the checkpoints were written with, so it was cut or changed: "
+            f"{shown}{more}; put the old values back"
+        )
+
+
+def check_data(config: RunConfig, data: Dataset, before: Mapping[str, Any], *, allow: bool) -> None:
+    """Check that the data are those that a run was begun with, wherever they are now.
+
+    Raises:
+        DataError: naming what differs, unless ``allow`` is set.
+    """
+    begun = _part(before, "data")
+    if not begun:
+        return
+    changes = list(_changes(begun, fingerprint(data)))
+    if not changes:
+        return
+    text = f"{config.data.source}: the data changed since the run was begun: {'; '.join(changes)}"
+    if allow:
+        _log.warning("%s; continuing on the data as they are", text)
+        return
+    raise DataError(f"{text}. Put the data back, start another run, or add --allow-changed-data")
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    old, new = before.get("classes") or [], now["classes"]
+    if len(old) != len(new):
+        yield f"the data now have {_named(new)}, the run was begun with {_named(old)}"
+    elif old != new:
+        yield f"the classes are {', '.join(new)}, they were {', '.join(map(str, old))}"
+    for name, found in now["splits"].items():
+        kept = _part(_part(before, "splits"), name)
+        if kept.get("shape") != found["shape"] or kept.get("levels") != found["levels"]:
+            yield f"images of {name} are {_form(found)}, they were {_form(kept)}"
+        elif kept.get("n") != found["n"]:
+            yield f"{name} has {found['n']:,} images, not {kept.get('n')}"
+        elif kept.get("images") != found["images"]:
+            yield f"{name} has other images"
+        elif kept.get("labels") != found["labels"]:
+            yield f"images of {name} have other labels"
+
+
+def _named(classes: list[str]) -> str:
+    names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    return f"{len(classes)} classes" + (f" ({names})" if names else "")
+
+
+def _form(split: Mapping[str, Any]) -> str:
+    return f"{'x'.join(map(str, split.get('shape') or []))} of {split.get('levels')} levels"
+
+
+def _of_split(split: Split) -> dict[str, Any]:
+    plain = replace(split, table=None, bits=None)
+    shape = list(split.store.shape[1:])
+    most = max(1, _MOST // max(1, int(np.prod(shape))))
+    rows = np.arange(len(split)) if len(split) <= most else np.linspace(0, len(split) - 1, most).astype(np.int64)
+    sha = hashlib.sha256()
+    for start in range(0, len(rows), _CHUNK):
+        sha.update(np.ascontiguousarray(plain.take(rows[start : start + _CHUNK])[0]).data)
+    labels = "" if split.labels is None else hashlib.sha256(np.asarray(split.labels, np.int64).tobytes()).hexdigest()
+    return {"n": len(split), "shape": shape, "levels": split.levels, "images": sha.hexdigest(), "labels": labels}
+
+
+def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, Mapping) else {}
