@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pixelloom.metrics.table import BITS, FAKE, R_T, REAL, is_distance
 from pixelloom.report.model import Comparison
-from pixelloom.viz import curves
+from pixelloom.viz import backend, curves
 from pixelloom.viz.curves import History, Series
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Line:
 
 def overlay(metric: str, lines: Sequence[Line]) -> Figure:
     """A metric of several runs on one axis: training faint and smoothed, validation with its best value marked."""
+    backend.ready()
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=_SIZE, dpi=curves.DPI, layout="constrained")
@@ -67,6 +68,7 @@ def overlay(metric: str, lines: Sequence[Line]) -> Figure:
 
 def _name(drawing: Figure, lines: Sequence[Line]) -> None:
     """Add a legend below; names are plain text, not formulas."""
+    backend.ready()
     from matplotlib.lines import Line2D
 
     keys = [Line2D([], [], color=line.color, marker="o", markersize=3) for line in lines]

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from pixelloom.core.types import Levels
 from pixelloom.data.pixels import to_bytes
-from pixelloom.viz import canvas
+from pixelloom.viz import backend, canvas
 from pixelloom.viz.canvas import SOFT, TEXT, Line, enlarge
 
 Weights = npt.NDArray[np.floating[Any]]
@@ -83,6 +83,7 @@ def points(size: Place, rows: int) -> list[Place]:
 
 def overlay(image: Levels, levels: int, weights: Weights, top: float, scale: int = 1) -> Colors:
     """A map [h, w] over an image [C, H, W]: [H scale, W scale, 3]; ``top`` is the weight of the last color."""
+    backend.ready()
     from matplotlib import colormaps
 
     size: Place = (image.shape[1] * scale, image.shape[2] * scale)
@@ -154,6 +155,7 @@ def _tile(strip: Strip, i: int, levels: int, scale: int) -> Image.Image:
 
 def _color_scale(strip: Strip, height: int) -> Image.Image:
     """The colors from the last, at the top, to the first, with their weights; an empty block for images."""
+    backend.ready()
     from matplotlib import colormaps
 
     if strip.weights is None:

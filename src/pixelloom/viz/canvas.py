@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from pixelloom.core.errors import UsageError
+from pixelloom.viz import backend
 
 MAX_PIXELS = 89_000_000
 """The largest image that is written: Pillow warns of a decompression bomb when it opens a larger one."""
@@ -57,6 +58,7 @@ def check_size(height: int, width: int, what: str, advice: str = "draw fewer") -
 @lru_cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans."""
+    backend.ready()
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"

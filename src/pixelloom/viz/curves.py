@@ -20,6 +20,7 @@ from pixelloom.core.atomic import write_bytes
 from pixelloom.core.errors import UsageError
 from pixelloom.core.metrics_file import read_metrics
 from pixelloom.metrics.table import BITS, FAKE, NATS, R_T, REAL, selecting
+from pixelloom.viz import backend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,6 +131,7 @@ Panel = Callable[["Axes", History], None]
 
 def figure_of(history: History, size: tuple[float, float] | None = None) -> Figure | None:
     """The chart of :func:`draw`, one panel below the other; None without metrics to draw."""
+    backend.ready()
     from matplotlib.figure import Figure
 
     panels = _panels(history)
@@ -175,6 +177,7 @@ def plain(axes: Axes) -> None:
 
 def against_images(axes: Axes, ends: Sequence[float] = (1,)) -> None:
     """The axis of images seen; logarithmic if runs end at very different lengths."""
+    backend.ready()
     from matplotlib.ticker import EngFormatter
 
     if max(ends) > 10 * max(min(ends), 1):

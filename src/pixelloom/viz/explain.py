@@ -23,6 +23,7 @@ from PIL import Image
 from pixelloom.core.types import Levels
 from pixelloom.data.pixels import to_bytes
 from pixelloom.layers.reads import Marks, Position
+from pixelloom.viz import backend
 from pixelloom.viz.curves import png
 from pixelloom.viz.receptive_field import FIELD_KINDS, field_kinds
 
@@ -87,6 +88,7 @@ def draw(explanation: Explanation) -> Image.Image:
 
 def figure_of(explanation: Explanation) -> Figure:
     """The chart of :func:`draw`."""
+    backend.ready()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE, dpi=_DPI)
@@ -114,6 +116,7 @@ def _image(axes: Axes, explanation: Explanation) -> None:
 
 
 def _mask(axes: Axes, explanation: Explanation) -> None:
+    backend.ready()
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Patch
 
@@ -143,6 +146,7 @@ def _mask(axes: Axes, explanation: Explanation) -> None:
 
 
 def _field(axes: Axes, explanation: Explanation) -> None:
+    backend.ready()
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Patch
 
@@ -162,6 +166,7 @@ def _field(axes: Axes, explanation: Explanation) -> None:
 def _distribution(figure: Figure, explanation: Explanation) -> None:
     channels, levels = explanation.probabilities.shape
     names = ["gray"] if channels == 1 else ["red", "green", "blue"] if channels == 3 else [*map(str, range(channels))]
+    backend.ready()
     from matplotlib.ticker import FixedLocator
 
     width, gap = _COLUMNS[1] + _SIDE - _COLUMNS[0], 0.3
@@ -217,6 +222,7 @@ def _show(axes: Axes, pixels: npt.NDArray[np.float64]) -> None:
 
 
 def _pixel_ticks(axes: Axes) -> None:
+    backend.ready()
     from matplotlib.ticker import MaxNLocator
 
     for axis in (axes.xaxis, axes.yaxis):
@@ -232,6 +238,7 @@ def _bare(axes: Axes) -> None:
 
 def _mark(axes: Axes, position: tuple[int, int]) -> None:
     """A frame around a pixel, visible on any color."""
+    backend.ready()
     from matplotlib.patches import Rectangle
 
     y, x = position

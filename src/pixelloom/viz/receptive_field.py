@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pixelloom.core.atomic import write_bytes
 from pixelloom.core.errors import UsageError
 from pixelloom.layers.reads import Marks
+from pixelloom.viz import backend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +71,7 @@ def receptive_field(field: Marks, position: tuple[int, int], out: Path) -> None:
 
 def field_figure(kinds: npt.NDArray[np.int64]) -> Figure:
     """The chart of :func:`receptive_field`: one cell per pixel, and a legend with the number of pixels."""
+    backend.ready()
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
