@@ -12,7 +12,16 @@ from torch import Tensor
 
 from pixelloom.core.errors import DataError
 from pixelloom.metrics import distances
-from pixelloom.metrics.distances import frechet, kid, nearest, neighborhoods, squared_distances, subset_size
+from pixelloom.metrics.distances import (
+    frechet,
+    kid,
+    mmd_variance,
+    nearest,
+    neighborhoods,
+    shared_rows,
+    squared_distances,
+    subset_size,
+)
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
@@ -87,13 +96,57 @@ def unbiased(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
 
 def test_kid_is_the_unbiased_estimator() -> None:
     x, y = normal(40, 5, 0), 1.5 * normal(24, 5, 1) + 0.3
-    found = kid(x, y, subsets=4, seed=7)
+    mean, error = kid(x, y, subsets=4, seed=7)
     torch.manual_seed(7)
     scores = []
     for _ in range(4):
         rows, others = torch.randperm(40)[:12], torch.randperm(24)[:12]
         scores.append(unbiased(x[rows].numpy(), y[others].numpy()))
-    assert found == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-10)
+    assert mean == pytest.approx(np.mean(scores), rel=1e-10)
+    assert error**2 == pytest.approx(mmd_variance(x, y) + np.var(scores) / 4, rel=1e-10)
+
+
+def test_the_variance_of_kid_term_by_term() -> None:
+    """By loops, from the whole kernel matrices."""
+    x, y = normal(31, 3, 0).numpy(), normal(23, 3, 1).numpy() + 0.8
+    (xx, yy, xy), (n, m) = ((a @ b.T / 3 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))), (31, 23)
+    a = [np.mean([xx[i, j] for j in range(n) if j != i]) - xy[i].mean() for i in range(n)]
+    b = [np.mean([yy[i, j] for j in range(m) if j != i]) - xy[:, i].mean() for i in range(m)]
+    rest = 0.0
+    for k, size in ((xx, n), (yy, m)):
+        off = k[~np.eye(size, dtype=bool)].reshape(size, size - 1)
+        rest += 2 / (size * (size - 1)) * ((off**2).mean() - 2 * (off.mean(1) ** 2).mean() + off.mean() ** 2)
+    rest += 4 / (n * m) * ((xy**2).mean() - (xy.mean(1) ** 2).mean() - (xy.mean(0) ** 2).mean() + xy.mean() ** 2)
+    first = 4 / n * np.var(a, ddof=1) + 4 / m * np.var(b, ddof=1)
+    assert mmd_variance(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(max(first - rest, rest), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "d", "shift", "scale"), [(60, 60, 8, 0, 1), (100, 400, 16, 0, 1), (100, 200, 8, 0.4, 1.2)]
+)
+def test_the_standard_error_is_that_of_repeated_draws(n: int, m: int, d: int, shift: float, scale: float) -> None:
+    pairs = [(normal(n, d, 2 * i), scale * normal(m, d, 2 * i + 1) + shift) for i in range(120)]
+    found = np.array([kid(x, y, subsets=30) for x, y in pairs])
+    assert 0.85 < np.sqrt((found[:, 1] ** 2).mean()) / found[:, 0].std() < 1.4
+
+
+def test_a_copy_of_the_reference_is_below_other_draws_of_its_distribution() -> None:
+    x = normal(200, 8, 0)
+    k = (x @ x.T / 8 + 1) ** 3
+    off = k[~torch.eye(200, dtype=torch.bool)].mean()
+    expected = -2 / 200 * float(k.diagonal().mean() - off)
+    assert expected < -0.05
+    assert kid(x, x[torch.randperm(200)], subsets=400)[0] == pytest.approx(expected, rel=0.1)
+
+
+def test_shared_rows_are_counted() -> None:
+    x, y = normal(30, 4, 0), normal(50, 4, 1)
+    assert shared_rows(x, y) == 0
+    assert shared_rows(torch.cat([x, y[7:9], y[7:8]]), y) == 3
+    images = torch.randint(0, 256, (20, 3, 4, 4)).byte()
+    near = images.clone()
+    near[0, 2, 3, 3] ^= 1
+    assert shared_rows(near, images) == 19
 
 
 def test_kid_is_zero_in_expectation() -> None:

@@ -99,6 +99,16 @@ def test_pixels_are_means_of_areas() -> None:
     np.testing.assert_allclose(features(images, 256, Pixels(3)).numpy(), blocks.reshape(4, 48), rtol=1e-6)
 
 
+def test_areas_overlap_where_eight_does_not_divide_the_side() -> None:
+    """Rows 0 to 1, 1 to 3, 3 to 4, ... of 12: area i is rows floor(12 i / 8) to ceil(12 (i + 1) / 8) - 1."""
+    images = pictures(1, 1, 12)
+    x = images[0, 0].double().numpy() / 255
+    spans = [slice(12 * i // 8, -(-12 * (i + 1) // 8)) for i in range(8)]
+    assert spans[0].stop > spans[1].start
+    blocks = [[x[rows, columns].mean() for columns in spans] for rows in spans]
+    np.testing.assert_allclose(features(images, 256, Pixels(1)).numpy(), np.reshape(blocks, (1, 64)), rtol=1e-5)
+
+
 # random
 
 

@@ -6,6 +6,7 @@ coverage (Naeem et al. 2020) are computed here. All run in chunks: 10,000 agains
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -61,8 +62,13 @@ def least_frechet(d: int) -> int:
 def kid(real: Tensor, fake: Tensor, *, subset: int = 1000, subsets: int = 100, seed: int = 0) -> tuple[float, float]:
     """KID: unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3.
 
-    Returns the mean and the standard deviation over random subsets of ``subset_size(...)`` images of each side. If both
-    sets have one distribution the mean is 0 in expectation at any N, so it can be negative. Not multiplied by 1000.
+    Returns the mean over random subsets of ``subset_size(...)`` images of each side, as torchmetrics computes it, and
+    its standard error: how far the mean of other images from the same distributions would be. If both sets are
+    independent draws from one distribution the mean is 0 in expectation at any N, so it can be negative. Not multiplied
+    by 1000.
+
+    Sets that share images are not independent: N images that are all in both sets get about -(2/N) (E k(x, x) - E k(x,
+    y)), so copies of the reference are preferred to other real images. See :func:`shared_rows`.
 
     Source: Bińkowski et al. 2018, section 4.
 
@@ -82,7 +88,53 @@ def kid(real: Tensor, fake: Tensor, *, subset: int = 1000, subsets: int = 100, s
         metric.update(real, real=True)
         metric.update(fake, real=False)
         mean, deviation = metric.compute()
-    return float(mean), float(deviation)
+    # Given the images, subsets are independent and their mean is the value of the whole sets.
+    return float(mean), math.sqrt(mmd_variance(real, fake) + float(deviation) ** 2 / subsets)
+
+
+def mmd_variance(x: Tensor, y: Tensor) -> float:
+    """Estimate of the variance of the unbiased squared maximum mean discrepancy of x [N, d] and y [M, d].
+
+    With a_i = E k(x_i, x) - E k(x_i, y), b_j = E k(y_j, y) - E k(y_j, x), and the kernel h centered in both arguments,
+    Hoeffding's decomposition of the statistic gives the variance
+
+        4/N var a + 4/M var b + 2/(N (N - 1)) E h(x, x')^2 + 2/(M (M - 1)) E h(y, y')^2 + 4/(N M) E h(x, y)^2.
+
+    Means over the sets in place of E raise var a and var b by E h^2 / N terms, which are subtracted. Without the last
+    three terms it would be 0 for equal distributions. Source: Gretton et al. 2012, section 4; Serfling 1980, section 5.
+    """
+    n, m = len(x), len(y)
+    (xx, xx_square), (yy, yy_square) = _kernel_means(x), _kernel_means(y)
+    (xy, xy_square), (yx, _) = _kernel_means(x, y), _kernel_means(y, x)
+    second = [
+        (2 / (n * (n - 1)), xx_square - 2 * xx.square().mean() + xx.mean() ** 2),
+        (2 / (m * (m - 1)), yy_square - 2 * yy.square().mean() + yy.mean() ** 2),
+        (4 / (n * m), xy_square - xy.square().mean() - yx.square().mean() + xy.mean() ** 2),
+    ]
+    rest = sum(factor * max(float(square), 0.0) for factor, square in second)
+    first = 4 / n * float((xx - xy).var()) + 4 / m * float((yy - yx).var())
+    return max(first - rest, rest)
+
+
+def _kernel_means(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean over j of k(x_i, y_j), float64 [N], and the mean of all squares; without y over the other rows of x."""
+    x = x.double()
+    others = x if y is None else y.double()
+    count = len(others) - (y is None)
+    rows, squares = [], torch.zeros((), dtype=torch.float64)
+    for start in range(0, len(x), _CHUNK):
+        k = (x[start : start + _CHUNK] @ others.T / x.shape[1] + 1).pow_(3)  # [chunk, M]
+        if y is None:
+            k.diagonal(start).zero_()
+        rows.append(k.sum(1) / count)
+        squares += k.square_().sum() / count
+    return torch.cat(rows), squares / len(x)
+
+
+def shared_rows(x: Tensor, y: Tensor) -> int:
+    """Number of rows of x [N, ...] that equal a row of y [M, ...] in all values."""
+    known = {row.tobytes() for row in y.flatten(1).contiguous().numpy()}
+    return sum(row.tobytes() in known for row in x.flatten(1).contiguous().numpy())
 
 
 def subset_size(n: int, m: int, subset: int = 1000) -> int:

@@ -64,7 +64,11 @@ class Extractor(nn.Module):
 
 
 class Pixels(Extractor):
-    """Average pooling to 8x8 for gray images and to 4x4 per channel for RGB (64 and 48 features)."""
+    """Average pooling to 8x8 for gray images and to 4x4 per channel for RGB (64 and 48 features).
+
+    The pooling is adaptive: area i of n spans rows floor(i H / n) to ceil((i + 1) H / n) - 1, so areas overlap by a row
+    or column, or repeat, where n does not divide the side.
+    """
 
     name = "pixels"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pixelloom.core import rng
 from pixelloom.core.errors import DataError, UsageError, did_you_mean
-from pixelloom.metrics.distances import LEAST, frechet, kid, least_frechet, neighborhoods, subset_size
+from pixelloom.metrics.distances import LEAST, frechet, kid, least_frechet, neighborhoods, shared_rows, subset_size
 from pixelloom.metrics.extractors import Extractor, Images, as_levels, extractor_for, features
 from pixelloom.metrics.memorization import NearestNeighbors, feature_neighbors, memorization, pixel_neighbors
 from pixelloom.metrics.table import COPIED, FD, GAP, KID, NEAREST, in_group, metric_of
@@ -22,6 +22,7 @@ METRICS = (KID, FD, *SHARES, NEAREST)
 
 _K, _K_DENSITY, _Q, _SUBSETS = 3, 5, 5, 100
 _PUBLISHED = 10_000  # images on a side of a published FID, at least
+_BIAS = 1.1  # ratio of the biases of a Fréchet distance and of its baseline, at most
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Result:
         value: of the samples.
         n: number of samples.
         reference: number of real images that they were compared with.
-        baseline: value of real images in place of the samples; None if there are too few.
+        baseline: value of real images in place of the samples; None if there are too few, also too few to have the bias
+            of the value.
         baseline_n: number of images on both sides of the baseline.
-        std: standard deviation over the random subsets of KID.
+        standard_error: of KID, see :func:`pixelloom.metrics.distances.kid`.
         note: how it was measured.
         interval: 95 % interval of a proportion.
         baseline_interval: the same of the baseline.
@@ -47,7 +49,7 @@ class Result:
     reference: int
     baseline: float | None = None
     baseline_n: tuple[int, int] | None = None
-    std: float | None = None
+    standard_error: float | None = None
     note: str = ""
     interval: tuple[float, float] | None = None
     baseline_interval: tuple[float, float] | None = None
@@ -110,7 +112,8 @@ def measure(
     KID and the Fréchet distance compare the samples with all held-out images. Their baseline compares two disjoint
     parts of the held-out images, split by ``seed``, one as large as the samples but at most half. Precision, recall,
     density and coverage depend on both sizes, so samples are compared at the sizes of the baseline. A perfect model is
-    at the baseline in expectation.
+    at the baseline in expectation. The bias of the Fréchet distance grows with 1/N + 1/N', so its baseline is left out
+    if these differ by more than a tenth. Samples that equal held-out images in all pixels are counted in the notes.
 
     Args:
         samples: uint8 [N, C, H, W].
@@ -136,7 +139,10 @@ def measure(
     training = sets.searched if NEAREST in metrics else None
     space = extractor_for(extractor, sets.samples.shape[1], source)
     fake, real = features(sets.samples, levels, space), features(sets.held_out, levels, space)
-    found = _distances(real, fake, space.name, [name for name in METRICS if name in metrics and name != NEAREST], seed)
+    asked = [name for name in METRICS if name in metrics and name != NEAREST]
+    found = _distances(real, fake, space.name, asked, seed)
+    if found and (shared := shared_rows(sets.samples, sets.held_out)):
+        found = [replace(result, note=f"{result.note}; {_shared(shared, result.name)}") for result in found]
     if training is not None:
         neighbors = neighbors or training_neighbors(samples, reference, levels, seed=seed)
         if space.name != "pixels":
@@ -173,7 +179,6 @@ class _Sets:
 
 
 def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str], seed: int) -> list[Result]:
-    # With parts of these sizes the baseline has about the bias of the metric, which grows with 1/N + 1/N'.
     order = torch.from_numpy(rng.permutation(len(real), seed, rng.Stream.BASELINE))
     part = min(len(fake), len(real) // 2)
     rest, stand_in = real[order[part:]], real[order[:part]]
@@ -182,6 +187,13 @@ def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str
     equal = [name for name in metrics if name in baselines and name in SHARES]
     values = _values(real, fake, [name for name in metrics if name not in equal], seed)
     values |= _values(rest, fake[:part], equal, seed)
+    notes = {name: _note(f"{name}-{extractor}", len(real), len(fake)) for name in metrics}
+    if FD in baselines and 1 / part + 1 / len(rest) > _BIAS * (1 / len(fake) + 1 / len(real)):
+        del baselines[FD]
+        notes[FD] += f"; a baseline at equal N needs at most {3 * len(real) // 10:,} samples"
+    for name in metrics:
+        if least(name, real.shape[1]) > part:
+            notes[name] += "; too few held-out images for a baseline"
     return [
         Result(
             name=f"{name}-{extractor}",
@@ -190,16 +202,15 @@ def _distances(real: Tensor, fake: Tensor, extractor: str, metrics: Sequence[str
             reference=len(rest) if name in equal else len(real),
             baseline=baselines[name][0] if name in baselines else None,
             baseline_n=(part, len(rest)) if name in baselines else None,
-            std=values[name][1],
-            note=_note(f"{name}-{extractor}", len(real), len(fake))
-            + ("" if name in baselines else "; too few held-out images for a baseline"),
+            standard_error=values[name][1],
+            note=notes[name],
         )
         for name in metrics
     ]
 
 
 def _values(real: Tensor, fake: Tensor, metrics: Sequence[str], seed: int) -> dict[str, tuple[float, float | None]]:
-    """Name -> value, and the standard deviation over subsets of KID."""
+    """Name -> value, and the standard error of KID."""
     values: dict[str, tuple[float, float | None]] = {}
     if KID in metrics:
         values[KID] = kid(real, fake, subsets=_SUBSETS, seed=seed)
@@ -220,6 +231,11 @@ def _note(name: str, real: int, fake: int) -> str:
         published = name == "fd-inception" and min(real, fake) < _PUBLISHED
         return "grows with 1/N: compare at equal N" + ("; published FIDs use 10,000 to 50,000" if published else "")
     return f"k = {_K if metric.name in ('precision', 'recall') else _K_DENSITY}"
+
+
+def _shared(n: int, name: str) -> str:
+    bias = ", which lowers kid" if name.startswith(KID) else ""
+    return f"{n:,} samples equal held-out images{bias}"
 
 
 def _memorization(generated: Tensor, held_out: Tensor, space: str, training: int) -> list[Result]:
