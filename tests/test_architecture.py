@@ -20,7 +20,6 @@ PIXEL_CONSTANTS = {255, 127.5}
 # Bytes of a file or of a color, where 255 is the format's own number and no level of ours:
 BYTES = {
     "data/io/decode.py": "alpha, and the largest value of a PNM file",
-    "data/io/npy.py": "an 8-bit background color",
     "data/synthetic.py": "8-bit digits and colors of synthetic images",
 }
 UNPICKLES = {"data/io/published_formats.py": "CIFAR-10's python files, by an unpickler that looks up nothing"}

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from pixelloom.core.errors import DataError
-from pixelloom.data.io import cache, folders, npy
+from pixelloom.data.io import cache, folders, stacks
 from pixelloom.data.io.cache import cache_folder, find, store
 from pixelloom.data.io.decode import Reading
 from pixelloom.data.io.folders import read_images
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every data set counts as large, and a block has one image."""
     monkeypatch.setattr(cache, "IN_MEMORY", 1)
-    monkeypatch.setattr(npy, "IN_MEMORY", 1)
+    monkeypatch.setattr(stacks, "IN_MEMORY", 1)
     monkeypatch.setattr(folders, "BLOCK", 1)
 
 
@@ -145,7 +145,7 @@ def test_arrays_go_through_the_cache_where_they_must_be_unpacked(
     assert isinstance(images, np.memmap)
     assert np.array_equal(images[:, 0], array)
     assert bool(listing_of(tmp_path / "cache")) == (suffix == ".npz")
-    monkeypatch.setattr(npy, "_read_blocks", lambda *_: pytest.fail("the array was read again"))
+    monkeypatch.setattr(stacks, "read_blocks", lambda *_: pytest.fail("the array was read again"))
     assert np.array_equal(read_images(path, Reading(), tmp_path / "cache").images[:, 0], array)
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from image_files import encoded, flat, put, zipped
 from pixelloom.core.errors import DataError, UsageError
-from pixelloom.data.io import folders, npy, scan
+from pixelloom.data.io import folders, scan, stacks
 from pixelloom.data.io.decode import DamageError, Reading, decode, printable, size_of
 from pixelloom.data.io.folders import DecodedImages, read_images
 from pixelloom.data.io.value_range import ValueRange
@@ -729,7 +729,7 @@ def test_axes_are_told_by_the_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], axes: tuple[int, ...], large: bool
 ) -> None:
     if large:
-        monkeypatch.setattr(npy, "IN_MEMORY", 1)
+        monkeypatch.setattr(stacks, "IN_MEMORY", 1)
     array = counted(*shape)
     expected = array[:, None] if axes[1] is None else array.transpose([a for a in axes if a is not None])
     images = read_images(saved(tmp_path / "a.npy", array), READ).images
@@ -771,7 +771,7 @@ A, B, C = counted(4, 5, 5), counted(3, 5, 5) // 2, counted(2, 5, 5) // 3
 NPZ: dict[str, tuple[dict[str, Any], dict[str, slice] | None, tuple[str, ...], list[int] | None]] = {
     "images": ({"images": A}, None, (), None),
     "images and labels": ({"images": A, "labels": [0, 1, 1, 0]}, None, ("0", "1"), [0, 1, 1, 0]),
-    "gaps in the labels": ({"images": A, "labels": [[7], [-1], [7], [3]]}, None, ("-1", "3", "7"), [2, 0, 2, 1]),
+    "gaps in the labels": ({"images": A, "labels": [[7], [-2], [7], [3]]}, None, ("-2", "3", "7"), [2, 0, 2, 1]),
     "named classes": (
         {"images": A, "labels": [0, 1, 1, 0], "classes": ["cat", "dog", "eel"]},
         None,

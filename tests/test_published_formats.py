@@ -23,7 +23,8 @@ from layouts import (
     write_tar,
 )
 from pixelloom.core.errors import DataError
-from pixelloom.data.io.published_formats import CIFAR_TEST, CIFAR_TRAIN, find_cifar, read_amat, read_cifar, read_idx
+from pixelloom.data.io.idx import read_idx
+from pixelloom.data.io.published_formats import CIFAR_TEST, CIFAR_TRAIN, find_cifar, read_amat, read_cifar
 
 # -- IDX
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from pixelloom.data.config import DataConfig
 from pixelloom.data.io import published_formats
 from pixelloom.data.io.download import PUBLISHED, Progress, provide
 from pixelloom.data.io.folders import KINDS, read_images
+from pixelloom.data.io.idx import read_idx
 from pixelloom.data.io.reading import printable
 from pixelloom.data.splits import (
     NAMES,
@@ -29,8 +31,10 @@ from pixelloom.data.splits import (
     from_splits,
     split_by_hash,
 )
-from pixelloom.data.transforms import binarized, quantized, resized
+from pixelloom.data.transforms import in_color, resized, transformed
 from pixelloom.data.user_splits import from_user
+
+log = logging.getLogger("pixelloom")
 
 __all__ = ["DATASETS", "DataConfig", "Dataset", "Entry", "Split", "load", "load_for"]
 
@@ -61,18 +65,21 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
         UsageError: for an option that does not fit the images.
     """
     entry = DATASETS.get(config.source)
+    if entry and Path(config.source).exists():
+        log.warning("%s: the data set of this name is used, not the folder or file ./%s", config.source, config.source)
     data = resized(entry.read(config, progress), config) if entry else _user_images(config)
-    data = quantized(data, config) if config.binarize == "none" else binarized(data, config)
-    return data if config.limit is None else replace(data, train=data.train.first(config.limit))
+    return transformed(data, config)
 
 
 def load_for(spec: ImageSpec, config: DataConfig, progress: Progress | None = None) -> Dataset:
-    """Load a data set for a model of images of one shape.
+    """Load a data set for a model of images of one shape. For a color model, gray images get three equal channels.
 
     Raises:
         DataError: as :func:`load`, and for images of another shape or number of levels.
     """
     data = load(config, progress)
+    if spec.channels == 3 and data.spec == replace(spec, channels=1):
+        data = in_color(data)
     if data.spec != spec:
         raise DataError(
             f"{config.source}: images are {data.spec}, the model was trained on {spec}; "
@@ -102,10 +109,15 @@ def _idx(name: str, classes: tuple[str, ...], config: DataConfig, progress: Prog
     splits: list[Split] = []
     for image_file, label_file in (files[:2], files[2:]):
         images, labels = (
-            published_formats.read_idx(located(folder, image_file)),
-            published_formats.read_idx(located(folder, label_file)),
+            read_idx(located(folder, image_file)),
+            read_idx(located(folder, label_file)),
         )
-        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
+        if (
+            images.dtype != np.uint8
+            or images.shape[1:] != (28, 28)
+            or labels.shape != images.shape[:1]
+            or labels.max(initial=0) > 9
+        ):
             raise DataError(
                 f"{located(folder, image_file)}: {images.shape} images with {labels.shape} labels in {label_file}, "
                 f"not N 28x28 images and N labels in 0..9; download both again"

@@ -9,36 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from pixelloom.core import rng
-from pixelloom.core.errors import UsageError
 from pixelloom.core.types import Levels
-
-Table: TypeAlias = npt.NDArray[np.uint8]
-"""A lookup table from levels to levels, uint8 [256]; entries beyond the source's levels are unused."""
+from pixelloom.data.tables import bytes_table, quantize_table, threshold_table
 
 _CHUNK = 4096  # images read at once from a memory-mapped array
-
-
-def quantize_table(source_levels: int, levels: int) -> Table:
-    """The table of v -> floor(v levels / source_levels): bins of equal width, of which none is empty.
-
-    Raises:
-        UsageError: if ``levels`` exceeds ``source_levels``; unused levels would raise the likelihood's cost in bits.
-    """
-    if not 2 <= levels <= source_levels:
-        raise UsageError(f"levels: the images have {source_levels} levels; choose 2 to {source_levels}, not {levels}")
-    return (np.arange(256) * levels // source_levels).clip(max=levels - 1).astype(np.uint8)
-
-
-def threshold_table(levels: int, t: float) -> Table:
-    """The table of v -> 1 where v / (levels - 1) > t, else 0."""
-    return (np.arange(256) / (levels - 1) > t).astype(np.uint8)
 
 
 def quantize(images: Levels, source_levels: int, levels: int) -> Levels:
@@ -121,16 +100,6 @@ def from_model(y: torch.Tensor, levels: int, scaling: Scaling) -> torch.Tensor:
     """Convert values in model space to the nearest levels, uint8; values out of range are clamped."""
     v = (y.to(torch.float32) * scaling.scale + scaling.shift) * (levels - 1)
     return v.round().clamp(0, levels - 1).to(torch.uint8)
-
-
-def bytes_table(levels: int) -> Table:
-    """The table of levels to display bytes: round(255 v / (levels - 1)), clipped to the bin that quantizes back to v.
-
-    0 is black, the highest level is white, and quantizing a saved image to ``levels`` restores its levels.
-    """
-    v = np.arange(256)
-    lowest, highest = -(-256 * v // levels), -(-256 * (v + 1) // levels) - 1
-    return np.clip(np.rint(255 * v / (levels - 1)), lowest, highest).clip(0, 255).astype(np.uint8)
 
 
 def to_bytes(images: Levels, levels: int) -> Levels:

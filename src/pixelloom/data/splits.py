@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from pixelloom.core.errors import DataError, UsageError, did_you_mean, shortened
 from pixelloom.core.types import ImageSpec, Labels, Levels
-from pixelloom.data.pixels import Table, draw_bits_each
+from pixelloom.data.pixels import draw_bits_each
+from pixelloom.data.tables import Table
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 """Positions in an array of images, int64 [N]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +14,53 @@ from pixelloom.core.errors import UsageError
 from pixelloom.data.config import DataConfig
 from pixelloom.data.io.fit import fit_to
 from pixelloom.data.io.reading import Reading
-from pixelloom.data.pixels import Table, quantize_table, threshold_table, to_bytes
+from pixelloom.data.pixels import to_bytes
 from pixelloom.data.splits import NAMES, Dataset, Split
+from pixelloom.data.tables import Table, quantize_table, threshold_table
+
+log = logging.getLogger("pixelloom")
+_CHUNK = 4096  # images that are compared at once
+
+
+def transformed(data: Dataset, config: DataConfig) -> Dataset:
+    """Quantize or binarize, and keep the first ``config.limit`` training images; states if all images are equal.
+
+    Raises:
+        UsageError: for an option that does not fit the images.
+    """
+    data = quantized(data, config) if config.binarize == "none" else binarized(data, config)
+    if config.limit is not None:
+        data = replace(data, train=data.train.first(config.limit))
+    if not data.dynamic and len(data.train) > 1 and _all_equal(data.train):
+        levels = f" at {data.spec.levels} levels" if data.spec.levels < data.source_levels else ""
+        note = f"all training images are equal{levels}"
+        log.warning("%s: %s", data.name, note)
+        data = _with_note(data, note)
+    return data
+
+
+def _all_equal(split: Split) -> bool:
+    """Whether all images of a split are equal; mostly decided by the first two."""
+    first = split.take([0])[0]
+    ends = itertools.pairwise([1, 2, *range(_CHUNK, len(split), _CHUNK), len(split)])
+    return all((split.take(np.arange(begin, end))[0] == first).all() for begin, end in ends if begin < end)
+
+
+def in_color(data: Dataset) -> Dataset:
+    """A gray data set with three equal channels, views of the one that is stored.
+
+    Bits are drawn for each value, so a data set with static or dynamic bits is returned as it is.
+    """
+    if data.dynamic or data.train.bits is not None:
+        return data
+
+    def tripled(split: Split) -> Split:
+        store = np.broadcast_to(split.store, (len(split.store), 3, *split.store.shape[2:]))  # [N, 1, H, W] -> 3
+        return replace(split, store=store)
+
+    train, val, test = (tripled(data.split(name)) for name in NAMES)
+    colored = replace(data, spec=replace(data.spec, channels=3), train=train, val=val, test=test)
+    return _with_note(colored, "converted from gray to RGB")
 
 
 def resized(data: Dataset, config: DataConfig) -> Dataset:
@@ -28,8 +75,9 @@ def resized(data: Dataset, config: DataConfig) -> Dataset:
     sides = config.sides or (data.spec.height, data.spec.width)
     if not gray and sides == (data.spec.height, data.spec.width):
         return data
-    reading = Reading(sides, fit=config.fit, background=config.background)
-    channels = 1 if gray else data.spec.channels
+    reading = Reading(sides, config.gray, config.fit, config.background)
+    pads = config.fit == "pad" and sides != (data.spec.height, data.spec.width)
+    channels = 1 if gray else 3 if pads and reading.colored_background else data.spec.channels
 
     def resized_split(name: str) -> Split:
         images, labels = data.split(name).all()
@@ -38,12 +86,15 @@ def resized(data: Dataset, config: DataConfig) -> Dataset:
             # [1, H, W] -> [H, W] or [3, H, W] -> [H, W, 3]
             pil = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
             pil = fit_to(pil.convert("L") if gray else pil, reading, f"{data.name}, {name}", [])
+            pil = pil if channels == 1 else pil.convert("RGB")
             out[i] = np.asarray(pil).reshape(*sides, channels).transpose(2, 0, 1)  # [H, W, C] -> [C, H, W]
         return Split(out, labels)
 
     train, val, test = map(resized_split, NAMES)
     spec = replace(data.spec, channels=channels, height=sides[0], width=sides[1])
     changes = ["converted to gray"] if gray else []
+    if channels > data.spec.channels:
+        changes.append("converted from gray to RGB")
     if sides != (data.spec.height, data.spec.width):
         changes.append(f"resized from {data.spec.height}x{data.spec.width} to {sides[0]}x{sides[1]} ({config.fit})")
     changed = replace(data, spec=spec, train=train, val=val, test=test, source_levels=256)

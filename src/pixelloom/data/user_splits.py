@@ -54,10 +54,15 @@ def from_user(
     """
     hashes = content_hashes(whole.store, seed)
     named = {part: np.arange(len(hashes))[rows] for part, rows in (parts or {"train": slice(None)}).items()}
+    unlabeled = 0
+    if whole.store_labels is not None:
+        unlabeled = int((whole.store_labels < 0).sum())
+        named = {part: rows[whole.store_labels[rows] >= 0] for part, rows in named.items()}
     rows = {part: named.get(part, np.zeros(0, np.int64)) for part in NAMES}
     rows, dropped = _disjoint(rows, hashes)
     missing = [part for part in ("test", "val") if part not in named]
-    notes = [note]
+    left = f"{unlabeled} unlabeled image{'s' * (unlabeled > 1)} (label -1) left out" if unlabeled else ""
+    notes = [note, left]
     if "train" in named and not len(rows["train"]):
         raise DataError(f"{name}: every training image is also in the validation or test split")
     if "train" in named and missing:

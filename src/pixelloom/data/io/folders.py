@@ -19,13 +19,15 @@ import numpy.typing as npt
 import PIL
 
 from pixelloom.core.errors import DataError
+from pixelloom.data.io.array_files import arrays_of, is_array_source
 from pixelloom.data.io.cache import CachedImages, cache_folder, find, store
 from pixelloom.data.io.decode import ACCEPTED, VALUES_TO, Pixels, decode, size_of
+from pixelloom.data.io.idx import is_idx
 from pixelloom.data.io.labels import classes_of, labels_of, read_table
 from pixelloom.data.io.layout import Labeling, Layout, layout_of
-from pixelloom.data.io.npy import arrays_of
 from pixelloom.data.io.reading import DamageError, Reading, SizeError, printable
-from pixelloom.data.io.scan import Listing, open_listing
+from pixelloom.data.io.scan import PAGES, Listing, has_images, open_listing
+from pixelloom.data.io.stacks import Arrays
 
 if TYPE_CHECKING:  # core.types imports torch, which reading images does not need
     from pixelloom.core.types import Labels, Levels
@@ -34,11 +36,30 @@ __all__ = ["ACCEPTED", "SOURCES", "DecodedImages", "Reading", "decode", "is_imag
 
 log = logging.getLogger("pixelloom")
 
-SOURCES = (".zip", ".npz", ".npy", ".txt")
+SOURCES = (".zip", ".tar", ".npz", ".npy", ".txt", ".csv", ".mat", ".tif", ".tiff")
 """Extensions of files that contain or list images; the other kind of source is a folder."""
 
-KINDS = f"a folder of images ({' '.join(ACCEPTED)}) or a file of {' '.join(SOURCES)}"
+KINDS = f"a folder of images ({' '.join(ACCEPTED)}) or a file of {' '.join(SOURCES)} or IDX"
 """What a source can be, for messages."""
+
+_H5 = "f = h5py.File(PATH); numpy.savez('a.npz', images=f['images'][:], labels=f['labels'][:])"
+_PARQUET = (
+    "for i, (x, y) in enumerate(pandas.read_parquet(PATH)[['image', 'label']].values): "
+    "p = pathlib.Path(f'out/{y}/{i}.png'); p.parent.mkdir(parents=True, exist_ok=True); p.write_bytes(x['bytes'])"
+)
+_TORCH = "x, y = torch.load(PATH); numpy.savez('a.npz', images=x.numpy(), labels=y.numpy())"
+_UNPACK = "tar -xf PATH -C FOLDER"
+CONVERSIONS = {
+    ".h5": _H5,
+    ".hdf5": _H5,
+    ".parquet": _PARQUET,
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+    ".tgz": _UNPACK,
+    ".bz2": _UNPACK,
+    ".xz": _UNPACK,
+}
+"""One-line conversions of files that are not read."""
 
 BLOCK = 4 << 20
 """Bytes of a block of decoded images."""
@@ -73,7 +94,7 @@ class DecodedImages:
 
 def is_image_source(path: Path) -> bool:
     """Whether ``read_images`` accepts a path: a folder, or a file with an extension of SOURCES."""
-    return path.is_dir() or (path.suffix.lower() in SOURCES and path.is_file())
+    return path.is_dir() or (path.is_file() and (path.suffix.lower() in SOURCES or is_idx(path)))
 
 
 def read_images(
@@ -95,13 +116,14 @@ def read_images(
     path, suffix = path.expanduser(), path.suffix.lower()
     if not path.exists():
         raise DataError(f"{printable(str(path))}: no such file or folder; give {KINDS}")
+    if suffix in CONVERSIONS and path.is_file():
+        raise DataError(f"{printable(str(path))}: not read here; convert it once: {CONVERSIONS[suffix]}")
     if not is_image_source(path):
         what = "a single image is not a data set" if suffix in ACCEPTED else "not a source of images"
         raise DataError(f"{printable(str(path))}: {what}; give {KINDS}")
     folder = cache_folder(cache)
-    images = (_from_arrays if suffix in (".npz", ".npy") and path.is_file() else _from_files)(
-        path, reading, labeling, folder
-    )
+    arrays = is_array_source(path) and not (path.is_dir() and has_images(path))
+    images = (_from_arrays if arrays else _from_files)(path, reading, labeling, folder)
     if images.note:
         short = images.note if len(images.note) <= _SHOWN else f"{images.note[:_SHOWN]}... (in full in the model card)"
         log.warning("%s: %s", printable(str(path)), short)
@@ -111,7 +133,10 @@ def read_images(
 
 
 def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) -> DecodedImages:
-    """Read a folder, zip, tar or list; splits follow from folder names, labels from them or from a table."""
+    """Read a folder, zip, tar, list or file of pages; splits follow from folders, labels from them or a table."""
+    paged = path.is_file() and path.suffix.lower() in PAGES
+    if paged:
+        reading = replace(reading, frames="all")
     with open_listing(path) as whole:
         if not whole.names:
             others = ", ".join(f"{count} {suffix}" for suffix, count in whole.others.most_common(5))
@@ -120,6 +145,8 @@ def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) 
         listing, layout = _arranged(whole, _labeled(whole, labeling))
         key = _key(reading, path, listing)
         cached = find(folder, key) or _decode_all(listing, reading, folder, key)
+    if paged and len(cached.images) == 1:
+        raise DataError(f"{path}: a single image is not a data set; give {KINDS}")
     labels = layout.label[cached.index].astype(np.int64) if layout.classes else None
     split = layout.split[cached.index]
     splits: dict[str, slice] = {}
@@ -130,7 +157,7 @@ def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) 
     ignored = ", ".join(f"{count} {suffix}" for suffix, count in listing.others.most_common(5))
     notes = [layout.note, cached.note, *listing.notes, f"other files ignored: {ignored}" if ignored else ""]
     note = "; ".join(filter(None, notes))
-    files = cached.index if len(np.unique(cached.index)) < len(cached.index) else None
+    files = cached.index if not paged and len(np.unique(cached.index)) < len(cached.index) else None
     return DecodedImages(cached.images, labels, splits or None, layout.classes, 256, note, files)
 
 
@@ -335,16 +362,21 @@ def _size_error(listing: Listing, reading: Reading) -> DataError:
 
 
 def _from_arrays(path: Path, reading: Reading, labeling: Labeling, folder: Path) -> DecodedImages:
-    """Read a ``.npz`` or ``.npy``; a large ``.npy`` is memory-mapped directly."""
-    arrays = arrays_of(path)
+    """Read a source of arrays; a large ``.npy`` is memory-mapped directly."""
+    return decoded_arrays(arrays_of(path, reading, labeling), reading, folder, _key(reading, path))
+
+
+def decoded_arrays(arrays: Arrays, reading: Reading, folder: Path, key: str | None) -> DecodedImages:
+    """The images of arrays, converted; large converted ones are cached under a key, or kept in memory without one."""
     count = arrays.count
-    mapped = arrays.mapped(reading)
-    if mapped is not None:
-        cached = CachedImages(mapped, np.arange(count), "")
+    direct = arrays.direct(reading)
+    if direct is not None:
+        cached = CachedImages(direct, np.arange(count), "")
+    elif key is None:
+        cached = CachedImages(np.concatenate(list(arrays.blocks(reading))), np.arange(count), arrays.changes(reading))
     else:
-        key, blocks = _key(reading, path), arrays.blocks(reading, BLOCK)
         cached = find(folder, key) or store(
-            blocks, lambda: (np.arange(count), arrays.changes(reading)), folder, key, count
+            arrays.blocks(reading), lambda: (np.arange(count), arrays.changes(reading)), folder, key, count
         )
     notes = "; ".join(filter(None, (cached.note, arrays.note)))
     return DecodedImages(cached.images, arrays.labels, arrays.splits, arrays.classes, arrays.levels, notes)

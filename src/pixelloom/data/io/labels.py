@@ -60,6 +60,16 @@ def read_table(data: bytes, name: str, column: int | None = None) -> dict[str, s
     return {file.replace("\\", "/").removeprefix("./"): _one(label, column, name) for file, label in pairs}
 
 
+def lists_files(path: Path) -> bool:
+    """Whether a CSV file has a column of file names in its first line."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            header = next(csv.reader(file), [])
+    except (OSError, csv.Error):
+        return False
+    return bool({cell.strip().lower() for cell in header} & set(_FILES))
+
+
 def _from_json(content: Any) -> Pairs:
     pairs = content.get("labels", content) if isinstance(content, dict) else content
     if pairs is None:

@@ -1,4 +1,4 @@
-"""Parsers of published formats: IDX (MNIST), CIFAR-10 binary and python batches and their tars, amat.
+"""Parsers of published formats: CIFAR-10 binary and python batches and their tars, amat. IDX is in ``idx.py``.
 
 Files may be damaged or malicious: sizes are checked against the file before memory is allocated, pickles never run
 code, and archives are never unpacked to disk. All errors are DataError with the file name.
@@ -6,26 +6,20 @@ code, and archives are never unpacked to disk. All errors are DataError with the
 
 from __future__ import annotations
 
-import gzip
 import io
 import itertools
-import math
 import pickle
 import tarfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pixelloom.core.errors import DataError
 from pixelloom.core.types import Labels, Levels
+from pixelloom.data.io.idx import file_errors
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_DEFLATE_LIMIT = 1032  # the largest expansion of deflate (zlib, technical details)
 _CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue plane
 _CIFAR_BATCH_LIMIT = 1 << 26  # bytes of a batch file (published: 31 million)
 
@@ -35,36 +29,9 @@ CIFAR_FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
 CIFAR_TARS = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
 
 
-def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes, gzipped or not: images, uint8 [N, H, W], or labels, uint8 [N].
-
-    Format: bytes 0, 0, type (8 = uint8), number of axes; the axes as big-endian uint32; the values in row-major order.
-
-    Source: http://yann.lecun.com/exdb/mnist/, "File formats".
-    """
-    with _file_errors(path), path.open("rb") as raw:
-        packed = raw.read(2) == _GZIP_MAGIC
-        raw.seek(0)
-        stream: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if packed else raw
-        head = stream.read(4)
-        if len(head) < 4 or head[:3] != b"\0\0\x08" or head[3] not in (1, 3):
-            raise DataError(f"{path}: not an IDX file of bytes (it begins with {head!r}); download it again")
-        axes = stream.read(4 * head[3])
-        sides = np.frombuffer(axes[: len(axes) // 4 * 4], ">u4").tolist()
-        n = math.prod(sides)
-        if len(sides) != head[3] or n > path.stat().st_size * (_DEFLATE_LIMIT if packed else 1):
-            raise DataError(
-                f"{path}: the header claims {sides} values, more than the file can contain; download it again"
-            )
-        values = stream.read(n)
-        if len(values) != n or stream.read(1):
-            raise DataError(f"{path}: not the {n} values of the header; the file is damaged, download it again")
-    return np.frombuffer(values, np.uint8).reshape(sides)  # [N] or [N, H, W]
-
-
 def read_amat(path: Path, height: int, width: int) -> Levels:
     """Read lines of '0' and '1' separated by white space, one image per line: uint8 [N, 1, height, width]."""
-    with _file_errors(path):
+    with file_errors(path):
         text = path.read_bytes()
     line = 2 * height * width
     if text and len(text) % line == 0:  # as published: one space between bits, one newline after a line
@@ -117,11 +84,11 @@ def _by_file(locations: list[tuple[Path, str]]) -> Iterator[tuple[Path, list[str
 
 def _batches(path: Path, members: list[str]) -> list[tuple[Levels, Labels]]:
     if members == [""]:
-        with _file_errors(path):
+        with file_errors(path):
             return [_cifar_batch(path.read_bytes(), str(path), binary=path.suffix == ".bin")]
     # One pass in the order of the archive: seeking back in a gzipped tar decompresses it again.
     found: dict[str, tuple[Levels, Labels]] = {}
-    with _file_errors(path), tarfile.open(path) as archive:
+    with file_errors(path), tarfile.open(path) as archive:
         for member in archive:
             name = member.name.rpartition("/")[2]
             if name not in members or not member.isfile() or member.size > _CIFAR_BATCH_LIMIT:
@@ -216,13 +183,3 @@ _PICKLE_ERRORS = (
     TypeError,
     ValueError,
 )
-
-
-@contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{path}: damaged ({error}); download it again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tarfile
 import zipfile
 import zlib
 from collections import Counter
@@ -22,8 +23,11 @@ import numpy.typing as npt
 
 from pixelloom.core.errors import DataError
 from pixelloom.data.io.decode import ACCEPTED, MAX_BYTES
-from pixelloom.data.io.labels import MAX_TABLE, TABLES, split_line
+from pixelloom.data.io.labels import MAX_TABLE, TABLES, read_table, split_line
 from pixelloom.data.io.reading import DamageError, printable
+
+PAGES = (".tif", ".tiff")
+"""Extensions of files whose pages are the images of a source."""
 
 Indices = npt.NDArray[np.int64]
 
@@ -70,8 +74,19 @@ def open_listing(path: Path) -> Iterator[Listing]:
     """
     if path.is_dir():
         yield _folder(path)
-    elif path.suffix.lower() == ".txt":
+    elif path.suffix.lower() in (".txt", ".csv"):
         yield _list(path)
+    elif path.suffix.lower() in PAGES:
+        status = path.stat()
+        found = [(path.name, status.st_size, status.st_mtime_ns)]
+        yield _on_disk(path, path.parent, found, Counter(), [], layout=False)
+    elif path.suffix.lower() == ".tar":
+        try:
+            tar = tarfile.open(path, "r:")  # noqa: SIM115
+        except (OSError, tarfile.TarError) as error:
+            raise DataError(f"{path}: not a readable tar file without compression ({error}); unpack it") from error
+        with tar:
+            yield _tar(path, tar)
     else:
         try:
             archive = zipfile.ZipFile(path)
@@ -79,6 +94,65 @@ def open_listing(path: Path) -> Iterator[Listing]:
             raise DataError(f"{path}: not a readable zip file ({error})") from error
         with archive:
             yield _zip(path, archive)
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a folder contains an image file, at any depth."""
+    return any(
+        os.path.splitext(name)[1].lower() in ACCEPTED and not _hidden(name)  # noqa: PTH122
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _tar(path: Path, archive: tarfile.TarFile) -> Listing:
+    """List the members of a tar without compression, read in place."""
+    others: Counter[str] = Counter()
+    tables: dict[str, Callable[[], bytes]] = {}
+    found: list[tuple[str, tarfile.TarInfo]] = []
+
+    def content(member: tarfile.TarInfo) -> bytes:
+        try:
+            stream = archive.extractfile(member)
+            data = b"" if stream is None else stream.read(member.size)
+        except (OSError, tarfile.TarError, EOFError) as error:
+            raise DamageError(f"{printable(member.name)}: {error or 'truncated'}") from error
+        if len(data) < member.size:
+            raise DamageError(f"{printable(member.name)}: truncated")
+        return data
+
+    try:
+        members = [member for member in archive.getmembers() if member.isfile()]
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise DataError(f"{path}: not a readable tar file ({error})") from error
+    for member in members:
+        components = _components(member.name)
+        if not components:
+            continue
+        suffix = os.path.splitext(components[-1])[1].lower()  # noqa: PTH122
+        if suffix in ACCEPTED:
+            found.append(("/".join(components), member))
+        elif components[-1].lower() in TABLES and member.size <= MAX_TABLE:
+            tables["/".join(components)] = partial(content, member)
+        else:
+            others[suffix or "no extension"] += 1
+    found.sort(key=lambda item: item[0])
+
+    def read(i: int) -> bytes:
+        name, member = found[i]
+        if member.size > MAX_BYTES:
+            raise DamageError(f"{printable(name)}: {member.size:,} bytes; the limit is {MAX_BYTES:,}")
+        return content(member)
+
+    sizes = np.fromiter((member.size for _, member in found), np.int64, len(found))
+    stamps = np.fromiter((int(member.mtime) for _, member in found), np.int64, len(found))
+    return Listing(path, [name for name, _ in found], sizes, stamps, read, others, [], layout=True, tables=tables)
+
+
+def _components(name: str) -> list[str]:
+    """The parts of a member's name without ``..`` and leading slashes; empty if one is hidden."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return [] if any(map(_hidden, parts)) else parts
 
 
 def _hidden(name: str) -> bool:
@@ -173,20 +247,25 @@ def _list(path: Path) -> Listing:
         except (OSError, ValueError):
             return False
 
+    def add(name: str, label: str) -> None:
+        labels.append("" if label == "-1" else label)
+        try:
+            status = (path.parent / name).stat()
+            regular = stat.S_ISREG(status.st_mode)
+            found.append((name, status.st_size if regular else -1, status.st_mtime_ns))
+        except (OSError, ValueError):
+            found.append((name, -1, 0))
+
     try:
-        # surrogateescape keeps file names that are not UTF-8.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-            for line in lines:
-                if (pair := split_line(line, exists)) is None:
-                    continue
-                name, label = pair
-                labels.append("" if label == "-1" else label)
-                try:
-                    status = (path.parent / name).stat()
-                    regular = stat.S_ISREG(status.st_mode)
-                    found.append((name, status.st_size if regular else -1, status.st_mtime_ns))
-                except (OSError, ValueError):
-                    found.append((name, -1, 0))
+        if path.suffix.lower() == ".csv":
+            for name, label in read_table(_table_reader(path)(), path.name).items():
+                add(name, label)
+        else:
+            # surrogateescape keeps file names that are not UTF-8.
+            with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+                for line in lines:
+                    if (pair := split_line(line, exists)) is not None:
+                        add(*pair)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     listing = _on_disk(path, path.parent, found, Counter(), [], layout=False)
@@ -226,10 +305,8 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
     tables: dict[str, Callable[[], bytes]] = {}
     found: list[tuple[str, zipfile.ZipInfo]] = []
     for info in archive.infolist():
-        components = [
-            component for component in info.filename.replace("\\", "/").split("/") if component not in ("", ".", "..")
-        ]
-        if info.is_dir() or not components or any(map(_hidden, components)):
+        components = _components(info.filename)
+        if info.is_dir() or not components:
             continue
         suffix = os.path.splitext(components[-1])[1].lower()  # noqa: PTH122
         if suffix in ACCEPTED:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelloom.core.errors import DataError
+from pixelloom.data.tables import LEVELS
 
-LEVELS = 256
 BITS_8 = "--bits 8"
 
 
