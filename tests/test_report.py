@@ -290,7 +290,9 @@ def test_sample_metrics_are_those_that_measuring_gives() -> None:
         assert member == place
         assert kid.baseline is not None
         assert precision.baseline is not None
-        assert distance == f"{kid.value:.4g} ± {kid.std:.2g}; real {kid.baseline:.4g}; N=60 / {kid.reference:,}"
+        assert (
+            distance == f"{kid.value:.4g} ± {kid.standard_error:.2g}; real {kid.baseline:.4g}; N=60 / {kid.reference:,}"
+        )
         n = f"N={precision.n:,} / {precision.reference:,}"
         assert share == f"{precision.value:.4g}; real {precision.baseline:.4g}; {n}"
     assert found.models[2].measured == ()
@@ -611,17 +613,17 @@ def test_the_command_writes_both_and_says_what_is_missing(capsys: pytest.Capture
     assert not Path("none.html").exists()
 
 
-@pytest.mark.parametrize("target", ["--out", "--png"])
-def test_nothing_is_overwritten_without_force(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("target", "file"), [("--out", "mine.html"), ("--png", "mine.png")])
+def test_nothing_is_overwritten_without_force(target: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     pixel("runs/a", lines=None)
-    Path("mine.x").write_text("mine")
-    code, _, err = compare(capsys, "a", target, "mine.x")
+    Path(file).write_text("mine")
+    code, _, err = compare(capsys, "a", target, file)
     assert code == 2
-    assert "mine.x: exists already" in err
-    assert Path("mine.x").read_text() == "mine"
+    assert f"{file}: exists already" in err
+    assert Path(file).read_text() == "mine"
     assert not list(Path().glob("compare.*"))
-    assert compare(capsys, "a", target, "mine.x", "--force")[0] == 0
-    assert Path("mine.x").read_bytes() != b"mine"
+    assert compare(capsys, "a", target, file, "--force")[0] == 0
+    assert Path(file).read_bytes() != b"mine"
 
 
 @pytest.mark.parametrize(

@@ -249,8 +249,8 @@ class Comparison:
 
 
 def result_text(result: Result) -> str:
-    """As in ``0.52 ± 0.1; real 0.01; N=2,000 / 900``: value, standard deviation, real-vs-real baseline, numbers."""
-    deviation = "" if result.std is None else f" ± {result.std:.2g}"
+    """As in ``0.52 ± 0.1; real 0.01; N=2,000 / 900``: value, standard error, real-vs-real baseline, numbers."""
+    deviation = "" if result.standard_error is None else f" ± {result.standard_error:.2g}"
     baseline = "" if result.baseline is None else f"; real {result.baseline:.4g}"
     others = f" / {result.reference:,}" if result.reference else ""
     return f"{result.value:.4g}{deviation}{baseline}; N={result.n:,}{others}"
