@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.core.types import ImageSpec
-from pixelloom.data.pixels import quantize_table
 from pixelloom.data.splits import Dataset, Split, content_hashes, exclude, split_by_hash
+from pixelloom.data.tables import quantize_table
 
 
 def random_images(n: int, seed: int = 0) -> np.ndarray:
@@ -159,3 +161,31 @@ def test_dataset_names_its_splits() -> None:
     assert data.split("val") is data.val
     with pytest.raises(UsageError, match="Did you mean 'train'"):
         data.split("trian")
+
+
+@pytest.mark.parametrize(
+    ("change", "changes"),
+    [
+        (lambda path: os.truncate(path, 200), True),
+        (lambda path: path.open("ab").write(b"x"), True),
+        (lambda path: os.utime(path, ns=(1, 1)), True),
+        (lambda path: path.unlink(), False),
+        (lambda path: (path.rename(f"{path}.old"), np.save(path, random_images(3))), False),
+    ],
+    ids=["cut", "longer", "touched", "deleted", "replaced"],
+)
+def test_a_mapped_file_that_changes_in_use_is_an_error_not_a_signal(tmp_path: Path, change: Any, changes: bool) -> None:
+    path = tmp_path / "images.npy"
+    np.save(path, random_images(2000))
+    split = Split(np.load(path, mmap_mode="r"), rows=np.arange(1000, 2000))
+    before = split.take([5])[0].copy()
+    sent = pickle.loads(pickle.dumps(split))
+    change(path)
+    if not changes:
+        assert np.array_equal(split.take([5])[0], before)
+        return
+    for one in (split, sent):
+        with pytest.raises(
+            DataError, match=r"changed while it is in use \(.* bytes, now .*\); restore it"
+        ):
+            one.take([5])

@@ -6,10 +6,12 @@ stored levels to the model's levels. Images are copied only by ``Split.take``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,7 +64,13 @@ class Split:
         return self.store_labels[self.rows]
 
     def take(self, indices: Sequence[int] | Rows) -> tuple[Levels, Labels | None]:
-        """Copy the images, uint8 [n, C, H, W], and labels, int64 [n], at positions in 0..len-1 of the split."""
+        """Copy the images, uint8 [n, C, H, W], and labels, int64 [n], at positions in 0..len-1 of the split.
+
+        Raises:
+            DataError: if the memory-mapped file has changed since the first use.
+        """
+        if self._file is not None:
+            self._file.check()
         at = np.asarray(indices, dtype=np.int64)
         rows = at if self.rows is None else self.rows[at]
         images = np.asarray(self.store[rows])
@@ -71,6 +79,12 @@ class Split:
         if self.bits is not None:
             images = draw_bits_each(images, self.levels, *self.bits, at.tolist())
         return images, None if self.store_labels is None else self.store_labels[rows]
+
+    @functools.cached_property
+    def _file(self) -> _FileState | None:
+        """The memory-mapped file of the store at its first use; None for an array in memory."""
+        mapped = Mapped.of(self.store)
+        return None if mapped is None else _FileState.of(mapped.path)
 
     def all(self) -> tuple[Levels, Labels | None]:
         """All images and labels; for splits that fit in memory."""
@@ -97,6 +111,38 @@ class Split:
     def __setstate__(self, state: dict[str, Any]) -> None:
         store = state["store"]
         self.__dict__.update(state, store=store.open() if isinstance(store, Mapped) else store)
+
+
+@dataclass(frozen=True)
+class _FileState:
+    """Identity, size and modification time of a file. Reading a map of a file that was cut ends the process."""
+
+    path: str
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: str) -> _FileState | None:
+        """The present state; None for a file that is deleted, whose map stays valid."""
+        try:
+            status = Path(path).stat()
+        except OSError:
+            return None
+        return cls(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def check(self) -> None:
+        """Compare with the present state. A deleted or replaced file is no change: the map keeps the old one.
+
+        Raises:
+            DataError: if the file was written to or cut.
+        """
+        now = self.of(self.path)
+        if now is not None and now.inode == self.inode and now != self:
+            raise DataError(
+                f"{self.path}: changed while it is in use ({self.size:,} bytes, now {now.size:,}); "
+                "restore it, or begin a new run"
+            )
 
 
 @dataclass(frozen=True)
