@@ -99,11 +99,11 @@ class Arrays:
             axes = axes_of(self.path, stack)
             for block in read_blocks(self.path, stack, size):
                 if scale is not None:
-                    levels = scale.to_bytes(block, f"{self.path}: {stack.name}")
+                    levels = scale.to_bytes(block, where(self.path, stack))
                 else:
                     levels = np.ascontiguousarray(block).view(np.uint8)
                 if self.levels < LEVELS and (highest := int(levels.max())) >= self.levels:
-                    raise DataError(f"{self.path}: {stack.name} has the value {highest}, but levels is {self.levels}")
+                    raise DataError(f"{where(self.path, stack)} has the value {highest}, but levels is {self.levels}")
                 images = _nchw(levels, axes)
                 if reading.transpose:
                     images = images.transpose(0, 1, 3, 2)  # [N, C, H, W] -> [N, C, W, H]
@@ -119,6 +119,11 @@ class Arrays:
         return reading.range.resolved(max(_extrema(self.path, stack)[1] for stack in self.stacks))
 
 
+def where(path: Path, stack: StoredArray) -> str:
+    """The source and the name of an array in it, for messages."""
+    return str(path) if stack.name == path.name else f"{path}: {stack.name}"
+
+
 def checked_stacks(path: Path, stacks: list[StoredArray], reading: Reading) -> list[StoredArray]:
     """Image arrays with ``reading.shape`` applied, of one size and type.
 
@@ -129,16 +134,16 @@ def checked_stacks(path: Path, stacks: list[StoredArray], reading: Reading) -> l
         stacks = [_shaped(path, stack, reading.shape) for stack in stacks]
     for stack in stacks:
         if stack.dtype.kind not in "iufb":
-            raise DataError(f"{path}: {stack.name} is {stack.dtype}; pixels must be uint8 or bool")
+            raise DataError(f"{where(path, stack)} is {stack.dtype}; pixels must be uint8 or bool")
         shape = image_shape(path, stack, alone=len(stacks) == 1)
         if min(stack.shape) < 1 or max(shape[1:]) > MAX_SIDE:
-            raise DataError(f"{path}: {stack.name} of shape {list(stack.shape)} is not an array of images")
+            raise DataError(f"{where(path, stack)} of shape {list(stack.shape)} is not an array of images")
         if shape != image_shape(path, stacks[0]) or stack.dtype != stacks[0].dtype:
-            raise DataError(f"{path}: {stack.name} and {stacks[0].name} differ in image size or type")
+            raise DataError(f"{where(path, stack)} and {stacks[0].name} differ in image size or type")
     for stack in stacks if reading.range is None else []:
         if stack.dtype not in (np.uint8, np.bool_):
             way = advice(*_extrema(path, stack), stack.dtype)
-            raise DataError(f"{path}: {stack.name} is {stack.dtype}; pixels must be uint8 or bool: {way}")
+            raise DataError(f"{where(path, stack)} is {stack.dtype}; pixels must be uint8 or bool: {way}")
     return stacks
 
 
@@ -148,14 +153,14 @@ def _shaped(path: Path, stack: StoredArray, shape: tuple[int, ...]) -> StoredArr
     if len(stack.shape) < 2 or values != math.prod(shape):
         given = "x".join(map(str, shape))
         raise DataError(
-            f"{path}: {stack.name} of shape {list(stack.shape)} has {values} values per image, "
+            f"{where(path, stack)} of shape {list(stack.shape)} has {values} values per image, "
             f"but --data.shape {given} has {math.prod(shape)}"
         )
     return replace(stack, shape=(stack.shape[0], *shape))
 
 
 def _extrema(path: Path, stack: StoredArray) -> tuple[float, float]:
-    found = [extrema(block, f"{path}: {stack.name}") for block in read_blocks(path, stack, BLOCK)]
+    found = [extrema(block, where(path, stack)) for block in read_blocks(path, stack, BLOCK)]
     return min(low for low, _ in found), max(high for _, high in found)
 
 
@@ -180,7 +185,7 @@ def axes_of(path: Path, stack: StoredArray, *, alone: bool = False) -> Axes:
         DataError: for an order that is unclear, and arrays that are probably one image, flat images, or [H, W, C, N].
     """
     shape = stack.shape
-    at = f"{path}: {stack.name} of shape {list(shape)}"
+    at = f"{where(path, stack)} of shape {list(shape)}"
     if len(shape) == 3:
         if shape[1] == 1 and shape[2] > 4:
             raise DataError(f"{at} may be flat images; {_shape_hint(shape[2])}")
