@@ -107,7 +107,7 @@ def test_strings_are_read_as_yaml(given: dict[str, object], field: str, value: o
         ("train: {bach: 3}", ["train.bach", "(given: 3)", "Did you mean 'batch'?", "accumulate"]),
         ("data: {levles: 3}", ["data.levles", "Did you mean 'levels'?"]),
         ("data: {levels: 999}", ["data.levels", "256", "(given: 999)"]),
-        ("data: {levels: many}", ["data.levels", "valid integer", "'many'"]),
+        ("data: {levels: many}", ["data.levels", "whole number", "'many'"]),
         ("data: {binarize: sttic}", ["data.binarize", "none, static, dynamic", "'sttic'"]),
         ("data: {levels: 4, binarize: static}", ["data", "binarize=static", "levels is 4"]),
         ("data: {fit: stretch}", ["data.fit", "'crop', 'resize', 'pad' or 'error'"]),

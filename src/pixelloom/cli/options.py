@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
-from pixelloom.core.errors import UsageError
+from pixelloom.core.errors import UsageError, shortened
+from pixelloom.core.numbers import as_integer, as_number
 
 Device = Literal["auto", "cpu", "cuda"]
 Batch = Literal["auto"] | int
@@ -18,22 +19,43 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def whole_number(_: object, tokens: Sequence[Token]) -> int:
-    """The converter of integers: cyclopts alone would turn 2.5 into 2."""
-    word = tokens[0].value
-    try:
-        return int(word)
-    except ValueError:
-        raise ValueError(f"{word!r} is not a whole number.") from None
+    """The converter of integers: cyclopts alone would turn 2.5 into 2, and Python takes 1_0."""
+    if (found := as_integer(tokens[0].value)) is None:
+        raise ValueError(f"{shortened(tokens[0].value)!r} is not a whole number.")
+    return found
+
+
+def number(_: object, tokens: Sequence[Token]) -> float:
+    """The converter of other numbers: finite, in decimal notation."""
+    if (found := as_number(tokens[0].value)) is None:
+        raise ValueError(f"{shortened(tokens[0].value)!r} is not a number.")
+    return float(found)
+
+
+def one_of(values: Sequence[int]) -> Callable[[object, Sequence[Token]], int]:
+    """The converter of an option that takes some integers only."""
+
+    def converter(_: object, tokens: Sequence[Token]) -> int:
+        if (found := as_integer(tokens[0].value)) is None or found not in values:
+            raise ValueError(f"{shortened(tokens[0].value)!r} is none of {', '.join(map(str, values))}.")
+        return found
+
+    return converter
 
 
 _FROM_ONE = Parameter(validator=Number(gte=1), converter=whole_number)
-_FROM_ZERO = Parameter(validator=Number(gte=0), converter=whole_number)
+_FROM_ZERO = Parameter(validator=Number(gte=0, lte=(1 << 63) - 1), converter=whole_number)
 Index = Annotated[int, _FROM_ZERO]
 """A seed or an index."""
+OptionalIndex = Annotated[int | None, _FROM_ZERO]
 Count = Annotated[int, _FROM_ONE]
 OptionalCount = Annotated[int | None, _FROM_ONE]
+Real = Annotated[float, Parameter(converter=number)]
+OptionalReal = Annotated[float | None, Parameter(converter=number)]
 OptionalNumber = Annotated[int | None, Parameter(name=("--number", "-n")), _FROM_ONE]
 """The option -n."""
+ClassName = Annotated[str | None, Parameter(name="--class", allow_leading_hyphen=True)]
+"""The option --class."""
 
 
 def _batch(_: object, tokens: Sequence[Token]) -> Batch:
@@ -41,9 +63,10 @@ def _batch(_: object, tokens: Sequence[Token]) -> Batch:
     word = tokens[0].value
     if word == "auto":
         return "auto"
-    if not word.isdecimal() or int(word) < 1:
-        raise UsageError(f"--batch: auto or a number of images, 1 or more; not {word!r}")
-    return int(word)
+    found = as_integer(word)
+    if found is None or found < 1:
+        raise UsageError(f"--batch: auto or a number of images, 1 or more; not {shortened(word)!r}")
+    return found
 
 
 @Parameter(name="*")
@@ -58,22 +81,22 @@ class DrawOptions:
     first: Index = 0
     """Index of the first image."""
     out: Path | None = None
-    """PNG with all images; default: samples.png, unless --each or --npy is given."""
+    """PNG with all images; default: samples.png (samples-2.png ... if it exists), unless --each or --npy is given."""
     each: Path | None = None
     """Folder with one PNG per image, pixel for pixel."""
     npy: Path | None = None
     """NumPy file with the levels, uint8 [N, C, H, W]."""
     force: Flag = False
     """Overwrite existing files."""
-    temperature: float = 1.0
+    temperature: Real = 1.0
     """Divisor of the logits of a pixel model; below 1 likelier, above 1 more varied images."""
-    truncation: float | None = None
+    truncation: OptionalReal = None
     """Bound on the absolute values of a GAN's latent vectors; smaller gives less varied images."""
-    class_: Annotated[int | None, Parameter(name="--class")] = None
-    """Class of the images, from 0, for a class-conditional model."""
+    class_: ClassName = None
+    """Class of the images by name, or by number from 0 if no class has that name; `pixelloom info` lists them."""
     each_class: Flag = False
     """Sample -n images of each class, one row per class."""
-    guidance: float = 0.0
+    guidance: Real = 0.0
     """Weight w of classifier-free guidance, (1 + w) cond - w uncond, with --class or --each-class."""
     condition: Path | None = None
     """Conditioning image, for a model trained with --condition; `pixelloom info` shows its size."""
@@ -83,7 +106,7 @@ class DrawOptions:
     """Number of images that --condition-from takes, at even spacing in the split; default: 6."""
     given: Path | None = None
     """Image to complete: its upper rows are kept, the rest is sampled."""
-    keep_rows: int | None = None
+    keep_rows: OptionalIndex = None
     """Number of rows of --given to keep; default: half."""
     method: Literal["fast", "plain"] = "fast"
     """fast computes each feature once; plain runs the network once per pixel."""

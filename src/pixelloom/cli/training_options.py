@@ -6,7 +6,7 @@ An option is defined once, as a field of a configuration class: name, type, rang
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, make_dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,7 +16,7 @@ from cyclopts.validators import Number
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pixelloom.cli.options import whole_number
+from pixelloom.cli.options import number, one_of, whole_number
 from pixelloom.data.config import DataConfig
 from pixelloom.engine.config import TrainConfig
 from pixelloom.runs.families import RUN_FAMILIES
@@ -73,7 +73,9 @@ def _annotation(name: str, info: FieldInfo) -> Any:
     bounds = {_BOUNDS[key]: value for item in info.metadata for key, value in _range(item)}
     validator = Number(**bounds) if bounds else None
     kind = kinds[0] if len(kinds) == 1 and (kinds[0] in (int, float, bool) or get_origin(kinds[0]) is Literal) else str
-    converter = whole_number if kind is int else None
+    converter: Callable[..., Any] | None = {int: whole_number, float: number}.get(kind)
+    if get_origin(kind) is Literal and all(isinstance(value, int) for value in get_args(kind)):
+        converter = one_of(get_args(kind))
     limits = _in_words(bounds)
     return Annotated[kind | None, Parameter(help=f"{text[:-1]}{limits}.", validator=validator, converter=converter)]
 
@@ -125,7 +127,10 @@ def _run_fields() -> list[tuple[str, FieldInfo]]:
 
 
 _TRAIN = ("minutes", "images", "epochs", "seed", "precision", "device", "devices", "threads")
-_SOURCE = ("source", "root", "levels", "binarize", "size", "gray", "fit", "background", "bits", "frames", "bad_images")
+_SOURCE = (
+    *("source", "root", "levels", "binarize", "size", "gray", "fit", "background", "bits", "range", "frames"),
+    *("bad_images", "splits", "class_level", "labels", "label_column"),
+)
 
 if TYPE_CHECKING:  # a type checker cannot read derived classes
 

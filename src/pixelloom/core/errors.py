@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_FINDINGS = 8  # of one validation, in a message
+
 
 class PixelloomError(Exception):
     """Base class of all errors whose message is written for the user."""
@@ -34,18 +36,29 @@ class ModelError(PixelloomError):
     exit_code = 4
 
 
+def shortened(text: str, length: int = 80) -> str:
+    """A text for a message: characters that a terminal would act on are escaped, and the middle is left out."""
+    if len(text) > length:
+        text = f"{text[: length * 2 // 3]}...{text[len(text) - length // 3 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" Did you mean 'digits'?"`` with the most similar known word, or "" if none is similar."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def explain(error: object) -> str:
     """One line for a pydantic ``ValidationError``: for each finding the field path, what is wrong, the given value."""
     findings = []
-    for item in error.errors():  # type: ignore[attr-defined]
-        path = ".".join(str(part) for part in item["loc"])
+    found = error.errors()  # type: ignore[attr-defined]
+    for item in found[:_FINDINGS]:
+        path = ".".join(shortened(str(part)) for part in item["loc"])
         given = item["input"]
-        shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | tuple | list) else ""
-        findings.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{shown}")
-    return "; ".join(findings)
+        shown = ""
+        if isinstance(given, str | int | float | bool | tuple | list):
+            shown = f" (given: {shortened(repr(given))})"
+        findings.append(f"{path}: {shortened(item['msg'].removeprefix('Value error, '), 400)}{shown}")
+    more = f"; and {len(found) - _FINDINGS} more" if len(found) > _FINDINGS else ""
+    return "; ".join(findings) + more

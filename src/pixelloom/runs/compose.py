@@ -12,10 +12,12 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pixelloom.core.errors import UsageError, did_you_mean, explain
+from pixelloom.core.errors import UsageError, did_you_mean, explain, shortened
 from pixelloom.runs.config import RunConfig
 from pixelloom.runs.families import RUN_FAMILIES, config_of
+from pixelloom.runs.numeric_fields import check_numbers
 from pixelloom.runs.renamed import check_file, renamed
+from pixelloom.runs.yaml_reader import LARGEST, read
 
 
 def compose(
@@ -36,13 +38,16 @@ def compose(
         if problem := renamed(field, value):
             raise UsageError(f"--{problem}")
     for patch in (dict(file or {}), _nested(overrides or {})):
-        kind, name = config_of(values["network"]), str(patch.get("network", values["network"]))
+        kind, name = config_of(values["network"]), patch.get("network", values["network"])
+        if not isinstance(name, str):
+            raise UsageError(f"configuration: network: is a name, not {shortened(repr(name))}")
         if name != values["network"]:
             values["model"] = {}  # settings belong to one network: start from the defaults of the new one
         if config_of(name) is not kind:  # and so do those of a family
             values = {field: values[field] for field in RunConfig.model_fields}
         values = _merged(values, patch)
     network = str(values["network"])
+    check_numbers(values, config_of(network), network)
     try:
         return config_of(network).model_validate(values)
     except ValidationError as error:
@@ -56,11 +61,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: if it is missing, not valid YAML, no mapping, has a key twice, or names of an earlier version.
     """
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        with path.open("rb") as file:
+            text = file.read(4 * LARGEST).decode("utf-8")  # 4 bytes of a character, at most
+        settings = read(text)
     except OSError as error:
         raise UsageError(f"--config {path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config {path}: not valid YAML: not UTF-8 at byte {error.start}") from error
+    except ValueError as error:
+        raise UsageError(f"--config {path}: not valid YAML: {error}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"--config {path}: holds no settings; expected lines such as 'model: {{channels: 64}}'")
     check_file(settings, path)
@@ -70,22 +79,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def dump_yaml(config: RunConfig) -> str:
     """The whole configuration as YAML, defaults included."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, which also refuses a duplicate key (YAML would silently keep the last one)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if isinstance(key, list | dict):
-                raise yaml.constructor.ConstructorError(None, None, f"the key on line {line} is not a plain text")
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r} on line {line}")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,8 +92,8 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(node, dict):
                 raise UsageError(f"--{path}: {parent} is also set to a value, so it cannot have fields")
         try:
-            node[leaf] = yaml.safe_load(value) if isinstance(value, str) else value
-        except yaml.YAMLError:
+            node[leaf] = read(value) if isinstance(value, str) else value
+        except ValueError:
             node[leaf] = value
     return tree
 
