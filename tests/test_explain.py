@@ -252,7 +252,7 @@ def pixels(path: str | Path) -> np.ndarray:
 def test_the_command_explains_the_first_test_image(run: Command, digits: PixelModel) -> None:
     said = run("explain", "digits", "--position", "2,5")
     assert (said.code, said.out) == (0, "explain.png\n"), said.err
-    image = examples(digits.spec, DataConfig(), "test", 1).images[0]
+    image = examples(digits, DataConfig(), "test", 1).images[0]
     assert np.array_equal(pixels("explain.png"), np.asarray(pl.explain(pl.load("digits"), image, (2, 5))))
 
 
@@ -271,7 +271,7 @@ def test_the_command_explains_a_sample_and_a_file(run: Command, digits: PixelMod
         ("digits --position=-1,0", "--position: ROW,COLUMN"),
         ("digits --position center", "not 'center'"),
         ("digits mine.png --seed 3", "IMAGE, --seed: give an image file or the seed of a sample, not both"),
-        ("digits --seed -1", "--seed: must be 0 or more, not -1"),
+        ("digits --seed -1", "for --seed. Must be >= 0"),
         ("digits --class 1", "--class 1: this model is unconditional"),
         ("digits --out kept.png", "kept.png: exists already"),
         ("digits --posiiton 2,2", "Unknown option: --posiiton. Did you mean --position?"),

@@ -15,7 +15,8 @@ from checks import value_probabilities as conditionals
 from pixelloom.core.errors import UsageError
 from pixelloom.core.rng import image_noise
 from pixelloom.core.types import ImageSpec
-from pixelloom.models.pixel import PixelModel, Precision
+from pixelloom.models.inputs import Precision
+from pixelloom.models.pixel import PixelModel
 from pixelloom.sampling import ancestral
 from settings import BERNOULLI, INDEPENDENT, ORDERED, WORLDS, Setting, tiny
 

@@ -66,7 +66,8 @@ def train(
         recipe: name of a recipe or a network.
         config: YAML file with settings that override the recipe, such as the ``config.yaml`` of a run.
         data: name of a data set, or path of a folder, zip, array or list of images.
-        out: run folder; default: ``runs/<recipe>``.
+        out: run folder; default: ``runs/<recipe>``, or ``runs/<recipe>-<data>`` for other data, with a number if it is
+            taken.
         minutes: budget in minutes. A budget replaces those of the recipe.
         images: budget in images.
         epochs: budget in epochs.
@@ -93,7 +94,7 @@ def train(
         "train.device": device,
     }
     options = joined(overrides or {}, {field: value for field, value in given.items() if value is not None})
-    plan, folder = planned(recipe, config=config, out=out, overrides=options, resume=resume)
+    plan, folder = planned(recipe, config=config, out=out, overrides=options, resume=resume, force=force)
     return load_model(carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data))
 
 
@@ -165,7 +166,7 @@ def explain(
     image: Tensor | Levels,
     position: tuple[int, int] | None = None,
     *,
-    label: int | None = None,
+    label: int | str | None = None,
 ) -> Image:
     """Show how a pixel model predicts one pixel, as a PIL image with five panels.
 
@@ -176,7 +177,7 @@ def explain(
         model: a pixel model of one order, see :func:`load`.
         image: levels, uint8 [C, H, W] or [1, C, H, W].
         position: (row, column) of the predicted pixel; by default the center.
-        label: class of the image, for a class-conditional model.
+        label: class of the image, by name or number, for a class-conditional model.
 
     Raises:
         UsageError: for a GAN, which predicts no pixels, an image of another shape, or a position outside the image.

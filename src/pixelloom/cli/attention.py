@@ -11,9 +11,9 @@ from cyclopts import Parameter
 
 from pixelloom.cli import outputs
 from pixelloom.cli.common import image_of, loaded, position_of
-from pixelloom.cli.conditioning import check_class
+from pixelloom.cli.conditioning import class_of
 from pixelloom.cli.console import say, say_json, say_table
-from pixelloom.cli.options import Device, Flag, Index, OptionalCount, OptionalNumber
+from pixelloom.cli.options import ClassName, Device, Flag, Index, OptionalCount, OptionalNumber
 from pixelloom.core.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class MapOptions:
     """Network whose attention maps are shown."""
     on: str = _GENERATED
     """Images for the discriminator: generated, a split (train, val, test) of the training data, or an image file."""
-    class_: Annotated[int | None, Parameter(name="--class")] = None
-    """Class of the images, for a class-conditional model; with a file in --on, the class of the file."""
+    class_: ClassName = None
+    """Class of the images, by name or number; with a file in --on, the class of the file."""
     seed: Index = 0
     """Seed of the images, as in `pixelloom sample`."""
     first: Index = 0
     """Index of the first image."""
-    out: Path = Path("maps.png")
-    """PNG to write."""
+    out: Path | None = None
+    """PNG to write; default: maps.png, or maps-2.png and so on if it exists."""
     scale: OptionalCount = None
     """PNG pixels per image pixel."""
     device: Device = "auto"
@@ -119,15 +119,16 @@ def attention(model: str, /, *, options: MapOptions = NO_MAPS) -> None:
     from pixelloom.viz import attention_maps
     from pixelloom.viz.grid import save_png
 
+    if options.out is None:
+        options = replace(options, out=outputs.free(Path("maps.png"), force=options.force))
     _check(options)
     found = require(loaded(model, options.device), "attention", "pixelloom attention")
-    check_class(options.class_, found.description.classes)
     queries = _queries(options.query, found.spec)
     parts = _parts(found, options)
-    outputs.probe(options.out.parent)
+    outputs.probe(_out(options).parent)
     sheet = attention_maps.sheet(list(_strips(parts, queries)), found.spec.levels, _NOTES, options.scale)
-    with outputs.writing(options.out):
-        save_png(sheet, options.out)
+    with outputs.writing(_out(options)):
+        save_png(sheet, _out(options))
     rows = [_row(part, layer) for part in parts for layer in part.layers]
     if options.json:
         asked = [{"row": y, "column": x} for y, x in queries]
@@ -143,13 +144,19 @@ def _check(options: MapOptions) -> None:
         raise UsageError(f"-n: at most {_MOST} images, not {options.images}; show further ones with --first")
     if options.on != _GENERATED and options.of == "generator":
         raise UsageError("--on: needs --of discriminator or both; a generator attends to its own features")
-    if options.on not in (_GENERATED, *_SPLITS) and Path(options.on).resolve() == options.out.resolve():
+    if options.on not in (_GENERATED, *_SPLITS) and Path(options.on).resolve() == _out(options).resolve():
         raise UsageError(f"{options.out}: is the image of --on; write to another file")
     if options.on not in (_GENERATED, *_SPLITS) and not Path(options.on).exists():
         words = (_GENERATED, *_SPLITS)
         near = did_you_mean(options.on, words)
         raise UsageError(f"--on {options.on}: no such file.{near} Name an image file, or one of {', '.join(words)}")
-    outputs.check_file(options.out, options.force)
+    outputs.check_image(_out(options), options.force)
+
+
+def _out(options: MapOptions) -> Path:
+    """The file to write; :func:`attention` has set a default."""
+    assert options.out is not None
+    return options.out
 
 
 def _queries(text: str, spec: ImageSpec) -> list[Place]:
@@ -166,7 +173,7 @@ def _parts(model: GANModel, options: MapOptions) -> list[_Part]:
     from pixelloom.layers.self_attention import attention_layers
     from pixelloom.sampling.latent_noise import labels_of
 
-    n, classes, one = options.images, model.description.classes, options.class_
+    n, classes, one = options.images, model.description.classes, class_of(options.class_, model)
     if not attention_layers(model.network):
         network = model.description.network
         raise UsageError(f"{network} has no attention layers; to train a network that has: pixelloom train sagan")
@@ -208,11 +215,11 @@ def _real(model: GANModel, options: MapOptions) -> tuple[Tensor, LabelsLike]:
 
     classes = model.description.classes
     if options.on in _SPLITS:
-        images, labels = examples(model.spec, data_for(model), options.on, options.images)
+        images, labels = examples(model, data_for(model), options.on, options.images)
         return images, labels if classes else None
     if classes and options.class_ is None:
         raise UsageError(f"--class: is needed for {options.on}, since the discriminator is class-conditional")
-    return image_of("--on", Path(options.on), model.spec, fitted=True), options.class_
+    return image_of("--on", Path(options.on), model.spec, fitted=True), class_of(options.class_, model)
 
 
 def _strips(parts: Sequence[_Part], queries: Sequence[Place]) -> Iterator[Strip]:

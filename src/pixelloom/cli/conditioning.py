@@ -5,6 +5,8 @@ Image i belongs to row i modulo the number of rows, so its index determines its 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from pixelloom.core.types import Labels, Levels
     from pixelloom.data.conditions import Condition
     from pixelloom.models.family import GenerativeModel
+
+
+_log = logging.getLogger("pixelloom")
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,7 @@ def rows_of(options: DrawOptions, model: GenerativeModel) -> Rows:
     """
     import torch
 
-    condition, one = model.condition, options.class_
-    check_class(one, model.description.classes)
+    condition, one = model.condition, class_of(options.class_, model)
     labels = None if one is None else torch.tensor([one])
     if condition is not None and not (options.condition or options.condition_from):
         raise UsageError(
@@ -97,11 +101,23 @@ def rows_of(options: DrawOptions, model: GenerativeModel) -> Rows:
     return _of_classes(model, given) if options.each_class else Rows(labels=labels, condition=given)
 
 
-def check_class(one: int | None, classes: int) -> None:
-    """Raises UsageError for a class that is out of range, or any class of an unconditional model."""
-    if one is not None and not 0 <= one < classes:
-        known = f"has classes 0 to {classes - 1}" if classes else "is unconditional (trained without --classes)"
-        raise UsageError(f"--class {one}: this model {known}")
+def class_of(text: str | None, model: GenerativeModel) -> int | None:
+    """The class that --class chooses: the one of that name, else the one of that number, from 0; None for None.
+
+    Raises:
+        UsageError: for a class that the model lacks.
+    """
+    from pixelloom.models.inputs import class_index
+
+    if text is None:
+        return None
+    index = class_index(text, model.description, "--class")
+    name = model.description.class_names[index]
+    if name != text:
+        _log.info("--class %s: no class has this name; it is number %s, %s", text, text, name)
+    elif text.isdecimal() and int(text) != index:
+        _log.info("--class %s: the class of this name, number %d", text, index)
+    return index
 
 
 def _of_classes(model: GenerativeModel, condition: Tensor | None) -> Rows:
@@ -110,12 +126,24 @@ def _of_classes(model: GenerativeModel, condition: Tensor | None) -> Rows:
     classes = model.description.classes
     if not classes:
         raise UsageError("--each-class: this model is unconditional (trained without --classes)")
-    known = list(model.description.training.classes)
-    numbers = list(map(str, range(classes)))
-    names = known if len(known) == classes else numbers
-    both = tuple(name if name == number else f"{number} {name}" for number, name in zip(numbers, names, strict=True))
-    folders = tuple("".join(c if c.isalnum() or c in " ._-" else "-" for c in name).strip(" .") for name in both)
-    return Rows(classes, torch.arange(classes), condition, both, folders)
+    names = model.description.class_names
+    both = tuple(name if name == str(number) else f"{number} {name}" for number, name in enumerate(names))
+    return Rows(classes, torch.arange(classes), condition, both, folder_names(names))
+
+
+def folder_names(names: Sequence[str]) -> tuple[str, ...]:
+    """A folder for each class, called as the class, so that the folders read back as the same classes.
+
+    Characters that a file system may refuse become hyphens; a name that is empty or taken then gets its number.
+    """
+    found: list[str] = []
+    for number, name in enumerate(names):
+        folder = "".join(c if c.isalnum() or c in " ._-&+,'()" else "-" for c in name).strip(" .")
+        taken = {other.casefold() for other in found}
+        found.append(f"{folder} {number}".strip() if not folder or folder.casefold() in taken else folder)
+    if changed := [f"{name!r} is {folder!r}" for name, folder in zip(names, found, strict=True) if name != folder]:
+        _log.info("--each: folders of classes: %s", ", ".join(changed[:8]))
+    return tuple(found)
 
 
 def _of_split(options: DrawOptions, model: GenerativeModel, condition: Condition, labels: Tensor | None) -> Rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,18 +17,23 @@ from pixelloom.core.errors import UsageError
 
 if TYPE_CHECKING:
     from pixelloom.data.catalog import Dataset
+    from pixelloom.data.config import DataConfig
+    from pixelloom.metrics.extractors import Extractor
     from pixelloom.metrics.likelihood import Likelihood
     from pixelloom.metrics.results import Result
     from pixelloom.models.family import GenerativeModel
     from pixelloom.runs.evaluate import Measured, MeasureOptions
 
+_log = logging.getLogger("pixelloom")
+
 
 def evaluate(
-    model: str,
+    model: str | None = None,
     /,
     *,
     metrics: str | None = None,
-    split: Literal["train", "val", "test"] = "test",
+    samples: Path | None = None,
+    split: Literal["train", "val", "test", "all"] | None = None,
     limit: OptionalCount = None,
     number: OptionalNumber = None,
     seed: Index = 0,
@@ -45,10 +52,12 @@ def evaluate(
 
     Args:
         model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
+        samples: Without a model: folder, zip or array of samples of any origin, measured against --data.
         metrics: all, or a list of likelihood,kid,fd,precision,recall,density,coverage,nearest,accuracy.
-        split: Split to measure on; val selected the model, test is the one to report.
+        split: Split to measure on; val selected the model, test is the one to report. Default: test, or all for images
+            of your own that the model was not trained on.
         limit: Number of images of the split: evenly spaced for the likelihood, random for sample metrics.
-        number: Number of samples; default: 2000.
+        number: Number of samples; default: 2000, or all of --samples.
         seed: Seed of the samples, and of the selection of real images.
         features: Feature extractor of sample metrics: lenet-mnist, random, pixels, or inception=FILE with the weights
             of published FIDs; auto: lenet-mnist for MNIST digits, else random.
@@ -62,24 +71,22 @@ def evaluate(
     from pixelloom.core.threads import fixed
     from pixelloom.engine.memory import out_of_memory
     from pixelloom.metrics.extractors import named
-    from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics
 
     words = None if metrics is None else [word.strip() for word in metrics.split(",")]
+    if (model is None) == (samples is None):
+        raise UsageError("name a model, or samples with --samples FOLDER and --data FOLDER, and not both")
     if neighbors is not None:
-        outputs.check_file(neighbors, force)
+        outputs.check_image(neighbors, force)
         outputs.probe(neighbors.parent)
-        words = [*(words or []), "nearest"]
-    found = loaded(model, device)
-    names = applicable_metrics(found, words, split)
-    drawn = tuple(name for name in names if name != LIKELIHOOD)
-    if not drawn and (number is not None or features != "auto"):
-        raise UsageError("-n, --features: need sample metrics; add --metrics all, or kid, nearest, ...")
-    forgiving = words is None or ALL in words
-    wishes = MeasureOptions(drawn, named(features), number or N, seed, split, limit, forgiving)
+    wishes = _Wishes(words, named(features), features != "auto", number, seed, split, limit, neighbors)
     try:
-        log_threads(found, threads)
         with fixed(threads):
-            header, likelihood, measured = _measured(model, found, data, wishes, LIKELIHOOD in names)
+            if model is None:
+                header, likelihood, measured, options = _sets(str(samples), data, wishes)
+            else:
+                found = loaded(model, device)
+                log_threads(found, threads)
+                header, likelihood, measured, options = _measured(model, found, data, wishes)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -88,54 +95,129 @@ def evaluate(
         _draw_neighbors(neighbors, measured, found.spec.levels)
         header["neighbors"] = str(neighbors)
     if json:
-        metrics_of = {} if measured is None else _as_dict(measured, wishes)
+        metrics_of = {} if measured is None else _as_dict(measured, options)
         say_json(header | ({} if likelihood is None else likelihood.as_dict()) | metrics_of)
         return
     if likelihood is not None:
         _say_likelihood(header, likelihood)
     if measured is not None:
-        _say_metrics(header, measured, wishes)
+        _say_metrics(header, measured, options)
 
 
-def _measured(
-    name: str, model: GenerativeModel, data_options: DataOptions, wishes: MeasureOptions, likely: bool
-) -> tuple[dict[str, object], Likelihood | None, Measured | None]:
-    """A header about model and data, the likelihood, and the sample metrics."""
+@dataclass(frozen=True)
+class _Wishes:
+    """Options of the command that are not about data."""
+
+    words: list[str] | None
+    features: str | Extractor
+    chosen_features: bool
+    number: int | None
+    seed: int
+    split: str | None
+    limit: int | None
+    neighbors: Path | None
+
+    def options(self, metrics: tuple[str, ...], split: str, number: int) -> MeasureOptions:
+        """For the measuring function."""
+        from pixelloom.runs.evaluate import ALL, MeasureOptions
+
+        forgiving = self.words is None or ALL in self.words
+        return MeasureOptions(metrics, self.features, number, self.seed, split, self.limit, forgiving)
+
+
+_Found = tuple[dict[str, object], "Likelihood | None", "Measured | None", "MeasureOptions"]
+"""A header about model and data, the likelihood, the sample metrics and their options."""
+
+
+def _sets(source: str, data_options: DataOptions, wishes: _Wishes) -> _Found:
+    """Two sets of images, without a model."""
+    from pixelloom.data.catalog import DATASETS, load
+    from pixelloom.data.io.download import progress_bar
+    from pixelloom.runs.evaluate import checked
+    from pixelloom.runs.image_sets import load_samples, measure_sets, set_metrics
+    from pixelloom.runs.matching import EVERY
+
+    settings = data_settings(data_options)
+    if "source" not in settings:
+        raise UsageError("--samples: needs --data, the images to measure against")
+    if wishes.neighbors is not None:
+        raise UsageError("--neighbors: needs a model, whose training images are searched")
+    names = set_metrics(wishes.words)
+    config = checked(settings)
+    with progress_bar() as shown:
+        data = load(config, shown)
+    split = wishes.split or ("test" if config.source in DATASETS else EVERY)
+    drawn = load_samples(source, config, data)
+    options = wishes.options(names, split, wishes.number or sum(drawn.counts().values()))
+    measured = measure_sets(drawn, data, options)
+    return _header({"samples_of": source}, config, data, split), None, measured, options
+
+
+def _measured(name: str, model: GenerativeModel, data_options: DataOptions, wishes: _Wishes) -> _Found:
+    """A model."""
     from pixelloom.data.catalog import load_for
     from pixelloom.data.io.download import progress_bar
-    from pixelloom.runs.evaluate import data_for, likelihood_of, measure
+    from pixelloom.runs.evaluate import LIKELIHOOD, N, applicable_metrics, data_for, measure, scored
     from pixelloom.runs.folder import find
+    from pixelloom.runs.matching import EVERY, default_split
 
     settings = data_settings(data_options)
     source = settings.pop("source", None)
     config = data_for(model, None if source is None else str(source), settings)
-    likelihood, measured = None, None
-    data: Dataset | None = None
-    if likely:
-        likelihood, data = likelihood_of(model, config, wishes.split, limit=wishes.limit)
-    if data is None:
-        with progress_bar() as shown:
-            data = load_for(model.spec, config, shown)
-    if wishes.metrics:
-        with Meter(f"sampling {wishes.n} images", wishes.n) as meter:
+    split = wishes.split or default_split(model, config)
+    words = applicable_metrics(model, wishes.words, split)
+    if wishes.neighbors is not None and "nearest" not in words:
+        words = applicable_metrics(model, [*words, "nearest"], split)
+    drawn = tuple(word for word in words if word != LIKELIHOOD)
+    if not drawn and (wishes.number is not None or wishes.chosen_features):
+        raise UsageError("-n, --features: need sample metrics; add --metrics all, or kid, nearest, ...")
+    options = wishes.options(drawn, split, wishes.number or N)
+    if split == EVERY:
+        _log.info("%s: images are converted as in training: %s", config.source, _conversions(config))
+    with progress_bar() as shown:
+        data = load_for(model.spec, config, shown)
+    likelihood = scored(model, data, split, options.limit) if LIKELIHOOD in words else None
+    measured = None
+    if drawn:
+        with Meter(f"sampling {options.n} images", options.n) as meter:
             measured = measure(
                 model,
                 data,
-                wishes,
-                lambda done: meter.show(done, "measuring" if done == wishes.n else f"{int(done)} done"),
+                options,
+                lambda done: meter.show(done, "measuring" if done == options.n else f"{int(done)} done"),
             )
-    header = {
-        "model": str(find(name)),
+    header = _header({"model": str(find(name))}, config, data, split)
+    header["condition"] = "none" if model.condition is None else model.condition.rule
+    return header, likelihood, measured, options
+
+
+def _header(first: dict[str, object], config: DataConfig, data: Dataset, split: str) -> dict[str, object]:
+    from pixelloom.runs.matching import split_of
+
+    return {
+        **first,
         "data": config.source,
-        "split": wishes.split,
-        "of": len(data.split(wishes.split)),
+        "split": split,
+        "of": len(split_of(data, split)),
         "levels": data.spec.levels,
         "binarize": config.binarize,
-        "condition": "none" if model.condition is None else model.condition.rule,
+        "condition": "none",
         "note": data.note,
         "date": date.today().isoformat(),
     }
-    return header, likelihood, measured
+
+
+def _conversions(config: DataConfig) -> str:
+    """The transforms of a data configuration in words."""
+    words = [] if config.size is None else [f"size {config.size} ({config.fit})"]
+    words += ["gray"] if config.gray else []
+    words += [f"{config.levels} levels"] if config.levels else []
+    words += [f"binarize {config.binarize}"] if config.binarize != "none" else []
+    return ", ".join(words) or "none"
+
+
+def _split_name(split: object) -> str:
+    return "all splits" if split == "all" else f"{split} split"
 
 
 def _draw_neighbors(path: Path, measured: Measured, levels: int) -> None:
@@ -159,7 +241,8 @@ def _as_dict(measured: Measured, wishes: MeasureOptions) -> dict[str, object]:
 def _say_likelihood(header: dict[str, object], found: Likelihood) -> None:
     form = "" if header["binarize"] == "none" else f", binarize {header['binarize']}"
     n = f"{found.n:,} images" if found.n == header["of"] else f"{found.n:,} of {header['of']:,} images"
-    say(f"{header['data']}, {header['split']} split: {n} of {found.dims} values, {header['levels']} levels{form}")
+    split = _split_name(header["split"])
+    say(f"{header['data']}, {split}: {n} of {found.dims} values, {header['levels']} levels{form}")
     for name, value, interval, digits in (
         ("nats/image", found.nats_per_image, found.nats_per_image_95, 2),
         ("nats/dim", found.nats_per_dim, None, 4),
@@ -177,8 +260,8 @@ def _say_metrics(header: dict[str, object], measured: Measured, wishes: MeasureO
     form = "" if header["binarize"] == "none" else f", binarize {header['binarize']}"
     held_out = len(measured.reference.held_out)
     say(
-        f"{len(measured.samples):,} samples (seed {wishes.seed}) and {held_out:,} of {header['of']:,} images of "
-        f"{header['data']}, {header['split']} split, {header['levels']} levels{form}"
+        f"{len(measured.samples):,} samples ({_origin(header, wishes)}) and {held_out:,} of {header['of']:,} images of "
+        f"{header['data']}, {_split_name(header['split'])}, {header['levels']} levels{form}"
     )
     columns = ("metric", "samples", "real", "N", "N real", "")
     say_table(columns, [_row(result) for result in measured.results])
@@ -190,9 +273,13 @@ def _say_metrics(header: dict[str, object], measured: Measured, wishes: MeasureO
         say(str(header["neighbors"]))
 
 
+def _origin(header: dict[str, object], options: MeasureOptions) -> str:
+    return str(header["samples_of"]) if "samples_of" in header else f"seed {options.seed}"
+
+
 def _row(result: Result) -> tuple[str, ...]:
     """Cells of a result; ``real`` is its real-vs-real baseline."""
-    spread = "" if result.std is None else f" +- {result.std:.2g}"
+    spread = "" if result.standard_error is None else f" +- {result.standard_error:.2g}"
     return (
         result.name,
         f"{result.value:.4f}{spread}{_interval(result.interval)}",

@@ -9,9 +9,9 @@ from cyclopts import Parameter
 
 from pixelloom.cli import outputs
 from pixelloom.cli.common import image_of, loaded, position_of
-from pixelloom.cli.conditioning import check_class
+from pixelloom.cli.conditioning import class_of
 from pixelloom.cli.console import say
-from pixelloom.cli.options import Device, Flag
+from pixelloom.cli.options import ClassName, Device, Flag, OptionalIndex
 from pixelloom.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def explain(
     /,
     *,
     position: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    seed: int | None = None,
-    class_: Annotated[int | None, Parameter(name="--class")] = None,
-    out: Path = Path("explain.png"),
+    seed: OptionalIndex = None,
+    class_: ClassName = None,
+    out: Path | None = None,
     device: Device = "auto",
     force: Flag = False,
 ) -> None:
@@ -39,27 +39,23 @@ def explain(
         image: An image file; by default the first test image of the data that the model was trained on.
         position: ROW,COLUMN of the predicted pixel, counted from 0; by default the center.
         seed: Explain a sample of the model with this seed instead of an image.
-        class_: Class of the image, for a model that was trained with --classes.
-        out: A PNG of the explanation.
+        class_: Class of the image, by name or number, for a model that was trained with --classes.
+        out: A PNG of the explanation; by default explain.png, or explain-2.png and so on if it exists.
         device: auto is CUDA where there is one.
         force: Replace the PNG if it exists.
     """
     from pixelloom import api
-    from pixelloom.models.inputs import at_least
     from pixelloom.models.registry import require
     from pixelloom.viz.grid import save_png
 
-    if seed is not None:
-        at_least("--seed", seed, 0)
-        if image is not None:
-            raise UsageError("IMAGE, --seed: give an image file or the seed of a sample, not both")
-    outputs.check_file(out, force)
+    if seed is not None and image is not None:
+        raise UsageError("IMAGE, --seed: give an image file or the seed of a sample, not both")
+    out = outputs.free(Path("explain.png"), force=force) if out is None else out
+    outputs.check_image(out, force)
     found = loaded(model, device)
     require(found, "receptive_field", "pixelloom explain")
     where = position_of(position, found.spec)
-    if class_ is not None:
-        check_class(class_, found.description.classes)
-    levels, label = _image(found, image, seed, class_)
+    levels, label = _image(found, image, seed, class_of(class_, found))
     outputs.probe(out.parent)
     drawn = api.explain(found, levels, where, label=label)
     with outputs.writing(out):
@@ -73,7 +69,7 @@ def _image(model: GenerativeModel, path: Path | None, seed: int | None, label: i
 
     if path is not None:
         return image_of("IMAGE", path, model.spec, fitted=True)[0], label
-    batch = None if seed is not None and model.condition is None else examples(model.spec, data_for(model), "test", 1)
+    batch = None if seed is not None and model.condition is None else examples(model, data_for(model), "test", 1)
     if seed is not None:
         condition = {} if batch is None or model.condition is None else {"condition": model.condition.of(batch.images)}
         return model.sample(1, seed=seed, labels=label, **condition)[0], label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +12,14 @@ from pixelloom.cli import outputs
 from pixelloom.cli.common import position_of
 from pixelloom.cli.console import say, say_json
 from pixelloom.cli.options import Flag
-from pixelloom.core.errors import UsageError
+from pixelloom.core.errors import UsageError, shortened
 
 if TYPE_CHECKING:
     from pixelloom.models.family import GenerativeModel, ModelInfo
     from pixelloom.models.pixel import PixelModel
+    from pixelloom.models.training_record import TrainingRecord
+
+_MOST_CLASSES = 40  # in the text
 
 
 def info(
@@ -45,7 +49,7 @@ def info(
     if receptive_field is None and position is not None:
         raise UsageError("--position: needs --receptive-field")
     if receptive_field is not None:
-        outputs.check_file(receptive_field, force)
+        outputs.check_image(receptive_field, force)
     folder = find(model)
     found = load_model(folder)
     with safe_open(str(folder / WEIGHTS), "pt") as file:
@@ -105,6 +109,29 @@ def _say_field(seen: dict[str, Any]) -> None:
     say(f"{'image':11} {seen['image']}")
 
 
+def _training(record: TrainingRecord) -> str:
+    """Budget, seed and date, as far as they are recorded."""
+    parts = (
+        ("", None if record.images is None else f"{record.images:,}", " images"),
+        ("", record.epochs, " epochs"),
+        ("", record.minutes, " minutes"),
+        ("seed ", record.seed, ""),
+        ("", record.date, ""),
+    )
+    return ", ".join(f"{before}{value}{after}" for before, value, after in parts if value is not None)
+
+
+def _classes(names: Sequence[str]) -> str:
+    """Number and names of classes, as in ``2 (0 cats, 1 dogs)``."""
+    if not names:
+        return ""
+    if all(name == str(number) for number, name in enumerate(names)):
+        return f"{len(names)} (0 to {len(names) - 1})"
+    shown = ", ".join(f"{number} {shortened(name)}" for number, name in enumerate(names[:_MOST_CLASSES]))
+    more = f" and {len(names) - _MOST_CLASSES} more; --json has all" if len(names) > _MOST_CLASSES else ""
+    return f"{len(names)} ({shown}{more})"
+
+
 def _lines(model: GenerativeModel, details: ModelInfo) -> dict[str, str]:
     """Name -> text; an empty text is not shown."""
     about = model.description
@@ -121,15 +148,12 @@ def _lines(model: GenerativeModel, details: ModelInfo) -> dict[str, str]:
         "network": f"{about.network} ({settings})",
         "images": str(model.spec),
         **details.lines,
-        "classes": str(about.classes or ""),
+        "classes": _classes(about.class_names),
         "recipe": record.recipe,
         "data": f"{data.get('source', 'unknown')}{f' ({form})' if form else ''}",
         "splits": record.splits,
         "note": record.note,
-        "training": f"{record.images:,} images, {record.epochs} epochs, {record.minutes} minutes, "
-        f"seed {record.seed}, {record.date}"
-        if record.images is not None
-        else "",
+        "training": _training(record),
         "validation": validation,
         "command": record.command,
     }

@@ -12,9 +12,9 @@ from cyclopts.validators import Number
 
 from pixelloom.cli import outputs
 from pixelloom.cli.common import loaded
-from pixelloom.cli.conditioning import check_class
+from pixelloom.cli.conditioning import class_of
 from pixelloom.cli.console import say
-from pixelloom.cli.options import Count, Device, Flag, Index, OptionalCount, whole_number
+from pixelloom.cli.options import ClassName, Count, Device, Flag, Index, OptionalCount, OptionalReal, whole_number
 from pixelloom.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def interpolate(
     steps: Count = 8,
     seed: Index = 0,
     first: Index = 0,
-    truncation: float | None = None,
-    class_: Annotated[int | None, Parameter(name="--class")] = None,
-    out: Path = Path("path.png"),
+    truncation: OptionalReal = None,
+    class_: ClassName = None,
+    out: Path | None = None,
     gif: Path | None = None,
     loop: Flag = False,
     scale: OptionalCount = None,
@@ -50,8 +50,8 @@ def interpolate(
         seed: Seed of the latent vectors.
         first: Index of the first image.
         truncation: Bound on the absolute values of the latent vectors; smaller gives less varied images.
-        class_: Class of all images, for a class-conditional model.
-        out: PNG to write.
+        class_: Class of all images, by name or number, for a class-conditional model.
+        out: PNG to write; default: path.png, or path-2.png and so on if it exists.
         gif: GIF animation to write.
         loop: Play the animation forward and backward in a loop, instead of once.
         scale: Pixels of the files per image pixel.
@@ -67,18 +67,22 @@ def interpolate(
     check_truncation(truncation, "--truncation")
     if loop and gif is None:
         raise UsageError("--loop: needs --gif")
+    if gif is not None and gif.suffix.lower() not in ("", ".gif"):
+        raise UsageError(f"--gif {gif}: writes a GIF; name a file that ends in .gif")
+    out = outputs.free(Path("path.png"), force=force) if out is None else out
     if out == gif:
         raise UsageError(f"--out, --gif: both are {out}; name two files")
+    outputs.check_format(out)
     files = [out] if gif is None else [out, gif]
     for path in files:
         outputs.check_file(path, force)
     found = require(loaded(model, device), "interpolate", "pixelloom interpolate")
-    check_class(class_, found.description.classes)
+    label = class_of(class_, found)
     spec, legs = found.spec, stops - 1
     grid_layout(legs * (steps + 1), spec.shape, steps + 1, scale)  # raises if the image would be too large
     for path in files:
         outputs.probe(path.parent)
-    frames = found.interpolate(stops, steps, seed=seed, first=first, truncation=truncation, labels=class_).numpy()
+    frames = found.interpolate(stops, steps, seed=seed, first=first, truncation=truncation, labels=label).numpy()
     rows = np.concatenate([frames[leg * steps : (leg + 1) * steps + 1] for leg in range(legs)])
     with outputs.writing(out):
         save_png(grid(rows, spec.levels, steps + 1, scale), out)

@@ -5,15 +5,16 @@ Nothing is allocated before the description is known to fit the weights, and no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from torch import nn
+from torch import Tensor, nn
 
-from pixelloom.core.errors import ModelError, UsageError, did_you_mean, explain
+from pixelloom.core.errors import ModelError, UsageError, did_you_mean, explain, shortened
 from pixelloom.core.types import ImageSpec
 from pixelloom.engine.safetensors_io import check_keys, load_tensors
 from pixelloom.models.training_record import TrainingRecord
@@ -42,6 +43,12 @@ class Description(BaseModel):
     classes: int = Field(0, ge=0, le=LARGEST_SIDE)
     """Number of classes of a class-conditional model; 0 for an unconditional one."""
     training: TrainingRecord = TrainingRecord()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; their numbers if the training record does not have the names."""
+        known = self.training.classes
+        return known if len(known) == self.classes else tuple(map(str, range(self.classes)))
 
     @model_validator(mode="before")
     @classmethod
@@ -87,13 +94,36 @@ def rebuild(path: Path, kind: type[D], build: Callable[[D], M]) -> M:
     try:
         description = kind.model_validate(meta)
         # On the meta device nothing is allocated: a hostile description cannot claim more memory than the file holds.
-        with torch.device("meta"):
+        with torch.device("meta"), _single_precision():
             expected = build(description).network.state_dict()
     except ValidationError as error:
         raise ModelError(f"{wrong} ({explain(error)})") from error
-    except UsageError as error:
-        raise ModelError(f"{wrong} ({error})") from error
+    except (UsageError, ValueError, TypeError, OverflowError) as error:
+        raise ModelError(f"{wrong} ({shortened(str(error), 200)})") from error
     check_keys(path, expected, tensors)
-    model = build(description)
+    check_finite(path, tensors)
+    with _single_precision(), torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
+        model = build(description)
     model.network.load_state_dict(tensors)
     return model
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ModelError if a weight is NaN or infinite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"{path}: its weights are not finite ({name}): the training diverged, or the file was edited; "
+                "use another checkpoint"
+            )
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """Weights are built in float32, whatever torch's default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

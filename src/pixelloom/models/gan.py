@@ -7,7 +7,7 @@ A model folder holds ``model.safetensors`` and ``config.json`` (generator and de
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, from_model, to_model
 from pixelloom.engine.safetensors_io import check_keys, digest_of, load_tensors, save_described, save_tensors
 from pixelloom.layers.self_attention import attention_maps
-from pixelloom.models.description import CONFIG, DISCRIMINATOR, FILES, WEIGHTS, Description, rebuild
+from pixelloom.models.description import CONFIG, DISCRIMINATOR, FILES, WEIGHTS, Description, check_finite, rebuild
 from pixelloom.models.family import Ability
 from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels
 from pixelloom.networks import GAN_NETWORKS, build_pair
@@ -59,6 +59,11 @@ class GANModel:
         self._passes = ThreadChoice()
         self.condition: Condition | None = None
         """A GAN takes no conditioning image."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the weights and the description; torch does not pickle modules with spectral norm."""
+        discriminator = None if self.discriminator is None else self.discriminator.state_dict()
+        return _restored, (self.description, self.network.state_dict(), discriminator)
 
     @classmethod
     def build(cls, description: GANDescription) -> GANModel:
@@ -116,7 +121,7 @@ class GANModel:
 
         Args:
             z: latent vectors, float [n, latent].
-            labels: class of each image, int64 [n], or one for all; for a class-conditional model.
+            labels: class of each image, by name or number, or one for all; for a class-conditional model.
             batch: images per batch; another batch size may change a value by one level, by rounding.
             threads: CPU threads; None chooses by measured time.
             on_step: callback (1, 1, images), after each batch.
@@ -157,7 +162,7 @@ class GANModel:
             seed: seed of the latent vectors.
             first: index of the first image.
             truncation: bound on the absolute values of a latent vector; None for none.
-            labels: class of each image, int64 [n], or one for all; None draws classes uniformly.
+            labels: class of each image, by name or number, or one for all; None draws classes uniformly.
             batch: as in :meth:`render`.
             threads: as in :meth:`render`.
             on_step: as in :meth:`render`.
@@ -221,7 +226,7 @@ class GANModel:
     def _labels(self, labels: LabelsLike, n: int) -> Tensor | None:
         """Labels as the networks take them, int64 [n]; there is no null class."""
         classes = self.description.classes
-        found = check_labels(labels, classes, n, self.device)
+        found = check_labels(labels, self.description, n, self.device)
         if found is not None and (labels is None or (len(found) and int(found.max()) >= classes)):
             raise UsageError(f"labels: a class for each image, numbered 0 to {classes - 1}, is needed")
         return found
@@ -241,6 +246,19 @@ class GANModel:
         return sha256
 
 
+def _restored(
+    description: GANDescription, generator: dict[str, Tensor], discriminator: dict[str, Tensor] | None
+) -> GANModel:
+    """A model with given weights, in their precision and on their device."""
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced
+        model = GANModel.build(description)
+    model.network.load_state_dict(generator, assign=True)
+    if discriminator is None or model.discriminator is None:
+        return GANModel(model.network, description)
+    model.discriminator.load_state_dict(discriminator, assign=True)
+    return model
+
+
 def load_gan(folder: Path) -> GANModel:
     """Load a model written by :meth:`GANModel.save`, onto the CPU; without discriminator if its file is missing.
 
@@ -255,9 +273,10 @@ def load_gan(folder: Path) -> GANModel:
     try:
         kept, meta = load_tensors(path)
         check_keys(path, model.discriminator.state_dict(), kept)
+        check_finite(path, kept)
+        if meta.get("generator") != digest_of(folder / WEIGHTS):
+            raise ModelError(f"{path}: belongs to another state of the generator; save the model again.")
     except ModelError as error:
         raise ModelError(f"{error} Only attention maps need this file; without it the model samples.") from error
     model.discriminator.load_state_dict(kept)
     return model
-        if meta.get("generator") != digest_of(folder / WEIGHTS):
-            raise ModelError(f"{path}: belongs to another state of the generator; save the model again.")

@@ -6,7 +6,6 @@ description, to be read by people and other programs). Loading never runs code f
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +14,8 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
-from pixelloom.core.atomic import whole_folder
 
+from pixelloom.core.atomic import whole_folder
 from pixelloom.core.errors import UsageError
 from pixelloom.core.rng import image_noise
 from pixelloom.core.threads import ThreadChoice
@@ -31,11 +30,15 @@ from pixelloom.models.description import CONFIG, FILES, WEIGHTS, rebuild
 from pixelloom.models.family import Ability
 from pixelloom.models.inputs import (
     LabelsLike,
+    Precision,
     at_least,
     check_condition,
+    check_guidance,
     check_known,
     check_labels,
     check_levels,
+    in_dtype,
+    in_precision,
     of_batch,
     with_null_class,
 )
@@ -46,8 +49,6 @@ from pixelloom.sampling.exact import exact
 from pixelloom.sampling.fast import sampler as fast
 from pixelloom.sampling.fast.planner import Plan
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
-Precision = Literal["fp32", "bf16", "fp64"]
 PLAIN_BATCH = 64  # images per batch of the plain loop, by default
 
 
@@ -73,6 +74,10 @@ class PixelModel:
         self.condition: Condition | None = description.conditioning_image()
         """The conditioning image that the model takes; None for none."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the weights and the description; plans are made again."""
+        return PixelModel, (self.network, self.description)
+
     @classmethod
     def build(cls, description: PixelDescription) -> PixelModel:
         """An untrained model."""
@@ -96,7 +101,8 @@ class PixelModel:
         if order_ensemble.orders(self.network) == 1:
             found.add("completion")
         if self.description.classes:
-            found |= {"classes"} if self.head.kind == "logistics" else {"classes", "guidance"}
+            guided = self.head.kind != "logistics" and self.description.null_class
+            found |= {"classes", "guidance"} if guided else {"classes"}
         return frozenset(found | {"condition"} if self.condition else found)
 
     @property
@@ -129,13 +135,17 @@ class PixelModel:
             found["condition"] = self.condition.planes(condition.to(self.device))
         return found
 
+    def _labels(self, labels: LabelsLike, n: int) -> Tensor | None:
+        """Labels as the network takes them, int64 [n]."""
+        return check_labels(labels, self.description, n, self.device, null=self.description.null_class)
+
     def _to_model(self, levels: Tensor) -> Tensor:
         return to_model(levels, self.spec.levels, self.description.scaling)
 
     def _pass(self, network: nn.Module, levels: Tensor, conditioning: Conditioning) -> Tensor:
         x = self._to_model(levels).to(next(network.parameters()).dtype)
         with exact(x.device):
-            params: Tensor = network(x, **_in_dtype(conditioning, x.dtype))
+            params: Tensor = network(x, **in_dtype(conditioning, x.dtype))
         return params
 
     @torch.no_grad()
@@ -154,7 +164,7 @@ class PixelModel:
 
         Args:
             images: levels, uint8 [N, C, H, W].
-            labels: class of each image, int64 [N], or one for all; None is the null class.
+            labels: class of each image, by name or number, or one for all; None is the null class.
             condition: conditioning image of each image, levels uint8 [N, c, h, w], or one for all; None derives them
                 from ``images``.
             batch: images per batch; bounds the memory, and changes the result by rounding only.
@@ -165,7 +175,7 @@ class PixelModel:
         """
         at_least("batch", batch, 1)
         x = check_levels(images, self.spec)
-        classes = check_labels(labels, self.description.classes, len(x), self.device)
+        classes = self._labels(labels, len(x))
         if condition is None and self.condition is not None:
             condition = self.condition.of(x)
         cond = check_condition(condition, self.condition, len(x))
@@ -210,7 +220,7 @@ class PixelModel:
             mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known. Values are sampled in raster order
                 given those before; known values after a pixel are kept, but do not influence it. Not for an ensemble
                 of several orders.
-            labels: class of each image, int64 [n], or one for all; None is the null class.
+            labels: class of each image, by name or number, or one for all; None is the null class.
             guidance: w of classifier-free guidance, (1 + w) cond - w uncond, on logits; 0 for none.
             condition: conditioning image of each image, levels uint8 [n, c, h, w], or one for all; see
                 ``model.condition.of``.
@@ -232,7 +242,7 @@ class PixelModel:
         known, where = (
             planes if planes is None else planes.to(self.device) for planes in check_known(given, mask, self.spec, n)
         )
-        classes = check_labels(labels, self.description.classes, n, self.device)
+        classes = self._labels(labels, n)
         cond = check_condition(condition, self.condition, n)
         draw, fitting = self._drawer(method, precision, where, guidance, threads)
         size = fitting(n) if batch is None else batch
@@ -275,7 +285,7 @@ class PixelModel:
         order_ensemble.refuse(self.network, "draw")
         if noise.ndim != 4 or tuple(noise.shape[1:]) != self.spec.shape or not len(noise):
             raise UsageError(f"noise: [n, {', '.join(map(str, self.spec.shape))}] is needed, not {list(noise.shape)}")
-        known = check_labels(labels, self.description.classes, len(noise), self.device)
+        known = self._labels(labels, len(noise))
         conditioning = self._conditioning(known, check_condition(condition, self.condition, len(noise)))
         draw, _ = self._drawer(method, precision, None, guidance, threads)
         return draw(noise.to(self.device), conditioning=conditioning, temperature=temperature, on_step=on_step)
@@ -295,7 +305,7 @@ class PixelModel:
             UsageError: for an unknown precision.
             ModelError: if the network is not autoregressive or a layer does not declare its reads.
         """
-        network = self._in(precision)
+        network = in_precision(self.network, precision)
         first = next(network.parameters())
         return fast.FastSampler(
             self._plan(network, None if mask is None else mask.all(dim=0).cpu().numpy()),
@@ -317,7 +327,7 @@ class PixelModel:
             if where == places and len(before) == len(layers) and all(map(operator.is_, before, layers)):
                 return plan
         dtype = next(network.parameters()).dtype
-        plan = fast.make_plan(network, self.head, self.spec, known, _in_dtype(self._placeholders(), dtype))
+        plan = fast.make_plan(network, self.head, self.spec, known, in_dtype(self._placeholders(), dtype))
         if network is self.network:
             self._planned = layers, places, plan
         return plan
@@ -329,19 +339,18 @@ class PixelModel:
         if method not in ("fast", "plain"):
             raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
         classes = self.description.classes
-        if not guidance >= 0 or (guidance and (not classes or self.head.kind == "logistics")):
-            raise UsageError("guidance: 0 or more, for a model with classes and a head of logits")
+        check_guidance(guidance, self.description, logits=self.head.kind != "logistics")
         if method == "fast":
             sampler = self.fast_sampler(precision, where, guidance, threads)
             dtype = sampler.dtype
 
             def draw(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
                 both = with_null_class(conditioning, classes) if guidance else conditioning
-                return sampler.sample(noise, conditioning=_in_dtype(both, dtype), **options)
+                return sampler.sample(noise, conditioning=in_dtype(both, dtype), **options)
 
             return draw, sampler.batch
 
-        network = self._in(precision)
+        network = in_precision(self.network, precision)
 
         def predict(conditioning: Conditioning, levels: Tensor) -> Tensor:
             if not conditioning and network is self.network:

@@ -23,6 +23,8 @@ class PixelDescription(Description):
     scaling: Scaling
     embedding: int = Field(0, ge=0, le=256)
     """Features of the learned vector of each level; 0 for scaled inputs."""
+    null_class: bool = True
+    """Whether a class-conditional network was trained with the null class too."""
     condition: str = "none"
     """Rule that derives the conditioning image from the image; see :mod:`pixelloom.data.conditions`."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pixelloom.core.errors import ModelError, UsageError
+from pixelloom.core.errors import ModelError, UsageError, shortened
 from pixelloom.engine.safetensors_io import load_tensors
 from pixelloom.models.description import WEIGHTS
 from pixelloom.models.family import Ability, Family, GenerativeModel
@@ -28,7 +28,7 @@ def load_model(folder: Path) -> GenerativeModel:
     path = folder / WEIGHTS
     family = str(load_tensors(path)[1].get("family"))
     if family not in FAMILIES:
-        raise ModelError(f"{path}: its family is {family!r}; known families: {', '.join(FAMILIES)}")
+        raise ModelError(f"{path}: its family is {shortened(family)!r}; known families: {', '.join(FAMILIES)}")
     return FAMILIES[family].load(folder)
 
 

@@ -26,7 +26,7 @@ from pixelloom.data.splits import NAMES as SPLITS
 from pixelloom.data.stream import ordered, take_batch
 from pixelloom.engine.memory import keep_freed_memory
 from pixelloom.metrics import results
-from pixelloom.metrics.class_accuracy import accuracy, digits_of
+from pixelloom.metrics.class_accuracy import accuracy, applies, digits_of
 from pixelloom.metrics.distances import enough
 from pixelloom.metrics.extractors import Extractor, extractor_for
 from pixelloom.metrics.likelihood import Likelihood, likelihood, score, score_conditional
@@ -36,6 +36,8 @@ from pixelloom.models.inputs import at_least
 from pixelloom.models.registry import family_of, require
 from pixelloom.runs.config import Overrides
 from pixelloom.runs.family import spaced_images
+from pixelloom.runs.identity import trained_on
+from pixelloom.runs.matching import EVERY, matched, split_of
 
 LIKELIHOOD, ACCURACY, ALL = "likelihood", "accuracy", "all"
 NAMES = (LIKELIHOOD, *METRICS, ACCURACY)
@@ -108,7 +110,7 @@ def _why_not(model: GenerativeModel, metric: str, split: str) -> str:
     if metric == LIKELIHOOD and "likelihood" not in model.can:
         why = family_of(model).lacks.get("likelihood", "this model has no likelihood")
         return f"metrics: likelihood: {why}; measure its samples instead: {', '.join(METRICS)}"
-    if metric == "nearest" and split == "train":
+    if metric == "nearest" and split in ("train", EVERY):
         return "metrics: nearest compares distances to training and to held-out images: choose split val or test"
     if metric == ACCURACY:
         try:
@@ -134,14 +136,18 @@ def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_d
         DataError: if there are too few images for a requested metric; raised before sampling.
         ModelError: if the file of ``inception=FILE`` cannot be used.
     """
-    for name, value, smallest in (("n", options.n, 1), ("seed", options.seed, 0), ("limit", options.limit or 1, 1)):
+    limit = 1 if options.limit is None else options.limit
+    for name, value, smallest in (("n", options.n, 1), ("seed", options.seed, 0), ("limit", limit, 1)):
         at_least(name, value, smallest)
+    data = matched(model, data)
     space = extractor_for(options.features, data.spec.channels, data.name).on(model.device)
     held_out, conditioning = _held_out(model, data, options)
-    asked = _possible(options, data, space.num_features, len(held_out.images))
+    asked = possible_metrics(options, data, space.num_features, len(held_out.images), options.n)
     samples = draw(model, options.n, seed=options.seed, on_draw=on_draw, **conditioning)
     training = (
-        _some(data, "train", _most(data), options.seed, rng.Stream.TRAINING).images if "nearest" in asked else None
+        some_of(data, "train", most_images(data), options.seed, rng.Stream.TRAINING).images
+        if "nearest" in asked
+        else None
     )
     if training is not None and len(training) < len(data.train):
         _log.warning("nearest: searches %d of %d training images, selected at random", len(training), len(data.train))
@@ -156,7 +162,13 @@ def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_d
         )
     if ACCURACY in asked:
         digits = np.array(digits_of(_classes(model)))
-        found.append(accuracy(samples, digits[conditioning["labels"].numpy()], levels, _read(data, held_out)))
+        result = accuracy(samples, digits[conditioning["labels"].numpy()], levels, _read(data, held_out))
+        if applies(result) or not options.forgiving:
+            found.append(result)
+        else:
+            _log.warning(
+                "%s: skipped: only %.1f %% of the real images are recognized", result.name, 100 * (result.baseline or 0)
+            )
     return Measured(found, samples, reference, neighbors)
 
 
@@ -192,8 +204,8 @@ def draw(
 
 def _held_out(model: GenerativeModel, data: Dataset, options: MeasureOptions) -> tuple[Batch, dict[str, Tensor]]:
     """Held-out images, and labels and conditioning images of each sample."""
-    most = min(_most(data), options.limit or len(data.split(options.split)))
-    held_out = _some(data, options.split, most, options.seed, rng.Stream.REFERENCE)
+    most = min(most_images(data), options.limit or len(split_of(data, options.split)))
+    held_out = some_of(data, options.split, most, options.seed, rng.Stream.REFERENCE)
     classes, row = model.description.classes, torch.arange(options.n)
     labels = held_out.labels if classes and list(data.classes) == _classes(model) else None
     conditioning = {"labels": row % classes} if classes else {}
@@ -214,26 +226,27 @@ def _held_out(model: GenerativeModel, data: Dataset, options: MeasureOptions) ->
     return rest, conditioning | {"condition": condition.of(held_out.images[at_row])}
 
 
-def _most(data: Dataset) -> int:
+def most_images(data: Dataset) -> int:
+    """Images of this size that are compared, at most."""
     return max(1, _MOST // data.spec.dims)
 
 
-def _some(data: Dataset, name: str, most: int, seed: int, stream: int) -> Batch:
+def some_of(data: Dataset, name: str, most: int, seed: int, stream: int) -> Batch:
     """Images of a split: all, or a random selection of ``most`` (the first ones may be of one class)."""
-    split = data.split(name)
+    split = split_of(data, name)
     positions = np.arange(len(split))
     if len(split) > most:
         positions = np.sort(rng.permutation(len(split), seed, stream)[:most])
     return take_batch(split, positions, data.dynamic)
 
 
-def _possible(options: MeasureOptions, data: Dataset, d: int, held_out: int) -> tuple[str, ...]:
+def possible_metrics(options: MeasureOptions, data: Dataset, d: int, held_out: int, n: int) -> tuple[str, ...]:
     """The metrics that have enough images; DataError if one lacks them and is not forgiven, or if none is left."""
     least = {name: results.least(name, d) for name in METRICS}
-    few = [name for name in options.metrics if min(held_out, options.n) < least.get(name, 0)]
+    few = [name for name in options.metrics if min(held_out, n) < least.get(name, 0)]
     if few and (not options.forgiving or len(few) == len(options.metrics)):
         try:
-            enough(held_out, options.n, d, least[few[0]], few[0])
+            enough(held_out, n, d, least[few[0]], few[0])
         except DataError as error:
             larger = {name: len(data.split(name)) for name in SPLITS if len(data.split(name)) > held_out}
             if held_out >= least[few[0]] or not larger:
@@ -246,7 +259,7 @@ def _possible(options: MeasureOptions, data: Dataset, d: int, held_out: int) -> 
             name,
             least[name],
             held_out,
-            options.n,
+            n,
         )
     return tuple(name for name in options.metrics if name not in few)
 
@@ -270,9 +283,9 @@ def some_images(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Tensor
     return spaced_images(_load(spec, data), split, n)
 
 
-def examples(spec: ImageSpec, data: DataConfig, split: str, n: int) -> Batch:
-    """As :func:`some_images`, with labels if the data have them."""
-    found = _load(spec, data)
+def examples(model: GenerativeModel, data: DataConfig, split: str, n: int) -> Batch:
+    """As :func:`some_images`, with labels of the model's classes if the data have them."""
+    found = matched(model, _load(model.spec, data))
     return next(ordered(found.split(split), found.spec, n, dynamic=found.dynamic, limit=n))
 
 
@@ -291,8 +304,18 @@ def likelihood_of(
 
 
 def scored(model: GenerativeModel, data: Dataset, split: str, limit: int | None = None) -> Likelihood:
-    """Exact likelihood of a split, or of ``limit`` images at even spacing in it."""
-    images = ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=limit)
+    """Exact likelihood of a split, or of ``limit`` images at even spacing in it.
+
+    Raises:
+        DataError: if the split has no image, or no class of the model.
+    """
+    if limit is not None:
+        at_least("limit", limit, 1)
+    data = matched(model, data)
+    part = split_of(data, split)
+    if not len(part):
+        raise DataError(f"{data.name}: the {split} split has no image to score")
+    images = ordered(part, data.spec, 64, dynamic=data.dynamic, limit=limit)
     score_split = score_conditional if model.description.classes else score
     return likelihood(score_split(require(model, "likelihood", "likelihood").log_prob, images), data.spec.dims)
 
@@ -301,6 +324,14 @@ def _load(spec: ImageSpec, data: DataConfig) -> Dataset:
     """Load data that fit ``spec``."""
     with progress_bar() as shown:
         return load_for(spec, data, shown)
+
+
+def checked(values: Overrides) -> DataConfig:
+    """A data configuration; raises UsageError for fields that are not allowed."""
+    try:
+        return DataConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError(f"data: {explain(error)}") from error
 
 
 def data_for(model: GenerativeModel, source: str | None = None, changes: Overrides | None = None) -> DataConfig:
@@ -313,6 +344,8 @@ def data_for(model: GenerativeModel, source: str | None = None, changes: Overrid
     if source is None and recorded is None:
         raise UsageError("data: this model has no record of its training data; name the data")
     trained = {} if recorded is None else recorded.model_dump(mode="json")
+    if source is None:
+        trained["source"] = trained_on(model.description.training)
     for folder in ("root", "cache"):  # paths of the machine that trained the model
         if trained.get(folder) and not Path(trained[folder]).expanduser().is_dir():
             del trained[folder]
@@ -324,7 +357,4 @@ def data_for(model: GenerativeModel, source: str | None = None, changes: Overrid
         if trained.get("binarize", "none") == "none":
             needed["levels"] = spec.levels
         named = {"source": source} | {key: value for key, value in needed.items() if not trained.get(key)}
-    try:
-        return DataConfig.model_validate(trained | named | dict(changes or {}))
-    except ValidationError as error:
-        raise UsageError(f"data: {explain(error)}") from error
+    return checked(trained | named | dict(changes or {}))

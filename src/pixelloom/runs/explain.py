@@ -23,7 +23,7 @@ def explanation(
     model: GenerativeModel,
     image: torch.Tensor | Levels,
     position: tuple[int, int] | None = None,
-    label: int | None = None,
+    label: int | str | None = None,
 ) -> Explanation:
     """The prediction of a pixel, given the true values of the pixels before it.
 
@@ -45,7 +45,7 @@ def explanation(
     levels = check_levels(image[None] if image.ndim == 3 else image, spec, "image").to(pixel.device)
     if len(levels) != 1:
         raise UsageError(f"image: one image is explained, not {len(levels)}")
-    labels = check_labels(label, pixel.description.classes, 1, pixel.device)
+    labels = check_labels(label, pixel.description, 1, pixel.device, null=pixel.description.null_class)
     params = pixel.predict(levels, labels, None if pixel.condition is None else pixel.condition.of(levels.cpu()))
     table = pixel.head.table(params, x=levels)[0, :, :, y, x]  # [1, C, L, H, W] -> [C, L]
     bits = pixel.head.nats(params, levels)[0].double() / math.log(2)  # [C, H, W]
@@ -54,7 +54,7 @@ def explanation(
     source = about.training.data.source if about.training.data is not None else "unknown data"
     return Explanation(
         title=f"{about.network} on {source}: the prediction of one pixel"
-        + (f", class {label}" if label is not None else ""),
+        + (f", class {(*about.class_names, 'none')[int(labels)]}" if label is not None and labels is not None else ""),
         image=levels[0].cpu().numpy(),
         levels=spec.levels,
         position=position,

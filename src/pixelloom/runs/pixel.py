@@ -22,7 +22,7 @@ from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.objectives.likelihood import likelihood as likelihood_objective
 from pixelloom.runs.config import PixelRun
 from pixelloom.runs.evaluate import scored
-from pixelloom.runs.family import Setup, spaced_images
+from pixelloom.runs.family import Setup, by_class, spaced_images
 from pixelloom.viz.grid import grid, table
 
 
@@ -48,6 +48,7 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
             image=data.spec,
             scaling=_scaling(config, data),
             classes=self.classes,
+            null_class=config.label_dropout > 0 or not self.classes,
             embedding=config.embedding if config.inputs == "embedding" else 0,
             condition=config.condition,
             training=self.record(),
@@ -84,14 +85,22 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         return PixelModel(network, self.model.description.model_copy(update={"training": record}))
 
     def sample_grid(self, model: PixelModel, n: int) -> Image:
-        """A grid of n samples. With conditioning images, a row has one of them, its samples, and the original image."""
+        """A grid of n samples; without a null class, a row for each class.
+
+        With conditioning images, a row has one of them, its samples, and the original image.
+        """
         seed = self.config.train.seed
-        if model.condition is None:
+        if model.condition is None and model.description.null_class:
             return grid(model.sample(n, seed=seed).numpy(), model.spec.levels)
+        if model.condition is None:
+            n = max(1, n // self.classes) * self.classes
+            images = model.sample(n, seed=seed, labels=torch.arange(n) % self.classes)
+            return by_class(images, self.data, model.spec.levels)
         truth = spaced_images(self.data, "val", math.ceil(math.sqrt(n)))
         seen, rows = model.condition.of(truth), len(truth)
         row = torch.arange(max(1, n // rows) * rows) % rows
-        images = model.sample(len(row), seed=seed, condition=seen[row])
+        labels = None if model.description.null_class else row % self.classes
+        images = model.sample(len(row), seed=seed, condition=seen[row], labels=labels)
         left, right = model.condition.to_images(seen).numpy(), truth.numpy()
         return table(images.numpy(), model.spec.levels, rows, left=left, right=right)
 
