@@ -174,11 +174,11 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("sample flat --temperature nan", ["temperature"]),
         ("sample flat --method fats", ['Did you mean "fast"?', '"plain"']),
         ("sample flat --precision fp8", ["--precision", '"fp32"', '"bf16"', '"fp64"']),
-        ("sample flat --npy x.png --out x.png", ["name two files"]),
+        ("sample flat --npy x --out x", ["name two files"]),
         ("sample flat -n 2000000", ["2000000 images", "too many to be opened"]),
         ("sample flat -n 400000 --scale 2", ["too many to be opened"]),
-        ("sample flat --each runs/flat/model/config.json", ["is a file; name a folder"]),
-        ("sample flat --npy runs/flat/model/config.json/x.npy", ["config.json: cannot be created"]),
+        ("sample flat --each README.txt", ["is a file; name a folder"]),
+        ("sample flat --npy README.txt/x.npy", ["README.txt: cannot be created"]),
         ("sample flat --keep-rows 3", ["--given"]),
         ("sample flat --out .", ["is a folder"]),
         ("info flat --position 1,1", ["--receptive-field"]),
@@ -187,13 +187,15 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("info flat --receptive-field x.png --position 3", ["ROW,COLUMN", "'3'"]),
         ("info flat --receptive-field x.png --position a,b", ["ROW,COLUMN", "'a,b'"]),
         ("info flat --receptive-field .", ["is a folder"]),
-        ("info flat --receptive-field runs/flat/model/config.json", ["exists already", "--force"]),
-        ("info flat --receptive-field runs/flat/model/config.json/x.png", ["config.json: cannot be created"]),
+        ("info flat --receptive-field kept.png", ["exists already", "--force"]),
+        ("info flat --receptive-field README.txt/x.png", ["README.txt: cannot be created"]),
     ],
 )
 def test_wrong_usage_is_told_in_a_line_and_writes_nothing(
     argv: str, parts: list[str], run: Command, model: PixelModel
 ) -> None:
+    for name in ("README.txt", "kept.png"):
+        Path(name).write_text("mine")
     before = sorted(Path().rglob("*"))
     said = run(*argv.split())
     assert said.code == 2
@@ -451,9 +453,10 @@ def test_single_pictures_hold_the_levels(run: Command, model: PixelModel) -> Non
 
 def test_nothing_is_overwritten_without_force(run: Command, model: PixelModel) -> None:
     Path("mine.png").write_text("mine")
+    Path("mine.npy").write_text("mine")
     Path("singles").mkdir()
     Path("singles/00001.png").write_text("mine")
-    for target in (["--out", "mine.png"], ["--npy", "mine.png"], ["--each", "singles"]):
+    for target in (["--out", "mine.png"], ["--npy", "mine.npy"], ["--each", "singles"]):
         said = run("sample", "flat", "-n", 2, *target)
         assert said.code == 2
         assert "exists already" in said.err

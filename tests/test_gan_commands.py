@@ -128,7 +128,7 @@ def test_samples_of_classes(run: Command, told: GANModel) -> None:
     assert np.load("all-labels.npy").tolist() == [0, 1, 2, 0, 1, 2]
     rows = plots.table(images, 256, 3, names=("0 cat", "1 dog", "2 x/y"))
     assert np.array_equal(read("rows.png"), np.asarray(rows))
-    assert np.array_equal(read("each/2 x-y/00005.png"), images[5, 0])
+    assert np.array_equal(read("each/x-y/00005.png"), images[5, 0])
 
 
 def test_an_interrupted_drawing_goes_on(run: Command, sagan: GANModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_memory_that_does_not_suffice_halves_the_batch(
         ("--method plain", ["--method", "in one pass"]),
         ("--precision bf16", ["--precision", "of its weights"]),
         ("--truncation 0", ["--truncation", "positive number", "0.0"]),
-        ("--truncation nan", ["--truncation", "positive number"]),
+        ("--truncation nan", ["--truncation", "'nan' is not a number"]),
         ("--class 3", ["--class 3", "unconditional"]),
         ("--each-class", ["--each-class", "unconditional"]),
     ],
@@ -427,7 +427,7 @@ def test_real_pictures_come_with_their_classes(run: Command, told: GANModel, mon
         ("sagan --layer afterr.1", ["'afterr.1'", "Did you mean 'after.1'", "after.0, after.1"]),
         ("sagan --of generator --on test", ["--on: needs --of discriminator or both"]),
         ("sagan --class 1", ["--class 1", "unconditional"]),
-        ("sagan --out runs/sagan/model/config.json", ["exists already", "--force"]),
+        ("sagan --out runs/sagan/model/maps.png --force", ["is a model folder, or lies in one"]),
         (
             "sagan --on tets",
             ["--on tets: no such file. Did you mean 'test'? Name an image file, or one of generated, train"],
@@ -506,7 +506,7 @@ def test_a_path_of_one_class(run: Command, told: GANModel) -> None:
         ("sagan --gif x.gif --out x.gif", ["name two files"]),
         ("sagan --class 0", ["--class 0", "unconditional"]),
         ("sagan --stops 100000", ["too many to be opened"]),
-        ("sagan --out runs/sagan/model/config.json", ["exists already"]),
+        ("sagan --out runs/sagan/model/path.png --force", ["is a model folder, or lies in one"]),
         ("flat", ["this is a pixel model"]),
     ],
 )

@@ -279,12 +279,12 @@ def test_sample_metrics_are_those_that_measuring_gives() -> None:
     found = gather([pixel("runs/a"), latent("runs/b"), unknown], 2, 7, **asked)
     for entry in found.models[:2]:
         truth = pixelloom.measure(pixelloom.load(entry.name), metrics=["kid", "precision"], n=60, seed=7)
-        assert [figure.name for figure in truth] == ["kid-random", "precision-random"]
+        assert [figure.name for figure in truth] == ["kid-natural", "precision-natural"]
         assert entry.measured == tuple(truth)
     ours, theirs = found.tables()
     assert ours.title == "sample metrics on digits, 1x8x8, 17 levels, reference test images"
     for place, table in enumerate((ours, theirs)):
-        assert table.columns == ("kid-random", "precision-random")
+        assert table.columns == ("kid-natural", "precision-natural")
         ((member, (distance, share)),) = table.rows
         kid, precision = found.models[place].measured
         assert member == place
@@ -299,7 +299,7 @@ def test_sample_metrics_are_those_that_measuring_gives() -> None:
     (reason,) = found.unmeasured()
     assert reason.startswith("c: data: this model has no record of its training data")
     read = Read(html.page(found))
-    assert ours.heads == ("kid-random ↓", "precision-random ↑")
+    assert ours.heads == ("kid-natural ↓", "precision-natural ↑")
     assert {*ours.heads, distance, share, reason} <= set(read.text)
     assert png.draw(found).height > png.draw(gather(["runs/a", "runs/b", "runs/c"], 2)).height + 100
     assert [group.metric for group in found.groups()][1::2] == ["sample metrics"] * 2
@@ -605,7 +605,7 @@ def test_the_command_writes_both_and_says_what_is_missing(capsys: pytest.Capture
     assert code == 0
     assert "reference val images" in Path("compare.html").read_text(encoding="utf-8")
     assert "a: measuring 50 samples" in err
-    assert "coverage-random" in Path("compare.html").read_text(encoding="utf-8")
+    assert "coverage-natural" in Path("compare.html").read_text(encoding="utf-8")
     assert compare(capsys, "a", "--out", "x/y.html")[:2] == (0, "x/y.html\nx/y.png\n")
     code, _, err = compare(capsys, "nothing", "--out", "none.html")
     assert code == 4

@@ -16,12 +16,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownOptionError
 
 import pixelloom
 from pixelloom.cli import attention, compare, evaluate, explain, info, interpolate, listing, sample, train
 from pixelloom.cli.console import logs
-from pixelloom.core.errors import PixelloomError
+from pixelloom.cli.other_names import called
+from pixelloom.core.errors import PixelloomError, shortened
 from pixelloom.engine.signals import one_interrupt
 from pixelloom.runs import renamed
 
@@ -31,6 +32,8 @@ First steps: pixelloom train digits --minutes 1
              pixelloom sample runs/digits
 
 With any command, --debug shows the traceback of an error."""
+
+_LONGEST = 3_000  # characters of a message
 
 app = App(
     name="pixelloom",
@@ -79,7 +82,7 @@ def _run(argv: Sequence[str] | None) -> int:
             code, message = _verdict(error, tokens)
             if code:
                 with contextlib.suppress(OSError):  # the terminal was closed
-                    sys.stderr.write(f"pixelloom: {message}\n")
+                    sys.stderr.write(f"pixelloom: {_plain(message)}\n")
             return code
     return 0
 
@@ -92,15 +95,33 @@ def _verdict(error: BaseException, tokens: Sequence[str]) -> tuple[int, str]:
         old = next((word for word in (token.split("=")[0] for token in tokens) if word in renamed.OPTIONS), None)
         if old is not None:
             return 2, f"{old}: is called {renamed.OPTIONS[old]} since Pixelloom {renamed.SINCE}"
-        command = " ".join(["pixelloom", *(error.command_chain or ())])
+        chain = error.command_chain or ()
+        command = " ".join(["pixelloom", *chain])
+        if isinstance(error, UnknownOptionError) and error.token is not None:
+            option = (error.token.keyword or error.token.value).split("=")[0]
+            if chain and (name := called(chain[0], option)):
+                return 2, f"{option}: is called {name} here. See: {command} --help"
         return 2, f"{error} See: {command} --help"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
-    if isinstance(error, MemoryError):
-        return 2, "out of memory; use fewer or smaller images, or a machine with more memory"
+    if _out_of_memory(error):
+        return 2, "out of memory; use fewer or smaller images, a smaller --batch, or a machine with more memory"
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}"
     return 1, f"internal error: {type(error).__name__}: {error}; please report it with the traceback of --debug"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:  # importing it takes a second, and may need the memory that is missing
+        return isinstance(error, MemoryError)
+    from pixelloom.engine.memory import out_of_memory
+
+    return out_of_memory(error)
+
+
+def _plain(message: str) -> str:
+    """A message without characters that a terminal would act on, of bounded length."""
+    return "\n".join(shortened(line, _LONGEST) for line in message[: 4 * _LONGEST].split("\n")[:20])
 
 
 def _discard_stdout() -> None:

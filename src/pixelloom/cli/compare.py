@@ -18,7 +18,7 @@ _log = logging.getLogger("pixelloom")
 
 def compare(
     *models: str,
-    out: Path = Path("compare.html"),
+    out: Path | None = None,
     png: Path | None = None,
     number: Annotated[Count, Parameter(name=("--number", "-n"))] = 16,
     seed: Index = 0,
@@ -32,7 +32,7 @@ def compare(
 
     Args:
         models: Run folders, model folders, or names of runs under runs/ or of pretrained models.
-        out: Self-contained HTML file to write.
+        out: Self-contained HTML file to write; default: compare.html, or compare-2.html and so on if it exists.
         png: PNG to write; default: as --out, with the suffix .png.
         number: Samples to show per model.
         seed: Seed of the samples.
@@ -51,13 +51,16 @@ def compare(
     from pixelloom.runs.evaluate import N
     from pixelloom.viz.grid import save_png
 
+    out = outputs.free(Path("compare.html"), force=force, others=(".png",)) if out is None else out
+    if out.suffix.lower() not in ("", ".html", ".htm", ".png"):
+        raise UsageError(f"--out {out}: writes HTML; name a file that ends in .html")
     outputs.check_file(out, force)
     png = out.with_suffix(".png") if png is None else png
     if not models:
         raise UsageError("name the models to compare: run folders, or names of runs or models")
     if out == png:
         raise UsageError(f"--out, --png: both are {out}; name two files")
-    outputs.check_file(png, force)
+    outputs.check_image(png, force)
     asked = tuple(word.strip() for word in metrics.split(",")) if metrics else ()
     for option, given in (("--measured", measured), ("--split", split)):
         if given is not None and not asked:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pixelloom.core.types import ImageSpec, Levels
 
 
+_RUN_FILES = ("config.yaml", "metrics.jsonl")
+
+
 class Target(Protocol):
     """An output: takes images in order, and saves the first of them when it is closed."""
 
@@ -255,6 +258,12 @@ def check(options: DrawOptions, folders: Sequence[str] = ()) -> None:
     files = [path for path in (options.out, options.npy) if path is not None]
     if options.npy is not None and options.each_class:
         files.append(labels_path(options.npy))
+    if options.out is not None:
+        check_format(options.out)
+    if options.npy is not None and options.npy.suffix not in ("", ".npy"):
+        raise UsageError(f"--npy {options.npy}: writes a NumPy array; name a file that ends in .npy")
+    if options.each is not None:
+        _check_place(options.each)
     if options.out is not None and options.out == options.npy:
         raise UsageError(f"--out, --npy: both are {options.out}; name two files")
     if options.each is not None and options.each.exists() and not options.each.is_dir():
@@ -270,16 +279,65 @@ def check(options: DrawOptions, folders: Sequence[str] = ()) -> None:
         check_file(path, options.force)
 
 
+def check_image(path: Path, force: bool) -> None:
+    """Check that an image file can be written: :func:`check_format` and :func:`check_file`."""
+    check_format(path)
+    check_file(path, force)
+
+
+def check_format(path: Path) -> None:
+    """Raises UsageError unless the suffix is that of a lossless format, or missing, for PNG."""
+    from pixelloom.viz.grid import FORMATS
+
+    suffix = path.suffix.lower()
+    if suffix and suffix not in FORMATS:
+        lossy = (
+            " is lossy" if suffix in (".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".avif") else " is no image format here"
+        )
+        array = "; --npy writes arrays" if suffix in (".npy", ".npz") else ""
+        raise UsageError(f"{path}: {suffix}{lossy}; images are written as {', '.join(FORMATS)}{array}")
+
+
 def check_file(path: Path, force: bool) -> None:
     """Check that a file can be written.
 
     Raises:
-        UsageError: if it exists already, or is a folder.
+        UsageError: if it exists already, is a folder or a device, or belongs to a model.
     """
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is not a regular file, and is not replaced; name another file")
+    if path.suffix == ".safetensors" or (path.name in _RUN_FILES and path.exists()):
+        raise UsageError(f"{path}: is a file of a model or a run, and is not replaced; name another file")
+    _check_place(path.parent)
     if path.exists() and not force:
         raise UsageError(f"{path}: exists already; choose another name, or overwrite it with --force")
+
+
+def _check_place(folder: Path) -> None:
+    """Raises UsageError for a model folder, or a folder in one."""
+    from pixelloom.models.description import WEIGHTS
+
+    here = folder.resolve()
+    model = next((place for place in (here, *here.parents[:2]) if (place / WEIGHTS).exists()), None)
+    if model is not None:
+        raise UsageError(f"{folder}: is a model folder, or lies in one ({WEIGHTS}); write to another folder")
+
+
+def free(path: Path, *, force: bool = False, others: Sequence[str] = ()) -> Path:
+    """A default name that is free: ``samples.png``, else ``samples-2.png``, and so on; with ``force`` the first one.
+
+    Args:
+        path: the first name.
+        force: whether existing files may be replaced.
+        others: suffixes of files of the same name, which must be free too.
+    """
+    number, found = 1, path
+    while not force and any(found.with_suffix(suffix).exists() for suffix in (path.suffix, *others)):
+        number += 1
+        found = path.with_stem(f"{path.stem}-{number}")
+    return found
 
 
 def labels_path(path: Path) -> Path:

@@ -45,7 +45,7 @@ def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
     from pixelloom.engine.signals import Signals
 
     if options.out is None and options.each is None and options.npy is None:
-        options = replace(options, out=Path("samples.png"))
+        options = replace(options, out=outputs.free(Path("samples.png"), force=options.force))
     _check(options)
     found = loaded(model, options.device)
     _check_abilities(found, options)

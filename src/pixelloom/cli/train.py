@@ -36,7 +36,7 @@ def train(
     Args:
         recipe: Name of a recipe or a network; see `pixelloom list`.
         config: YAML file with settings that override the recipe; the config.yaml of a run repeats the run.
-        out: Run folder; default: runs/RECIPE.
+        out: Run folder; default: runs/RECIPE, or runs/RECIPE-DATA for other data, with a number if it is taken.
         resume: Resume the run in that folder with its own settings; its budget may be changed.
         force: Replace the run in that folder; other files in the folder are kept.
         allow_changed_data: Resume on data whose content is not that of the run.
@@ -52,7 +52,7 @@ def train(
     options |= {f"train.{name}": value for name, value in training.given().items()}
     plain = {name: as_text(value) if isinstance(value, str) else value for name, value in options.items()}
     overrides = joined(dotted(fields), plain)
-    plan, folder = planned(recipe, config=config, out=out, overrides=overrides, resume=resume)
+    plan, folder = planned(recipe, config=config, out=out, overrides=overrides, resume=resume, force=force)
     carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data)
     if is_first_process(plan.train):
         say(str(folder))

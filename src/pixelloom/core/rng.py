@@ -41,6 +41,7 @@ class Stream(IntEnum):
     CLASSES = 314  # the images whose classes condition samples
     BASELINE = 321  # the two halves of held-out images for the real-vs-real baseline
     NEIGHBORS = 322  # the held-out images whose neighbors are searched
+    BOOTSTRAP = 323  # the images of each bootstrap mean of the likelihood
     STANDING = 331  # latent vectors for the standing statistics
     VALIDATION = 332  # latent vectors of the samples that select the best GAN checkpoint
     LABEL = 0x79  # class of a generated image
@@ -78,12 +79,27 @@ def image_noise(spec: ImageSpec, seed: int, first: int, n: int) -> torch.Tensor:
     return torch.from_numpy(uniform_per_image(spec.shape, seed, first, n))
 
 
+def image_key(seed: int, index: int, *stream: Stream) -> np.random.SeedSequence:
+    """The seed sequence of an image; different (seed, index, *stream) below 2^64 have different entropy.
+
+    SeedSequence joins 32-bit words without their lengths, so (5 + 7 * 2^32, 0) would be (5, 7). Larger numbers are
+    therefore four words, followed by a spawn key, which makes the sequence longer than any of small numbers.
+    """
+    if max(seed, index) < 1 << 32:
+        return np.random.SeedSequence((seed, index, *stream))
+    words = [word for number in (seed, index) for word in (number & 0xFFFFFFFF, number >> 32)]
+    return np.random.SeedSequence(words, spawn_key=(1, *stream))
+
+
 def uniform_per_image(
     shape: tuple[int, ...], seed: int, first: int, n: int, *stream: Stream
 ) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1) for images first .. first + n - 1, float64 [n, *shape].
 
-    The generator (PCG64) of an image is seeded by (seed, index, *stream).
+    The generator (PCG64) of an image is seeded by :func:`image_key`.
     """
-    draws = [np.random.default_rng((seed, index, *stream)).random(shape) for index in range(first, first + n)]
+    draws = [
+        np.random.Generator(np.random.PCG64(image_key(seed, index, *stream))).random(shape)
+        for index in range(first, first + n)
+    ]
     return np.stack(draws) if draws else np.empty((0, *shape))

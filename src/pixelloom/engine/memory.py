@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import sys
 
@@ -10,6 +11,17 @@ import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of <malloc.h>
 _BLOCK = 1 << 30  # bytes; larger tensors are still mapped and unmapped individually
+
+_NO_MEMORY = (  # of messages, in lower case
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "not enough memory",
+    "could not create a primitive",  # oneDNN
+    "could not create a memory object",
+    "std::bad_alloc",
+    "alloc_failed",  # cuBLAS, cuDNN
+)
 
 
 @functools.cache
@@ -31,4 +43,8 @@ def keep_freed_memory() -> bool:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the device or the host is out of memory; torch has a class for the device only."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pixelloom.core.atomic import write_bytes
-from pixelloom.core.errors import ModelError
+from pixelloom.core.errors import ModelError, shortened
 
 FORMAT = 2
 NEEDS = "0.2"  # first version that reads FORMAT; stored in each file, so that older versions can name it
@@ -70,7 +70,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that this version of torch lacks
-        raise ModelError(f"{path}: damaged or not a model file ({error}); use another copy.") from None
+        why = shortened(str(error), 200)
+        raise ModelError(f"{path}: damaged or not a model file ({why}); use another copy.") from None
     stored, meta = _metadata(path, content[8 : 8 + int.from_bytes(content[:8], "little")])
     if _digest(stored["pixelloom"], tensors) != stored["sha256"]:
         raise ModelError(f"{path}: damaged: its contents do not match their SHA-256; use another copy.")
@@ -126,11 +127,11 @@ def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, T
     wrong = []
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            wrong.append(f"{name} is missing")
+            wrong.append(f"{shortened(name)} is missing")
         elif name not in expected:
-            wrong.append(f"{name} is not part of this model")
+            wrong.append(f"{shortened(name)} is not part of this model")
         elif (a := _kind(found[name])) != (b := _kind(expected[name])):
-            wrong.append(f"{name} is {a}, needed {b}")
+            wrong.append(f"{shortened(name)} is {a}, needed {b}")
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ModelError(f"{path}: made by another model: {'; '.join(wrong[:5])}{more}.")

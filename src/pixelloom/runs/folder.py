@@ -36,6 +36,8 @@ def find(name: str | Path) -> Path:
     Raises:
         ModelError: if there is none; the message suggests the nearest name.
     """
+    if Path(name).name == WEIGHTS and Path(name).is_file():  # the weights themselves
+        return Path(name).parent
     for folder in (Path(name), Path(name) / BEST, RUNS / name / BEST):
         if (folder / WEIGHTS).is_file():
             return folder
@@ -54,6 +56,8 @@ def find(name: str | Path) -> Path:
 
 def open_folder(out: Path, config: RunConfig, note: str = "") -> None:
     """Create the folder of a run, remove partial files of killed processes, and write its configuration.
+
+    ``note`` is added as a comment; the last line marks a file that was not cut.
 
     Raises:
         UsageError: if it cannot be created.

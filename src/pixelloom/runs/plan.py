@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from pixelloom.core.errors import UsageError, did_you_mean
 from pixelloom.runs.compose import compose, elsewhere, fields_of, read_yaml
 from pixelloom.runs.config import Overrides, PixelRun, RunConfig
 from pixelloom.runs.folder import CONFIG, RUNS
+from pixelloom.runs.recipes import RECIPES
 from pixelloom.runs.recipes import recipe as named_run
 from pixelloom.runs.renamed import renamed
 
@@ -18,6 +22,7 @@ _MACHINE = ("device", "devices", "nodes", "threads", "workers", "timeout")
 _INTERVALS = ("validate_every", "checkpoint_every", "sample_every")
 # Fields that may change when a run is resumed, since they do not change what is computed.
 _FREE = (*BUDGETS, *(f"train.{name}" for name in (*_MACHINE, *_INTERVALS)), "data.root", "data.cache", "samples")
+_log = logging.getLogger("pixelloom")
 
 
 def planned(
@@ -27,11 +32,14 @@ def planned(
     out: Path | str | None = None,
     overrides: Overrides | None = None,
     resume: bool = False,
+    force: bool = False,
 ) -> tuple[RunConfig, Path]:
     """Plan a run; returns its configuration and folder.
 
-    A budget in ``overrides`` or in the file replaces all earlier budgets. With ``resume`` the configuration of the run
-    in the folder is used; its budget and fields that do not change the result may change.
+    The default folder is ``runs/RECIPE``, ``runs/RECIPE-DATA`` for other data than the recipe's, with a number if it is
+    taken and neither resumed nor replaced (``force``). A budget in ``overrides`` or in the file replaces all earlier
+    budgets. With ``resume`` the configuration of the run in the folder is used; its budget and fields that do not
+    change the result may change.
 
     Raises:
         UsageError: for unknown names, values that are not allowed, or another run than the one to resume.
@@ -40,13 +48,20 @@ def planned(
     if recipe is None and config is None and not (resume and out is not None):
         raise UsageError("recipe: name a recipe or a network (see `pixelloom list`), or give --config FILE")
     changes = _one_budget(overrides or {})
-    folder = Path(out) if out is not None else _default_folder(recipe, config, file)
+    if out is not None:
+        folder = Path(out)
+    else:
+        folder = _default_folder(recipe, config, file, changes)
+        folder = _newest(folder) if resume else folder
     if resume and (folder / CONFIG).is_file():
         return _resumed(folder, recipe, file, changes), folder
     if recipe is None and config is None:
         raise UsageError(f"{folder}: no run to resume: there is no {CONFIG}")
     base = compose(named_run(recipe) if recipe is not None else PixelRun(), file=_with_one_budget(file))
-    return _changed(base, changes), folder
+    plan = _changed(base, changes)
+    if recipe is not None and recipe not in RECIPES and not _names_data(file, changes):
+        _log.warning("data: none is named, so the run trains on %s; --data takes a name or a path", plan.data.source)
+    return plan, folder if out is not None or resume or force else _numbered(folder, plan)
 
 
 def as_text(value: str) -> str:
@@ -85,8 +100,45 @@ def _changed(base: RunConfig, overrides: Overrides) -> RunConfig:
     return compose(base, overrides=overrides)
 
 
-def _default_folder(recipe: str | None, config: Path | str | None, file: Mapping[str, Any]) -> Path:
-    return RUNS / (recipe or str(file.get("recipe") or Path(str(config)).stem))
+def _default_folder(recipe: str | None, config: Path | str | None, file: Mapping[str, Any], changes: Overrides) -> Path:
+    """``runs/RECIPE``, or ``runs/RECIPE-DATA`` for data that are named in the command."""
+    name = recipe or str(file.get("recipe") or Path(str(config)).stem)
+    source = changes.get("data.source")
+    if not isinstance(source, str) or (recipe is not None and _plain_text(source) == named_run(recipe).data.source):
+        return RUNS / name
+    data = re.sub(r"[^\w.-]+", "-", Path(_plain_text(source)).expanduser().resolve().stem).strip("-.")
+    return RUNS / (f"{name}-{data}" if data else name)
+
+
+def _plain_text(value: str) -> str:
+    """The inverse of :func:`as_text`."""
+    return value[1:-1].replace("''", "'") if value.startswith("'") and value.endswith("'") and len(value) > 1 else value
+
+
+def _names_data(file: Mapping[str, Any], changes: Overrides) -> bool:
+    section = file.get("data")
+    return "data.source" in changes or (isinstance(section, Mapping) and "source" in section)
+
+
+def _numbered(folder: Path, plan: RunConfig) -> Path:
+    """The folder, or ``folder-2`` and so on if it is taken; not for several processes, which could disagree."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1" or plan.train.devices * plan.train.nodes > 1
+    number, found = 1, folder
+    while not several and found.is_dir() and any(found.iterdir()):
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    if found != folder:
+        _log.info("%s is taken; the run folder is %s", folder, found)
+    return found
+
+
+def _newest(folder: Path) -> Path:
+    """The run of the highest number, of those that :func:`_numbered` has made."""
+    number, found = 1, folder
+    while (following := folder.with_name(f"{folder.name}-{number + 1}")).is_dir():
+        number += 1
+        found = following if (following / CONFIG).is_file() else found
+    return found
 
 
 def _one_budget(overrides: Overrides) -> dict[str, object]:

@@ -17,6 +17,8 @@ from pixelloom.viz.canvas import TileLayout, column_labels, enlarge, hstack, row
 
 _LETTER = 18  # pixels: size of a label
 _BETWEEN = 128  # the gray between images, which differs from black and from white ones
+FORMATS = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+"""Suffix -> format of image files; WebP is written lossless."""
 _COLORS = (1, 3)  # channels that are shown as one image: gray, RGB
 
 
@@ -120,12 +122,13 @@ def _display(images: Levels, levels: int) -> Levels:
     return shown.transpose(0, 2, 1, 3).reshape(n, 1, height, channels * width)  # [N, H, C, W] -> [N, 1, H, C * W]
 
 
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write a PNG file atomically.
+def save_png(image: Image.Image, path: Path | str) -> None:
+    """Write an image file atomically, as PNG or in the format of the suffix, see FORMATS; all of them are lossless.
 
     Raises:
         ModelError: if it cannot be written; an existing file stays unchanged.
     """
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    buffer, path = io.BytesIO(), Path(path)
+    kind = FORMATS.get(path.suffix.lower(), "PNG")
+    image.save(buffer, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
     write_bytes(path, buffer.getvalue())
