@@ -144,9 +144,7 @@ def test_values_are_scaled_by_a_range(tmp_path: Path, array: np.ndarray, text: s
 
 
 def test_values_outside_of_the_range_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"values 0 to 4095 are not within --range 0:1023; set --range 0:4095"
-    ):
+    with pytest.raises(DataError, match=r"values 0 to 4095 are not within --range 0:1023; set --range 0:4095"):
         read(saved(tmp_path / "images.npy", TWELVE), Reading(range=ValueRange(0, 1023)))
 
 
@@ -256,6 +254,17 @@ def test_one_file_per_class_in_split_folders(tmp_path: Path) -> None:
     assert decoded.splits == {"train": slice(0, 6), "test": slice(6, 10)}
     assert decoded.images[:, 0, 0, 0].tolist() == [30] * 3 + [31] * 3 + [20] * 2 + [21] * 2
     assert names(decoded) == ["ant"] * 3 + ["owl"] * 3 + ["ant"] * 2 + ["owl"] * 2
+
+
+def test_a_changed_file_of_a_folder_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixelloom.data.io.cache.IN_MEMORY", 1)
+    reading = Reading(transpose=True)
+    saved(tmp_path / "set" / "ant.npy", np.full((3, 6, 6), 1, np.uint8))
+    saved(tmp_path / "set" / "owl.npy", np.full((3, 6, 6), 2, np.uint8))
+    assert read(tmp_path / "set", reading).images[:, 0, 0, 0].tolist() == [1, 1, 1, 2, 2, 2]
+    with (tmp_path / "set" / "owl.npy").open("r+b") as file:  # the folder keeps its time
+        np.save(file, np.full((3, 6, 6), 3, np.uint8))
+    assert read(tmp_path / "set", reading).images[:, 0, 0, 0].tolist() == [1, 1, 1, 3, 3, 3]
 
 
 def test_arrays_of_a_folder_with_roles(tmp_path: Path) -> None:

@@ -157,6 +157,22 @@ def test_a_colored_border_makes_gray_images_colored(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ("x" * 300, r"x{50}\.\.\.x{45}: cannot be read \(File name too long\)"),
+        ("y" * 300 + "/a", "cannot be read"),
+        ("~nosuchuser/x", "~nosuchuser/x: Could not determine home directory"),
+        ("nosuch", r"'nosuch'\. Choose digits.* a folder of images \(\.png \.jpg .*\) or a file of \.zip"),
+        ("./nosuch", r"no such file or folder; give a folder of images \(\.png"),
+        ("nul\0", "no such file or folder|no data set or path"),
+    ],
+)
+def test_paths_that_are_nothing(source: str, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        load(DataConfig(source=source))
+
+
+@pytest.mark.parametrize(
     ("fields", "match"),
     [
         ({"range": "5"}, "choose LOW:HIGH, such as 0:4095, or max"),

@@ -17,7 +17,7 @@ from pixelloom.data import synthetic
 from pixelloom.data.config import DataConfig
 from pixelloom.data.io import published_formats
 from pixelloom.data.io.download import PUBLISHED, Progress, provide
-from pixelloom.data.io.folders import KINDS, read_images
+from pixelloom.data.io.folders import KINDS, exists, expanded, read_images
 from pixelloom.data.io.idx import read_idx
 from pixelloom.data.io.reading import printable
 from pixelloom.data.splits import (
@@ -205,8 +205,8 @@ DATASETS: dict[str, Entry] = {
 
 def _user_images(config: DataConfig) -> Dataset:
     """Read a user's images; splits are named by folders or arrays, or 80/10/10 by content hash."""
-    path = Path(config.source).expanduser()
-    if not path.exists() and path.name == config.source and not path.suffix:
+    path = expanded(Path(config.source))
+    if not exists(path) and path.name == config.source and not path.suffix:
         raise DataError(
             f"data.source: no data set or path is named {printable(config.source)!r}."
             f"{did_you_mean(config.source, DATASETS)} Choose {', '.join(DATASETS)}, or give the path of {KINDS}"

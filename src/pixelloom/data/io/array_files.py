@@ -64,10 +64,22 @@ def arrays_of(path: Path, reading: Reading, labeling: Labeling) -> Arrays:
 def is_array_source(path: Path) -> bool:
     """Whether a path is a file of arrays, or a folder of ``.npy`` or IDX files."""
     if path.is_dir():
-        return bool(_npy_files(path)) or any(_IDX_NAME.fullmatch(file.name) for file in path.iterdir())
+        try:
+            return bool(_npy_files(path)) or any(_IDX_NAME.fullmatch(file.name) for file in path.iterdir())
+        except OSError:  # reading it as a folder of images names the error
+            return False
     if path.suffix.lower() == ".csv":
         return not lists_files(path)
     return path.suffix.lower() in (".npy", ".npz", ".mat") or (path.suffix.lower() not in NO_ARRAYS and is_idx(path))
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that the images of a source may be in: itself, those in the folder, or IDX files beside it."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if path.suffix.lower() in (".npy", ".npz", ".mat", ".csv"):
+        return [path]
+    return sorted({path, *(file for file in path.parent.iterdir() if _IDX_NAME.fullmatch(file.name))})
 
 
 def _in_memory(arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> dict[str, StoredArray]:

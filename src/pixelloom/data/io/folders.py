@@ -19,12 +19,12 @@ import numpy.typing as npt
 import PIL
 
 from pixelloom.core.errors import DataError
-from pixelloom.data.io.array_files import arrays_of, is_array_source
+from pixelloom.data.io.arrangement import arranged
+from pixelloom.data.io.array_files import arrays_of, files_of, is_array_source
 from pixelloom.data.io.cache import CachedImages, cache_folder, find, store
 from pixelloom.data.io.decode import ACCEPTED, VALUES_TO, Pixels, decode, size_of
 from pixelloom.data.io.idx import is_idx
-from pixelloom.data.io.labels import classes_of, labels_of, read_table
-from pixelloom.data.io.layout import Labeling, Layout, layout_of
+from pixelloom.data.io.layout import Labeling
 from pixelloom.data.io.reading import DamageError, Reading, SizeError, printable
 from pixelloom.data.io.scan import PAGES, Listing, has_images, open_listing
 from pixelloom.data.io.stacks import Arrays
@@ -92,6 +92,30 @@ class DecodedImages:
     files: npt.NDArray[np.int64] | None = None
 
 
+def expanded(path: Path) -> Path:
+    """The path with ``~`` replaced by the home folder.
+
+    Raises:
+        DataError: for an unknown user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{printable(str(path))}: {error}") from error
+
+
+def exists(path: Path) -> bool:
+    """Whether a file or folder exists.
+
+    Raises:
+        DataError: if the system cannot tell: a name that is too long, or a folder without permission.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise DataError(f"{printable(str(path))}: cannot be read ({error.strerror})") from error
+
+
 def is_image_source(path: Path) -> bool:
     """Whether ``read_images`` accepts a path: a folder, or a file with an extension of SOURCES."""
     return path.is_dir() or (path.is_file() and (path.suffix.lower() in SOURCES or is_idx(path)))
@@ -113,8 +137,8 @@ def read_images(
     Raises:
         DataError: if the source cannot be read or the cache folder cannot be written.
     """
-    path, suffix = path.expanduser(), path.suffix.lower()
-    if not path.exists():
+    path, suffix = expanded(path), path.suffix.lower()
+    if not exists(path):
         raise DataError(f"{printable(str(path))}: no such file or folder; give {KINDS}")
     if suffix in CONVERSIONS and path.is_file():
         raise DataError(f"{printable(str(path))}: not read here; convert it once: {CONVERSIONS[suffix]}")
@@ -122,7 +146,7 @@ def read_images(
         what = "a single image is not a data set" if suffix in ACCEPTED else "not a source of images"
         raise DataError(f"{printable(str(path))}: {what}; give {KINDS}")
     folder = cache_folder(cache)
-    arrays = is_array_source(path) and not (path.is_dir() and has_images(path))
+    arrays = is_array_source(path) if not path.is_dir() else not has_images(path) and is_array_source(path)
     images = (_from_arrays if arrays else _from_files)(path, reading, labeling, folder)
     if images.note:
         short = images.note if len(images.note) <= _SHOWN else f"{images.note[:_SHOWN]}... (in full in the model card)"
@@ -142,7 +166,7 @@ def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) 
             others = ", ".join(f"{count} {suffix}" for suffix, count in whole.others.most_common(5))
             found = f"found {others}" if others else "it is empty"
             raise DataError(f"{path}: no image found ({found}); accepted are {' '.join(ACCEPTED)}")
-        listing, layout = _arranged(whole, _labeled(whole, labeling))
+        listing, layout = arranged(whole, labeling)
         key = _key(reading, path, listing)
         cached = find(folder, key) or _decode_all(listing, reading, folder, key)
     if paged and len(cached.images) == 1:
@@ -151,7 +175,7 @@ def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) 
     split = layout.split[cached.index]
     splits: dict[str, slice] = {}
     for k, name in enumerate(layout.splits):
-        members = np.flatnonzero(split == k)  # contiguous, see _arranged
+        members = np.flatnonzero(split == k)  # contiguous, see arranged
         if len(members):
             splits[name] = slice(int(members[0]), int(members[-1]) + 1)
     ignored = ", ".join(f"{count} {suffix}" for suffix, count in listing.others.most_common(5))
@@ -161,73 +185,13 @@ def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) 
     return DecodedImages(cached.images, labels, splits or None, layout.classes, 256, note, files)
 
 
-def _labeled(listing: Listing, labeling: Labeling) -> Layout:
-    """Splits and classes of files: by folders, by a table of labels, or by the lines of a list."""
-    if listing.layout:
-        layout = layout_of(listing.names, listing.path, labeling)
-    else:
-        count = len(listing.names)
-        layout = Layout((), np.zeros(count, np.int8), (), np.zeros(count, np.int32))
-    if labeling.labels == "none":
-        return replace(layout, classes=(), label=np.zeros(len(listing.names), np.int32), class_note="")
-    try:
-        labels, source = _label_texts(listing, labeling)
-    except _TableError as error:
-        return replace(layout, class_note="; ".join(filter(None, (layout.class_note, f"ignored: {error}"))))
-    if not any(labels):
-        return layout
-    classes, label, note = classes_of(labels, source)
-    return replace(layout, classes=classes, label=label, class_note=note)
-
-
-class _TableError(Exception):
-    """A table beside the images that has no labels of them."""
-
-
-def _label_texts(listing: Listing, labeling: Labeling) -> tuple[list[str], str]:
-    """The label of each file, "" without one, by the given table, a list, or tables beside the images; its source."""
-    if labeling.labels is not None:
-        path = Path(labeling.labels).expanduser()
-        try:
-            table = read_table(path.read_bytes(), str(path), labeling.label_column)
-        except OSError as error:
-            raise DataError(f"{path}: labels cannot be read ({error.strerror})") from error
-        return labels_of(listing.names, table, labeling.labels, listing.path), printable(labeling.labels)
-    if listing.labels is not None:
-        return listing.labels, printable(listing.path.name)
-    if not listing.tables or labeling.class_level is not None:
-        return [], ""
-    merged: dict[str, str] = {}
-    for name, read in sorted(listing.tables.items()):
-        folder = name.rpartition("/")[0]
-        try:
-            found = read_table(read(), name, labeling.label_column)
-        except DataError as error:
-            raise _TableError(str(error)) from error
-        merged |= {f"{folder}/{file}" if folder else file: label for file, label in found.items()}
-    source = printable(", ".join(sorted(listing.tables)))
-    return labels_of(listing.names, merged, source, listing.path), source
-
-
-def _arranged(listing: Listing, layout: Layout) -> tuple[Listing, Layout]:
-    """Leave out files without split or class, and order files so that splits are contiguous."""
-    kept = np.flatnonzero((layout.split >= 0) & (layout.label >= 0))
-    changes = np.count_nonzero(np.diff(layout.split[kept]))
-    if changes >= max(len(layout.splits), 1):  # splits within class folders
-        kept = kept[np.argsort(layout.split[kept], kind="stable")]
-    if not len(kept):
-        raise DataError(f"{listing.path}: no image has a label ({layout.note})")
-    if len(kept) == len(listing.names) and (np.diff(kept) > 0).all():
-        return listing, layout
-    return listing.take(kept), replace(layout, split=layout.split[kept], label=layout.label[kept])
-
-
 def _key(reading: Reading, path: Path, listing: Listing | None = None) -> str:
     """The cache key: a hash of the options, the versions of Pillow and NumPy, and name, size and stamp of each file."""
-    status = path.stat()
     digest = hashlib.sha256(repr((1, PIL.__version__, np.__version__, str(path.resolve()), reading)).encode())
     if listing is None:
-        digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
+        for file in files_of(path):
+            status = file.stat()
+            digest.update(repr((file.name, status.st_size, status.st_mtime_ns)).encode())
     else:
         for name, size, stamp in zip(listing.names, listing.sizes, listing.stamps, strict=True):
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0%d %d\0" % (size, stamp))

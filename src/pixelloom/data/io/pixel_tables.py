@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -97,7 +98,7 @@ def _columns(path: Path, header: list[str], first: list[str], rows: Any) -> Tabl
     values: list[npt.NDArray[np.uint8]] = []
     labels: list[str] = []
     start = 2 if header else 1
-    for number, row in enumerate(([] if header else [first]) + list(rows), start):
+    for number, row in enumerate(itertools.chain([] if header else [first], rows), start):
         if not row:
             continue
         values.append(_levels([row[i] for i in pixels] if len(row) == width else [], len(pixels), path, number))
