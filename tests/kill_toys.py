@@ -20,6 +20,9 @@ from typing import Any
 
 import torch
 
+import pixelloom.runs.gan
+import pixelloom.runs.pixel  # all is imported before anything is killed
+import pixelloom.viz.curves  # noqa: F401
 from engine_toys import fork
 from pixelloom.core import atomic
 from pixelloom.core.errors import PixelloomError
@@ -113,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("pixelloom").setLevel(logging.ERROR)
     family, folder, kills, seed = argv[0], Path(argv[1]), int(argv[2]), int(argv[3])
     out, moments, wrong, cut, killed = folder / "killed", random.Random(seed), [], 0, 0
-    config = config_of(family, steps=6 * int(kills))
+    config = config_of(family, steps=3 * kills + 20)
     for i in range(kills):
         pid = os.fork()
         if pid == 0:

@@ -12,7 +12,7 @@ import pixelloom as pl
 from engine_toys import N, config, one_phase, stream
 from pixelloom.core.errors import UsageError
 from pixelloom.engine.fabric import make_fabric
-from pixelloom.engine.launch import PARENT, Launch, hidden, launch
+from pixelloom.engine.launch import PARENT, Launch, hidden, is_further, launch
 from pixelloom.engine.loop import fit
 from small_models import TINY
 
@@ -111,3 +111,11 @@ def test_hidden_variables_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "RANK" not in os.environ
     assert os.environ["RANK"] == "1"
     assert "ABSENT" not in os.environ
+
+
+def test_only_a_further_process_logs_less() -> None:
+    assert is_further({PARENT: str(os.getppid()), "LOCAL_RANK": "1"})
+    assert is_further(TORCHRUN)
+    assert not is_further(TORCHRUN | {"RANK": "0"})
+    for strays in STRAYS:
+        assert not is_further(strays)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import re
+import select
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +25,8 @@ from forks import Program, Server, server
 from gan_toys import PAIRS, spec
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.engine.config import TrainConfig
+from pixelloom.engine.hooks import Progress
+from pixelloom.engine.state import Run
 from pixelloom.models.description import CONFIG, DISCRIMINATOR, WEIGHTS
 from pixelloom.models.gan import GANDescription, GANModel, load_gan
 from pixelloom.runs.folder import LOCK, check_apart, claimed, is_first_process
@@ -177,3 +185,73 @@ def test_a_model_whose_writing_is_cut_is_the_old_one_or_refused(
     assert cut > 5
     load_gan(folder)
     assert files(folder)[WEIGHTS] != before[WEIGHTS]
+
+
+# ---------------------------------------------------------------------------------------- a full disk, a lost terminal
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("step", [2, 9, 30])
+def test_a_disk_that_fills_up_during_a_run(
+    disk: Path, step: int, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(self: Progress, run: Run, stats: object) -> None:
+        if run.state.step == step:
+            with (disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(b"x" * 1024):
+                    pass
+
+    train = ("train", "digits", "--out", disk / "run", "--images", "4000", *SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_step", fill)
+        said = run(*train, "--train.batch", "16", "--train.sample-every", "160", "--train.validate-every", "160")
+    assert said.code == 4
+    assert re.search(r"disk/run/\S+: cannot write \d+ bytes: No space left on device. Free space on the disk", said.err)
+    assert "Traceback" not in said.err
+    assert not list(disk.rglob(".*"))
+    steps = list((disk / "run" / "checkpoints").glob("step-*"))
+    assert (str(max(steps)) if steps else "There is no checkpoint") in said.err
+    (disk / "ballast").unlink()
+    assert run("train", "--resume", "--out", disk / "run").code == 0
+    assert run("info", disk / "run").code == 0
+
+
+def test_a_full_disk_at_the_start(disk: Path, run: Command) -> None:
+    with (disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 1024):
+            pass
+    said = run("train", "digits", "--out", disk / "run", "--images", "64", *SMALL)
+    assert said.code in (2, 4)
+    assert "No space left on device" in said.err
+    assert str(disk) in said.err
+    assert sorted(path.name for path in disk.rglob("*") if path.is_file()) == ["ballast"]
+
+
+@posix
+def test_a_closed_terminal_saves(tmp_path: Path) -> None:
+    arguments = ["train", "digits", "--out", "run", "--epochs", "100000", *SMALL]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execvpe(sys.executable, [sys.executable, "-m", "pixelloom", *arguments], os.environ | ENVIRONMENT)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.stat().st_size):
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 10_000)  # the progress bar
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert not list(tmp_path.rglob(".*"))

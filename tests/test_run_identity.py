@@ -196,6 +196,21 @@ def test_a_relative_path_means_the_folder_of_the_run(
     assert f"photos is {here / 'photos'}, where the run was begun, not {here / 'sub/photos'}" in caplog.text
 
 
+def test_a_model_is_evaluated_on_the_data_it_was_trained_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(Path("photos"))
+    begin()
+    model, here = pl.load("run"), Path.cwd()
+    expected = pl.evaluate(model)
+    write(Path("sub/photos"), first=100)
+    monkeypatch.chdir("sub")
+    with caplog.at_level(logging.WARNING, "pixelloom"):
+        assert pl.evaluate(model) == expected
+    assert f"photos is {here / 'photos'}, which the model was trained on" in caplog.text
+    assert pl.evaluate(model, "photos") != expected  # asked for by name
+
+
 # ------------------------------------------------------------------------------------------------- the configuration
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from pixelloom.engine.launch import is_further
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -69,7 +71,7 @@ def logs() -> Iterator[None]:
     handler, level = _StderrHandler(), _log.level
     _log.addHandler(handler)
     # Further processes of one run log warnings only.
-    _log.setLevel(logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING)
+    _log.setLevel(logging.WARNING if is_further() else logging.INFO)
     try:
         yield
     finally:

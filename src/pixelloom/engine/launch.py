@@ -83,6 +83,13 @@ def launch(devices: int, nodes: int, environment: Mapping[str, str] = os.environ
     )
 
 
+def is_further(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is one of several and not the first, as far as this is known without a configuration."""
+    if environment.get(PARENT) == str(os.getppid()):
+        return True
+    return _by_torchrun(environment) and _number(environment, "RANK") > 0
+
+
 @contextlib.contextmanager
 def hidden(names: Iterable[str]) -> Iterator[None]:
     """Remove environment variables inside the context; processes that are started there do not see them either."""

@@ -15,6 +15,7 @@ import pixelloom
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.data.catalog import DATASETS
 from pixelloom.data.splits import NAMES, Dataset, Split
+from pixelloom.models.training_record import TrainingRecord
 from pixelloom.runs.config import RunConfig
 from pixelloom.runs.plan import flat, is_free
 
@@ -60,6 +61,14 @@ def original_data(config: RunConfig, before: Mapping[str, Any]) -> RunConfig:
         return config
     _log.warning("data: %s is %s, where the run was begun, not %s", source, path, absolute(source))
     return config.model_copy(update={"data": config.data.model_copy(update={"source": str(path)})})
+
+
+def trained_on(record: TrainingRecord) -> str | None:
+    """The data of a training record; their absolute path, if a relative path now names another folder."""
+    if record.data is None or record.path in ("", absolute(record.data.source)) or not Path(record.path).exists():
+        return None if record.data is None else record.data.source
+    _log.warning("data: %s is %s, which the model was trained on", record.data.source, record.path)
+    return record.path
 
 
 def check_config(config: RunConfig, before: Mapping[str, Any], file: Path) -> None:

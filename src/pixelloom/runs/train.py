@@ -154,7 +154,8 @@ def _fit(
             clear(out)
         open_folder(out, config, identity.comment(config, setup.fingerprint))
         size = f"{setup.model.parameters:,}"
-        _log.info("%s: %s; %s parameters; training on %s", data.name, data.spec, size, place(fabric))
+        _log.info("%s: %s", data.name, data.summary)
+        _log.info("%s: %s parameters; training on %s", config.network, size, place(fabric))
     state = fit(
         objective,
         lambda step: batches(stream, step, workers=config.train.workers),
