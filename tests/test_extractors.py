@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import tomllib
 import warnings
@@ -22,8 +23,9 @@ from pixelloom.data.catalog import DataConfig, load
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.data.splits import Split
 from pixelloom.metrics import extractors as module
+from pixelloom.metrics import natural
 from pixelloom.metrics.distances import frechet
-from pixelloom.metrics.extractors import EXTRACTORS, LeNetMnist, Pixels, RandomNetwork, choose, features
+from pixelloom.metrics.extractors import EXTRACTORS, LeNetMnist, Natural, Pixels, RandomNetwork, choose, features
 from scripts import script
 
 
@@ -67,8 +69,8 @@ def test_levels_are_only_a_scale(name: str) -> None:
     assert torch.equal(features(bits, 2, extractor), features(bits * 16, 17, extractor))
 
 
-@pytest.mark.parametrize("network", [LeNetMnist, RandomNetwork])
-def test_gray_and_the_same_in_three_channels_are_one_image(network: type[LeNetMnist | RandomNetwork]) -> None:
+@pytest.mark.parametrize("network", [LeNetMnist, Natural, RandomNetwork])
+def test_gray_and_the_same_in_three_channels_are_one_image(network: type[LeNetMnist | Natural | RandomNetwork]) -> None:
     gray, extractor = pictures(5, 1, 28), network(3)
     torch.testing.assert_close(
         features(gray.expand(-1, 3, -1, -1), 256, extractor), features(gray, 256, extractor), rtol=1e-4, atol=1e-4
@@ -218,16 +220,133 @@ def test_shifts_move_whole_images() -> None:
     assert len(set(at.tolist())) == 25
 
 
+# natural
+
+
+def test_natural_is_the_file_of_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = resources.files("pixelloom.metrics").joinpath("weights")
+    content, card = folder.joinpath("natural.safetensors").read_bytes(), folder.joinpath("natural.md")
+    text = card.read_text(encoding="utf-8")
+    assert len(content) <= 500_000
+    assert hashlib.sha256(content).hexdigest() == natural.NATURAL_SHA256
+    assert natural.NATURAL_SHA256 in text
+    accuracy = re.search(r"CIFAR-10 \|.*test accuracy ([\d.]+)%", text)
+    assert accuracy is not None
+    assert float(accuracy[1]) >= 80
+    assert f"({sum(p.numel() for p in natural.trained().parameters()):,} parameters)" in text
+    monkeypatch.setattr(natural, "NATURAL_SHA256", "0" * 64)
+    with pytest.raises(ModelError, match="features natural: the weights in the package are damaged"):
+        Natural(3)
+
+
+def test_natural_features_stage_by_stage() -> None:
+    """The network's definition once more, with plain operations in float64."""
+    network, images = natural.trained().double().eval(), pictures(3, 3, 32)
+    y, pooled = images.double() / 127.5 - 1, []
+    for i in range(4):
+        weight, mean, variance, scale, shift = (
+            network.get_submodule(f"stages.{i}").state_dict()[name]
+            for name in ("0.weight", "1.running_mean", "1.running_var", "1.weight", "1.bias")
+        )
+        if i:
+            y = y.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).amax((3, 5))
+        columns = F.unfold(y, 3, padding=1)  # [3, in 9, H W]
+        y = (weight.flatten(1) @ columns).unflatten(2, y.shape[2:])
+        y = (y - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        y = (y * scale[:, None, None] + shift[:, None, None]).clamp(min=0)
+        pooled.append(y.mean((2, 3)) if i < 3 else y.unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5)).flatten(1))
+    z = torch.cat(pooled, 1) @ network.linear.weight.T
+    mean, variance = (network.norm.state_dict()[name] for name in ("running_mean", "running_var"))
+    expected = (z - mean) / (variance + 1e-5).sqrt()
+    torch.testing.assert_close(features(images, 256, Natural(3)), expected, rtol=1e-3, atol=1e-3)
+
+
+def halves(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Two disjoint sets of 200 images of some classes of a data set of the package, and 200 of others, RGB 32x32."""
+    data = load(DataConfig(source=name, size=32))
+    images, labels = data.train.all()
+    assert labels is not None
+    x = torch.from_numpy((images.astype(np.float32) * 255 / (data.spec.levels - 1)).round().astype(np.uint8))
+    x, first = x.expand(-1, 3, -1, -1), torch.from_numpy(labels < len(data.classes) // 2)
+    return x[first][:200], x[first][200:400], x[~first][:200]
+
+
+@pytest.mark.parametrize("name", ["shapes", "digits"])
+def test_natural_orders_real_and_damaged_images(name: str) -> None:
+    """Drawn shapes and digits, of which it was trained on none; random has noise within 30 times other classes."""
+    recipe = script("extractors")
+    found = {kind: row["kid-natural"] for kind, row in recipe.table(*halves(name), ["natural"]).items()}
+    others = found["other classes"]
+    assert abs(found["real"]) < others / 3
+    assert found["two images averaged"] > others
+    for kind in ("salt and pepper, 10 %", "blurred, 5x5", "blocks of 8x8 shuffled", "flat mean color"):
+        assert found[kind] > 10 * others, kind
+    assert found["uniform noise"] > 100 * others
+    assert found["uniform noise"] > 2 * found["flat mean color"]
+
+
+def test_the_tables_of_the_docs_are_the_measured_ones() -> None:
+    """And noise is far beyond other real classes under natural, not so under random."""
+    root, recipe = Path(__file__).parents[1], script("extractors")
+    tables = json.loads((root / "benchmarks/results/extractors.json").read_text(encoding="utf-8"))["tables"]
+    text = (root / "docs/metrics.md").read_text(encoding="utf-8")
+    assert len(tables) == 2
+    for name, rows in tables.items():
+        assert recipe.markdown(name, rows) in text
+        for metric, factor in (("kid-natural", 50), ("fd-natural", 5)):
+            assert rows["uniform noise"][metric] > factor * rows["other classes"][metric]
+            assert rows["uniform noise"][metric] == max(row[metric] for row in rows.values())
+        assert rows["uniform noise"]["kid-random"] < 3 * rows["other classes"]["kid-random"]
+
+
+def test_the_recipe_of_natural_learns_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, rng = script("natural"), np.random.default_rng(0)
+    monkeypatch.setattr(recipe, "BATCH", 64)
+    monkeypatch.setattr(recipe, "DISTORTED", 12)
+    labels = torch.from_numpy(rng.integers(0, 2, 512))
+    images = torch.from_numpy(rng.integers(0, 60, (512, 3, 32, 32)).astype(np.uint8))
+    images[labels == 1, :, 8:24, 12:20] += 190
+    network, epoch = recipe.train(images, labels, (images, labels), 2, seed=0)
+    assert epoch in (1, 2)
+    assert recipe.accuracy(network, images, labels) > 0.95
+    z = network.features(images / 255).detach()
+    assert float(z.mean().abs()) < 1e-3
+    assert float(z.var(0).median()) == pytest.approx(1, abs=0.01)
+    again, _ = recipe.train(images, labels, (images, labels), 2, seed=0)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_each_distortion_of_the_recipe_is_what_it_is_called() -> None:
+    recipe, g = script("natural"), torch.Generator().manual_seed(0)
+    x = torch.rand(60, 3, 32, 32, generator=g)
+    images, kinds = recipe.distorted(x, g)
+    assert kinds.tolist() == [kind for kind in range(1, 7) for _ in range(7)] + [0] * 18
+    assert torch.equal(images[42:], x[42:])
+    assert images.min() >= 0
+    assert images.max() <= 1 + 1e-6
+    shuffled, flat, coarse = recipe.shuffled(x, g), recipe.flat(x, g), recipe.coarse(x, g)
+    assert torch.equal(shuffled.flatten(2).sort(-1).values, x.flatten(2).sort(-1).values)
+    assert not torch.equal(shuffled, x)
+    torch.testing.assert_close(flat.mean((2, 3)), x.mean((2, 3)))
+    assert float(flat.std()) < 0.5 * float(x.std())
+    torch.testing.assert_close(coarse.mean((2, 3)), x.mean((2, 3)))
+    assert torch.equal(coarse[:, :, ::2, ::2], coarse[:, :, 1::2, 1::2])  # blocks of 2 at least
+    assert float(recipe.blurred(x, g).std()) < 0.6 * float(x.std())
+    noisy = recipe.noisy(torch.full((200, 3, 32, 32), 0.5), g)
+    assert 0.03 < float(noisy.flatten(1).std(1).min()) < float(noisy.flatten(1).std(1).max()) < 0.45
+
+
 # names and refusals
 
 
 def test_auto_goes_by_the_data() -> None:
     assert choose("auto", 1, "mnist") == choose("auto", 1, "sevens-and-eights") == "lenet-mnist"
-    assert choose("auto", 3, "mnist") == choose("auto", 1, "fashion-mnist") == choose("auto", 1) == "random"
-    assert choose("auto", 1, "digits") == "random"  # 8x8, without a margin
+    assert choose("auto", 3, "mnist") == choose("auto", 1, "fashion-mnist") == choose("auto", 1) == "natural"
+    assert choose("auto", 1, "digits") == "natural"  # 8x8, without a margin
     assert choose("pixels", 1, "mnist") == "pixels"
     with pytest.raises(
-        UsageError, match=r"no 'lenet'.*There are auto, lenet-mnist, random, pixels, and inception=FILE"
+        UsageError, match=r"no 'lenet'.*There are auto, lenet-mnist, natural, random, pixels, and inception=FILE"
     ):
         choose("lenet", 1)
 

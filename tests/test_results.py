@@ -151,9 +151,9 @@ def test_noise_is_far_from_real_digits() -> None:
 def test_other_images_are_measured(channels: int, levels: int) -> None:
     samples, held_out, training = (toy_images(70, i, channels=channels, levels=levels) for i in range(3))
     found = measure(samples, Reference(held_out.numpy(), training), levels, extractor="auto", source="mine")
-    assert {figure.name.split("-", 1)[1] for figure in found} == {"random", "pixels"}
+    assert {figure.name.split("-", 1)[1] for figure in found} == {"natural", "pixels"}
     assert all(math.isfinite(figure.value) for figure in found)
-    (fd,) = (figure for figure in found if figure.name == "fd-random")
+    (fd,) = (figure for figure in found if figure.name == "fd-natural")
     assert fd.baseline is None  # 35 images against 35 have no covariance in 64 dimensions
     assert fd.note.endswith("too few held-out images for a baseline")
 

@@ -80,12 +80,12 @@ def lines(folder: Path, split: str) -> list[dict[str, float]]:
 
 
 def test_the_best_model_by_kernel_distance_is_kept_and_the_last_one_besides(run: Path) -> None:
-    measured = {line["images"]: line["kid-random"] for line in lines(run, "val")}
+    measured = {line["images"]: line["kid-natural"] for line in lines(run, "val")}
     best = min(measured, key=measured.__getitem__)
     model = api.load(run)
     assert isinstance(model, GANModel)
     assert model.description.training.images == best
-    assert model.description.training.validation == ValidationRecord(metrics={"kid-random": measured[best]}, n=60)
+    assert model.description.training.validation == ValidationRecord(metrics={"kid-natural": measured[best]}, n=60)
     last = run / "last"
     assert last.is_dir() == (best != 160)
     if last.is_dir():
@@ -95,10 +95,10 @@ def test_the_best_model_by_kernel_distance_is_kept_and_the_last_one_besides(run:
 def test_the_figure_of_a_kept_model_can_be_measured_again(run: Path) -> None:
     model, config = api.load(run), small("sagan")
     data = load(config.data)
-    space = EXTRACTORS["random"](1)
+    space = EXTRACTORS["natural"](1)
     real = features(spaced_images(data, "val", 60), data.spec.levels, space)
     again, _ = kid(real, features(model.sample(60, seed=Stream.VALIDATION), data.spec.levels, space))
-    assert again == pytest.approx(model.description.training.validation.metrics["kid-random"], rel=1e-4)
+    assert again == pytest.approx(model.description.training.validation.metrics["kid-natural"], rel=1e-4)
 
 
 @pytest.mark.parametrize("part", [WEIGHTS, "discriminator.safetensors"])
@@ -205,7 +205,7 @@ def test_a_resumed_run_that_ends_with_its_best_model_leaves_no_other_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = iter((1.0, 2.0, 1.5, 0.5))
-    monkeypatch.setattr(GANSetup, "measure", lambda self, network: {"kid-random": next(figures)})
+    monkeypatch.setattr(GANSetup, "measure", lambda self, network: {"kid-natural": next(figures)})
     train(small("dcgan", images=32), tmp_path)
     assert load_model(tmp_path / "last").description.training.images == 32
     train(small("dcgan", images=64), tmp_path, resume=True)
@@ -369,7 +369,7 @@ def test_with_classes_the_mean_distance_within_them_chooses() -> None:
 
     config = small("dcgan").model_copy(update={"classes": True, "validation_images": 400})
     setup = GANSetup(config, from_splits("x", *map(split, range(3)), ("a", "b")))
-    assert setup.figure == "kid-random-by-class"
+    assert setup.figure == "kid-natural-by-class"
 
     class Painter(nn.Module):
         latent = 5
@@ -384,19 +384,19 @@ def test_with_classes_the_mean_distance_within_them_chooses() -> None:
             return (level + noise) / 8.5 - 1
 
     right, wrong = (setup.measure(Painter(bright)) for bright in (0, 1))
-    assert abs(right["kid-random-by-class"]) < 0.05
-    assert wrong["kid-random-by-class"] > 1
-    assert wrong["kid-random"] == pytest.approx(right["kid-random"], abs=0.05)
-    assert wired("dcgan").figure == "kid-random"
+    assert abs(right["kid-natural-by-class"]) < 0.05
+    assert wrong["kid-natural-by-class"] > 1
+    assert wrong["kid-natural"] == pytest.approx(right["kid-natural"], abs=0.05)
+    assert wired("dcgan").figure == "kid-natural"
 
 
 @pytest.mark.parametrize(
     ("counts", "sizes", "figure"),
     [
-        ((50, 50), [50, 50], "kid-random-by-class"),
-        ((60, 10, 15, 15), [40, 60], "kid-random-by-class"),  # what is rare counts too: it cannot be drawn at will
-        ((85, 15), [85], "kid-random-by-class"),
-        ((10,) * 10, [], "kid-random"),
+        ((50, 50), [50, 50], "kid-natural-by-class"),
+        ((60, 10, 15, 15), [40, 60], "kid-natural-by-class"),  # what is rare counts too: it cannot be drawn at will
+        ((85, 15), [85], "kid-natural-by-class"),
+        ((10,) * 10, [], "kid-natural"),
     ],
 )
 def test_classes_with_few_images_count_as_one(counts: tuple[int, ...], sizes: list[int], figure: str) -> None:

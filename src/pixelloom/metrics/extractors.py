@@ -28,7 +28,8 @@ from pixelloom.core.errors import DataError, ModelError, UsageError, did_you_mea
 from pixelloom.core.threads import ThreadChoice
 from pixelloom.core.types import Levels
 from pixelloom.data.pixels import Scaling, from_model, to_model
-from pixelloom.metrics import inception
+from pixelloom.metrics import inception, natural
+from pixelloom.metrics.natural import NATURAL
 
 Images: TypeAlias = Tensor | Levels
 """Integer levels, uint8 [N, C, H, W], as a tensor or an array (which may be mapped from a file)."""
@@ -181,6 +182,26 @@ class LeNetMnist(Extractor):
         return _resized(x, 28)
 
 
+class Natural(Extractor):
+    """The features of a network trained by ``benchmarks/natural.py``, for photographs and drawings.
+
+    Images become RGB and 32x32 (bilinear, antialiased when they shrink, without keeping the aspect ratio). Weights and
+    model card are in the package.
+    """
+
+    name = NATURAL
+    num_features = natural.NaturalNetwork.num_features
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.network = natural.trained()
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1 or 3, H, W] -> [B, 64]."""
+        return self.network.features(_resized(x, natural.SIDE).expand(-1, 3, -1, -1))
+
+
 class Inception(Extractor):
     """The 2048 features of published FIDs, from a file of weights: see :mod:`pixelloom.metrics.inception`.
 
@@ -226,6 +247,7 @@ def _resized(x: Tensor, side: int) -> Tensor:
 
 EXTRACTORS: dict[str, Callable[[int], Extractor]] = {
     "lenet-mnist": LeNetMnist,
+    "natural": Natural,
     "random": RandomNetwork,
     "pixels": Pixels,
 }
@@ -257,13 +279,13 @@ def extractor_for(wish: str | Extractor, channels: int, source: str = "") -> Ext
 
 
 def choose(name: str, channels: int, source: str = "") -> str:
-    """Resolve the name of an extractor: ``auto`` is lenet-mnist for gray images of a data set in DIGITS, else random.
+    """Resolve the name of an extractor: ``auto`` is lenet-mnist for gray images of a data set in DIGITS, else natural.
 
     Raises:
         UsageError: for a name that is not in EXTRACTORS.
     """
     if name == "auto":
-        return LENET if channels == 1 and source in DIGITS else "random"
+        return LENET if channels == 1 and source in DIGITS else NATURAL
     if name not in EXTRACTORS:
         known = ("auto", *EXTRACTORS)
         there = f"{', '.join(known)}, and inception=FILE for metrics"

@@ -129,7 +129,7 @@ class GANRun(RunConfig):
     )
     discriminator: OptimConfig = OptimConfig(lr=4e-4, betas=(0.0, 0.9))
     generator: OptimConfig = OptimConfig(lr=1e-4, betas=(0.0, 0.9))
-    features: Literal["auto", "lenet-mnist", "random", "pixels"] = Field(
+    features: Literal["auto", "lenet-mnist", "natural", "random", "pixels"] = Field(
         "auto", description="feature extractor of the KID that selects the best model"
     )
 
