@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pixelloom.core.errors import DataError
 from pixelloom.data.io.layout import Labeling
 from pixelloom.data.io.npy import StoredArray, read_small
-from pixelloom.data.io.reading import Reading
+from pixelloom.data.io.reading import Reading, listed
 from pixelloom.data.io.split_names import natural_order
 from pixelloom.data.io.stacks import Arrays, checked_stacks
 
@@ -55,7 +55,7 @@ def assign_roles(path: Path, keys: Mapping[str, StoredArray], reading: Reading, 
     if whole is None and not found and len(keys) == 1:
         whole = pick(*keys)
     if (whole is None) == (not found):
-        given = ", ".join(keys) or "nothing"
+        given = listed(list(keys), 8) or "nothing"
         raise DataError(f"{path}: needs images (and labels), or train, val and test; it contains {given}")
     if whole is not None:
         found[""] = (whole, pick(*_WHOLE["labels"]))
@@ -70,7 +70,7 @@ def assign_roles(path: Path, keys: Mapping[str, StoredArray], reading: Reading, 
         splits[split] = slice(start, start + images.shape[0])
         start += images.shape[0]
     ignored = sorted(keys.keys() - used)
-    notes = [note, f"arrays ignored: {', '.join(ignored)}" if ignored else ""]
+    notes = [note, f"arrays ignored: {listed(ignored, 8)}" if ignored else ""]
     return Arrays(
         path, stacks, labels, splits if whole is None else None, classes, levels, "; ".join(filter(None, notes))
     )

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pixelloom.core.errors import DataError
+from pixelloom.core.errors import DataError, shortened
 from pixelloom.data.io.layout import as_codes
 from pixelloom.data.io.reading import listed
 from pixelloom.data.io.split_names import natural_order
@@ -56,7 +56,7 @@ def read_table(data: bytes, name: str, column: int | None = None) -> dict[str, s
         else:
             pairs = [found for line in text.splitlines() if (found := split_line(line))]
     except (ValueError, RecursionError, csv.Error) as error:
-        raise DataError(f"{name}: not a table of labels ({error})") from None
+        raise DataError(f"{name}: not a table of labels ({shortened(str(error), 200)})") from None
     return {file.replace("\\", "/").removeprefix("./"): _one(label, column, name) for file, label in pairs}
 
 
@@ -106,7 +106,7 @@ def _from_rows(rows: Sequence[Mapping[str, Any]]) -> Pairs:
         raise ValueError(f"no column of file names; name it {_FILES[0]}. Columns: {listed(columns, 8)}")
     if label is None:
         raise ValueError(f"no column of labels; name it {_LABELS[0]}. Columns: {listed(columns, 8)}")
-    return [(str(row[file]), row.get(label)) for row in rows]
+    return [(str(row[file]), row.get(label)) for row in rows if row.get(file) is not None]
 
 
 def split_line(line: str, exists: Callable[[str], bool] | None = None) -> tuple[str, str] | None:

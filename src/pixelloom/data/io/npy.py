@@ -8,6 +8,7 @@ Source: the .npy format, https://numpy.org/doc/stable/reference/generated/numpy.
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +21,20 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pixelloom.core.errors import DataError
+from pixelloom.core.errors import DataError, shortened
+
+# Exceptions of NumPy and zipfile on damaged files; a header is parsed as Python source.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 MAX_SMALL_BYTES = 1 << 27
 """Largest size of labels and other small arrays."""
@@ -82,8 +96,10 @@ def read_errors(path: Path) -> Iterator[None]:
     """Convert the exceptions of damaged files into DataError with the file name."""
     try:
         yield
-    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a readable {path.suffix} file ({error or 'truncated'})") from error
+    except _DAMAGE as error:
+        raise DataError(
+            f"{path}: not a readable {path.suffix} file ({shortened(str(error) or 'truncated', 200)})"
+        ) from error
 
 
 def _header(name: str, open_stream: Callable[[], AbstractContextManager[IO[bytes]]], size: int) -> StoredArray:

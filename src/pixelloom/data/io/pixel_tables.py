@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pixelloom.core.errors import DataError
+from pixelloom.core.errors import DataError, shortened
 from pixelloom.data.io.reading import listed
 
 Table: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -52,7 +52,7 @@ def read_mat(path: Path) -> Table:
             "labels=f['y'][:].ravel())"
         ) from None
     except Exception as error:  # SciPy raises many kinds on damaged files
-        raise DataError(f"{path}: not a readable .mat file ({error})") from None
+        raise DataError(f"{path}: not a readable .mat file ({shortened(str(error), 200)})") from None
     images, labels = content.get("X"), content.get("y")
     if images is None or images.ndim != 4:
         names = [name for name in content if not name.startswith("__")]

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pixelloom.core.errors import DataError
+from pixelloom.core.errors import DataError, shortened
 from pixelloom.data.io.decode import ACCEPTED, MAX_BYTES
 from pixelloom.data.io.labels import MAX_TABLE, TABLES, read_table, split_line
 from pixelloom.data.io.reading import DamageError, printable
@@ -91,7 +91,7 @@ def open_listing(path: Path) -> Iterator[Listing]:
         try:
             archive = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise DataError(f"{path}: not a readable zip file ({error})") from error
+            raise DataError(f"{path}: not a readable zip file ({shortened(str(error), 200)})") from error
         with archive:
             yield _zip(path, archive)
 
@@ -124,7 +124,7 @@ def _tar(path: Path, archive: tarfile.TarFile) -> Listing:
     try:
         members = [member for member in archive.getmembers() if member.isfile()]
     except (OSError, tarfile.TarError, EOFError) as error:
-        raise DataError(f"{path}: not a readable tar file ({error})") from error
+        raise DataError(f"{path}: not a readable tar file ({shortened(str(error), 200)})") from error
     for member in members:
         components = _components(member.name)
         if not components:
@@ -338,7 +338,7 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
             RuntimeError,
             ValueError,
         ) as error:
-            raise DamageError(f"{name}: {error or 'truncated'}") from error
+            raise DamageError(f"{name}: {shortened(str(error) or 'truncated', 200)}") from error
 
     sizes = np.fromiter((info.file_size for info in members), np.int64, len(members))
     stamps = np.fromiter((info.CRC for info in members), np.int64, len(members))
