@@ -26,7 +26,7 @@ class ImageSpec:
     """Shape of an image and number of levels of its values (2 for binary, 256 for 8-bit).
 
     Raises:
-        ValueError: for a side below 1, or levels outside 2..256.
+        ValueError: for channels, height or width below 1, or levels outside 2..256.
     """
 
     channels: int

@@ -2,8 +2,8 @@
 
     out[p] = sum over q before p of softmax_q(query[p] . key[q] / sqrt(d)) value[q]          in each head
 
-With ``own`` a position attends to itself as well. It must not if keys and values depend on the pixel to predict; then
-the first position has no keys, and its output is zero.
+With ``own`` a position attends to itself as well, which is not causal if keys and values at a position depend on its
+pixel. Without ``own`` the first position has no keys, and its output is zero.
 
 Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2, eq. 1; Su et al. 2021, "RoFormer" (rotary
 positions).
@@ -138,7 +138,7 @@ class PixelBefore(nn.Module):
         return F.conv2d(before, self.weight[:, :, None, None], self.bias)
 
     def reads(self) -> tuple[Read, ...]:
-        """All features on the left, and of the last position of the row above; only one of the two is in the image."""
+        """All features on the left or, in the first column, of the last position of the row above."""
         return (Read(Offsets(tuple(self.kernel().taps))),)
 
     def kernel(self) -> Kernel:
@@ -157,7 +157,8 @@ class Rotary(nn.Module):
     The inner product of a query and a key then depends on the offset of their positions: (R_p q) . (R_s k) =
     q . R_{s-p} k.
 
-    Source: Su et al. 2021, "RoFormer", eq. 34, for two axes.
+    Source: Su et al. 2021, "RoFormer", eq. 34, for two axes. Unlike in the paper, feature i is paired with feature
+    i + d/2, and the angles per position are pi / side^t, t from 0 to 1, instead of 10000^(-2i/d).
     """
 
     cos: Tensor

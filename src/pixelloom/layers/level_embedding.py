@@ -19,8 +19,8 @@ from pixelloom.layers.reads import HERE, Read
 class LevelEmbedding(nn.Module):
     """A learned vector per level of one channel.
 
-    Between levels the vectors are interpolated linearly, so that gradients show which pixels are read. At the levels
-    of images this does not matter.
+    Each input is rounded to a level; the remainder adds a multiple of the step to the next level, so that the gradient
+    with respect to the input is not zero and tests of causality can use it. At integer levels the remainder is 0.
 
     Args:
         levels: number of levels.

@@ -41,7 +41,8 @@ class PixelNetwork(Protocol):
 
         Args:
             x: pixels in model space.
-            labels: int64 [B], with ``classes`` as the null class; None for an unconditional network.
+            labels: int64 [B], from 0 to ``classes``, where the index ``classes`` is the null class of classifier-free
+                guidance; None for an unconditional network.
             condition: conditioning image in model space [B, condition, H, W], of which every position may be read; None
                 for a network built without.
 
@@ -82,7 +83,7 @@ class Generator(Protocol):
 
 
 class Discriminator(Protocol):
-    """The discriminator of a GAN: images in model space -> logits, large for real images.
+    """The discriminator of a GAN: images in model space -> a score per image, larger for real images.
 
     Args:
         config: the configuration of both networks, of its own class.

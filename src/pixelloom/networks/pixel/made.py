@@ -5,15 +5,16 @@
     out = c + (V * M_V) h'  [+ (A * M_A) x]
 
 A unit of degree d depends on the first d values. The paper assigns degrees to the units of a layer at random or in
-turn. Here each pixel has the same number of units, which depend on the pixels before it, so that hidden layers are
-features at positions as in other networks: the first layer reads earlier pixels (mask A), the others the units of
-earlier pixels and of the same one (mask B).
+turn. Here every pixel has the same number of units in each hidden layer, so that hidden layers are feature maps. The
+first layer reads the pixels before its own (mask A); later layers read the units of these pixels and of their own
+pixel (mask B). Every unit of a pixel thus depends on the pixels before it only.
 
 The values are in raster order. Ordered channels of a pixel enter in the output
 (:class:`pixelloom.layers.output.Output`).
 
-With several orders (section 4.2) each training batch uses one at random, and the model is their mean
-(:mod:`pixelloom.models.order_ensemble`). An order is a permutation of the pixels. A unit belongs to its pixel, so that
+With several orders (section 4.2) each training batch uses one at random, and p(x) is the mean of the probabilities
+p_o(x) of the orders o (:mod:`pixelloom.models.order_ensemble`). An order is a permutation of the pixels. A unit belongs
+to its pixel, so that
 degrees and masks follow from the rank of the pixel in the order (section 4.3 resamples degrees for each mask). The
 first order is raster order; the others are random, with a fixed seed.
 
@@ -50,15 +51,13 @@ class MADEConfig(BaseModel):
     activation: Activation = Field("relu", description="of the hidden units")
     direct: bool = Field(False, description="connect the pixels to the output directly as well")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability of the hidden units")
-    orders: int = Field(
-        1, ge=1, le=1024, description="orders of the pixels, which share the weights; the model is their mean"
-    )
+    orders: int = Field(1, ge=1, le=1024, description="pixel orders that share the weights; p(x) is averaged over them")
 
 
 class MADE(nn.Module):
     """Masked linear layers; see :class:`pixelloom.networks.protocols.PixelNetwork`.
 
-    Each value has its own weights, so the image size is fixed. Class vectors are added to the hidden units.
+    Each value has its own weights, so the image size is fixed. Class vectors are added before the activations.
 
     Attributes:
         orders: number of orders.
@@ -82,7 +81,7 @@ class MADE(nn.Module):
         self.activate, self.dropout = make_activation(config.activation), nn.Dropout(config.dropout)
         self.classes = nn.ModuleList(ClassBias(classes, hidden) for _ in range(config.layers if classes else 0))
         self.output = Output(last, channels, outputs, groups) if self.ordered else nn.Identity()
-        if not self.ordered:  # zero parameters predict the uniform distribution
+        if not self.ordered:  # zero parameters predict a uniform, or for logistics nearly uniform, distribution
             for layer in (self.last, self.direct):
                 if layer is not None:
                     nn.init.zeros_(layer.weight)
@@ -118,7 +117,7 @@ class MADE(nn.Module):
     def reorder(self, places: Tensor) -> None:
         """Permute the weights for pixels in the sequence ``places``, int64 [H*W], and use the first order.
 
-        With ``places = sequence(k)`` the k-th order becomes raster order.
+        With ``places = sequence(k)``, order k (numbered from 0, the raster order) becomes raster order.
         """
         for layer in self.modules():
             if isinstance(layer, MaskedLinear):

@@ -1,11 +1,12 @@
-"""PixelCNN, and the variants of it in the tutorials, by one configuration.
+"""PixelCNN, configurable to each of the variants in the tutorials.
 
     image --> mask A kxk --> blocks of mask B --> (hidden head layers) --> 1x1 --> parameters of each pixel
 
 Position i of the output has the parameters of p(x_i | x_1 .. x_{i-1}) and depends only on pixels before i, so that
 p(x) = prod_i p(x_i | x_1 .. x_{i-1}) (eq. 1).
 
-Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Networks", sections 2 and 3.5.
+Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Networks", sections 2, 3.4 and 3.5; gated
+blocks: :class:`pixelloom.layers.blocks.GatedBlock`.
 """
 
 from __future__ import annotations
@@ -48,12 +49,14 @@ class PixelCNNConfig(BaseModel):
     channels: int = Field(64, ge=1, le=4096, description="features of every layer")
     first_kernel: Side = Field(7, description="side of the mask A kernel, odd")
     block: Literal["plain", "residual", "preactivation", "gated"] = Field(
-        "gated", description="plain: a convolution; residual, preactivation: a bottleneck; gated: with a gate in it"
+        "gated",
+        description="plain: a convolution; residual: a bottleneck, activations after convolutions; preactivation: "
+        "before them; gated: a preactivation bottleneck with a gate",
     )
     blocks: int = Field(7, ge=0, le=256, description="number of blocks after the first layer")
     kernel: Side = Field(5, description="side of the blocks' mask B kernel, odd")
     hidden: int | None = Field(
-        None, ge=1, le=4096, description="features inside a bottleneck; half of channels if unset"
+        None, ge=1, le=4096, description="features inside a residual, preactivation or gated block; null: channels // 2"
     )
     norm: Norm = Field("none", description="batch: batch norm; channel: layer norm over channels")
     activation: Activation = Field("relu", description="of all layers except those inside gated blocks")
@@ -83,7 +86,7 @@ class PixelCNN(nn.Module):
             head += [MaskedConv2d(c, c, side, mask="B", groups=groups), activate()]
         self.head = nn.Sequential(*head)
         self.output = MaskedConv2d(c, outputs, 1, mask="B", groups=groups)
-        # Zero parameters predict the uniform distribution: log2(levels) bits/dim before training.
+        # With zero parameters a categorical head predicts the uniform distribution: log2(levels) bits/dim at first.
         nn.init.zeros_(self.output.weight)
         self.classes = nn.ModuleList(ClassBias(classes, c) for _ in range(1 + config.blocks if classes else 0))
 

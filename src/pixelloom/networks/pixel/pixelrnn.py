@@ -8,7 +8,7 @@
 Between layers there are 2h features, for h features per gate (section 3.3). The right direction of the Diagonal BiLSTM
 reads the row to the right of a pixel, which comes later in raster order; shifted down by one row, its state depends on
 earlier pixels only (section 3.2). The receptive field of the Row LSTM is a triangle above the pixel, widened by the
-kernels of all layers, and little of the pixel's own row.
+kernels of all layers; in the pixel's own row it contains only pixels within reach of these kernels.
 
 The paper states that a single diagonal layer with both directions reads every earlier pixel. One is missing: each
 feature depends on the pixels before its own, so no feature of a row depends on the last pixel of that row, and in the
@@ -18,7 +18,7 @@ it on.
 
 Another difference: the paper splits all features into groups for R, G and B. Here the layers below the output do not
 depend on the pixel itself, and ordered channels enter in the output (:class:`pixelloom.layers.output.Output`). So no
-layer after the first needs a mask.
+layer between the first and the output needs a mask over channels.
 
 Source: van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel Recurrent Neural Networks", sections 3.1 to 3.3, table 1.
 """
@@ -44,7 +44,7 @@ from pixelloom.networks.pixel.pixelcnn import Side
 
 
 class PixelRNNConfig(BaseModel):
-    """Fields of both kinds; the defaults are the paper's for MNIST."""
+    """Fields of Row LSTM and Diagonal BiLSTM; the defaults are those of the paper's Diagonal BiLSTM for MNIST."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
