@@ -13,7 +13,10 @@ from glossary import GLOSSARY, Term, table
 SRC = Path(pixelloom.__file__).parent
 ROOT = Path(__file__).parent.parent
 SOURCES = {"*.py": SRC, "*.html": SRC, "*.md": ROOT / "docs"}
-LAWFUL_FILES = {"src/pixelloom/runs/renamed.py": "names of 0.1, which it translates"}
+LAWFUL_FILES = {
+    "src/pixelloom/runs/renamed.py": "names of 0.1, which it translates",
+    "src/pixelloom/cli/other_names.py": "options of other tools, which it translates",
+}
 
 
 def lines() -> list[tuple[str, int, str]]:
