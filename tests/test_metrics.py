@@ -62,6 +62,22 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert 930 <= held <= 965  # 94.4 % with a normal quantile for 50 images
 
 
+def test_bounds_of_few_images_are_not_negative() -> None:
+    """One image of four costs much: mean -+ 1.96 s / 2 would begin below 0; bootstrap means lie among the values."""
+    nats = torch.tensor([1.0, 2.0, 3.0, 400.0], dtype=torch.float64)
+    assert float(nats.mean() - 1.96 * nats.std() / 2) < 0
+    found = likelihood(-nats, dims=2)
+    assert found.nats_per_image_95 is not None
+    low, high = found.nats_per_image_95
+    # (3/4)^4 = 31.6 % of the resamples lack the 400, 0.4 % consist of it, and 4.7 % hold it three times
+    assert 1 <= low < 2
+    assert high == pytest.approx(301, abs=1)
+    assert found == likelihood(-nats, dims=2)
+    wide = likelihood(torch.tensor([1.0, -1.0]), dims=2).nats_per_image_95  # of densities, nats can be negative
+    assert wide is not None
+    assert wide[0] < 0
+
+
 def test_sums_are_float64() -> None:
     """A float32 sum of this many images is off in the third decimal."""
     log_probs = torch.full((200_000,), -1234.1, dtype=torch.float32)

@@ -59,8 +59,8 @@ def evaluate(
         limit: Number of images of the split: evenly spaced for the likelihood, random for sample metrics.
         number: Number of samples; default: 2000, or all of --samples.
         seed: Seed of the samples, and of the selection of real images.
-        features: Feature extractor of sample metrics: lenet-mnist, random, pixels, or inception=FILE with the weights
-            of published FIDs; auto: lenet-mnist for MNIST digits, else random.
+        features: Feature extractor of sample metrics: lenet-mnist, natural, random, pixels, or inception=FILE with the
+            weights of published FIDs; auto: lenet-mnist for MNIST digits, else natural.
         neighbors: PNG of the samples nearest to training images, with these, to write; measures nearest.
         force: Overwrite an existing PNG.
         threads: CPU threads; default: chosen by measured time.

@@ -72,6 +72,11 @@ def accuracy(
     )
 
 
+def applies(result: Result) -> bool:
+    """Whether the classifier recognizes the real images of a result, or none were given."""
+    return result.baseline is None or result.baseline >= _RECOGNIZES
+
+
 @torch.no_grad()
 def read(images: Images, levels: int, *, batch: int = 256) -> Tensor:
     """The digit that lenet-mnist recognizes in each image, int64 [N]."""

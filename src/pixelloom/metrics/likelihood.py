@@ -11,17 +11,23 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pixelloom.core import rng
 from pixelloom.core.types import Batch
+
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Likelihood:
     """Negative log-likelihood of a data set.
 
-    The interval is that of the mean over images, mean -+ 1.96 s / sqrt(N), s the standard deviation; None for N = 1.
+    The interval is that of the mean over images, mean -+ 1.96 s / sqrt(N), s the standard deviation; None for N = 1. If
+    it contains negative values, which no image has, it is the percentile interval of bootstrap means instead (Efron
+    1979).
     """
 
     n: int
@@ -70,7 +76,21 @@ def likelihood(log_probs: Tensor, dims: int) -> Likelihood:
     if n == 1:
         return Likelihood(n=n, dims=dims, nats_per_image=mean, nats_per_image_95=None)
     error = 1.96 * float(nats.std()) / math.sqrt(n)
-    return Likelihood(n=n, dims=dims, nats_per_image=mean, nats_per_image_95=(mean - error, mean + error))
+    interval = (mean - error, mean + error)
+    if interval[0] < 0 <= float(nats.min()):
+        interval = _bootstrap(nats)
+    return Likelihood(n=n, dims=dims, nats_per_image=mean, nats_per_image_95=interval)
+
+
+def _bootstrap(values: Tensor) -> tuple[float, float]:
+    """The 2.5 and 97.5 % quantiles of the means of samples with replacement, N of N values each."""
+    n = len(values)
+    means = [
+        values[torch.from_numpy((rng.uniform(n, rng.Stream.BOOTSTRAP, i) * n).astype(np.int64))].mean()
+        for i in range(_RESAMPLES)
+    ]
+    low, high = torch.stack(means).quantile(values.new_tensor([0.025, 0.975])).tolist()
+    return low, high
 
 
 def score(log_prob: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Tensor:
