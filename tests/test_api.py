@@ -20,6 +20,7 @@ import pixelloom as pl
 from pixelloom import api
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.core.types import ImageSpec
+from pixelloom.data.catalog import load as load_data
 from pixelloom.data.config import DataConfig
 from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.models.pixel import PixelModel
@@ -182,7 +183,7 @@ def test_a_run_is_replaced_on_demand_only() -> None:
     Path("runs/digits/samples/000.png").write_text("an old sample")
     before = everything("runs/digits")
     with pytest.raises(UsageError, match=r"runs/digits: holds a run already; .*--resume.*--force"):
-        train(seed=2)
+        train(seed=2, out="runs/digits")
     assert everything("runs/digits") == before
     new = train(seed=2, force=True)
     assert not same(old, new)
@@ -374,7 +375,7 @@ def test_other_data_are_read_in_the_form_of_the_training(threshold: float, tmp_p
     trained = DataConfig(source="elsewhere", binarize=f"threshold@{threshold}").model_dump(mode="json")
     model = flat(ImageSpec(1, 6, 5, 2), trained, ink=0.2)
     found = pl.evaluate(model, tmp_path / "a.npy", "train")
-    images, _ = api.catalog.load(DataConfig(source=str(tmp_path / "a.npy"))).train.all()
+    images, _ = load_data(DataConfig(source=str(tmp_path / "a.npy"))).train.all()
     ink = (images / 255 > threshold).reshape(len(images), -1).sum(1)
     nats = -(ink * math.log(0.2) + (30 - ink) * math.log(0.8))
     assert found.n == len(images)

@@ -235,3 +235,15 @@ def test_strings_are_paths(model: PixelModel, tmp_path: Path) -> None:
     assert torch.equal(pl.load("out/m").sample(2), model.sample(2))
     with pytest.raises(ModelError):
         pl.load(str(tmp_path / "nowhere"))
+
+
+def test_a_compiled_network_is_looked_through(model: PixelModel) -> None:
+    drawn, scored = model.sample(3), model.log_prob(model.sample(3))
+    model.network = torch.compile(model.network, backend="eager")  # type: ignore[assignment]
+    assert torch.equal(model.sample(3), drawn)
+    assert torch.equal(model.sample(3, method="plain"), drawn)
+    assert model.sample(2, precision="fp64").shape == (2, 1, 8, 8)
+    assert torch.equal(model.log_prob(drawn), scored)
+    model.save("compiled")
+    assert torch.equal(pl.load("compiled").sample(3), drawn)
+    assert torch.equal(pickle.loads(pickle.dumps(model)).sample(3), drawn)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pixelloom.core.errors import UsageError
-from pixelloom.data import catalog
-from pixelloom.data.config import DataConfig
+from pixelloom.data.memory import NAME as IN_MEMORY
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.metrics.results import Result
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import load_model
 from pixelloom.runs.config import Overrides
-from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics, data_for, likelihood_of
+from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics, load_data, scored
 from pixelloom.runs.evaluate import measure as measure_samples
 from pixelloom.runs.folder import find
 from pixelloom.runs.plan import as_text, joined, planned
@@ -47,7 +46,7 @@ def train(
     recipe: str | None = None,
     *,
     config: Path | str | None = None,
-    data: Path | str | None = None,
+    data: Any = None,
     out: Path | str | None = None,
     minutes: float | None = None,
     images: int | None = None,
@@ -65,7 +64,9 @@ def train(
     Args:
         recipe: name of a recipe or a network.
         config: YAML file with settings that override the recipe, such as the ``config.yaml`` of a run.
-        data: name of a data set, or path of a folder, zip, array or list of images.
+        data: name of a data set, path of a folder, zip, array or list of images, or images in memory: arrays, tensors,
+            a pair (images, labels), or {"train": ..., "val": ..., "test": ...}, see
+            :func:`pixelloom.data.memory.dataset_of`.
         out: run folder; default: ``runs/<recipe>``, or ``runs/<recipe>-<data>`` for other data, with a number if it is
             taken.
         minutes: budget in minutes. A budget replaces those of the recipe.
@@ -84,8 +85,9 @@ def train(
         DataError: if the data cannot be read, or are not those that a resumed run was begun with.
         ModelError: if the training diverges.
     """
+    named = data is None or isinstance(data, str | Path)
     given: dict[str, object] = {
-        "data.source": None if data is None else as_text(str(data)),
+        "data.source": None if data is None else as_text(str(data) if named else IN_MEMORY),
         "train.minutes": minutes,
         "train.images": images,
         "train.epochs": epochs,
@@ -95,12 +97,15 @@ def train(
     }
     options = joined(overrides or {}, {field: value for field, value in given.items() if value is not None})
     plan, folder = planned(recipe, config=config, out=out, overrides=options, resume=resume, force=force)
-    return load_model(carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data))
+    arrays = None if named else data
+    return load_model(
+        carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data, arrays=arrays)
+    )
 
 
 def evaluate(
     model: GenerativeModel,
-    data: str | Path | DataConfig | None = None,
+    data: Any = None,
     split: str = "test",
     *,
     limit: int | None = None,
@@ -109,8 +114,9 @@ def evaluate(
 
     Args:
         model: a model with a likelihood.
-        data: name or path of data, which are transformed as in training; default: the training data.
-        split: "train", "val" or "test".
+        data: name or path of data, or images in memory as in :func:`train`, which are transformed as in training; a
+            :class:`DataConfig` is used unchanged. Default: the training data.
+        split: "train", "val", "test" or "all".
         limit: number of images, evenly spaced over the split; default: all.
 
     Raises:
@@ -118,13 +124,12 @@ def evaluate(
         UsageError: for an unknown data set or split, or a model without likelihood.
     """
     applicable_metrics(model, (LIKELIHOOD,), split)  # raises for a model without likelihood
-    config = data if isinstance(data, DataConfig) else data_for(model, None if data is None else str(data))
-    return likelihood_of(model, config, split, limit=limit)[0]
+    return scored(model, load_data(model, data), split, limit)
 
 
 def measure(
     model: GenerativeModel,
-    data: str | Path | DataConfig | None = None,
+    data: Any = None,
     split: str = "test",
     *,
     metrics: Sequence[str] | None = None,
@@ -138,11 +143,11 @@ def measure(
     Args:
         model: a model of any family.
         data: as in :func:`evaluate`.
-        split: "val" or "test"; "train" without the metric nearest.
+        split: "val" or "test"; "train" or "all" without the metric nearest.
         metrics: of kid, fd, precision, recall, density, coverage, nearest, accuracy; default: all that apply and have
             enough images.
-        features: feature extractor: "lenet-mnist", "random", "pixels", "inception=FILE" with the weights of published
-            FIDs (docs/metrics.md), or "auto".
+        features: feature extractor: "lenet-mnist", "natural", "random", "pixels", "inception=FILE" with the weights of
+            published FIDs (docs/metrics.md), or "auto".
         n: number of samples.
         seed: seed of the samples, and of the selection of real images.
         limit: number of held-out images, at random; default: all.
@@ -155,10 +160,9 @@ def measure(
     names = applicable_metrics(model, metrics or (ALL,), split)
     if metrics and LIKELIHOOD in names:
         raise UsageError("metrics: 'likelihood' is not a sample metric; use pixelloom.evaluate")
-    config = data if isinstance(data, DataConfig) else data_for(model, None if data is None else str(data))
     asked = tuple(name for name in names if name != LIKELIHOOD)
     options = MeasureOptions(asked, features, n, seed, split, limit, forgiving=not metrics)
-    return measure_samples(model, catalog.load_for(model.spec, config), options).results
+    return measure_samples(model, load_data(model, data), options).results
 
 
 def explain(

@@ -22,7 +22,7 @@ from pixelloom.engine.safetensors_io import check_keys, digest_of, load_tensors,
 from pixelloom.layers.self_attention import attention_maps
 from pixelloom.models.description import CONFIG, DISCRIMINATOR, FILES, WEIGHTS, Description, check_finite, rebuild
 from pixelloom.models.family import Ability
-from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels
+from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels, uncompiled
 from pixelloom.networks import GAN_NETWORKS, build_pair
 from pixelloom.sampling import latent_noise
 from pixelloom.sampling.ancestral import OnStep
@@ -62,8 +62,8 @@ class GANModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy the weights and the description; torch does not pickle modules with spectral norm."""
-        discriminator = None if self.discriminator is None else self.discriminator.state_dict()
-        return _restored, (self.description, self.network.state_dict(), discriminator)
+        discriminator = None if self.discriminator is None else uncompiled(self.discriminator).state_dict()
+        return _restored, (self.description, uncompiled(self.network).state_dict(), discriminator)
 
     @classmethod
     def build(cls, description: GANDescription) -> GANModel:
@@ -239,10 +239,10 @@ class GANModel:
         """
         config = self.description.model_dump(mode="json")
         with whole_folder(Path(folder), FILES) as target:
-            sha256 = save_described(target / WEIGHTS, target / CONFIG, self.network.state_dict(), config)
+            sha256 = save_described(target / WEIGHTS, target / CONFIG, uncompiled(self.network).state_dict(), config)
             if self.discriminator is not None:
                 meta = {**config, "generator": sha256}
-                save_tensors(target / DISCRIMINATOR, self.discriminator.state_dict(), meta)
+                save_tensors(target / DISCRIMINATOR, uncompiled(self.discriminator).state_dict(), meta)
         return sha256
 
 

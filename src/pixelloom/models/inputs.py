@@ -180,6 +180,12 @@ def in_dtype(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
 
 
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The module itself of one that ``torch.compile`` has wrapped."""
+    inner = getattr(network, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else network
+
+
 def in_precision(network: nn.Module, precision: Precision | None) -> nn.Module:
     """The network itself, or a copy if its weights have another precision.
 
@@ -190,4 +196,4 @@ def in_precision(network: nn.Module, precision: Precision | None) -> nn.Module:
         raise UsageError(f"precision: {', '.join(PRECISIONS)}, not {precision!r}")
     if precision is None or next(network.parameters()).dtype == PRECISIONS[precision]:
         return network
-    return copy.deepcopy(network).to(PRECISIONS[precision])
+    return copy.deepcopy(uncompiled(network)).to(PRECISIONS[precision])

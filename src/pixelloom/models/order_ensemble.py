@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from pixelloom.core import rng
 from pixelloom.core.errors import UsageError
 from pixelloom.core.rng import image_noise
+from pixelloom.models.inputs import uncompiled
 from pixelloom.sampling.ancestral import OnStep
 
 Numbers = npt.NDArray[np.int64]
@@ -63,6 +64,7 @@ def members(network: nn.Module) -> list[nn.Module]:
     """One network per order, which share their weights; for a single order the network itself."""
     if (number := orders(network)) == 1:
         return [network]
+    network = uncompiled(network)
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     return [_kept(copy.deepcopy(network, dict(shared)), order) for order in range(number)]
 

@@ -40,6 +40,7 @@ from pixelloom.models.inputs import (
     in_dtype,
     in_precision,
     of_batch,
+    uncompiled,
     with_null_class,
 )
 from pixelloom.models.pixel_description import PixelDescription
@@ -76,7 +77,7 @@ class PixelModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy the weights and the description; plans are made again."""
-        return PixelModel, (self.network, self.description)
+        return PixelModel, (uncompiled(self.network), self.description)
 
     @classmethod
     def build(cls, description: PixelDescription) -> PixelModel:
@@ -248,8 +249,9 @@ class PixelModel:
         size = fitting(n) if batch is None else batch
         if order_ensemble.orders(self.network) > 1:
             return self._orders.sample(
-                self.network, n, seed=seed, first=first, mask=mask, labels=classes, on_step=on_step, batch=size,
-                temperature=temperature, guidance=guidance, method=method, precision=precision, threads=threads,
+                uncompiled(self.network), n, seed=seed, first=first, mask=mask, labels=classes, on_step=on_step,
+                batch=size, temperature=temperature, guidance=guidance, method=method, precision=precision,
+                threads=threads,
             )  # fmt: skip
         parts = []
         for start in range(0, n, size):
@@ -305,7 +307,7 @@ class PixelModel:
             UsageError: for an unknown precision.
             ModelError: if the network is not autoregressive or a layer does not declare its reads.
         """
-        network = in_precision(self.network, precision)
+        network = in_precision(uncompiled(self.network), precision)
         first = next(network.parameters())
         return fast.FastSampler(
             self._plan(network, None if mask is None else mask.all(dim=0).cpu().numpy()),
@@ -328,7 +330,7 @@ class PixelModel:
                 return plan
         dtype = next(network.parameters()).dtype
         plan = fast.make_plan(network, self.head, self.spec, known, in_dtype(self._placeholders(), dtype))
-        if network is self.network:
+        if network is uncompiled(self.network):
             self._planned = layers, places, plan
         return plan
 
@@ -384,7 +386,7 @@ class PixelModel:
         """
         config = self.description.model_dump(mode="json")
         with whole_folder(Path(folder), FILES) as target:
-            return save_described(target / WEIGHTS, target / CONFIG, self.network.state_dict(), config)
+            return save_described(target / WEIGHTS, target / CONFIG, uncompiled(self.network).state_dict(), config)
 
 
 def load_pixel(folder: Path) -> PixelModel:

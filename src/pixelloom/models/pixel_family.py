@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pixelloom.layers.masked_conv import MaskedConv2d, draw_mask
+from pixelloom.core.errors import ModelError
+from pixelloom.models import order_ensemble
 from pixelloom.models.family import Family, ModelInfo, SamplingCost
+from pixelloom.models.first_layer import draw_taps, first_taps
 from pixelloom.models.pixel import PLAIN_BATCH, PixelModel, load_pixel
 
 _USAGE = """The model was selected without the test split; `pixelloom evaluate` gives its test likelihood.
@@ -16,6 +18,7 @@ _USAGE = """The model was selected without the test split; `pixelloom evaluate` 
     images = model.sample(16, seed=0)      # uint8 levels [16, C, H, W]
     nats = -model.log_prob(images)         # one value per image
 """
+_TITLE = "Mask of the first layer (the center is the pixel that is predicted):"
 
 
 def _sampling_cost(model: PixelModel, n: int, batch: int | None, options: Mapping[str, Any]) -> SamplingCost:
@@ -40,10 +43,18 @@ def _info(model: PixelModel) -> ModelInfo:
         "inputs": f"a learned vector of {about.embedding} features for each level" if about.embedding else scaled,
         "condition": str(model.condition or ""),
     }
-    first = next((layer for layer in model.network.modules() if isinstance(layer, MaskedConv2d)), None)
-    mask = "" if first is None else draw_mask(first.mask.bool())
-    title = "Mask of the first layer (the center is the pixel that is predicted):"
-    return ModelInfo(lines, drawing=mask and f"{title}\n\n{mask}")
+    return ModelInfo(lines, drawing=_first_reads(model))
+
+
+def _first_reads(model: PixelModel) -> str:
+    """The inputs of the first layer as text, joined over parallel layers such as the stacks of a gated network."""
+    if order_ensemble.orders(model.network) > 1:
+        return ""
+    try:
+        taps = first_taps(model.fast_sampler().plan.schedule.flow)
+    except ModelError:  # a network that cannot be analyzed is described all the same
+        return ""
+    return "" if taps is None else f"{_TITLE}\n\n{draw_taps(taps)}"
 
 
 def _card_rows(model: PixelModel) -> list[str]:

@@ -22,6 +22,8 @@ from pixelloom.core.types import Batch, ImageSpec
 from pixelloom.data.catalog import Dataset, load_for
 from pixelloom.data.config import DataConfig
 from pixelloom.data.io.download import progress_bar
+from pixelloom.data.memory import NAME as IN_MEMORY
+from pixelloom.data.memory import dataset_of
 from pixelloom.data.splits import NAMES as SPLITS
 from pixelloom.data.stream import ordered, take_batch
 from pixelloom.engine.memory import keep_freed_memory
@@ -334,6 +336,23 @@ def checked(values: Overrides) -> DataConfig:
         raise UsageError(f"data: {explain(error)}") from error
 
 
+def load_data(model: GenerativeModel, data: Any = None) -> Dataset:
+    """Data for a model: a name, a path, a configuration, images in memory, or None for the training data.
+
+    Raises:
+        DataError: if shape or levels of the data do not fit the model.
+        UsageError: for an unknown data set.
+    """
+    if data is None or isinstance(data, str | Path):
+        return _load(model.spec, data_for(model, None if data is None else str(data)))
+    if isinstance(data, DataConfig):
+        return _load(model.spec, data)
+    found = dataset_of(data, config=data_for(model, IN_MEMORY))
+    if found.spec != model.spec:
+        raise DataError(f"{found.name}: images are {found.spec}, the model was trained on {model.spec}")
+    return found
+
+
 def data_for(model: GenerativeModel, source: str | None = None, changes: Overrides | None = None) -> DataConfig:
     """The data configuration of a model's training, with another source or changed fields.
 
@@ -343,6 +362,8 @@ def data_for(model: GenerativeModel, source: str | None = None, changes: Overrid
     recorded = model.description.training.data
     if source is None and recorded is None:
         raise UsageError("data: this model has no record of its training data; name the data")
+    if source is None and recorded is not None and recorded.source == IN_MEMORY:
+        raise UsageError("data: this model was trained on images in memory; give them, or name other data")
     trained = {} if recorded is None else recorded.model_dump(mode="json")
     if source is None:
         trained["source"] = trained_on(model.description.training)

@@ -52,6 +52,8 @@ def planned(
         folder = Path(out)
     else:
         folder = _default_folder(recipe, config, file, changes)
+        if resume and not (folder / CONFIG).is_file():  # a run of the recipe's own data
+            folder = _default_folder(recipe, config, file, {})
         folder = _newest(folder) if resume else folder
     if resume and (folder / CONFIG).is_file():
         return _resumed(folder, recipe, file, changes), folder

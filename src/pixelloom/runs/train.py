@@ -26,6 +26,7 @@ from pixelloom.core.errors import DataError, ModelError, UsageError
 from pixelloom.core.threads import fixed
 from pixelloom.data.catalog import load
 from pixelloom.data.io.download import progress_bar
+from pixelloom.data.memory import dataset_of
 from pixelloom.data.splits import Mapped, Split
 from pixelloom.data.stream import Stream, batches
 from pixelloom.engine.checkpoint import about_of
@@ -65,7 +66,13 @@ _log = logging.getLogger("pixelloom")
 
 
 def carry_out(
-    plan: RunConfig, out: Path, *, resume: bool = False, force: bool = False, changed_data: bool = False
+    plan: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    changed_data: bool = False,
+    arrays: Any = None,
 ) -> Path:
     """Claim the folder and train; returns the model folder. Torch's random generators are unchanged.
 
@@ -77,7 +84,7 @@ def carry_out(
     first = is_first_process(plan.train)
     try:
         with claimed(out, resume=resume, force=force) if first else nullcontext(), torch.random.fork_rng(_cuda()):
-            return train(plan, out, resume=resume, force=force, changed_data=changed_data)
+            return train(plan, out, resume=resume, force=force, changed_data=changed_data, arrays=arrays)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -93,13 +100,21 @@ def _cuda() -> list[int]:
 
 
 def train(
-    config: RunConfig, out: Path, *, resume: bool = False, force: bool = False, changed_data: bool = False
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    changed_data: bool = False,
+    arrays: Any = None,
 ) -> Path:
     """Train in the folder ``out``; returns the folder of the best model by validation.
 
     With ``resume`` the run continues from its newest valid checkpoint, and ends with the same bits as one that was not
     interrupted (except with a budget in minutes). With ``force`` a run in the folder is removed, after data and model
-    are known to be valid. With ``changed_data`` a run is resumed on data that are not those it was begun with.
+    are known to be valid. ``arrays`` are images in memory, in place of those that the configuration names, see
+    :func:`pixelloom.data.memory.dataset_of`. With ``changed_data`` a run is resumed on data that are not those it was
+    begun with.
 
     Raises:
         UsageError: for a configuration that does not fit the data, the machine or the checkpoints, or a folder that
@@ -114,7 +129,7 @@ def train(
         config = identity.original_data(config, before)
     fabric = make_fabric(config.train)
     with fabric.rank_zero_first(), progress_bar() as shown:  # downloads and decodes once
-        data = load(config.data, shown)
+        data = load(config.data, shown) if arrays is None else dataset_of(arrays, config=config.data)
     identity.check_data(config, data, before, allow=changed_data)
     setup = set_up(config, data)
     objective = setup.objective()
