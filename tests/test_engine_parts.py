@@ -31,7 +31,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import choose_precision, describe, make_fabric
 from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
 from pixelloom.engine.loop import fit
-from pixelloom.engine.muon import orthogonal
+from pixelloom.engine.muon import Muon, orthogonal
 from pixelloom.engine.optim import EMA, build_optimizer, ema_gamma, rate
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.objectives.base import OptimConfig
@@ -106,6 +106,34 @@ def test_orthogonal_keeps_the_singular_vectors_and_levels_the_singular_values(sh
         inner = u.T @ found.double() @ v.T
         assert torch.allclose(inner, inner.diagonal().diag(), atol=1e-4)
         assert 0.65 < inner.diagonal().min() <= inner.diagonal().max() < 1.25
+
+
+@pytest.mark.parametrize(("shape", "low"), [((16, 256), 0.65), ((64, 128), 0.65), ((128, 64), 0.65), ((128, 128), 0)])
+def test_wide_matrices_become_nearly_orthogonal_and_square_ones_less_so(shape: tuple[int, int], low: float) -> None:
+    torch.manual_seed(0)
+    found = orthogonal(torch.randn(10, *shape))
+    values = torch.linalg.svdvals(found)
+    assert low <= values.min() < values.max() < 1.25
+    assert (values.min() < 0.4) == (shape[0] == shape[1])
+    rms = 0.2 * max(shape) ** 0.5 * found.square().mean((1, 2)).sqrt()
+    assert 0.15 < rms.min() < rms.max() < 0.19
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_muon_is_torchs_at_adams_scale_up_to_rounding(weight_decay: float) -> None:
+    torch.manual_seed(0)
+    ours = nn.Parameter(torch.randn(32, 64))
+    theirs, begun = nn.Parameter(ours.detach().clone()), ours.detach().clone()
+    steps = [
+        Muon([ours], lr=0.01, weight_decay=weight_decay),
+        torch.optim.Muon([theirs], lr=0.01, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(5):
+        ours.grad = torch.randn(32, 64)
+        theirs.grad = ours.grad.clone()
+        for optimizer in steps:
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.05 * (ours - begun).norm()
 
 
 def test_muon_steps_as_in_its_paper() -> None:

@@ -1,16 +1,20 @@
 """Muon: an optimizer whose steps of a weight matrix have (nearly) equal singular values.
 
-The momentum M = U S V' of a matrix is replaced by U V', the nearest (semi-)orthogonal matrix. Some iterations of an odd
-polynomial bring the singular values of X = M / |M| to between 0.7 and 1.2, which is close enough to 1:
+The momentum M = U S V' of a matrix is replaced by U V', the nearest (semi-)orthogonal matrix. Five iterations of an odd
+polynomial bring the singular values of X = M / |M| nearer to 1:
 
     X <- a X + (b A + c A A) X        A = X X'
 
+For normal matrices at least twice as wide as high, or the reverse, the result is 0.68 to 1.13. Square matrices have
+singular values near 0, which stay below 1: 0.01 to 1.20 for 128 x 128, 1 % of them below 0.52.
+
 A convolution is the matrix [outputs, inputs * taps]. All other parameters (biases, gains, learned positions) use Adam.
-Both have one learning rate, since the step of a matrix is scaled to a root mean square of 0.2, typical of Adam.
+Both have one learning rate, since the step of a matrix is scaled by 0.2 sqrt(max(n, m)), which would be a root mean
+square of 0.2, typical of Adam, if all singular values were 1; it is 0.15 to 0.19.
 
 Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale: Liu et al. 2025, "Muon
-is scalable for LLM training" (2502.16982), section 2.2. ``torch.optim.Muon`` is the same for matrices and does not
-accept convolutions.
+is scalable for LLM training" (2502.16982), section 2.2. ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`` is the
+same for matrices up to rounding, since it iterates in bfloat16; it does not accept convolutions.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ STEPS = 300
 class SpectralNorm(nn.Module):
     """W -> W / sigma(W), a parametrization of torch.
 
-    Unlike torch's own it computes sigma in the precision of W under autocast too, and has a cheap :meth:`refresh`.
+    sigma is computed in the precision of W under autocast too; torch's own rounds the products on CUDA devices, not on
+    CPUs. :meth:`refresh` is cheap.
 
     Args:
         weight: the initial weight.
