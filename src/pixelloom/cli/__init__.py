@@ -1,11 +1,11 @@
 """The command line: ``pixelloom train``, ``sample``, ``evaluate``, ``compare``, ``attention``, ``interpolate``,
-``explain``, ``info``, ``list``, ``config``.
+``explain``, ``info``, ``inspect``, ``list``, ``config``.
 
 Results go to standard output, progress, warnings and errors to standard error. torch is imported when a command runs,
 so that help and usage errors are fast.
 
-Exit codes: 0 success; 2 usage (an option, a field, a device); 3 data; 4 model or checkpoint, or training diverged; 130
-and 143 stopped by a signal; 1 internal error.
+Exit codes: 0 success; 2 usage (an option, a field, a device); 3 data; 4 model or checkpoint, or training diverged; 130,
+143, 129 and 138 stopped by a signal; 1 internal error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 import pixelloom
-from pixelloom.cli import attention, compare, evaluate, explain, info, interpolate, listing, sample, train
+from pixelloom.cli import attention, compare, evaluate, explain, info, inspect, interpolate, listing, sample, train
 from pixelloom.cli.console import logs
 from pixelloom.cli.other_names import called
 from pixelloom.core.errors import PixelloomError, shortened
@@ -50,6 +50,7 @@ app.command(attention.attention, usage="Usage: pixelloom attention MODEL [OPTION
 app.command(interpolate.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=6)
 app.command(explain.explain, usage="Usage: pixelloom explain MODEL [IMAGE] [OPTIONS]", sort_key=7)
 app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=8)
+app.command(inspect.inspect, usage="Usage: pixelloom inspect DATA [OPTIONS]", sort_key=11)
 app.command(
     listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets|models] [--json]", sort_key=9
 )
