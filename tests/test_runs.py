@@ -201,6 +201,16 @@ def test_a_resumed_run_ends_with_the_same_bits(network: str, tmp_path: Path) -> 
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize(("best", "told"), [(0, True), (9, False)])
+def test_an_early_best_model_of_a_gan_is_named(
+    best: int, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = iter(0.1 if i == best else 1.0 for i in range(99))
+    monkeypatch.setattr(GANSetup, "measure", lambda self, network: {"kid-natural": next(values)})
+    train(small("dcgan", images=160, validate_every=16), tmp_path)
+    assert ("the best model is from step 1 of 10, and no later kid-natural was lower" in caplog.text) == told
+
+
 def test_a_resumed_run_that_ends_with_its_best_model_leaves_no_other_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

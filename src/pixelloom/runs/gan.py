@@ -38,6 +38,7 @@ from pixelloom.viz.grid import grid, table
 
 _log = logging.getLogger("pixelloom")
 _BATCHES, _BATCH = 16, 64  # batches for standing statistics, and their size
+_EARLY = 0.2  # of a run's steps
 
 
 class GANSetup(Setup[GANRun, GANModel]):
@@ -215,8 +216,8 @@ class GANSetup(Setup[GANRun, GANModel]):
         return {**super().final_images(model), "rows": table(flat, model.spec.levels, 2, names=("real", "generated"))}
 
     def hooks(self) -> Sequence[Hook]:
-        """A hook that watches r_t; for losses without a boundary r_t says more about the generator than overfitting."""
-        return () if LOSSES[self.config.loss].boundary is None else (_Overfitting(),)
+        """Warnings of the run; for losses without a boundary r_t says more about the generator than overfitting."""
+        return (_Early(),) if LOSSES[self.config.loss].boundary is None else (_Overfitting(), _Early())
 
 
 class _Overfitting(Hook):
@@ -229,3 +230,16 @@ class _Overfitting(Hook):
         warning = self.watch.update(stats["D/r_t"])
         if warning:
             _log.warning("%s", warning)
+
+
+class _Early(Hook):
+    """Warns at the end if the best model is an early one, which a GAN that never learned leaves too."""
+
+    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
+        state = run.state
+        if run.progress >= 1 and state.best is not None and state.best_step < _EARLY * state.step:
+            _log.warning(
+                "the best model is from step %d of %d, and no later %s was lower: look at samples/ and curves.png "
+                "before you use it; the last model is in last/",
+                *(state.best_step, state.step, run.objective.monitor.name),
+            )
