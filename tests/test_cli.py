@@ -51,7 +51,7 @@ from small_models import TINY, flat, save_run
 
 DIGITS = ImageSpec(1, 8, 8, 17)
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PIXELLOOM_OFFLINE": "1"}
-COMMANDS = ("train", "sample", "evaluate", "compare", "attention", "interpolate", "explain", "info", "list", "config")
+COMMANDS = ("train", "sample", "evaluate", "compare", "attention", "interpolate", "explain", "info", "inspect", "list", "config")
 QUICK = [f"--{field}={value}" for field, value in TINY.items()]
 QUICK += ["--samples=0", "--train.validate-every=1000", "--train.sample-every=1000000"]
 
