@@ -121,10 +121,10 @@ def train(
             labels = y[rows]
             images, kinds = distorted(augmented(x[rows] / 255, labels >= 10, g), g)
             images = images.contiguous(memory_format=torch.channels_last)
-            classes, told = network(images)
+            classes, distortions = network(images)
             labels = torch.where(kinds == 0, labels, -1)
             loss = F.cross_entropy(classes, labels, label_smoothing=0.05, ignore_index=-1)
-            loss = loss + 0.5 * F.cross_entropy(told, kinds)
+            loss = loss + 0.5 * F.cross_entropy(distortions, kinds)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

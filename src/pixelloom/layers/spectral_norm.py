@@ -30,8 +30,8 @@ STEPS = 300
 class SpectralNorm(nn.Module):
     """W -> W / sigma(W), a parametrization of torch.
 
-    sigma is computed in the precision of W under autocast too; torch's own rounds the products on CUDA devices, not on
-    CPUs. :meth:`refresh` is cheap.
+    sigma is computed in the precision of W under autocast too; torch's own uses half precision on CUDA devices, though
+    not on CPUs. :meth:`refresh` is cheap.
 
     Args:
         weight: the initial weight.
