@@ -4,7 +4,8 @@
 
 MNIST's 60,000 training images less the validation split; Adam with one cycle of its rate, each image moved by up to two
 pixels a side. The epoch that is kept is the last, the test images are looked at once, after training. Prints JSON and
-the SHA-256 that `src/pixelloom/metrics/extractors.py` holds the weights to. The same bits on one machine with one thread.
+the SHA-256 that `src/pixelloom/metrics/extractors.py` holds the weights to. The same bits on one machine with one
+thread.
 """
 
 from __future__ import annotations
