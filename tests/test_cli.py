@@ -51,7 +51,19 @@ from small_models import TINY, flat, save_run
 
 DIGITS = ImageSpec(1, 8, 8, 17)
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PIXELLOOM_OFFLINE": "1"}
-COMMANDS = ("train", "sample", "evaluate", "compare", "attention", "interpolate", "explain", "info", "inspect", "list", "config")
+COMMANDS = (
+    "train",
+    "sample",
+    "evaluate",
+    "compare",
+    "attention",
+    "interpolate",
+    "explain",
+    "info",
+    "inspect",
+    "list",
+    "config",
+)
 QUICK = [f"--{field}={value}" for field, value in TINY.items()]
 QUICK += ["--samples=0", "--train.validate-every=1000", "--train.sample-every=1000000"]
 
@@ -151,7 +163,6 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("train digits --model.channels", ["--model.channels"]),
         ("train digits --model.kernel 4", ["odd side such as 5"]),
         ("train digits --levels 4 --data.levels 5", ["data.levels", "given twice"]),
-        ("train digits --data fashion-mnst", ["'fashion-mnist'"]),
         ("train digits --config absent.yaml", ["absent.yaml", "No such file"]),
         ("train digits --resume --force", ["choose one"]),
         ("train digits extra", ["extra"]),
@@ -235,7 +246,7 @@ def test_a_name_that_is_neither_data_nor_path_is_an_error_of_data(run: Command, 
     assert said.code == 3
     assert "no data set or path is named 'nothing-of-this-name'" in said.err
     assert ".png .jpg" in said.err
-    assert ".zip .npz" in said.err
+    assert ".zip .tar .npz" in said.err
 
 
 def test_options_are_fields_of_the_configuration_with_the_same_choices() -> None:
@@ -349,7 +360,7 @@ def test_train_sample_evaluate_info(run: Command) -> None:
     assert 0 < facts["bits_per_dim"] < 2
     assert "images      1x8x8 with 4 levels" in run("info", "digits").out
 
-    said = run("train", "digits", "--images", 200, *QUICK)
+    said = run("train", "digits", "--out", "runs/digits", "--images", 200, *QUICK)
     assert said.code == 2
     assert "--resume" in said.err
     assert "--force" in said.err
@@ -376,7 +387,7 @@ def test_a_folder_whose_name_is_a_number(run: Command) -> None:
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (4, 4)).astype(np.uint8)).save(f"2024/{i}.png")
     said = run("train", "pixelcnn", "--data", "2024", "--images", 64, *QUICK)
     assert said.code == 0, said.err
-    assert yaml.safe_load(Path("runs/pixelcnn/config.yaml").read_text())["data"]["source"] == "2024"
+    assert yaml.safe_load(Path("runs/pixelcnn-2024/config.yaml").read_text())["data"]["source"] == "2024"
 
 
 @pytest.mark.parametrize(
@@ -942,11 +953,12 @@ def test_data_of_another_shape_are_refused(run: Command, model: PixelModel) -> N
         flat(ImageSpec(3, 8, 8, 17), DataConfig(source="shapes", levels=17, size=8).model_dump(mode="json")),
         Path("runs/rgb"),
     )
-    said = run("evaluate", "rgb", "--data", "digits")
+    said = run("evaluate", "rgb", "--data", "digits", "--levels", 5)
     assert said.code == 3
-    assert "1x8x8 with 17 levels" in said.err
+    assert "with 5 levels" in said.err
     assert "3x8x8 with 17 levels" in said.err
     assert "--size" in said.err
+    assert "converted from gray to RGB" in run("evaluate", "rgb", "--data", "digits", "--limit", 4).out
     said = run("evaluate", "flat", "--data", "shapes", "--levels", 17, "--gray", "--size", 8, "--limit", 20)
     assert said.code == 0, said.err
 
