@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from pixelloom.core.metrics_file import read_metrics
 from pixelloom.engine.checkpoint import about_of
 from pixelloom.engine.hooks import MetricsWriter, Validate
 from pixelloom.engine.safetensors_io import _digest, load_meta, load_tensors, save_tensors
+from pixelloom.engine.signals import Signals
 from pixelloom.engine.state import State
 
 # ------------------------------------------------------------------------------------------------------- a full disk
@@ -244,3 +246,13 @@ def test_metrics_of_a_resumed_run_are_those_of_an_uninterrupted_one(
                 train(objective(), config(), out, *hooks, At(cut, stop))
         train(objective(), config(), out, *hooks, resume=True)
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
+def test_only_the_second_of_many_interrupts_raises() -> None:
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)  # nothing that ends the run is interrupted
