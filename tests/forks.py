@@ -148,6 +148,14 @@ def _serve(module: Any) -> None:
             os.wait()
 
 
+def default_signals() -> None:
+    """Handle signals as a program started in a terminal does: nohup and background jobs of a shell ignore some."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGHUP", "SIGTERM", "SIGUSR1"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 if __name__ == "__main__":
+    default_signals()
     sys.path.insert(0, str(TESTS))
     _serve(__import__(sys.argv[1]))

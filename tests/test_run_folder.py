@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from commands import Command, caller
-from forks import Program, Server, server
+from forks import Program, Server, default_signals, server
 from gan_toys import PAIRS, spec
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.engine.config import TrainConfig
@@ -245,6 +245,7 @@ def test_a_closed_terminal_saves(tmp_path: Path) -> None:
     arguments = ["train", "digits", "--out", "run", "--epochs", "100000", *SMALL]
     pid, terminal = pty.fork()
     if pid == 0:
+        default_signals()
         os.chdir(tmp_path)
         os.execvpe(sys.executable, [sys.executable, "-m", "pixelloom", *arguments], os.environ | ENVIRONMENT)
     metrics = tmp_path / "run" / "metrics.jsonl"
