@@ -440,8 +440,11 @@ def test_progress_in_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert lines[1].endswith("0:00 left")
 
 
-def test_progress_on_a_terminal_gives_it_back(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(width=200, force_terminal=True)
+def test_progress_on_a_terminal_gives_it_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")  # rich moves no cursor where it is "dumb"
+    console = Console(width=200, force_terminal=True, force_interactive=True)
 
     def crash() -> None:
         raise RuntimeError("power cut")

@@ -342,7 +342,7 @@ MUTATIONS: dict[str, tuple[Edit | Callable[[Patch], None], Check]] = {
         every_epoch_has_its_order,
     ),
     "white is gray": (
-        Edit(pixels, "bytes_table", "np.rint(255 * v / (levels - 1))", "256 * v // levels"),
+        Edit(pixels, "bytes_table", "np.rint(WHITE * v / (levels - 1))", "256 * v // levels"),
         display_is_black_to_white,
     ),
     "levels are cut, not rounded": (Edit(pixels, "from_model", "v.round()", "v.floor()"), levels_come_back),
