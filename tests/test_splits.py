@@ -185,7 +185,5 @@ def test_a_mapped_file_that_changes_in_use_is_an_error_not_a_signal(tmp_path: Pa
         assert np.array_equal(split.take([5])[0], before)
         return
     for one in (split, sent):
-        with pytest.raises(
-            DataError, match=r"changed while it is in use \(.* bytes, now .*\); restore it"
-        ):
+        with pytest.raises(DataError, match=r"changed while it is in use \(.* bytes, now .*\); restore it"):
             one.take([5])
