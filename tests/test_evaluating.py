@@ -57,7 +57,7 @@ def test_figures_of_samples_are_those_of_python(run: Command) -> None:
     assert "nats_per_image" not in facts
     lines = run(*asked).out.splitlines()
     assert lines[0] == "40 samples (seed 3) and 269 of 269 images of digits, test split, 17 levels"
-    assert lines[1].split() == ["metric", "samples", "real", "N", "N", "real"]
+    assert lines[1].split() == ["metric", "samples", "baseline", "N", "N", "baseline"]
     whole = pixelloom.measure(pixelloom.load("flat"), metrics=["kid", "nearest"], features="pixels", n=40, seed=3)
     for line, figure in zip(lines[2:], whole, strict=True):
         spread = f"+- {figure.standard_error:.2g} " if figure.standard_error else ""

@@ -263,7 +263,7 @@ def _say_metrics(header: dict[str, object], measured: Measured, wishes: MeasureO
         f"{len(measured.samples):,} samples ({_origin(header, wishes)}) and {held_out:,} of {header['of']:,} images of "
         f"{header['data']}, {_split_name(header['split'])}, {header['levels']} levels{form}"
     )
-    columns = ("metric", "samples", "real", "N", "N real", "")
+    columns = ("metric", "samples", "baseline", "N", "N baseline", "")
     say_table(columns, [_row(result) for result in measured.results])
     if header["condition"] != "none":
         say(f"conditional on {header['condition']} of images of the split, which are not among the real images")

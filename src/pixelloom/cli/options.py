@@ -139,4 +139,4 @@ class DrawOptions:
         return words
 
 
-NO_DRAWING = DrawOptions()
+DEFAULT_DRAW_OPTIONS = DrawOptions()

@@ -16,7 +16,7 @@ from pixelloom.cli import outputs
 from pixelloom.cli.common import image_of, loaded, log_threads
 from pixelloom.cli.conditioning import Rows, check, rows_of
 from pixelloom.cli.console import Meter, memory, say
-from pixelloom.cli.options import NO_DRAWING, DrawOptions
+from pixelloom.cli.options import DEFAULT_DRAW_OPTIONS, DrawOptions
 from pixelloom.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Draw = Callable[..., "Tensor"]
 """(n, first, batch, on_step, conditioning) -> levels uint8 [n, C, H, W]"""
 
 
-def sample(model: str, /, *, options: DrawOptions = NO_DRAWING) -> None:
+def sample(model: str, /, *, options: DrawOptions = DEFAULT_DRAW_OPTIONS) -> None:
     """Sample images. The same seed gives the same images for any batch size.
 
     An interrupt (Ctrl-C) keeps the finished images, and prints the command that continues.
@@ -197,7 +197,7 @@ def _check_abilities(model: GenerativeModel, options: DrawOptions) -> None:
     from pixelloom.models.registry import require
 
     for name, ability in _NEEDS.items():
-        if getattr(options, name) != getattr(NO_DRAWING, name):
+        if getattr(options, name) != getattr(DEFAULT_DRAW_OPTIONS, name):
             require(model, ability, f"--{name.replace('_', '-')}")
 
 

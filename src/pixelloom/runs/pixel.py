@@ -34,11 +34,16 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         return PixelModel.build(self.describe())
 
     def describe(self) -> PixelDescription:
-        """The description of the model for these data."""
+        """The description of the model for these data.
+
+        Raises:
+            UsageError: if the condition does not fit the images.
+        """
         config, data = self.config, self.data
         head = make_head(config.head, data.spec)
         try:
-            config.condition == "none" or Condition(config.condition, data.spec)
+            if config.condition != "none":
+                Condition(config.condition, data.spec)  # raises if it does not fit the images
         except ValueError as error:
             raise UsageError(f"condition: {error}") from error
         return PixelDescription(
