@@ -1,4 +1,4 @@
-"""How many examples hypothesis draws: all with ``--hypothesis-profile=many`` (``make test PROFILE=many``), else three tenths."""
+"""How many examples hypothesis draws: all with ``make test PROFILE=many``, else three tenths."""
 
 from __future__ import annotations
 
