@@ -44,6 +44,8 @@ class Stream(IntEnum):
     BOOTSTRAP = 323  # the images of each bootstrap mean of the likelihood
     STANDING = 331  # latent vectors for the standing statistics
     VALIDATION = 332  # latent vectors of the samples that select the best GAN checkpoint
+    HIDDEN = 341  # masks of the validation images, with condition: mask
+    HIDDEN_PIXELS = 342  # a share of hidden pixels
     LABEL = 0x79  # class of a generated image
     LATENT = 0x7A  # latent vector of a generated image
     EXTRACTOR = 20_261  # weights of the random extractor

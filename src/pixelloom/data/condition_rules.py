@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _DOWNSAMPLE = re.compile(r"downsample@(\d{1,4})")
-RULES = "none, downsample@K with K of 2 or more, or edges"
+RULES = "none, mask, edges, or downsample@K with K of 2 or more"
 
 
 def check_rule(rule: str) -> str:
@@ -14,7 +14,7 @@ def check_rule(rule: str) -> str:
     Raises:
         ValueError: for an unknown rule.
     """
-    if rule in ("none", "edges") or factor_of(rule) >= 2:
+    if rule in ("none", "mask", "edges") or factor_of(rule) >= 2:
         return rule
     raise ValueError(f"choose {RULES}, not {rule!r}")
 

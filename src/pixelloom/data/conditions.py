@@ -1,14 +1,16 @@
 """Conditioning images, derived from the images themselves by a rule.
 
+    mask          the known pixels, 0 elsewhere, and a last plane that is 1 where the pixel is known
     downsample@k  c[y, x] = floor(mean of the k x k block at (k y, k x) + 1/2), for each channel, in the image's levels
     edges         c[y, x] = 1 where |v[y, x] - v'| >= (levels - 1) / 4 in any channel, v' = v[y, x + 1] or v[y + 1, x]
 
-Rules use integer arithmetic. A downsampled image is repeated to full size (nearest neighbor) for the network.
+With ``mask`` any pixels may be known; training hides random ones (:mod:`pixelloom.data.masks`), the loss is that of the
+hidden ones, and by default nothing is known. Rules use integer arithmetic. A downsampled image is repeated to full size (nearest neighbor) for the network.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ class Condition:
     """The conditioning image of images of one shape, by a rule other than none.
 
     Attributes:
-        rule: ``downsample@K`` or ``edges``.
+        rule: ``mask``, ``downsample@K`` or ``edges``.
         image: shape and levels of the images.
 
     Raises:
@@ -45,7 +47,7 @@ class Condition:
 
     @property
     def factor(self) -> int:
-        """Downsampling factor K; 1 for edges."""
+        """Downsampling factor K; 1 for other rules."""
         return factor_of(self.rule)
 
     @property
@@ -53,11 +55,46 @@ class Condition:
         """Shape and levels of the conditioning image."""
         if self.rule == "edges":
             return ImageSpec(1, self.image.height, self.image.width, 2)
+        if self.masks:
+            return replace(self.image, channels=self.image.channels + 1)
         k = self.factor
         return ImageSpec(self.image.channels, self.image.height // k, self.image.width // k, self.image.levels)
 
+    @property
+    def masks(self) -> bool:
+        """Whether the conditioning image is a partly known image."""
+        return self.rule == "mask"
+
+    @property
+    def default(self) -> Tensor | None:
+        """The conditioning image of an unconditional sample, uint8 [1, c, h, w]: nothing known; None if one is needed."""
+        return torch.zeros(1, *self.spec.shape, dtype=torch.uint8) if self.masks else None
+
+    def partly(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Conditioning images of partly known images, with rule ``mask``.
+
+        Args:
+            images: levels, uint8 [N, C, H, W].
+            hidden: bool [N or 1, 1, H, W].
+
+        Returns:
+            uint8 [N, C + 1, H, W].
+        """
+        known = ~hidden.expand(len(images), -1, -1, -1)
+        return torch.cat((images * known, known.to(images.dtype)), dim=1)
+
+    @staticmethod
+    def hidden(levels: Tensor) -> Tensor:
+        """The hidden pixels of conditioning images of the rule ``mask``: uint8 [N, C + 1, H, W] -> bool [N, 1, H, W]."""
+        return levels[:, -1:] == 0
+
     def of(self, images: Tensor) -> Tensor:
-        """Conditioning images of images: uint8 [N, C, H, W] -> uint8 [N, c, h, w], as in ``spec``."""
+        """Conditioning images of images: uint8 [N, C, H, W] -> uint8 [N, c, h, w], as in ``spec``.
+
+        With ``mask`` nothing is known.
+        """
+        if self.masks:
+            return images.new_zeros(len(images), *self.spec.shape)
         if self.rule == "edges":
             return _edges(images, self.image.levels)
         (n, c, h, w), k = images.shape, self.factor
@@ -68,10 +105,18 @@ class Condition:
 
     def planes(self, levels: Tensor) -> Tensor:
         """Input planes of a network, float32 [N, c, H, W] in [0, 1]: zero padding then stands for black."""
-        return to_model(self._repeated(levels), self.spec.levels, Scaling.unit())
+        planes = to_model(self._repeated(levels), self.spec.levels, Scaling.unit())
+        if self.masks:
+            planes[:, -1] = levels[:, -1]  # 0 or 1, whatever the number of levels
+        return planes
 
     def to_images(self, levels: Tensor) -> Tensor:
-        """Conditioning images at the shape and levels of the images, uint8 [N, C, H, W], for display."""
+        """Conditioning images at the shape and levels of the images, uint8 [N, C, H, W], for display.
+
+        Hidden pixels of ``mask`` have the middle level.
+        """
+        if self.masks:
+            return torch.where(self.hidden(levels), self.image.levels // 2, levels[:, :-1])
         large = self._repeated(levels).expand(-1, self.image.channels, -1, -1)
         return large * (self.image.levels - 1) if self.rule == "edges" else large
 
@@ -79,6 +124,8 @@ class Condition:
         return levels.repeat_interleave(self.factor, dim=2).repeat_interleave(self.factor, dim=3)
 
     def __str__(self) -> str:
+        if self.masks:
+            return "mask, the known pixels and where they are"
         if self.rule == "edges":
             return "edges, at the image's size with 2 levels"
         k, spec = self.factor, self.spec

@@ -132,6 +132,8 @@ def check_condition(given: Tensor | Levels | None, condition: Condition | None, 
         if given is not None:
             raise UsageError("condition: this model takes no conditioning image; train one that does with --condition")
         return None
+    if given is None and condition.default is not None:
+        return condition.default
     if given is None:
         raise UsageError(f"condition: this model needs a conditioning image, {condition}")
     levels = check_levels(given, condition.spec, "condition")

@@ -186,6 +186,9 @@ class PixelModel:
             levels = x[rows].to(self.device)
             given = self._conditioning(None if classes is None else classes[rows], of_batch(cond, rows))
             each = (self.head.nats(self._pass(network, levels, given), levels) for network in networks)
+            if self.condition is not None and self.condition.masks and cond is not None:
+                hidden = self.condition.hidden(of_batch(cond, rows).to(self.device))
+                each = (nats * hidden for nats in each)
             return order_ensemble.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu()
 
         with self._passes.tuner(threads, self.device) as tuner:

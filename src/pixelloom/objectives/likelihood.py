@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pixelloom.core.errors import DataError
 from pixelloom.core.types import Batch
 from pixelloom.data.conditions import Condition
+from pixelloom.data.masks import NUMBERS, random_masks
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.heads.discrete import Head
 from pixelloom.objectives.base import Monitor, Objective, Phase, Stats
@@ -40,7 +41,8 @@ def likelihood(
         classes: number of classes; above 0 the network is class-conditional.
         label_dropout: share of the images whose label is replaced by the null class, number ``classes``, so that one
             network is both conditional and unconditional (Ho and Salimans 2022, 2207.12598, algorithm 1).
-        condition: derives the conditioning image from an image; the loss is then -log p(x | condition).
+        condition: derives the conditioning image from an image; the loss is then -log p(x | condition). With the rule
+            ``mask`` random pixels are hidden, and the loss is the mean over these.
     """
 
     def loss(batch: Batch) -> tuple[Tensor, Stats]:
@@ -51,10 +53,18 @@ def likelihood(
                 raise DataError("train.classes: the training data has no labels")
             dropped = torch.rand(len(x), device=x.device) < label_dropout
             conditioning["labels"] = batch.labels.masked_fill(dropped, classes)
-        if condition is not None:
+        hidden = None
+        if condition is not None and condition.masks:
+            numbers = torch.rand(len(x), NUMBERS, device=x.device)
+            hidden = random_masks(numbers, torch.rand(len(x), *x.shape[2:], device=x.device))
+            conditioning["condition"] = condition.planes(condition.partly(batch.images, hidden))
+        elif condition is not None:
             conditioning["condition"] = condition.planes(condition.of(batch.images))
-        params = network(x, **conditioning)
-        nats = head.nats(params, batch.images).mean()
+        each = head.nats(network(x, **conditioning), batch.images)  # [B, C, H, W]
+        if hidden is None:
+            nats = each.mean()
+        else:
+            nats = (each * hidden).sum() / (hidden.sum() * each.shape[1]).clamp(min=1)
         return nats, {"bits/dim": nats.detach() / math.log(2)}
 
     return Objective((Phase("network", network, optimizer, loss),), {"network": network}, "network", monitor)

@@ -12,6 +12,7 @@ from torch import nn
 from pixelloom.core.errors import UsageError
 from pixelloom.data.catalog import Dataset
 from pixelloom.data.conditions import Condition
+from pixelloom.data.masks import fixed_masks
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream
 from pixelloom.heads.discrete import make_head
@@ -22,6 +23,7 @@ from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.objectives.likelihood import likelihood as likelihood_objective
 from pixelloom.runs.config import PixelRun
 from pixelloom.runs.evaluate import scored
+from pixelloom.runs.hidden import hidden_bits
 from pixelloom.runs.family import Setup, by_class, spaced_images
 from pixelloom.viz.grid import grid, table
 
@@ -46,9 +48,12 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
                 Condition(config.condition, data.spec)  # raises if it does not fit the images
         except ValueError as error:
             raise UsageError(f"condition: {error}") from error
+        model = config.model
+        if config.condition == "mask" and getattr(model, "condition_encoder", None) == "auto":
+            model = model.model_copy(update={"condition_encoder": "u-net"})  # known pixels anywhere condition all others
         return PixelDescription(
             network=config.network,
-            model=config.model,
+            model=model,
             head=config.head.model_copy(update={"kind": head.kind}),
             image=data.spec,
             scaling=_scaling(config, data),
@@ -76,8 +81,12 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
 
     def measure(self, network: nn.Module) -> Mapping[str, float]:
         """Validation metrics of a network, in float32 whatever the precision of training."""
-        found = scored(self.model_of(network), self.data, "val", self.config.validation_images)
-        return {"bits/dim": found.bits_per_dim, "nats/image": found.nats_per_image}
+        model, limit = self.model_of(network), self.config.validation_images
+        found = scored(model, self.data, "val", limit)
+        bits = found.bits_per_dim
+        if model.condition is not None and model.condition.masks:  # per hidden value, under fixed random masks
+            bits = hidden_bits(model, self.data, "val", limit)
+        return {"bits/dim": bits, "nats/image": found.nats_per_image}
 
     def model_of(self, network: nn.Module) -> PixelModel:
         """The model of a network. It is cached, so that sampling is planned once."""
@@ -103,6 +112,8 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
             return by_class(images, self.data, model.spec.levels)
         truth = spaced_images(self.data, "val", math.ceil(math.sqrt(n)))
         seen, rows = model.condition.of(truth), len(truth)
+        if model.condition.masks:
+            seen = model.condition.partly(truth, fixed_masks(rows, *model.spec.shape[1:]))
         row = torch.arange(max(1, n // rows) * rows) % rows
         labels = None if model.description.null_class else row % self.classes
         images = model.sample(len(row), seed=seed, condition=seen[row], labels=labels)

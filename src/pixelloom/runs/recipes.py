@@ -121,6 +121,16 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MODERN.model_copy(update={"lr": 8e-3}),
         train=TrainConfig(batch=16, epochs=2, ema=0.1),
     ),
+    # Completion of any region: a U-Net over the known pixels conditions both stacks.
+    "mnist-complete": PixelRun(
+        network="gated-pixelcnn",
+        data=DataConfig(source="binarized-mnist"),
+        model=GatedPixelCNNConfig(channels=32, layers=6, kernel=5, positions=True),
+        condition="mask",
+        optim=_MUON,
+        train=TrainConfig(batch=16, epochs=10, ema=0.1),
+        validation_images=2_000,
+    ),
     # The LSTMs of PixelRNN with fewer layers than the paper's seven; NADE with the hidden units of its paper, and MADE
     # with one per pixel.
     "row-lstm": PixelRun(

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from pixelloom.core.types import ImageSpec
 from pixelloom.layers.blocks import Activation, Positions, make_activation, make_norm
 from pixelloom.layers.class_conditioning import ClassBias, check_given
+from pixelloom.layers.condition_encoder import ConditionEncoder
 from pixelloom.layers.masked_conv import Mask, MaskedConv2d
 from pixelloom.layers.shifted_conv import BoxConv2d
 from pixelloom.networks.pixel.pixelcnn import Side
@@ -55,6 +56,9 @@ class GatedPixelCNNConfig(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability after the horizontal gates")
     condition: int = Field(0, ge=0, le=4096, description="channels of the conditioning image")
     condition_kernels: tuple[Side, ...] = Field((5, 5), description="sides of the kernels over the conditioning image")
+    condition_encoder: Literal["auto", "kernels", "u-net"] = Field(
+        "auto", description="of the conditioning image: condition_kernels, or a U-Net; auto: U-Net for condition=mask"
+    )
 
 
 class GatedPixelCNN(nn.Module):
@@ -77,7 +81,10 @@ class GatedPixelCNN(nn.Module):
         c, self.classes, self.condition = config.channels, classes, condition or config.condition
         self.spatial = nn.Sequential()  # s = m(h) of section 2.3
         width = self.condition
-        for side in config.condition_kernels if self.condition else ():
+        if self.condition and config.condition_encoder == "u-net":
+            self.spatial.append(ConditionEncoder(width, c, spec.height, spec.width))
+            width = c
+        for side in config.condition_kernels if self.condition and not self.spatial else ():
             self.spatial.extend([nn.Conv2d(width, c, side, padding=side // 2), nn.SiLU()])
             width = c
         self.layers = nn.ModuleList(
