@@ -46,6 +46,8 @@ class Stream(IntEnum):
     VALIDATION = 332  # latent vectors of the samples that select the best GAN checkpoint
     HIDDEN = 341  # masks of the validation images, with condition: mask
     HIDDEN_PIXELS = 342  # a share of hidden pixels
+    RESAMPLING = 343  # of particles
+    COMPLETION_ORDER = 344  # the pixel order that a completion is drawn in
     LABEL = 0x79  # class of a generated image
     LATENT = 0x7A  # latent vector of a generated image
     EXTRACTOR = 20_261  # weights of the random extractor

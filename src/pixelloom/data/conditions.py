@@ -5,7 +5,8 @@
     edges         c[y, x] = 1 where |v[y, x] - v'| >= (levels - 1) / 4 in any channel, v' = v[y, x + 1] or v[y + 1, x]
 
 With ``mask`` any pixels may be known; training hides random ones (:mod:`pixelloom.data.masks`), the loss is that of the
-hidden ones, and by default nothing is known. Rules use integer arithmetic. A downsampled image is repeated to full size (nearest neighbor) for the network.
+hidden ones, and by default nothing is known. Rules use integer arithmetic. A downsampled image is repeated to full size
+(nearest neighbor) for the network.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Condition:
 
     @property
     def default(self) -> Tensor | None:
-        """The conditioning image of an unconditional sample, uint8 [1, c, h, w]: nothing known; None if one is needed."""
+        """The conditioning image where none is given, uint8 [1, c, h, w]: nothing known; None if one is needed."""
         return torch.zeros(1, *self.spec.shape, dtype=torch.uint8) if self.masks else None
 
     def partly(self, images: Tensor, hidden: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class Condition:
 
     @staticmethod
     def hidden(levels: Tensor) -> Tensor:
-        """The hidden pixels of conditioning images of the rule ``mask``: uint8 [N, C + 1, H, W] -> bool [N, 1, H, W]."""
+        """Hidden pixels of conditioning images of the rule ``mask``: uint8 [N, C + 1, H, W] -> bool [N, 1, H, W]."""
         return levels[:, -1:] == 0
 
     def of(self, images: Tensor) -> Tensor:

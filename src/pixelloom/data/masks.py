@@ -99,7 +99,8 @@ def strokes(points: Tensor, radius: Tensor, height: int, width: int) -> Tensor:
     along, toward = end - start, centers - start
     t = ((toward * along).sum(-1) / (along * along).sum(-1).clamp(min=1e-6)).clamp(0, 1)
     distance = (toward - t[..., None] * along).norm(dim=-1)  # [n, segments, H, W]
-    return distance.amin(1) <= radius[:, None, None]
+    found: Tensor = distance.amin(1) <= radius[:, None, None]
+    return found
 
 
 def random_masks(numbers: Tensor, field: Tensor) -> Tensor:

@@ -69,6 +69,14 @@ def members(network: nn.Module) -> list[nn.Module]:
     return [_kept(copy.deepcopy(network, dict(shared)), order) for order in range(number)]
 
 
+def sequence(network: nn.Module, order: int, pixels: int) -> Tensor:
+    """The sequence of the pixels in an order of a network, int64 [H * W]; raster order for a network of one order."""
+    part = next(_ordered(network), None)
+    if part is None or part.orders == 1:
+        return torch.arange(pixels)
+    return part.sequence(order if part.order is None else part.order)
+
+
 def average(log_probs: Sequence[Tensor]) -> Tensor:
     """log p(x) of each image from its log p_o(x), each [N]: logsumexp_o log p_o(x) - log K."""
     if len(log_probs) == 1:

@@ -7,8 +7,6 @@ description, to be read by people and other programs). Loading never runs code f
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -25,32 +23,29 @@ from pixelloom.data.pixels import to_model
 from pixelloom.engine.safetensors_io import save_described
 from pixelloom.heads.discrete import Head, check_temperature, make_head
 from pixelloom.layers.reads import Marks
-from pixelloom.models import order_ensemble
+from pixelloom.models import completion, order_ensemble
 from pixelloom.models.description import CONFIG, FILES, WEIGHTS, rebuild
+from pixelloom.models.drawing import drawer
 from pixelloom.models.family import Ability
 from pixelloom.models.inputs import (
     LabelsLike,
     Precision,
     at_least,
     check_condition,
-    check_guidance,
     check_known,
     check_labels,
-    check_levels,
     in_dtype,
     in_precision,
     of_batch,
     uncompiled,
-    with_null_class,
 )
 from pixelloom.models.pixel_description import PixelDescription
+from pixelloom.models.scoring import of_values
 from pixelloom.networks import build_network
 from pixelloom.sampling import ancestral
 from pixelloom.sampling.exact import exact
 from pixelloom.sampling.fast import sampler as fast
 from pixelloom.sampling.fast.planner import Plan
-
-PLAIN_BATCH = 64  # images per batch of the plain loop, by default
 
 
 @final
@@ -69,7 +64,7 @@ class PixelModel:
         self.description = description
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
-        self._passes, self._steps = ThreadChoice(), ThreadChoice()  # of the network, and of the fast sampler
+        self.passes, self._steps = ThreadChoice(), ThreadChoice()  # of the network, and of the fast sampler
         self._planned: tuple[tuple[nn.Module, ...], bytes, Plan] | None = None
         self._orders = order_ensemble.Drawers(lambda network: PixelModel(network, description))
         self.condition: Condition | None = description.conditioning_image()
@@ -92,6 +87,7 @@ class PixelModel:
             classes=description.classes,
             embedding=description.embedding,
             condition=0 if condition is None else condition.spec.channels,
+            orders=description.orders,
         )
         return cls(network.to(memory_format=torch.channels_last), description)  # type: ignore[call-overload]
 
@@ -127,23 +123,24 @@ class PixelModel:
         Labels are int64 [B], conditioning images uint8 [B, c, h, w]. An ensemble of several pixel orders is refused.
         """
         order_ensemble.refuse(self.network, "predict")
-        return self._pass(self.network, levels, self._conditioning(labels, condition))
+        return self.forward(self.network, levels, self.conditioning(labels, condition))
 
-    def _conditioning(self, labels: Tensor | None, condition: Tensor | None) -> Conditioning:
+    def conditioning(self, labels: Tensor | None, condition: Tensor | None) -> Conditioning:
         """Keyword arguments of the network, on its device."""
         found = {} if labels is None else {"labels": labels.to(self.device)}
         if self.condition is not None and condition is not None:
             found["condition"] = self.condition.planes(condition.to(self.device))
         return found
 
-    def _labels(self, labels: LabelsLike, n: int) -> Tensor | None:
-        """Labels as the network takes them, int64 [n]."""
+    def labels_of(self, labels: LabelsLike, n: int) -> Tensor | None:
+        """Labels as the network takes them, int64 [n]; raises UsageError for those that the model lacks."""
         return check_labels(labels, self.description, n, self.device, null=self.description.null_class)
 
     def _to_model(self, levels: Tensor) -> Tensor:
         return to_model(levels, self.spec.levels, self.description.scaling)
 
-    def _pass(self, network: nn.Module, levels: Tensor, conditioning: Conditioning) -> Tensor:
+    def forward(self, network: nn.Module, levels: Tensor, conditioning: Conditioning) -> Tensor:
+        """Parameters of the head from a copy of the network, in another precision or another pixel order, say."""
         x = self._to_model(levels).to(next(network.parameters()).dtype)
         with exact(x.device):
             params: Tensor = network(x, **in_dtype(conditioning, x.dtype))
@@ -161,7 +158,7 @@ class PixelModel:
     ) -> Tensor:
         """Natural log-probability of each image, float64 [N], from one parallel pass in float32.
 
-        A conditional model gives log p(x | labels, condition).
+        A conditional model gives log p(x | labels, condition); of a partly known image, log p(hidden | known).
 
         Args:
             images: levels, uint8 [N, C, H, W].
@@ -174,26 +171,31 @@ class PixelModel:
         Raises:
             UsageError: if images, labels or conditioning images do not fit the model, or for batch < 1.
         """
-        at_least("batch", batch, 1)
-        x = check_levels(images, self.spec)
-        classes = self._labels(labels, len(x))
-        if condition is None and self.condition is not None:
-            condition = self.condition.of(x)
-        cond = check_condition(condition, self.condition, len(x))
-        networks = order_ensemble.members(self.network)
 
-        def scored(rows: slice) -> Tensor:
-            levels = x[rows].to(self.device)
-            given = self._conditioning(None if classes is None else classes[rows], of_batch(cond, rows))
-            each = (self.head.nats(self._pass(network, levels, given), levels) for network in networks)
-            if self.condition is not None and self.condition.masks and cond is not None:
-                hidden = self.condition.hidden(of_batch(cond, rows).to(self.device))
-                each = (nats * hidden for nats in each)
-            return order_ensemble.average([-nats.double().flatten(1).sum(1) for nats in each]).cpu()
+        def total(nats: list[Tensor]) -> Tensor:
+            return order_ensemble.average([-each.double().flatten(1).sum(1) for each in nats])
 
-        with self._passes.tuner(threads, self.device) as tuner:
-            parts = list(tuner.batches(len(x), batch, scored))
+        parts = of_values(self, images, labels, condition, batch, threads, total)
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
+
+    @torch.no_grad()
+    def nats(
+        self,
+        images: Tensor | Levels,
+        labels: LabelsLike = None,
+        condition: Tensor | Levels | None = None,
+        *,
+        batch: int = 64,
+        threads: int | None = None,
+    ) -> Tensor:
+        """-log p of each value given those before it, float32 [N, C, H, W]; their sum is -log p of the image.
+
+        Arguments and errors are those of :meth:`log_prob`; an ensemble of several pixel orders is refused, since it
+        has no probabilities of single values.
+        """
+        order_ensemble.refuse(self.network, "nats")
+        parts = of_values(self, images, labels, condition, batch, threads, lambda nats: nats[0])
+        return torch.cat(parts) if parts else torch.empty(0, *self.spec.shape)
 
     def sample(
         self,
@@ -243,12 +245,10 @@ class PixelModel:
         for name, bounds in least.items():
             at_least(name, *bounds)
         check_temperature(temperature)
-        known, where = (
-            planes if planes is None else planes.to(self.device) for planes in check_known(given, mask, self.spec, n)
-        )
-        classes = self._labels(labels, n)
+        known, where = self._known(given, mask, n)
+        classes = self.labels_of(labels, n)
         cond = check_condition(condition, self.condition, n)
-        draw, fitting = self._drawer(method, precision, where, guidance, threads)
+        draw, fitting = drawer(self, method, precision, where, guidance, threads)
         size = fitting(n) if batch is None else batch
         if order_ensemble.orders(self.network) > 1:
             return self._orders.sample(
@@ -261,7 +261,7 @@ class PixelModel:
             rows = slice(start, min(start + size, n))
             drawn = draw(
                 image_noise(self.spec, seed, first + start, rows.stop - start).to(self.device),
-                conditioning=self._conditioning(None if classes is None else classes[rows], of_batch(cond, rows)),
+                conditioning=self.conditioning(None if classes is None else classes[rows], of_batch(cond, rows)),
                 temperature=temperature,
                 given=None if known is None else known[rows],
                 mask=None if where is None else where[rows],
@@ -274,6 +274,8 @@ class PixelModel:
         self,
         noise: Tensor,
         *,
+        given: Tensor | Levels | None = None,
+        mask: Tensor | None = None,
         labels: LabelsLike = None,
         condition: Tensor | Levels | None = None,
         temperature: float = 1.0,
@@ -290,10 +292,42 @@ class PixelModel:
         order_ensemble.refuse(self.network, "draw")
         if noise.ndim != 4 or tuple(noise.shape[1:]) != self.spec.shape or not len(noise):
             raise UsageError(f"noise: [n, {', '.join(map(str, self.spec.shape))}] is needed, not {list(noise.shape)}")
-        known = self._labels(labels, len(noise))
-        conditioning = self._conditioning(known, check_condition(condition, self.condition, len(noise)))
-        draw, _ = self._drawer(method, precision, None, guidance, threads)
-        return draw(noise.to(self.device), conditioning=conditioning, temperature=temperature, on_step=on_step)
+        known = self.labels_of(labels, len(noise))
+        conditioning = self.conditioning(known, check_condition(condition, self.condition, len(noise)))
+        partly, where = self._known(given, mask, len(noise))
+        draw, _ = drawer(self, method, precision, where, guidance, threads)
+        return draw(
+            noise.to(self.device), conditioning=conditioning, temperature=temperature, given=partly, mask=where,
+            on_step=on_step,
+        )  # fmt: skip
+
+    def _known(self, given: Tensor | Levels | None, mask: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
+        """Partly known images and the mask of their known values, [n, C, H, W] on the device of the weights."""
+        known, where = check_known(given, mask, self.spec, n)
+        return (None, None) if known is None or where is None else (known.to(self.device), where.to(self.device))
+
+    def complete(
+        self,
+        images: Tensor | Levels,
+        mask: Tensor | Levels,
+        n: int = 8,
+        *,
+        seed: int = 0,
+        method: completion.Method = "auto",
+        labels: LabelsLike = None,
+        condition: Tensor | Levels | None = None,
+        temperature: float = 1.0,
+        particles: int = completion.PARTICLES,
+    ) -> completion.Completions:
+        """Draw the hidden pixels of images given the known ones; see :func:`pixelloom.models.completion.complete`."""
+        return completion.complete(
+            self, images, mask, n, seed=seed, method=method, labels=labels, condition=condition,
+            temperature=temperature, particles=particles,
+        )  # fmt: skip
+
+    def of_network(self, network: nn.Module) -> PixelModel:
+        """A model of the same description with another network."""
+        return PixelModel(network, self.description)
 
     def fast_sampler(
         self,
@@ -337,49 +371,11 @@ class PixelModel:
             self._planned = layers, places, plan
         return plan
 
-    def _drawer(
-        self, method: str, precision: Precision | None, where: Tensor | None, guidance: float, threads: int | None
-    ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
-        """A function that samples a batch from noise and conditioning, and one from n to the batch size."""
-        if method not in ("fast", "plain"):
-            raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
-        classes = self.description.classes
-        check_guidance(guidance, self.description, logits=self.head.kind != "logistics")
-        if method == "fast":
-            sampler = self.fast_sampler(precision, where, guidance, threads)
-            dtype = sampler.dtype
-
-            def draw(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
-                both = with_null_class(conditioning, classes) if guidance else conditioning
-                return sampler.sample(noise, conditioning=in_dtype(both, dtype), **options)
-
-            return draw, sampler.batch
-
-        network = in_precision(self.network, precision)
-
-        def predict(conditioning: Conditioning, levels: Tensor) -> Tensor:
-            if not conditioning and network is self.network:
-                return self.predict(levels)
-            if not guidance:
-                return self._pass(network, levels, conditioning)
-            both = with_null_class(conditioning, classes)
-            cond, uncond = self._pass(network, levels.repeat(2, 1, 1, 1), both).chunk(2)
-            return fast.guided(cond, uncond, guidance)
-
-        def draw_plainly(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
-            with self._passes.tuner(threads, noise.device) as tuner:
-                step = partial(predict, conditioning)
-                return ancestral.sample(
-                    lambda levels: tuner.run(1, partial(step, levels)), self.head, self.spec, noise, **options
-                )
-
-        return draw_plainly, lambda n: min(n, PLAIN_BATCH)
-
     def _placeholders(self) -> Conditioning:
         """The conditioning of one image, for its names and shapes."""
         labels = torch.zeros(1, dtype=torch.long) if self.description.classes else None
         shape = None if self.condition is None else self.condition.spec.shape
-        return self._conditioning(labels, None if shape is None else torch.zeros(1, *shape, dtype=torch.uint8))
+        return self.conditioning(labels, None if shape is None else torch.zeros(1, *shape, dtype=torch.uint8))
 
     def save(self, folder: Path | str) -> str:
         """Write the model folder; returns the SHA-256 of its contents.

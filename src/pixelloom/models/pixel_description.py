@@ -23,6 +23,8 @@ class PixelDescription(Description):
     scaling: Scaling
     embedding: int = Field(0, ge=0, le=256)
     """Features of the learned vector of each level; 0 for scaled inputs."""
+    orders: int = Field(1, ge=1, le=8)
+    """Pixel orders that share the weights, symmetries of the raster order; p(x) is averaged over them."""
     null_class: bool = True
     """Whether a class-conditional network was trained with the null class too."""
     condition: str = "none"

@@ -7,9 +7,10 @@ from typing import Any
 
 from pixelloom.core.errors import ModelError
 from pixelloom.models import order_ensemble
+from pixelloom.models.drawing import PLAIN_BATCH
 from pixelloom.models.family import Family, ModelInfo, SamplingCost
 from pixelloom.models.first_layer import draw_taps, first_taps
-from pixelloom.models.pixel import PLAIN_BATCH, PixelModel, load_pixel
+from pixelloom.models.pixel import PixelModel, load_pixel
 
 _USAGE = """The model was selected without the test split; `pixelloom evaluate` gives its test likelihood.
 

@@ -29,6 +29,7 @@ from pixelloom.networks.pixel.pixelcnnpp import PixelCNNPlusPlus, PixelCNNPlusPl
 from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfig, diagonal_bilstm, row_lstm
 from pixelloom.networks.pixel.pixelsnail import PixelSNAIL, PixelSNAILConfig
 from pixelloom.networks.pixel.transformer import PixelTransformer, PixelTransformerConfig
+from pixelloom.networks.symmetries import Symmetries, check_orders, joint_classes
 
 PIXEL_NETWORKS: dict[str, tuple[type[BaseModel], Callable[..., nn.Module]]] = {
     "pixelcnn": (PixelCNNConfig, PixelCNN),
@@ -73,6 +74,7 @@ def build_network(
     classes: int = 0,
     condition: int = 0,
     embedding: int = 0,
+    orders: int = 1,
 ) -> nn.Module:
     """Build and initialize the pixel network of that name.
 
@@ -86,6 +88,8 @@ def build_network(
         condition: channels of the conditioning image.
         embedding: length of a learned vector for each level; the network then takes level indices. 0 for pixels in
             model space.
+        orders: pixel orders that share the weights, symmetries of the raster order; the network is then conditioned on
+            the order.
 
     Raises:
         UsageError: for an unknown name, or a configuration that does not fit the images.
@@ -99,11 +103,17 @@ def build_network(
         raise UsageError(f"network {name!r} takes a {expected.__name__}, not a {type(config).__name__}")
     if condition and not takes_condition(name):
         raise UsageError(f"condition: {no_condition(name)}")
+    check_orders(orders, spec)
+    if orders > 1 and (condition or getattr(config, "orders", 1) > 1):
+        other = "a conditioning image" if condition else "model.orders"
+        raise UsageError(f"orders: {orders} symmetries of the grid and {other} cannot be combined; choose one of them")
     inner = replace(spec, channels=spec.channels * embedding) if embedding else spec
     try:
         more = {"condition": condition} if condition else {}
-        network = module(config, inner, outputs=outputs, groups=groups, classes=classes, **more)
-        return Embedded(network, spec, embedding) if embedding else network
+        joint = joint_classes(orders, classes) if orders > 1 else classes
+        network = module(config, inner, outputs=outputs, groups=groups, classes=joint, **more)
+        network = Embedded(network, spec, embedding) if embedding else network
+        return Symmetries(network, spec, orders, classes) if orders > 1 else network
     except ValueError as error:
         raise UsageError(f"model: {error}") from error
 

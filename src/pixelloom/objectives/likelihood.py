@@ -61,10 +61,9 @@ def likelihood(
         elif condition is not None:
             conditioning["condition"] = condition.planes(condition.of(batch.images))
         each = head.nats(network(x, **conditioning), batch.images)  # [B, C, H, W]
-        if hidden is None:
-            nats = each.mean()
-        else:
-            nats = (each * hidden).sum() / (hidden.sum() * each.shape[1]).clamp(min=1)
+        if hidden is not None:  # the mean over the hidden values of the batch
+            each = (each * hidden).sum() / (hidden.sum() * each.shape[1]).clamp(min=1)
+        nats = each.mean()
         return nats, {"bits/dim": nats.detach() / math.log(2)}
 
     return Objective((Phase("network", network, optimizer, loss),), {"network": network}, "network", monitor)

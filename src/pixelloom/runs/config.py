@@ -82,6 +82,9 @@ class PixelRun(RunConfig):
     label_dropout: float = Field(
         0.1, ge=0, lt=1, description="with classes: probability of the null class in training, for guidance"
     )
+    orders: Literal[1, 2, 4, 8] = Field(
+        1, description="pixel orders that share the weights, symmetries of the grid; p(x) is averaged over them"
+    )
     condition: str = Field("none", description="conditioning image, derived from each image: " + RULES)
     optim: OptimConfig = OptimConfig()
 

@@ -19,12 +19,13 @@ from pixelloom.heads.discrete import make_head
 from pixelloom.models.pixel import PixelModel
 from pixelloom.models.pixel_description import PixelDescription
 from pixelloom.models.training_record import TrainingRecord
+from pixelloom.networks.symmetries import check_orders
 from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.objectives.likelihood import likelihood as likelihood_objective
 from pixelloom.runs.config import PixelRun
 from pixelloom.runs.evaluate import scored
-from pixelloom.runs.hidden import hidden_bits
 from pixelloom.runs.family import Setup, by_class, spaced_images
+from pixelloom.runs.hidden import hidden_bits
 from pixelloom.viz.grid import grid, table
 
 
@@ -43,6 +44,7 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         """
         config, data = self.config, self.data
         head = make_head(config.head, data.spec)
+        check_orders(config.orders, data.spec)
         try:
             if config.condition != "none":
                 Condition(config.condition, data.spec)  # raises if it does not fit the images
@@ -50,7 +52,9 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
             raise UsageError(f"condition: {error}") from error
         model = config.model
         if config.condition == "mask" and getattr(model, "condition_encoder", None) == "auto":
-            model = model.model_copy(update={"condition_encoder": "u-net"})  # known pixels anywhere condition all others
+            model = model.model_copy(
+                update={"condition_encoder": "u-net"}
+            )  # known pixels anywhere condition all others
         return PixelDescription(
             network=config.network,
             model=model,
@@ -61,6 +65,7 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
             null_class=config.label_dropout > 0 or not self.classes,
             embedding=config.embedding if config.inputs == "embedding" else 0,
             condition=config.condition,
+            orders=config.orders,
             training=self.record(),
         )
 

@@ -28,6 +28,19 @@ class Cache:
         self.flat.zero_()
         self.first_row = -self.layout.top
 
+    def reorder(self, images: Tensor) -> None:
+        """Image i gets the features of image images[i], int64 [images]."""
+        layout = self.layout
+        if layout.image_major:
+            rows, width = 1, layout.width * layout.rows
+        else:
+            rows, width = layout.rows, layout.pitch
+        # Row by row, [rows, images, width * features]: a row begins at margin + y * (distance between rows).
+        size = (rows, self.images, width * layout.features)
+        strides = (self.row * layout.features, width * layout.features, 1)
+        view = self.flat.as_strided(size, strides, layout.margin * layout.features)
+        view.copy_(view[:, images])
+
     def advance(self, step: int) -> None:
         """Move live rows to the top where the plan says so. They are less than half, so they do not overlap."""
         rows = self.layout.moves.get(step)

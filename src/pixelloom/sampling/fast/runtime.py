@@ -101,6 +101,11 @@ class Runtime:
         for y in range(height):
             self.caches[0].line(y).copy_(rows[y].transpose(0, 1))  # [W, images, C] -> [images, W, C]
 
+    def reorder(self, images: Tensor) -> None:
+        """After a step: image i continues image images[i], int64 [images of the batch]."""
+        for cache in self.caches.values():
+            cache.reorder(images)
+
     def step(self, step: int, draw: Draw) -> None:
         """Compute all features that are ready at a step, then draw the pixels whose parameters are complete."""
         for kept in self.caches.values():

@@ -20,6 +20,7 @@ from pixelloom.sampling.fast.analysis import Dataflow, schedule
 from pixelloom.sampling.fast.planner import Plan
 from pixelloom.sampling.fast.runtime import Runtime
 from pixelloom.sampling.fast.wavefronts import Wavefront
+from pixelloom.sampling.particles import Particles
 
 ToModel = Callable[[Tensor], Tensor]
 """Levels -> values in model space, elementwise."""
@@ -121,6 +122,7 @@ class FastSampler:
         given: Tensor | None = None,
         mask: Tensor | None = None,
         on_step: OnStep | None = None,
+        particles: Particles | None = None,
     ) -> Tensor:
         """Draw one image for each row of noise.
 
@@ -132,6 +134,8 @@ class FastSampler:
             given: as for the plain loop.
             mask: as for the plain loop.
             on_step: callback after each step of the schedule.
+            particles: weights of the rows, by the probabilities of the known values at temperature 1; the rows are
+                resampled by them. The plan must draw the known values too (``make_plan`` with ``known=None``).
 
         Returns:
             Levels, uint8 [B, C, H, W].
@@ -148,10 +152,12 @@ class FastSampler:
             known, where = (None if planes is None else planes[rows] for planes in (given, mask))
             of_rows = None if not conditioning else _rows_of(conditioning, rows, n)
             used.append(batch := self._buffers((rows.stop - rows.start) * (2 if self.guidance else 1), of_rows))
-            return batch.sample(noise[rows], known, where, temperature, report, tuner)
+            return batch.sample(noise[rows], known, where, temperature, report, tuner, particles)
 
         with self._choice.tuner(self.threads, self.device) as tuner:
-            workers = sharding.shard_count(n, self.plan.grain, tuner.most) if self.device.type == "cpu" else 1
+            workers = 1  # particles are resampled together
+            if self.device.type == "cpu" and particles is None:
+                workers = sharding.shard_count(n, self.plan.grain, tuner.most)
             if workers > 1:
                 begun = torch.zeros(n, *self.spec.shape, dtype=torch.uint8)
                 if given is not None and mask is not None:
@@ -203,6 +209,7 @@ class _Batch:
         temperature: float,
         on_step: OnStep,
         tuner: ThreadTuner | None,
+        particles: Particles | None,
     ) -> Tensor:
         """Draw a batch of at most as many images as there are buffers for."""
         shown = len(noise)
@@ -223,10 +230,15 @@ class _Batch:
         images = self.levels.view(spec.height, spec.width, *self.levels.shape[1:])[:, :, :n].permute(2, 3, 0, 1)
         images = images[:shown]
         for step, work in enumerate(self.sampler.plan.values_per_step):
+            compute = partial(self._step, step, temperature)
+            if particles is not None:
+                compute = partial(self._compute, step, temperature, particles, n)
             if tuner is None:
-                self._step(step, temperature)
+                compute()
             else:
-                tuner.run(work * n, partial(self._step, step, temperature))
+                tuner.run(work * n, compute)
+            if particles is not None and (rows := particles.ancestors()) is not None:
+                self._reorder(rows.to(self.levels.device))
             on_step(step + 1, self.sampler.steps, images)
         self.used_at = temperature
         return images.clone(memory_format=torch.contiguous_format)  # the buffers serve the next batch
@@ -244,8 +256,14 @@ class _Batch:
             self.graphs.append(graph)
         self.graphs[step].replay()
 
+    def _reorder(self, rows: Tensor) -> None:
+        """Row i continues row rows[i], int64 [n]."""
+        self.levels[:, : len(rows)] = self.levels[:, rows]
+        others = torch.arange(len(rows), self.images, device=rows.device)
+        self.run.reorder(torch.cat((rows, others)))
+
     @torch.no_grad()
-    def _compute(self, step: int, temperature: float) -> None:
+    def _compute(self, step: int, temperature: float, particles: Particles | None = None, n: int = 0) -> None:
         def draw(params: Tensor, wavefront: Wavefront, channels: tuple[int, ...]) -> Tensor:
             head = self.sampler.head if len(channels) == self.levels.shape[2] else self.sampler.head.of_channel()
             which = slice(channels[0], channels[-1] + 1)
@@ -260,6 +278,10 @@ class _Batch:
                 params = guided(cond, uncond, self.sampler.guidance).repeat(1, 2, 1).flatten(0, 1)
             drawn = head.draw(params[:, :, None, None], noise, temperature, (levels, kept))[:, :, 0, 0]
             wavefront.scatter(self.levels[..., which], drawn)
+            if particles is not None:
+                nats = head.nats(params[:, :, None, None], drawn[:, :, None, None])[:, :, 0, 0] * kept[:, :, 0, 0]
+                # [M, channels] -> [positions, images, channels] -> [images]
+                particles.weigh(-nats.double().view(-1, self.images, len(channels)).sum((0, 2))[:n])
             return self.sampler.to_model(drawn).to(self.sampler.dtype)
 
         self.run.step(step, draw)
