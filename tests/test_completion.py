@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,22 @@ from torch import Tensor
 from checks import all_images
 from pixelloom.core.errors import UsageError
 from pixelloom.core.types import ImageSpec
+from pixelloom.data.masks import region
 from pixelloom.data.pixels import Scaling
 from pixelloom.heads.discrete import HeadConfig
 from pixelloom.models.order_ensemble import InSequence, sequence
 from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.networks import PIXEL_NETWORKS
 from pixelloom.networks.pixel.gated import GatedPixelCNNConfig
+from pixelloom.networks.pixel.made import MADEConfig
 from pixelloom.networks.pixel.nade import NADEConfig
 from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
 from pixelloom.networks.pixel.pixelcnnpp import PixelCNNPlusPlusConfig
 from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfig
 from pixelloom.networks.pixel.pixelsnail import PixelSNAILConfig
 from pixelloom.networks.pixel.transformer import PixelTransformerConfig
-from settings import BERNOULLI, live
+from pixelloom.sampling.particles import Particles, effective_sample_size, systematic
+from settings import BERNOULLI, ORDERED, live
 
 BITS = ImageSpec(1, 3, 3, 2)
 SMALL = GatedPixelCNNConfig(channels=6, layers=2, first_kernel=3, kernel=3)
@@ -213,3 +217,192 @@ def test_training_uses_every_order_of_each_image() -> None:
 def test_other_numbers_of_orders_are_refused(spec: ImageSpec, orders_: int, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         model_of(spec, orders=orders_)
+
+
+# A conditioning image of the known pixels
+
+
+def masked_model(spec: ImageSpec = BITS, head: HeadConfig = BERNOULLI, **more: Any) -> PixelModel:
+    """A model that is conditioned on partly known images."""
+    config = SMALL.model_copy(update={"condition_encoder": "u-net"})
+    return model_of(spec, head, model=config, condition="mask", **more)
+
+
+def by_hand(model: PixelModel, image: Tensor, hidden: Tensor) -> float:
+    """log p(hidden | known) of one image, value by value: the network sees the known pixels, and those before each."""
+    assert model.condition is not None
+    levels = model.spec.levels - 1
+    known = (~hidden).double()
+    planes = torch.cat((image / levels * known, known[None]))[None]
+    params = model.network(image[None].double() / levels * 2 - 1, condition=planes)
+    nats = model.head.nats(params, image[None])[0].double()
+    return -float(nats[:, hidden].sum())
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_model_of_partly_known_images_is_a_distribution_of_the_hidden_pixels(name: str) -> None:
+    model, hidden, images = masked_model(), torch.tensor(MASKS[name]).bool(), all_images(BITS)
+    assert model.condition is not None
+    given = images[173]
+    agrees = images[((images == given) | hidden).flatten(1).all(1)]
+    log_prob = model.log_prob(agrees, condition=model.condition.partly(agrees, hidden[None, None]))
+    assert float(log_prob.exp().sum()) == pytest.approx(1, abs=1e-6)
+    expected = [by_hand(model, image, hidden) for image in agrees]
+    torch.testing.assert_close(log_prob, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-6)
+    truth = {image.numpy().tobytes(): math.exp(p) for image, p in zip(agrees, expected, strict=True)}
+    found = model.complete(given.expand(20, *given.shape), hidden, 200, seed=2)
+    assert found.method == "mask"
+    drawn = found.images.flatten(0, 1)
+    assert variation(drawn, truth) < noise_of(truth, len(drawn)) + 0.02
+    of_each = torch.tensor([truth[image.numpy().tobytes()] for image in drawn]).double().log()
+    torch.testing.assert_close(found.log_prob.flatten(), of_each, rtol=0, atol=1e-5)
+
+
+def test_known_pixels_after_the_hole_steer_it_with_a_mask_and_with_particles_only() -> None:
+    hidden = torch.tensor([[1, 1, 1], [0, 0, 0], [0, 0, 0]]).bool()
+    images = all_images(BITS)[[0, 511]]  # black and white below the hole
+    first = masked_model()
+    drawn = first.complete(images, hidden, 64, seed=3, labels=None).images
+    alone = first.sample(64, seed=3)
+    assert not torch.equal(drawn[0, :, :, :1], drawn[1, :, :, :1])
+    assert not torch.equal(drawn[1, :, :, :1], alone[:, :, :1])
+
+
+def test_nothing_known_is_the_ordinary_model() -> None:
+    model, everything = masked_model(), torch.ones(3, 3, dtype=torch.bool)
+    images = all_images(BITS)
+    assert float(model.log_prob(images).exp().sum()) == pytest.approx(1, abs=1e-6)
+    found = model.complete(images[:1], everything, 16, seed=5)
+    assert torch.equal(found.images[0], model.sample(16, seed=5))
+    torch.testing.assert_close(found.log_prob[0], model.log_prob(found.images[0]))
+
+
+@pytest.mark.parametrize("method", ["order", "mask", "particles"])
+@pytest.mark.parametrize("head", [ORDERED, HeadConfig(kind="logistics", mixtures=2)], ids=["categorical", "logistics"])
+def test_known_pixels_of_color_images_stay_with_classes_too(method: Any, head: HeadConfig) -> None:
+    spec = ImageSpec(3, 4, 4, 5)
+    build = masked_model if method == "mask" else model_of
+    config = {} if method == "mask" else {"model": SMALL.model_copy(update={"channels": 6})}
+    model = build(spec, head, classes=3, **config)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(5, (3, *spec.shape), dtype=torch.uint8, generator=generator)
+    hidden = torch.rand(3, 4, 4, generator=generator) < 0.5
+    if method == "order":
+        hidden[:] = region("bottom", 4, 4)
+    found = model.complete(images, hidden, 4, seed=1, method=method, labels=[0, 1, 3], particles=16)
+    where = hidden[:, None, None].expand(3, 4, 3, 4, 4)
+    assert torch.equal(found.images[~where], images[:, None].expand(3, 4, -1, -1, -1)[~where])
+    assert bool(found.log_prob.isfinite().all())
+    one = model.complete(images[1:2], hidden[1:2], 4, seed=1, method=method, labels=[1], particles=16)
+    assert one.method == method
+    again = model.complete(images, hidden, 4, seed=1, method=method, labels=[0, 1, 3], particles=16)
+    assert torch.equal(again.images, found.images)
+
+
+# Particles
+
+
+def test_effective_sample_size() -> None:
+    weights = torch.tensor([[1.0, 1, 1, 1], [1, 0, 0, 0], [3, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
+    expected = torch.tensor([4, 1, 16 / 10, 0], dtype=torch.float64)
+    torch.testing.assert_close(effective_sample_size(weights.log()), expected)
+
+
+def test_systematic_resampling_draws_each_its_share() -> None:
+    weights = torch.tensor([0.5, 0.25, 0.2, 0.05], dtype=torch.float64)
+    counts = torch.zeros(4)
+    for u in np.linspace(0, 1, 200, endpoint=False):
+        rows = systematic(weights.log()[None] + 7, 10, torch.tensor([u]))[0]
+        count = torch.bincount(rows, minlength=4)
+        assert bool((count >= (10 * weights).floor()).all() and (count <= (10 * weights).ceil()).all())
+        counts += count
+    assert torch.allclose(counts / 2000, weights.float(), atol=0.005)
+
+
+def test_weights_by_hand() -> None:
+    """Two images of four particles: one is resampled, the other is not, and the evidence is the product of means."""
+    particles = Particles(torch.full((2, 3), 0.5, dtype=torch.float64), 4)
+    first = torch.tensor([[0.8, 0.1, 0.05, 0.05], [0.5, 0.5, 0.4, 0.6]], dtype=torch.float64)
+    particles.weigh(first.log().flatten())
+    rows = particles.ancestors()
+    # Points 1/8, 3/8, 5/8, 7/8 in the shares 0.8, 0.1, 0.05, 0.05: three times the first, once the second.
+    assert rows is not None
+    assert rows.tolist() == [0, 0, 0, 1, 4, 5, 6, 7]
+    assert particles.ancestors() is None  # nothing has changed
+    second = torch.tensor([[0.5, 0.5, 0.5, 0.5], [1.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+    particles.weigh(second.log().flatten())
+    assert particles.ancestors() is None
+    expected = [math.log(0.25 * 0.5), math.log((0.5 + 0.4 + 0.6) / 4)]
+    torch.testing.assert_close(particles.evidence(), torch.tensor(expected, dtype=torch.float64))
+    sizes = [1 / (0.8**2 + 0.1**2 + 2 * 0.05**2), 1.5**2 / (0.25 + 0.16 + 0.36)]
+    torch.testing.assert_close(particles.least_ess, torch.tensor(sizes, dtype=torch.float64))
+    assert particles.resampled.tolist() == [1, 0]
+
+
+def test_the_evidence_is_an_unbiased_estimate() -> None:
+    model, hidden, images = model_of(), torch.tensor(MASKS["left"]).bool(), all_images(BITS)
+    given = images[173]
+    joint = model.log_prob(images)
+    truth = joint[((images == given) | hidden).flatten(1).all(1)].exp().sum()
+    found = model.complete(given.expand(200, *given.shape), hidden, 1, seed=1, method="particles", particles=32)
+    evidence = (model.log_prob(found.images[:, 0]) - found.log_prob[:, 0]).exp()
+    assert abs(float(evidence.mean() - truth)) < 4 * float(evidence.std()) / math.sqrt(200)
+    assert found.ess is not None
+    assert bool((found.ess > 0).all() and (found.ess <= 32).all())
+
+
+@pytest.mark.parametrize(
+    "name", ["pixelcnn", "row-lstm", "diagonal-bilstm", "pixelcnn-pp", "pixelsnail", "nade", "made"]
+)
+def test_particles_of_every_network(name: str) -> None:
+    """Rows of all caches follow their ancestors: a wrong row would change the conditionals of later pixels."""
+    config = MADEConfig(hidden=2) if name == "made" else ORDERS[name]
+    model, hidden, images = model_of(model=config), torch.tensor(MASKS["left"]).bool(), all_images(BITS)
+    given = images[173]
+    truth = conditional(model.log_prob(images), images, given, hidden)
+    found = model.complete(given.expand(40, *given.shape), hidden, 32, seed=1, method="particles")
+    assert variation(found.images.flatten(0, 1), truth) < noise_of(truth, 1280) + 0.02
+
+
+def test_a_collapse_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of()
+    with torch.no_grad():
+        for parameter in model.network.output.parameters():
+            parameter.mul_(40)
+    hidden = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 0, 0]]).bool()
+    model.complete(all_images(BITS)[[3, 170]], hidden, 2, method="particles", particles=64)
+    assert "particles had weight at some step" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"mask": torch.ones(2, 3)}, r"mask: \[3, 3\], one or 2 of them, is needed, not \[2, 3\]"),
+        ({"mask": torch.full((3, 3), 2)}, "mask: true or 1 for hidden pixels and false or 0 for known ones"),
+        ({"n": 0}, "n: must be 1 or more, not 0"),
+        ({"temperature": 0}, "temperature: must be a positive number, not 0"),
+        ({"temperature": float("nan")}, "temperature: must be a positive number, not nan"),
+        ({"method": "best"}, "method: auto, order, mask, particles, not 'best'"),
+        ({"method": "mask"}, "this model is not conditioned on partly known images; train --condition mask"),
+        ({"method": "particles", "n": 9, "particles": 8}, "9 completions need as many particles or more, not 8"),
+        (
+            {"method": "particles", "temperature": 0.5},
+            "particles follow the model's own distribution; use temperature 1",
+        ),
+        ({"method": "order", "mask": torch.eye(3)}, "image 0 has known pixels after hidden ones in every pixel order"),
+        ({"images": torch.zeros(2, 1, 3, 4, dtype=torch.uint8)}, r"images: the model takes \[N, 1, 3, 3\]"),
+        ({"labels": 1}, "this model is unconditional"),
+        ({"condition": torch.zeros(1, 1, 3, 3, dtype=torch.uint8)}, "takes no conditioning image"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], text: str) -> None:
+    arguments = {"images": all_images(BITS)[:2], "mask": region("bottom", 3, 3), "n": 2} | change
+    with pytest.raises(UsageError, match=text):
+        model_of().complete(**arguments)
+
+
+def test_no_images_give_no_completions() -> None:
+    for model, method in ((model_of(), "order"), (masked_model(), "mask"), (model_of(), "particles")):
+        found = model.complete(torch.zeros(0, 1, 3, 3, dtype=torch.uint8), region("top", 3, 3), 3, method=method)  # type: ignore[arg-type]
+        assert tuple(found.images.shape) == (0, 3, 1, 3, 3)
+        assert tuple(found.log_prob.shape) == (0, 3)

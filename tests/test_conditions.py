@@ -300,7 +300,7 @@ def test_a_condition_is_checked_before_training(tmp_path: Path) -> None:
     for overrides, said in (
         (
             {"condition": "downsample@x"},
-            "condition: choose none, downsample@K with K of 2 or more, or edges, not 'downsample@x'",
+            "condition: choose none, mask, edges, or downsample@K with K of 2 or more, not 'downsample@x'",
         ),
         ({"condition": "edges", "model.condition": 1}, "condition: leave model.condition at 0"),
     ):

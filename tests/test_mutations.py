@@ -318,7 +318,7 @@ def identity() -> None:
 
 def kept_conditioning(patch: Patch) -> None:
     """The model keeps the conditioning of the batch that was last begun, and all who draw by it use that one."""
-    made, used, latest = PixelModel._conditioning, PixelModel._pass, dict[PixelModel, Conditioning]()
+    made, used, latest = PixelModel.conditioning, PixelModel.forward, dict[PixelModel, Conditioning]()
 
     def conditioning(self: PixelModel, *args: Any) -> Conditioning:
         latest[self] = made(self, *args)
@@ -330,8 +330,8 @@ def kept_conditioning(patch: Patch) -> None:
             rows = {}
         return used(self, network, levels, {**given, **rows})
 
-    patch.setattr(PixelModel, "_conditioning", conditioning)
-    patch.setattr(PixelModel, "_pass", stale)
+    patch.setattr(PixelModel, "conditioning", conditioning)
+    patch.setattr(PixelModel, "forward", stale)
 
 
 def stale_conditioning(patch: Patch) -> None:

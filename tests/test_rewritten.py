@@ -318,7 +318,7 @@ MUTATIONS: dict[str, tuple[Edit | Callable[[Patch], None], Check]] = {
         guidance_is_equation_6,
     ),
     "the label is off by one": (
-        Edit(PixelModel, "_conditioning", "labels.to(self.device)", "(labels.to(self.device) - 1).clamp(min=0)"),
+        Edit(PixelModel, "conditioning", "labels.to(self.device)", "(labels.to(self.device) - 1).clamp(min=0)"),
         labels_reach_the_network,
     ),
     "the last column is not written into the cache": (last_column_not_written, images_with_borders),

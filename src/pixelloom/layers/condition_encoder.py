@@ -7,12 +7,12 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_SMALLEST = 8  # the grid of the lowest scale has at most this side
+_SMALLEST = 7  # the grid of the lowest scale has at most this side
 _WHOLE = 7  # side of the kernels there: two of them reach across it
 
 
 class ConditionEncoder(nn.Module):
-    """A U-Net: scales of half the size each, down to 8x8 or less, and up again, with skip connections.
+    """A U-Net: scales of half the size each, down to 7x7 or less, and up again, with skip connections.
 
     Two 7x7 convolutions at the lowest scale reach across it, so that every position of the conditioning image reaches
     every position of the result. The network reads the result without masks, as it may.
