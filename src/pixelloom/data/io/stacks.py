@@ -78,6 +78,8 @@ class Arrays:
             return None
         if stack.values is not None:
             levels = stack.values.view(np.uint8) if stack.dtype == np.bool_ else stack.values
+        elif stack.columns_first is not None:
+            return None  # an image would be spread over the file
         elif self.path.suffix.lower() == ".npy" and math.prod(stack.shape) >= IN_MEMORY:
             with read_errors(self.path):
                 levels = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.uint8)
