@@ -24,6 +24,7 @@ from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import to_model
 from pixelloom.engine.safetensors_io import save_described
 from pixelloom.heads.discrete import Head, check_temperature, make_head
+from pixelloom.layers.compiled import uncompiled
 from pixelloom.layers.reads import Marks
 from pixelloom.models import order_ensemble
 from pixelloom.models.description import CONFIG, FILES, WEIGHTS, rebuild
@@ -40,7 +41,6 @@ from pixelloom.models.inputs import (
     in_dtype,
     in_precision,
     of_batch,
-    uncompiled,
     with_null_class,
 )
 from pixelloom.models.pixel_description import PixelDescription
