@@ -11,7 +11,7 @@ from pixelloom.core.errors import DataError
 from pixelloom.data.io.labels import LABEL_NAMES
 from pixelloom.data.io.reading import listed
 
-IMAGE_NAMES = ("image", "images", "img", "picture", "photo", "pixels", "pixel_values", "x")
+IMAGE_NAMES = ("image", "images", "img", "photo", "pixels", "pixel_values", "x")
 _LEAST_PIXELS = 4  # numeric columns that are the pixels of an image
 
 
@@ -36,7 +36,7 @@ def columns_of(path: Path, schema: Any) -> Columns:
     """Interpret a ``pyarrow.Schema``.
 
     Raises:
-        DataError: for no column of images, or several that cannot be told apart.
+        DataError: for no column of images, or several without a common name.
     """
     features = _features(schema.metadata or {})
     classes = {name: known for name, feature in features.items() if (known := _class_names(feature))}

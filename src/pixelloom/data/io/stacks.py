@@ -63,7 +63,8 @@ class Arrays:
             changes.append("transposed")
         if reading.size not in (None, (height, width)):
             assert reading.size is not None
-            changes.append(f"resized from {height}x{width} to {reading.size[0]}x{reading.size[1]} ({reading.fit})")
+            how = reading.fit if reading.resample == "antialias" else f"{reading.fit}, {reading.resample}"
+            changes.append(f"resized from {height}x{width} to {reading.size[0]}x{reading.size[1]} ({how})")
         if reading.gray and channels == 3:
             changes.append("converted to gray")
         return f"images {', '.join(changes)}" if changes else ""
