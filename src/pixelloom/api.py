@@ -62,7 +62,8 @@ def train(
     """Train a model, and return the best one by validation.
 
     Args:
-        recipe: name of a recipe or a network.
+        recipe: name of a recipe or a network; without it and ``config``, one is picked for the data, the device and the
+            budget, see :mod:`pixelloom.runs.pick`.
         config: YAML file with settings that override the recipe, such as the ``config.yaml`` of a run.
         data: name of a data set, path of a folder, zip, array or list of images, or images in memory: arrays, tensors,
             a pair (images, labels), or {"train": ..., "val": ..., "test": ...}, see
@@ -96,8 +97,8 @@ def train(
         "train.device": device,
     }
     options = joined(overrides or {}, {field: value for field, value in given.items() if value is not None})
-    plan, folder = planned(recipe, config=config, out=out, overrides=options, resume=resume, force=force)
     arrays = None if named else data
+    plan, folder = planned(recipe, config=config, out=out, overrides=options, resume=resume, force=force, arrays=arrays)
     return load_model(
         carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data, arrays=arrays)
     )

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pixelloom.core.errors import UsageError, did_you_mean
 from pixelloom.data.catalog import DataConfig
 from pixelloom.engine.config import TrainConfig
@@ -259,4 +261,6 @@ def recipe(name: str) -> RunConfig:
     if name in networks:
         return config_of(name).of_network(name)
     known = list(dict.fromkeys([*RECIPES, *networks]))
+    if Path(name).exists():
+        raise UsageError(f"no recipe or network is called {name!r}; for these images: `pixelloom train --data {name}`")
     raise UsageError(f"no recipe or network is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
