@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -24,6 +23,7 @@ from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import to_model
 from pixelloom.engine.safetensors_io import save_described
 from pixelloom.heads.discrete import Head, check_temperature, make_head
+from pixelloom.heads.likeliest import likeliest
 from pixelloom.layers.compiled import uncompiled
 from pixelloom.layers.reads import Marks
 from pixelloom.models import order_ensemble
@@ -44,6 +44,7 @@ from pixelloom.models.inputs import (
     with_null_class,
 )
 from pixelloom.models.pixel_description import PixelDescription
+from pixelloom.models.plain_loop import PlainLoop
 from pixelloom.networks import build_network
 from pixelloom.sampling import ancestral
 from pixelloom.sampling.exact import exact
@@ -199,6 +200,8 @@ class PixelModel:
         seed: int = 0,
         first: int = 0,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         given: Tensor | Levels | None = None,
         mask: Tensor | None = None,
         labels: LabelsLike = None,
@@ -217,6 +220,9 @@ class PixelModel:
             seed: seed of the noise.
             first: index of the first image.
             temperature: divisor of the logits; below 1 for likelier images, above 1 for more varied ones.
+            top_k: draw each value from its k likeliest levels. With it or ``top_p`` images do not follow the model's
+                distribution, see :mod:`pixelloom.heads.likeliest`.
+            top_p: draw each value from the fewest levels, the likeliest ones, whose probabilities sum to p or more.
             given: partly known images, levels uint8 [n or 1, C, H, W].
             mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known. Values are sampled in raster order
                 given those before; known values after a pixel are kept, but do not influence it. Not for an ensemble
@@ -233,7 +239,7 @@ class PixelModel:
                 view of a buffer that later steps change.
 
         Raises:
-            UsageError: for n < 1, batch < 1, seed < 0, first < 0, temperature <= 0, or shapes that do not fit.
+            UsageError: for an argument out of its range, or shapes that do not fit.
             ModelError: with "fast", if the network is not autoregressive or a layer does not declare its reads.
         """
         least = {"n": (n, 1), "batch": (n if batch is None else batch, 1), "seed": (seed, 0), "first": (first, 0)}
@@ -245,13 +251,14 @@ class PixelModel:
         )
         classes = self._labels(labels, n)
         cond = check_condition(condition, self.condition, n)
-        draw, fitting = self._drawer(method, precision, where, guidance, threads)
+        head = likeliest(self.head, top_k, top_p)
+        draw, fitting = self._drawer(method, precision, where, guidance, threads, head)
         size = fitting(n) if batch is None else batch
         if order_ensemble.orders(self.network) > 1:
             return self._orders.sample(
                 uncompiled(self.network), n, seed=seed, first=first, mask=mask, labels=classes, on_step=on_step,
-                batch=size, temperature=temperature, guidance=guidance, method=method, precision=precision,
-                threads=threads,
+                batch=size, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance, method=method,
+                precision=precision, threads=threads,
             )  # fmt: skip
         parts = []
         for start in range(0, n, size):
@@ -274,6 +281,8 @@ class PixelModel:
         labels: LabelsLike = None,
         condition: Tensor | Levels | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         guidance: float = 0.0,
         method: Literal["fast", "plain"] = "fast",
         precision: Precision | None = None,
@@ -289,7 +298,7 @@ class PixelModel:
             raise UsageError(f"noise: [n, {', '.join(map(str, self.spec.shape))}] is needed, not {list(noise.shape)}")
         known = self._labels(labels, len(noise))
         conditioning = self._conditioning(known, check_condition(condition, self.condition, len(noise)))
-        draw, _ = self._drawer(method, precision, None, guidance, threads)
+        draw, _ = self._drawer(method, precision, None, guidance, threads, likeliest(self.head, top_k, top_p))
         return draw(noise.to(self.device), conditioning=conditioning, temperature=temperature, on_step=on_step)
 
     def fast_sampler(
@@ -298,10 +307,11 @@ class PixelModel:
         mask: Tensor | None = None,
         guidance: float = 0.0,
         threads: int | None = None,
+        head: Head | None = None,
     ) -> fast.FastSampler:
         """The sampler of method "fast", with its steps, memory per image and batch size.
 
-        Arguments are those of :meth:`sample`; ``mask`` is bool [N, C, H, W].
+        Arguments are those of :meth:`sample`; ``mask`` is bool [N, C, H, W], ``head`` None for that of the model.
 
         Raises:
             UsageError: for an unknown precision.
@@ -311,7 +321,7 @@ class PixelModel:
         first = next(network.parameters())
         return fast.FastSampler(
             self._plan(network, None if mask is None else mask.all(dim=0).cpu().numpy()),
-            self.head,
+            head or self.head,
             self.spec,
             self._to_model,
             first.dtype,
@@ -335,15 +345,16 @@ class PixelModel:
         return plan
 
     def _drawer(
-        self, method: str, precision: Precision | None, where: Tensor | None, guidance: float, threads: int | None
-    ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
+        self, method: str, precision: Precision | None, where: Tensor | None, guidance: float, threads: int | None,
+        head: Head,
+    ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:  # fmt: skip
         """A function that samples a batch from noise and conditioning, and one from n to the batch size."""
         if method not in ("fast", "plain"):
             raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
         classes = self.description.classes
         check_guidance(guidance, self.description, logits=self.head.kind != "logistics")
         if method == "fast":
-            sampler = self.fast_sampler(precision, where, guidance, threads)
+            sampler = self.fast_sampler(precision, where, guidance, threads, head)
             dtype = sampler.dtype
 
             def draw(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
@@ -351,26 +362,15 @@ class PixelModel:
                 return sampler.sample(noise, conditioning=in_dtype(both, dtype), **options)
 
             return draw, sampler.batch
-
         network = in_precision(self.network, precision)
 
-        def predict(conditioning: Conditioning, levels: Tensor) -> Tensor:
+        def run(levels: Tensor, conditioning: Conditioning) -> Tensor:
             if not conditioning and network is self.network:
                 return self.predict(levels)
-            if not guidance:
-                return self._pass(network, levels, conditioning)
-            both = with_null_class(conditioning, classes)
-            cond, uncond = self._pass(network, levels.repeat(2, 1, 1, 1), both).chunk(2)
-            return fast.guided(cond, uncond, guidance)
+            return self._pass(network, levels, conditioning)
 
-        def draw_plainly(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
-            with self._passes.tuner(threads, noise.device) as tuner:
-                step = partial(predict, conditioning)
-                return ancestral.sample(
-                    lambda levels: tuner.run(1, partial(step, levels)), self.head, self.spec, noise, **options
-                )
-
-        return draw_plainly, lambda n: min(n, PLAIN_BATCH)
+        loop = PlainLoop(run, head, self.spec, classes, guidance, threads, self._passes)
+        return loop.sample, lambda n: min(n, PLAIN_BATCH)
 
     def _placeholders(self) -> Conditioning:
         """The conditioning of one image, for its names and shapes."""
