@@ -6,8 +6,8 @@ description, to be read by people and other programs). Loading never runs code f
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -43,6 +43,7 @@ from pixelloom.models.inputs import (
     of_batch,
     with_null_class,
 )
+from pixelloom.models.own_network import NetworkLike, OfOwnNetwork, builder, or_plain
 from pixelloom.models.pixel_description import PixelDescription
 from pixelloom.models.plain_loop import PlainLoop
 from pixelloom.networks import build_network
@@ -55,7 +56,7 @@ PLAIN_BATCH = 64  # images per batch of the plain loop, by default
 
 
 @final
-class PixelModel:
+class PixelModel(OfOwnNetwork):
     """An autoregressive network with its head and data scaling.
 
     Noise and conditioning are arguments of each call, so callbacks, threads and samplers can share one model.
@@ -71,7 +72,7 @@ class PixelModel:
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
         self._passes, self._steps = ThreadChoice(), ThreadChoice()  # of the network, and of the fast sampler
-        self._planned: tuple[tuple[nn.Module, ...], bytes, Plan] | None = None
+        self._plans = fast.LastPlan()
         self._orders = order_ensemble.Drawers(lambda network: PixelModel(network, description))
         self.condition: Condition | None = description.conditioning_image()
         """The conditioning image that the model takes; None for none."""
@@ -240,7 +241,8 @@ class PixelModel:
 
         Raises:
             UsageError: for an argument out of its range, or shapes that do not fit.
-            ModelError: with "fast", if the network is not autoregressive or a layer does not declare its reads.
+            ModelError: with "fast", if the network is not autoregressive or the reads of a layer are unknown; a network
+                of one's own is then sampled by "plain", with a warning.
         """
         least = {"n": (n, 1), "batch": (n if batch is None else batch, 1), "seed": (seed, 0), "first": (first, 0)}
         for name, bounds in least.items():
@@ -333,16 +335,9 @@ class PixelModel:
 
     def _plan(self, network: nn.Module, known: Marks | None) -> Plan:
         """The sampling plan; the last one is reused while the network has the same layers."""
-        layers, places = tuple(network.modules()), b"" if known is None else known.tobytes()
-        if self._planned is not None:
-            before, where, plan = self._planned
-            if where == places and len(before) == len(layers) and all(map(operator.is_, before, layers)):
-                return plan
-        dtype = next(network.parameters()).dtype
-        plan = fast.make_plan(network, self.head, self.spec, known, in_dtype(self._placeholders(), dtype))
-        if network is uncompiled(self.network):
-            self._planned = layers, places, plan
-        return plan
+        conditioning = in_dtype(self._placeholders(), next(network.parameters()).dtype)
+        plans = self._plans if network is uncompiled(self.network) else fast.LastPlan()
+        return plans.of(network, self.head, self.spec, known, conditioning)
 
     def _drawer(
         self, method: str, precision: Precision | None, where: Tensor | None, guidance: float, threads: int | None,
@@ -353,8 +348,8 @@ class PixelModel:
             raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
         classes = self.description.classes
         check_guidance(guidance, self.description, logits=self.head.kind != "logistics")
-        if method == "fast":
-            sampler = self.fast_sampler(precision, where, guidance, threads, head)
+        make = partial(self.fast_sampler, precision, where, guidance, threads, head)
+        if method == "fast" and (sampler := or_plain(self.network, self.description, make)):
             dtype = sampler.dtype
 
             def draw(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
@@ -389,10 +384,10 @@ class PixelModel:
             return save_described(target / WEIGHTS, target / CONFIG, uncompiled(self.network).state_dict(), config)
 
 
-def load_pixel(folder: Path) -> PixelModel:
-    """Load a model written by :meth:`PixelModel.save`, onto the CPU.
+def load_pixel(folder: Path, network: NetworkLike | None = None) -> PixelModel:
+    """Load a model written by :meth:`PixelModel.save`, onto the CPU; one of a network of one's own into ``network``.
 
     Raises:
         ModelError: if the weights are missing, damaged, of another format, or do not fit their own description.
     """
-    return rebuild(folder / WEIGHTS, PixelDescription, PixelModel.build)
+    return rebuild(folder / WEIGHTS, PixelDescription, builder(folder, network, PixelModel.build, PixelModel))
