@@ -593,15 +593,14 @@ def tutorial(first: type[TutorialConv] = TutorialConv, kind: str = "A", channels
 IMAGE = ImageSpec(1, 4, 5, 2)
 
 
-def test_layers_that_declare_nothing_are_refused_with_what_to_do() -> None:
-    for by in (("schedule",), ("schedule", "gradient"), "schedule"):
-        with pytest.raises(
-            ModelError, match=r"^0 \(TutorialConv\): does not say which .* method reads\(\), see"
-        ) as caught:
-            assert_autoregressive(tutorial(), IMAGE, by=by)
-        assert not isinstance(caught.value, NotAutoregressiveError)
-    with pytest.raises(ModelError, match=r"^0 \(TutorialConv\)"):
-        receptive_field(tutorial(), IMAGE, (0, 0))
+def test_layers_that_declare_nothing_are_refused_by_schedule_with_what_to_do() -> None:
+    network = nn.Sequential(tutorial(), nn.GroupNorm(1, 2))
+    for by in (("schedule",), "schedule"):
+        with pytest.raises(ModelError, match=r"^1 \(GroupNorm\): does not say which .* method reads\(\), see") as e:
+            assert_autoregressive(network, IMAGE, by=by)
+        assert not isinstance(e.value, NotAutoregressiveError)
+    with pytest.raises(NotAutoregressiveError, match="row 0, column 0 depends on"):  # a norm over all positions
+        assert_autoregressive(network, IMAGE)
 
 
 def test_gradients_distinguish_right_from_wrong_ones() -> None:

@@ -313,7 +313,7 @@ def test_a_field_of_another_family_is_told_with_what_serves_here(recipe: str, fi
 
 
 def test_a_run_without_a_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="name a recipe or a network"):
+    with pytest.raises(UsageError, match="name your images"):
         planned(None)
     with pytest.raises(UsageError, match="given twice"):
         pl.train("digits", images=10, overrides={"train.images": 20})

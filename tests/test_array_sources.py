@@ -95,6 +95,34 @@ def test_rows_and_columns_can_be_swapped(tmp_path: Path) -> None:
     assert np.array_equal(small.images, decoded.images)
 
 
+@pytest.mark.parametrize("form", ["npy", "npz", "packed npz"])
+def test_fortran_order(tmp_path: Path, form: str) -> None:
+    array, labels = counted(9, 5, 7, 3), np.arange(18).reshape(9, 2)
+    if form == "npy":
+        path = saved(tmp_path / "a.npy", np.asfortranarray(array))
+        saved(tmp_path / "a_labels.npy", np.asfortranarray(labels))
+    else:
+        path = tmp_path / "a.npz"
+        save = np.savez if form == "npz" else np.savez_compressed
+        save(path, images=np.asfortranarray(array), labels=np.asfortranarray(labels))
+    assert b"'fortran_order': True" in path.read_bytes() or form == "packed npz"
+    decoded = read(path, label_column=1)
+    assert np.array_equal(decoded.images, array.transpose(0, 3, 1, 2))
+    assert names(decoded) == [str(2 * i + 1) for i in range(9)]
+    flat = saved(tmp_path / "flat.npy", np.asfortranarray(counted(5, 784)))
+    assert np.array_equal(read(flat, FLAT).images, counted(5, 784).reshape(5, 1, 28, 28))
+
+
+def test_a_large_array_in_fortran_order_is_copied_to_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixelloom.data.io.cache.IN_MEMORY", 4096)
+    monkeypatch.setattr("pixelloom.data.io.stacks.IN_MEMORY", 4096)
+    array = counted(60, 9, 11)
+    decoded = read(saved(tmp_path / "a.npy", np.asfortranarray(array)))
+    assert np.array_equal(decoded.images[:, 0], array)
+    assert isinstance(decoded.images, np.memmap)
+    assert decoded.images.flags.c_contiguous  # an image is in one place
+
+
 # ---------------------------------------------------------------- types and values
 
 TWELVE = np.arange(0, 4096, 16, dtype=np.uint16).reshape(4, 8, 8)
@@ -464,7 +492,6 @@ def test_a_tar_is_read_in_place(tmp_path: Path) -> None:
     ("name", "match"),
     [
         ("a.h5", r"convert it once: f = h5py.File\(PATH\); numpy.savez"),
-        ("a.parquet", r"convert it once: for i, \(x, y\) in enumerate\(pandas.read_parquet"),
         ("a.pt", r"convert it once: x, y = torch.load"),
         ("a.tgz", "convert it once: tar -xf"),
     ],

@@ -166,7 +166,7 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("train digits --config absent.yaml", ["absent.yaml", "No such file"]),
         ("train digits --resume --force", ["choose one"]),
         ("train digits extra", ["extra"]),
-        ("train", ["name a recipe or a network"]),
+        ("train", ["name your images", "train --data FOLDER"]),
         ("list recipe", ['"recipes"']),
         ("config rbg", ["'rgb'"]),
         ("sample", ["MODEL"]),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import parquet_files
 from image_files import encoded, flat, put
 from layouts import idx_bytes
 from pixelloom.core.errors import PixelloomError
@@ -61,6 +62,19 @@ def csv() -> bytes:
     return "\n".join([",".join(["label", *(f"p{i}" for i in range(36))]), *lines]).encode()
 
 
+def hub() -> bytes:
+    column = parquet_files.hub_column([encoded(image) for image in IMAGES])
+    return parquet_files.as_bytes(
+        {"image": column, "label": parquet_files.pa.array([0, 1] * 3)},
+        parquet_files.features(image=None, label=["a", "b"]),
+    )
+
+
+def lists() -> bytes:
+    column = parquet_files.pa.array(IMAGES.tolist())
+    return parquet_files.as_bytes({"image": column, "label": parquet_files.pa.array(list("ababab"))})
+
+
 def stylegan() -> bytes:
     return json.dumps({"labels": [["a.png", [1, 0]], ["b.png", [0, 1]], ["c.png", 3]]}).encode()
 
@@ -73,6 +87,8 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "a.tif": tif,
     "a.csv": csv,
     "a-train-images-idx3-ubyte": lambda: idx_bytes(IMAGES),
+    "a.parquet": hub,
+    "b.parquet": lists,
     "list.txt": lambda: b"a.png,cat\nb.png,dog\nc.png cat\n",
     "list.csv": lambda: b"file_name,label\na.png,1\nb.png,2\n",
     "dataset.json": stylegan,

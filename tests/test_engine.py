@@ -293,9 +293,16 @@ def test_divergence_stops_before_the_weights_are_touched(tmp_path: Path, how: st
         train(broken, config(checkpoint_every=12), tmp_path)
     path = tmp_path / "checkpoints/step-000000006.safetensors"
     assert f"The checkpoint {path} is intact" in str(caught.value)
+    assert str(caught.value).endswith("or clip the gradient.")
     load_tensors(path)
     for name, parameter in broken.parts["G"].named_parameters():
         assert torch.equal(parameter, seen[f"G/{name}"])
+
+
+def test_divergence_in_bf16_names_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    with pytest.raises(ModelError, match=r"or set --precision fp32 \(now bf16\)\.$"):
+        train(_diverging(0, "nan"), config(precision="bf16"), None)
 
 
 def _too_much() -> None:

@@ -749,7 +749,6 @@ def test_axes_are_told_by_the_shape(
         (counted(0, 8, 8), "is not an array of images"),
         (np.zeros((2, 8, 8), np.float32), r"is float32; pixels must be uint8 or bool: save \(x \* 255\)"),
         (np.zeros((2, 8, 8), np.uint16), "is uint16; pixels must be uint8 or bool"),
-        (np.asfortranarray(counted(5, 6, 7)), "Fortran order"),
         (np.array([object()]), "Python objects, which are not unpickled"),
     ],
 )

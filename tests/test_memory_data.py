@@ -63,6 +63,27 @@ def test_names_of_classes_and_transforms() -> None:
     assert set(np.unique(bits.train.all()[0])) == {0, 1}
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        np.asfortranarray,
+        lambda x: x[::-1][::-1],
+        lambda x: np.repeat(x, 2, axis=0)[::2],
+        lambda x: np.flip(np.flip(x, 2).copy(), 2),
+        lambda x: x.transpose(0, 2, 1).copy().transpose(0, 2, 1),
+        lambda x: x.astype(">u1"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_])
+def test_memory_layouts_of_arrays(view: Any, dtype: Any) -> None:
+    images = np.random.default_rng(0).integers(0, 256 if dtype is np.uint8 else 2, (30, 4, 6)).astype(dtype)
+    given, expected = dataset_of(view(images)), dataset_of(images)
+    for split in ("train", "val", "test"):
+        assert np.array_equal(given.split(split).all()[0], expected.split(split).all()[0])
+    found = np.concatenate([given.split(split).all()[0] for split in ("train", "val", "test")])
+    assert sorted(map(bytes, found)) == sorted(map(bytes, images.astype(np.uint8)))
+
+
 def test_floats_need_a_range() -> None:
     unit = torch.arange(256).reshape(4, 8, 8) / 255
     with pytest.raises(DataError, match=r"arrays: images is float32; .*set --range 0:1"):

@@ -480,3 +480,20 @@ def test_labels_are_neither_missing_nor_ignored() -> None:
         conditional.network(x)
     with pytest.raises(UsageError, match="labels: this network was built without labels"):
         unconditional.network(x, torch.tensor([0]))
+
+
+@pytest.mark.parametrize(("width", "narrow"), [(1, True), (2, True), (3, False)])
+def test_one_column_is_downsampled_in_fp32(width: int, narrow: bool) -> None:
+    """Torch's bf16 convolution of stride 2 with one output column is wrong on some CPUs."""
+    torch.manual_seed(0)
+    layer, x = BoxConv2d(16, 16, top=-1, bottom=0, left=-1, right=1, stride=2), torch.randn(2, 16, 9, width)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == (torch.float32 if narrow else torch.bfloat16)
+    assert torch.equal(found, expected) == narrow
+    half = layer.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    rounded = BoxConv2d(16, 16, top=-1, bottom=0, left=-1, right=1, stride=2)
+    rounded.load_state_dict(layer.state_dict())
+    assert torch.allclose(half.float(), rounded(x.bfloat16().float()), rtol=2**-7, atol=2**-7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,10 +45,37 @@ def test_every_stream_is_used() -> None:
     assert [name for name in Stream.__members__ if name not in derived and f"Stream.{name}" not in text] == []
 
 
-@pytest.mark.parametrize("key", [(0, 101, 0), (7, 301, 2), (2**63 - 1, 5)])
+@pytest.mark.parametrize("key", [(0, 101, 0), (7, 301, 2), (2**32 - 1, 5)])
 def test_permutation_sorts_by_raw_draws(key: tuple[int, ...]) -> None:
     raw = [int(x) for x in np.random.Philox(np.random.SeedSequence(key)).random_raw(500)]
     assert rng.permutation(500, *key).tolist() == sorted(range(500), key=lambda i: (raw[i], i))
+
+
+def test_keys_below_32_bits_have_the_entropy_of_numpy() -> None:
+    for key in [(0,), (7, 301, 2), (2**32 - 1, 101, 2**32 - 1), (1, 2, 3, 4, 5), (3, rng.Stream.SHUFFLE, np.int64(9))]:
+        expected = np.random.SeedSequence(tuple(map(int, key)))
+        assert rng.sequence(*key).generate_state(8).tolist() == expected.generate_state(8).tolist()
+        assert rng.seed_of(*key) == int(expected.generate_state(1, np.uint64)[0])
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
+def test_different_keys_of_one_length_have_different_streams(length: int) -> None:
+    """All keys of these values: 64-bit words that share halves, where joined words would be equal."""
+    values = (0, 1, 5, 2**32 - 1, 2**32, 2**32 + 1, 5 + 7 * 2**32, 7 * 2**32, 2**63 - 1, 2**64)
+    keys = list(itertools.product(values if length < 5 else values[1::2], repeat=length))
+    pools = {tuple(rng.sequence(*key).pool.tolist()) for key in keys}
+    assert len(pools) == len(keys)
+
+
+def test_a_large_seed_is_no_other_key() -> None:
+    """As joined words, each pair would be the same stream."""
+    for one, other in (
+        ((5 + 7 * 2**32, 101), (5, 7 + 101 * 2**32)),
+        ((3 * 2**32, 101, 9), (0, 3 + 101 * 2**32, 9)),
+        ((1, 2 + 3 * 2**32, 4), (1 + 2 * 2**32, 3, 4)),
+    ):
+        assert rng.bits(*one).random_raw(4).tolist() != rng.bits(*other).random_raw(4).tolist()
+        assert rng.seed_of(*one) != rng.seed_of(*other)
 
 
 def test_equal_draws_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,11 @@ from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.metrics.results import Result
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import load_model
-from pixelloom.runs.config import Overrides
+from pixelloom.runs.config import OWN, Overrides
 from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics, load_data, scored
 from pixelloom.runs.evaluate import measure as measure_samples
 from pixelloom.runs.folder import find
+from pixelloom.runs.own import own_overrides, restored
 from pixelloom.runs.plan import as_text, joined, planned
 from pixelloom.runs.train import carry_out
 
@@ -28,22 +29,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pixelloom.core.types import Levels
+    from pixelloom.models.own_network import NetworkLike
+    from pixelloom.models.pixel import PixelModel
 
 
-def load(model: str | Path) -> GenerativeModel:
+def load(model: str | Path, *, network: NetworkLike | None = None) -> GenerativeModel:
     """Load a model, onto the CPU.
 
     Args:
         model: run folder, model folder, name of a run under ``runs/``, or name of a pretrained model.
+        network: for a model of :meth:`PixelModel.of`, its network, or its class if that takes no arguments. The weights
+            are loaded into it; a file never holds code.
 
     Raises:
-        ModelError: if there is none, or its file is damaged or of another format.
+        ModelError: if there is none, its file is damaged or of another format, or its network has to be given.
     """
-    return load_model(find(model))
+    return load_model(find(model), network)
 
 
 def train(
-    recipe: str | None = None,
+    recipe: str | PixelModel | None = None,
     *,
     config: Path | str | None = None,
     data: Any = None,
@@ -62,7 +67,9 @@ def train(
     """Train a model, and return the best one by validation.
 
     Args:
-        recipe: name of a recipe or a network.
+        recipe: name of a recipe or a network; without it and ``config``, one is picked for the data, the device and the
+            budget, see :mod:`pixelloom.runs.pick`. Or a model of :meth:`PixelModel.of`: its network is trained in place
+            from its weights, and the same model is returned.
         config: YAML file with settings that override the recipe, such as the ``config.yaml`` of a run.
         data: name of a data set, path of a folder, zip, array or list of images, or images in memory: arrays, tensors,
             a pair (images, labels), or {"train": ..., "val": ..., "test": ...}, see
@@ -95,12 +102,14 @@ def train(
         "train.precision": precision,
         "train.device": device,
     }
+    own, name = (None, recipe) if recipe is None or isinstance(recipe, str) else (recipe, OWN)
+    if own is not None:
+        given |= own_overrides(own)
     options = joined(overrides or {}, {field: value for field, value in given.items() if value is not None})
-    plan, folder = planned(recipe, config=config, out=out, overrides=options, resume=resume, force=force)
     arrays = None if named else data
-    return load_model(
-        carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data, arrays=arrays)
-    )
+    plan, folder = planned(name, config=config, out=out, overrides=options, resume=resume, force=force, arrays=arrays)
+    best = carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data, arrays=arrays, own=own)
+    return load_model(best) if own is None else restored(own, best)
 
 
 def evaluate(

@@ -11,17 +11,19 @@ Exit codes: 0 success; 2 usage (an option, a field, a device); 3 data; 4 model o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 import pixelloom
 from pixelloom.cli import attention, compare, evaluate, explain, info, inspect, interpolate, listing, sample, train
 from pixelloom.cli.console import logs
-from pixelloom.cli.other_names import called
+from pixelloom.cli.other_names import LACKING, called
 from pixelloom.core.errors import PixelloomError, shortened
 from pixelloom.engine.signals import one_interrupt
 from pixelloom.runs import renamed
@@ -30,6 +32,7 @@ _HELP = """Train, evaluate and sample image generators.
 
 First steps: pixelloom train digits --minutes 1
              pixelloom sample runs/digits
+Own images:  pixelloom train --data FOLDER --minutes 5
 
 With any command, --debug shows the traceback of an error."""
 
@@ -42,7 +45,7 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,  # it would end the process from within
 )
-app.command(train.train, usage="Usage: pixelloom train RECIPE|NETWORK [OPTIONS]", sort_key=1)
+app.command(train.train, usage="Usage: pixelloom train [RECIPE|NETWORK] [--data DATA] [OPTIONS]", sort_key=1)
 app.command(sample.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
 app.command(evaluate.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=3)
 app.command(compare.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=4)
@@ -67,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell, as in `pixelloom list >&-`
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # for as long as the process
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
@@ -74,7 +80,7 @@ def _run(argv: Sequence[str] | None) -> int:
         try:
             app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader has closed the pipe, as in `pixelloom list | head -1`
+        except (BrokenPipeError, SystemExit):  # `pixelloom list | head -1`; rich exits, from --help
             _discard_stdout()
         # Catches everything: users see a traceback only with --debug.
         except (Exception, KeyboardInterrupt) as error:
@@ -102,6 +108,8 @@ def _verdict(error: BaseException, tokens: Sequence[str]) -> tuple[int, str]:
             option = (error.token.keyword or error.token.value).split("=")[0]
             if chain and (name := called(chain[0], option)):
                 return 2, f"{option}: is called {name} here. See: {command} --help"
+            if chain and (reason := LACKING.get(chain[0], {}).get(option)):
+                return 2, f"{option}: {reason}"
         return 2, f"{error} See: {command} --help"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
@@ -109,6 +117,9 @@ def _verdict(error: BaseException, tokens: Sequence[str]) -> tuple[int, str]:
         return 2, "out of memory; use fewer or smaller images, a smaller --batch, or a machine with more memory"
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # of `> file`, for one
+        _discard_stdout()
+        return 2, f"writing failed: {error.strerror}; free space, or write elsewhere"
     return 1, f"internal error: {type(error).__name__}: {error}; please report it with the traceback of --debug"
 
 

@@ -209,7 +209,8 @@ def _header(first: dict[str, object], config: DataConfig, data: Dataset, split: 
 
 def _conversions(config: DataConfig) -> str:
     """The transforms of a data configuration in words."""
-    words = [] if config.size is None else [f"size {config.size} ({config.fit})"]
+    how = config.fit if config.resample == "antialias" else f"{config.fit}, {config.resample}"
+    words = [] if config.size is None else [f"size {config.size} ({how})"]
     words += ["gray"] if config.gray else []
     words += [f"{config.levels} levels"] if config.levels else []
     words += [f"binarize {config.binarize}"] if config.binarize != "none" else []

@@ -90,6 +90,10 @@ class DrawOptions:
     """Overwrite existing files."""
     temperature: Real = 1.0
     """Divisor of the logits of a pixel model; below 1 likelier, above 1 more varied images."""
+    top_k: OptionalCount = None
+    """Draw each value of a pixel model from its K likeliest levels alone."""
+    top_p: OptionalReal = None
+    """Draw each value from the fewest levels, the likeliest ones, whose probabilities sum to P or more (nucleus)."""
     truncation: OptionalReal = None
     """Bound on the absolute values of a GAN's latent vectors; smaller gives less varied images."""
     class_: ClassName = None

@@ -138,6 +138,14 @@ EVALUATE: Mapping[str, str] = {
 NAMES: Mapping[str, Mapping[str, str]] = {"train": TRAIN, "sample": SAMPLE, "evaluate": EVALUATE}
 """Command -> option of other tools -> option here; other commands have those of ``_MODEL``."""
 
+LACKING: Mapping[str, Mapping[str, str]] = {
+    "sample": {
+        "--keep-columns": "pixels are drawn row by row, each given those before it, so the left columns of the rows "
+        "below would be ignored. What works: --keep-rows, which keeps the upper rows"
+    }
+}
+"""Command -> option that does not exist -> the reason, and what works instead."""
+
 
 def called(command: str, option: str) -> str:
     """What an option is called here; an empty text if it is not known."""

@@ -75,9 +75,11 @@ def sample(model: str, /, *, options: DrawOptions = DEFAULT_DRAW_OPTIONS) -> Non
 def _check(options: DrawOptions) -> None:
     """Checks that need no model."""
     from pixelloom.heads.discrete import check_temperature
+    from pixelloom.heads.likeliest import check_likeliest
     from pixelloom.sampling.latent_noise import check_truncation
 
     check_temperature(options.temperature)
+    check_likeliest(options.top_k, options.top_p)
     check_truncation(options.truncation, "--truncation")
     if options.given is None and options.keep_rows is not None:
         raise UsageError("--keep-rows: needs --given")
@@ -181,6 +183,8 @@ def _beside(path: Path | None, first: int) -> Path | None:
 # Option -> the ability that it needs.
 _NEEDS: dict[str, Ability] = {
     "temperature": "temperature",
+    "top_k": "temperature",
+    "top_p": "temperature",
     "truncation": "truncation",
     "guidance": "guidance",
     "condition": "condition",
@@ -189,7 +193,7 @@ _NEEDS: dict[str, Ability] = {
     "method": "method",
     "precision": "precision",
 }
-_PASSED = ("temperature", "truncation", "guidance", "method", "precision")  # to the model's sample
+_PASSED = ("temperature", "top_k", "top_p", "truncation", "guidance", "method", "precision")  # to the model's sample
 
 
 def _check_abilities(model: GenerativeModel, options: DrawOptions) -> None:

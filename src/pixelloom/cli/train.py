@@ -34,7 +34,8 @@ def train(
     """Train a model and write a run folder with the model, training curves, samples, metrics and checkpoints.
 
     Args:
-        recipe: Name of a recipe or a network; see `pixelloom list`.
+        recipe: Name of a recipe or a network, see `pixelloom list`; default: one that is picked for the images of
+            --data, the device and the budget.
         config: YAML file with settings that override the recipe; the config.yaml of a run repeats the run.
         out: Run folder; default: runs/RECIPE, or runs/RECIPE-DATA for other data, with a number if it is taken.
         resume: Resume the run in that folder with its own settings; its budget may be changed.

@@ -4,7 +4,7 @@ A draw depends on its key alone, such as (seed, stream, image index). A stream s
 shared a number would draw the same values. Results that must never change (data sets, permutations, binarization) use
 the raw output of Philox, which NumPy keeps stable between versions, unlike the methods of ``numpy.random.Generator``.
 
-    bits           Philox 4x64-10 (Salmon et al. 2011), seeded by SeedSequence(key)
+    bits           Philox 4x64-10 (Salmon et al. 2011), seeded by SeedSequence(key), see `sequence`
     uniform        (raw >> 11) * 2^-53
     permutation    the stable argsort of n raw 64-bit draws
 """
@@ -55,9 +55,23 @@ class Stream(IntEnum):
     ORDERS = 0x6D616465  # the pixel orders
 
 
+def sequence(*key: int) -> np.random.SeedSequence:
+    """The seed sequence of non-negative integers; keys of one length have different entropy.
+
+    SeedSequence joins the 32-bit words of integers without their number, so (5 + 7 * 2^32, 1) would be (5, 7, 1). A key
+    with an integer of 2^32 or more is therefore written in n words an integer, low words first, followed by n and the
+    key's length as a spawn key.
+    """
+    n = max((-(-int(value).bit_length() // 32) for value in key), default=0)
+    if n <= 1:
+        return np.random.SeedSequence(key)
+    words = [value >> 32 * k & 0xFFFFFFFF for value in map(int, key) for k in range(n)]
+    return np.random.SeedSequence(words, spawn_key=(n, len(key)))
+
+
 def bits(*words: int) -> np.random.Philox:
     """A Philox bit generator seeded by non-negative integers."""
-    return np.random.Philox(np.random.SeedSequence(words))
+    return np.random.Philox(sequence(*words))
 
 
 def permutation(n: int, *words: int) -> npt.NDArray[np.int64]:
@@ -72,7 +86,7 @@ def uniform(n: int, *words: int) -> npt.NDArray[np.float64]:
 
 def seed_of(*key: int) -> int:
     """A 64-bit seed from non-negative integers; similar keys give unrelated seeds."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    return int(sequence(*key).generate_state(1, np.uint64)[0])
 
 
 def image_noise(spec: ImageSpec, seed: int, first: int, n: int) -> torch.Tensor:

@@ -34,6 +34,9 @@ class DataConfig(BaseModel):
     size: int | str | None = Field(None, description="side in pixels, or HEIGHTxWIDTH")
     gray: bool = Field(False, description="one channel, ITU-R 601 luma")
     fit: Literal["crop", "resize", "pad", "error"] = Field("crop", description="how images of another size are fitted")
+    resample: Literal["antialias", "nearest"] = Field(
+        "antialias", description="filter for resizing; nearest adds no colors, for sprites and pixel art"
+    )
     background: str = Field("white", description="color behind transparent pixels and around padded images")
     bits: Literal[8] | None = Field(None, description="8: keep the upper 8 bits of 16-bit files")
     range: str | None = Field(
@@ -130,6 +133,7 @@ class DataConfig(BaseModel):
             None if self.range is None else ValueRange.parse(self.range),
             None if self.shape is None else _numbers(self.shape),
             self.transpose,
+            self.resample,
         )
 
     @property

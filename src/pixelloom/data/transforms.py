@@ -75,7 +75,7 @@ def resized(data: Dataset, config: DataConfig) -> Dataset:
     sides = config.sides or (data.spec.height, data.spec.width)
     if not gray and sides == (data.spec.height, data.spec.width):
         return data
-    reading = Reading(sides, config.gray, config.fit, config.background)
+    reading = Reading(sides, config.gray, config.fit, config.background, resample=config.resample)
     pads = config.fit == "pad" and sides != (data.spec.height, data.spec.width)
     channels = 1 if gray else 3 if pads and reading.colored_background else data.spec.channels
 
@@ -96,7 +96,8 @@ def resized(data: Dataset, config: DataConfig) -> Dataset:
     if channels > data.spec.channels:
         changes.append("converted from gray to RGB")
     if sides != (data.spec.height, data.spec.width):
-        changes.append(f"resized from {data.spec.height}x{data.spec.width} to {sides[0]}x{sides[1]} ({config.fit})")
+        how = config.fit if config.resample == "antialias" else f"{config.fit}, {config.resample}"
+        changes.append(f"resized from {data.spec.height}x{data.spec.width} to {sides[0]}x{sides[1]} ({how})")
     changed = replace(data, spec=spec, train=train, val=val, test=test, source_levels=256)
     return _with_note(changed, ", ".join(changes))
 

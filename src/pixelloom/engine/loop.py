@@ -117,9 +117,11 @@ def _phase_step(run: Run, active: PhaseState, index: int, batch: Batch) -> dict[
     norm = torch.nn.utils.get_total_norm([p.grad for p in active.parameters if p.grad is not None])
     means = run.reduce(torch.stack([norm.float(), *sums.values()]), "mean")
     if not (math.isfinite(means[0]) and math.isfinite(means[1])):  # before the update: weights never become NaN
+        mixed = fabric.strategy.precision.precision == "bf16-mixed"
         raise ModelError(
             f"training diverged at step {run.state.step}, phase {phase.name!r}: loss {means[1]}, gradient norm "
-            f"{means[0]}. {last(run)} Lower the rate (now {lr:.3g}), lengthen the warm-up or clip the gradient."
+            f"{means[0]}. {last(run)} Lower the rate (now {lr:.3g}), lengthen the warm-up or clip the gradient"
+            f"{', or set --precision fp32 (now bf16)' if mixed else ''}."
         )
     if phase.optimizer.clip is not None:
         torch.nn.utils.clip_grads_with_norm_(active.parameters, phase.optimizer.clip, norm)

@@ -71,7 +71,17 @@ class BoxConv2d(nn.Module):
         # padding crops positions that no output reads.
         last_row, last_column = ((side - 1) // self.stride * self.stride for side in (height, width))
         margins = (-self.left, last_column + self.right - width + 1, -self.top, last_row + self.bottom - height + 1)
-        return F.conv2d(F.pad(x, margins), self.weight, self.bias, self.stride)
+        x = F.pad(x, margins)
+        if self.stride > 1 and last_column == 0 and x.device.type == "cpu":
+            return self._single_column(x)
+        return F.conv2d(x, self.weight, self.bias, self.stride)
+
+    def _single_column(self, x: Tensor) -> Tensor:
+        """Convolve with one output column in float32 or more, since torch 2.13 is wrong in bfloat16 on some CPUs."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        with torch.autocast("cpu", enabled=False):
+            return F.conv2d(x.to(dtype), self.weight.to(dtype), bias, self.stride).to(self.weight.dtype)
 
     def reads(self) -> tuple[Read, ...]:
         """All features in the box."""

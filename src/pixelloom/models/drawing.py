@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pixelloom.core.errors import UsageError
 from pixelloom.core.types import Conditioning
+from pixelloom.heads.discrete import Head
 from pixelloom.models.inputs import Precision, check_guidance, in_dtype, in_precision, with_null_class
-from pixelloom.sampling import ancestral
-from pixelloom.sampling.fast import sampler as fast
+from pixelloom.models.own_network import or_plain
+from pixelloom.models.plain_loop import PlainLoop
 
 if TYPE_CHECKING:
     from pixelloom.models.pixel import PixelModel
@@ -27,21 +28,29 @@ def drawer(
     where: Tensor | None,
     guidance: float,
     threads: int | None,
+    head: Head,
 ) -> tuple[Callable[..., Tensor], Callable[[int], int]]:
     """A function that samples a batch from noise and conditioning, and one from n to the batch size.
 
-    Arguments are those of :meth:`pixelloom.models.pixel.PixelModel.sample`; ``where`` is its mask of known values.
+    Args:
+        model: the model.
+        method: "fast" or "plain".
+        precision: of the network.
+        where: bool [N, C, H, W], true where values are known; None for none.
+        guidance: w of classifier-free guidance.
+        threads: CPU threads; None chooses by measured time.
+        head: the distribution that values are drawn from.
 
     Raises:
         UsageError: for another method, precision, or guidance that the model does not have.
-        ModelError: with "fast", if the network is not autoregressive or a layer does not declare its reads.
+        ModelError: with "fast", if the network is not autoregressive or the reads of a layer are unknown.
     """
     if method not in ("fast", "plain"):
         raise UsageError(f"method: 'fast' or 'plain', not {method!r}")
     classes = model.description.classes
     check_guidance(guidance, model.description, logits=model.head.kind != "logistics")
-    if method == "fast":
-        sampler = model.fast_sampler(precision, where, guidance, threads)
+    make = partial(model.fast_sampler, precision, where, guidance, threads, head)
+    if method == "fast" and (sampler := or_plain(model.network, model.description, make)):
         dtype = sampler.dtype
 
         def draw(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
@@ -49,23 +58,12 @@ def drawer(
             return sampler.sample(noise, conditioning=in_dtype(both, dtype), **options)
 
         return draw, sampler.batch
-
     network = in_precision(model.network, precision)
 
-    def predict(conditioning: Conditioning, levels: Tensor) -> Tensor:
+    def run(levels: Tensor, conditioning: Conditioning) -> Tensor:
         if not conditioning and network is model.network:
             return model.predict(levels)
-        if not guidance:
-            return model.forward(network, levels, conditioning)
-        both = with_null_class(conditioning, classes)
-        cond, uncond = model.forward(network, levels.repeat(2, 1, 1, 1), both).chunk(2)
-        return fast.guided(cond, uncond, guidance)
+        return model.forward(network, levels, conditioning)
 
-    def draw_plainly(noise: Tensor, *, conditioning: Conditioning, **options: Any) -> Tensor:
-        with model.passes.tuner(threads, noise.device) as tuner:
-            step = partial(predict, conditioning)
-            return ancestral.sample(
-                lambda levels: tuner.run(1, partial(step, levels)), model.head, model.spec, noise, **options
-            )
-
-    return draw_plainly, lambda n: min(n, PLAIN_BATCH)
+    loop = PlainLoop(run, head, model.spec, classes, guidance, threads, model.passes)
+    return loop.sample, lambda n: min(n, PLAIN_BATCH)

@@ -19,10 +19,11 @@ from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling, from_model, to_model
 from pixelloom.engine.safetensors_io import check_keys, digest_of, load_tensors, save_described, save_tensors
+from pixelloom.layers.compiled import uncompiled
 from pixelloom.layers.self_attention import attention_maps
 from pixelloom.models.description import CONFIG, DISCRIMINATOR, FILES, WEIGHTS, Description, check_finite, rebuild
 from pixelloom.models.family import Ability
-from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels, uncompiled
+from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels
 from pixelloom.networks import GAN_NETWORKS, build_pair
 from pixelloom.sampling import latent_noise
 from pixelloom.sampling.ancestral import OnStep

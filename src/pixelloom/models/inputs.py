@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pixelloom.core.errors import UsageError, did_you_mean, shortened
 from pixelloom.core.types import Conditioning, ImageSpec, Labels, Levels
 from pixelloom.data.conditions import Condition
+from pixelloom.layers.compiled import uncompiled
 
 if TYPE_CHECKING:
     from pixelloom.models.description import Description
@@ -180,12 +181,6 @@ def with_null_class(conditioning: Conditioning, classes: int) -> Conditioning:
 def in_dtype(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
     """Conditioning in the precision of a network; labels stay integers."""
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
-
-
-def uncompiled(network: nn.Module) -> nn.Module:
-    """The module itself of one that ``torch.compile`` has wrapped."""
-    inner = getattr(network, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else network
 
 
 def in_precision(network: nn.Module, precision: Precision | None) -> nn.Module:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pixelloom.core import rng
 from pixelloom.core.errors import UsageError
 from pixelloom.core.rng import image_noise
-from pixelloom.models.inputs import uncompiled
+from pixelloom.layers.compiled import uncompiled
 from pixelloom.sampling.ancestral import OnStep
 
 Numbers = npt.NDArray[np.int64]

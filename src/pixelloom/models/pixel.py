@@ -6,7 +6,6 @@ description, to be read by people and other programs). Loading never runs code f
 
 from __future__ import annotations
 
-import operator
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -22,6 +21,8 @@ from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import to_model
 from pixelloom.engine.safetensors_io import save_described
 from pixelloom.heads.discrete import Head, check_temperature, make_head
+from pixelloom.heads.likeliest import likeliest
+from pixelloom.layers.compiled import uncompiled
 from pixelloom.layers.reads import Marks
 from pixelloom.models import completion, order_ensemble
 from pixelloom.models.description import CONFIG, FILES, WEIGHTS, rebuild
@@ -37,8 +38,8 @@ from pixelloom.models.inputs import (
     in_dtype,
     in_precision,
     of_batch,
-    uncompiled,
 )
+from pixelloom.models.own_network import NetworkLike, OfOwnNetwork, builder
 from pixelloom.models.pixel_description import PixelDescription
 from pixelloom.models.scoring import of_values
 from pixelloom.networks import build_network
@@ -49,7 +50,7 @@ from pixelloom.sampling.fast.planner import Plan
 
 
 @final
-class PixelModel:
+class PixelModel(OfOwnNetwork):
     """An autoregressive network with its head and data scaling.
 
     Noise and conditioning are arguments of each call, so callbacks, threads and samplers can share one model.
@@ -65,7 +66,7 @@ class PixelModel:
         self.spec: ImageSpec = description.image
         self.head: Head = make_head(description.head, self.spec)
         self.passes, self._steps = ThreadChoice(), ThreadChoice()  # of the network, and of the fast sampler
-        self._planned: tuple[tuple[nn.Module, ...], bytes, Plan] | None = None
+        self._plans = fast.LastPlan()
         self._orders = order_ensemble.Drawers(lambda network: PixelModel(network, description))
         self.condition: Condition | None = description.conditioning_image()
         """The conditioning image that the model takes; None for none."""
@@ -204,6 +205,8 @@ class PixelModel:
         seed: int = 0,
         first: int = 0,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         given: Tensor | Levels | None = None,
         mask: Tensor | None = None,
         labels: LabelsLike = None,
@@ -222,6 +225,9 @@ class PixelModel:
             seed: seed of the noise.
             first: index of the first image.
             temperature: divisor of the logits; below 1 for likelier images, above 1 for more varied ones.
+            top_k: draw each value from its k likeliest levels. With it or ``top_p`` images do not follow the model's
+                distribution, see :mod:`pixelloom.heads.likeliest`.
+            top_p: draw each value from the fewest levels, the likeliest ones, whose probabilities sum to p or more.
             given: partly known images, levels uint8 [n or 1, C, H, W].
             mask: bool, broadcastable to [n, C, H, W], true where ``given`` is known. Values are sampled in raster order
                 given those before; known values after a pixel are kept, but do not influence it. Not for an ensemble
@@ -238,8 +244,9 @@ class PixelModel:
                 view of a buffer that later steps change.
 
         Raises:
-            UsageError: for n < 1, batch < 1, seed < 0, first < 0, temperature <= 0, or shapes that do not fit.
-            ModelError: with "fast", if the network is not autoregressive or a layer does not declare its reads.
+            UsageError: for an argument out of its range, or shapes that do not fit.
+            ModelError: with "fast", if the network is not autoregressive or the reads of a layer are unknown; a network
+                of one's own is then sampled by "plain", with a warning.
         """
         least = {"n": (n, 1), "batch": (n if batch is None else batch, 1), "seed": (seed, 0), "first": (first, 0)}
         for name, bounds in least.items():
@@ -248,13 +255,13 @@ class PixelModel:
         known, where = self._known(given, mask, n)
         classes = self.labels_of(labels, n)
         cond = check_condition(condition, self.condition, n)
-        draw, fitting = drawer(self, method, precision, where, guidance, threads)
+        draw, fitting = drawer(self, method, precision, where, guidance, threads, likeliest(self.head, top_k, top_p))
         size = fitting(n) if batch is None else batch
         if order_ensemble.orders(self.network) > 1:
             return self._orders.sample(
                 uncompiled(self.network), n, seed=seed, first=first, mask=mask, labels=classes, on_step=on_step,
-                batch=size, temperature=temperature, guidance=guidance, method=method, precision=precision,
-                threads=threads,
+                batch=size, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance, method=method,
+                precision=precision, threads=threads,
             )  # fmt: skip
         parts = []
         for start in range(0, n, size):
@@ -279,6 +286,8 @@ class PixelModel:
         labels: LabelsLike = None,
         condition: Tensor | Levels | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         guidance: float = 0.0,
         method: Literal["fast", "plain"] = "fast",
         precision: Precision | None = None,
@@ -295,7 +304,7 @@ class PixelModel:
         known = self.labels_of(labels, len(noise))
         conditioning = self.conditioning(known, check_condition(condition, self.condition, len(noise)))
         partly, where = self._known(given, mask, len(noise))
-        draw, _ = drawer(self, method, precision, where, guidance, threads)
+        draw, _ = drawer(self, method, precision, where, guidance, threads, likeliest(self.head, top_k, top_p))
         return draw(
             noise.to(self.device), conditioning=conditioning, temperature=temperature, given=partly, mask=where,
             on_step=on_step,
@@ -335,10 +344,11 @@ class PixelModel:
         mask: Tensor | None = None,
         guidance: float = 0.0,
         threads: int | None = None,
+        head: Head | None = None,
     ) -> fast.FastSampler:
         """The sampler of method "fast", with its steps, memory per image and batch size.
 
-        Arguments are those of :meth:`sample`; ``mask`` is bool [N, C, H, W].
+        Arguments are those of :meth:`sample`; ``mask`` is bool [N, C, H, W], ``head`` None for that of the model.
 
         Raises:
             UsageError: for an unknown precision.
@@ -348,7 +358,7 @@ class PixelModel:
         first = next(network.parameters())
         return fast.FastSampler(
             self._plan(network, None if mask is None else mask.all(dim=0).cpu().numpy()),
-            self.head,
+            head or self.head,
             self.spec,
             self._to_model,
             first.dtype,
@@ -360,16 +370,9 @@ class PixelModel:
 
     def _plan(self, network: nn.Module, known: Marks | None) -> Plan:
         """The sampling plan; the last one is reused while the network has the same layers."""
-        layers, places = tuple(network.modules()), b"" if known is None else known.tobytes()
-        if self._planned is not None:
-            before, where, plan = self._planned
-            if where == places and len(before) == len(layers) and all(map(operator.is_, before, layers)):
-                return plan
-        dtype = next(network.parameters()).dtype
-        plan = fast.make_plan(network, self.head, self.spec, known, in_dtype(self._placeholders(), dtype))
-        if network is uncompiled(self.network):
-            self._planned = layers, places, plan
-        return plan
+        conditioning = in_dtype(self._placeholders(), next(network.parameters()).dtype)
+        plans = self._plans if network is uncompiled(self.network) else fast.LastPlan()
+        return plans.of(network, self.head, self.spec, known, conditioning)
 
     def _placeholders(self) -> Conditioning:
         """The conditioning of one image, for its names and shapes."""
@@ -388,10 +391,10 @@ class PixelModel:
             return save_described(target / WEIGHTS, target / CONFIG, uncompiled(self.network).state_dict(), config)
 
 
-def load_pixel(folder: Path) -> PixelModel:
-    """Load a model written by :meth:`PixelModel.save`, onto the CPU.
+def load_pixel(folder: Path, network: NetworkLike | None = None) -> PixelModel:
+    """Load a model written by :meth:`PixelModel.save`, onto the CPU; one of a network of one's own into ``network``.
 
     Raises:
         ModelError: if the weights are missing, damaged, of another format, or do not fit their own description.
     """
-    return rebuild(folder / WEIGHTS, PixelDescription, PixelModel.build)
+    return rebuild(folder / WEIGHTS, PixelDescription, builder(folder, network, PixelModel.build, PixelModel))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pixelloom.data.conditions import Condition
 from pixelloom.data.pixels import Scaling
@@ -12,11 +12,25 @@ from pixelloom.heads.config import HeadConfig
 from pixelloom.models.description import Description
 from pixelloom.networks import PIXEL_NETWORKS
 
+OWN = "own"
+"""``PixelDescription.network`` of a model whose network is not in the table of networks."""
+
+
+class OwnNetwork(BaseModel):
+    """The settings of a network of one's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str = Field("", max_length=1000, description="MODULE.NAME of its class; the class itself is not kept")
+
 
 class PixelDescription(Description):
-    """Everything needed to rebuild a pixel model around its weights, and its training record."""
+    """Everything needed to rebuild a pixel model around its weights, and its training record.
 
-    table = PIXEL_NETWORKS
+    A network of one's own (:data:`OWN`) is given again.
+    """
+
+    table = {**PIXEL_NETWORKS, OWN: (OwnNetwork,)}  # noqa: RUF012 - a ClassVar of the base
 
     family: Literal["pixel"] = "pixel"
     head: HeadConfig

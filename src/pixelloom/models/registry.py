@@ -13,13 +13,15 @@ from pixelloom.engine.safetensors_io import load_tensors
 from pixelloom.models.description import WEIGHTS
 from pixelloom.models.family import Ability, Family, GenerativeModel
 from pixelloom.models.gan_family import GAN
+from pixelloom.models.own_network import NetworkLike
+from pixelloom.models.pixel import load_pixel
 from pixelloom.models.pixel_family import PIXEL
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (PIXEL, GAN)}
 
 
-def load_model(folder: Path) -> GenerativeModel:
-    """Load the model of a folder, onto the CPU.
+def load_model(folder: Path, network: NetworkLike | None = None) -> GenerativeModel:
+    """Load the model of a folder, onto the CPU; one of a network of one's own into ``network``.
 
     Raises:
         ModelError: if the weights are missing, damaged, of another format or of an unknown family, or do not fit their
@@ -29,6 +31,8 @@ def load_model(folder: Path) -> GenerativeModel:
     family = str(load_tensors(path)[1].get("family"))
     if family not in FAMILIES:
         raise ModelError(f"{path}: its family is {shortened(family)!r}; known families: {', '.join(FAMILIES)}")
+    if network is not None and family == PIXEL.name:
+        return load_pixel(folder, network)
     return FAMILIES[family].load(folder)
 
 

@@ -41,8 +41,17 @@ class RunConfig(BaseModel):
     )
     classes: bool = Field(False, description="train a class-conditional model on the labels of the data")
     train: TrainConfig = TrainConfig()
-    validation_images: int = Field(1000, ge=1, description="images of the validation split to measure on")
+    validation_images: int | None = Field(
+        None,
+        ge=1,
+        description="images of the validation split to measure on; null: 1000, fewer if they take too long",
+    )
     samples: int = Field(25, ge=0, description="images to sample at the end of the run")
+
+    @property
+    def validated(self) -> int:
+        """Number of images to measure on, if the split has as many."""
+        return self.validation_images or 1000
 
     @classmethod
     @abstractmethod
@@ -112,6 +121,23 @@ class PixelRun(RunConfig):
         if getattr(info.data.get("model"), "condition", 0):
             raise ValueError("leave model.condition at 0; this field sets the conditioning image")
         return rule
+
+
+OWN = "own"
+"""The network of a run that trains a network of one's own."""
+
+
+class OwnRun(PixelRun):
+    """A run of a pixel model with a network of one's own, by ``pl.train(model, data=...)``."""
+
+    network: str = OWN
+
+    @classmethod
+    def networks(cls) -> Networks:
+        """One entry, which has no constructor."""
+        from pixelloom.models.pixel_description import OwnNetwork
+
+        return {OWN: (OwnNetwork,)}
 
 
 class GANRun(RunConfig):

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pixelloom.core.errors import UsageError, did_you_mean
-from pixelloom.runs.config import GANRun, PixelRun, RunConfig
+from pixelloom.runs.config import OWN, GANRun, OwnRun, PixelRun, RunConfig
 
 if TYPE_CHECKING:
     from pixelloom.data.catalog import Dataset
+    from pixelloom.models.pixel import PixelModel
     from pixelloom.runs.family import Setup
 
 
@@ -50,12 +51,16 @@ RUN_FAMILIES: dict[str, RunFamily] = {
 }
 
 
-def set_up(config: RunConfig, data: Dataset) -> Setup[Any, Any]:
+def set_up(config: RunConfig, data: Dataset, own: PixelModel | None = None) -> Setup[Any, Any]:
     """Build data, model and objective of a run; nothing is trained.
 
     Raises:
-        UsageError: for a configuration that does not fit the data.
+        UsageError: for a configuration that does not fit the data, or without the model of one's own that it trains.
     """
+    if isinstance(config, OwnRun):
+        from pixelloom.runs.own import OwnSetup
+
+        return OwnSetup(config, data, own)
     family = next(family for family in RUN_FAMILIES.values() if type(config) is family.config)
     return family.setup(config, data)
 
@@ -71,6 +76,8 @@ def config_of(network: str) -> type[RunConfig]:
     Raises:
         UsageError: for an unknown network.
     """
+    if network == OWN:
+        return OwnRun
     found = next((f.config for f in RUN_FAMILIES.values() if network in f.config.networks()), None)
     if found is None:
         known = known_networks()

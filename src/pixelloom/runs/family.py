@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,10 +20,12 @@ from pixelloom.data.catalog import Dataset
 from pixelloom.data.stream import ordered
 from pixelloom.engine.state import Hook
 from pixelloom.models.family import GenerativeModel
+from pixelloom.models.registry import load_model
 from pixelloom.models.training_record import TrainingRecord, ValidationRecord
 from pixelloom.objectives.base import Objective
 from pixelloom.runs import identity
 from pixelloom.runs.config import RunConfig
+from pixelloom.sampling.ancestral import OnStep
 from pixelloom.viz.grid import table
 
 C = TypeVar("C", bound=RunConfig)
@@ -47,6 +49,8 @@ class Setup(ABC, Generic[C, M]):
             )
         self.config, self.data = config, data
         self.classes = len(data.classes) if config.classes else 0
+        self.on_images: Callable[[int], None] = _ignore
+        """Called during validation with the number of images that were measured."""
         torch.manual_seed(config.train.seed)
         self.model = self.build()
 
@@ -71,12 +75,19 @@ class Setup(ABC, Generic[C, M]):
         """The model to save, with its training record."""
 
     @abstractmethod
-    def sample_grid(self, model: M, n: int) -> Image:
-        """A grid of about n samples."""
+    def sample_grid(self, model: M, n: int, on_step: OnStep | None = None) -> Image:
+        """A grid of about n samples; ``on_step`` is that of ``model.sample``."""
 
-    def final_images(self, model: M) -> Mapping[str, Image]:
-        """Name -> image to save at the end of a run."""
-        return {"final": self.sample_grid(model, self.config.samples)}
+    def measure_some(self, n: int) -> None:
+        """Do the work of a validation on n images with the untrained model, to time it."""
+
+    def loaded(self, folder: Path) -> M:
+        """The model of a folder that this run has saved, on the CPU."""
+        return load_model(folder)  # type: ignore[return-value]
+
+    def final_images(self, model: M, n: int, on_step: OnStep | None = None) -> Mapping[str, Image]:
+        """Name -> image to save at the end of a run, of about n samples."""
+        return {"final": self.sample_grid(model, n, on_step)}
 
     def hooks(self) -> Sequence[Hook]:
         """Additional hooks of the family."""
@@ -84,7 +95,7 @@ class Setup(ABC, Generic[C, M]):
 
     def validation(self, metrics: Mapping[str, float]) -> ValidationRecord:
         """Record of the metrics that :meth:`objective` monitors."""
-        return ValidationRecord(metrics=dict(metrics), n=min(self.config.validation_images, len(self.data.val)))
+        return ValidationRecord(metrics=dict(metrics), n=min(self.config.validated, len(self.data.val)))
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -115,6 +126,10 @@ def spaced_images(data: Dataset, split: str, n: int | None) -> Tensor:
 def by_class(images: Tensor, data: Dataset, levels: int) -> Image:
     """A table with one named row per class, of images of which number i has class i modulo the number of classes."""
     return table(images.numpy(), levels, len(data.classes), names=data.classes)
+
+
+def _ignore(images: int) -> None:
+    pass
 
 
 def _command() -> str:

@@ -33,8 +33,12 @@ def planned(
     overrides: Overrides | None = None,
     resume: bool = False,
     force: bool = False,
+    arrays: Any = None,
 ) -> tuple[RunConfig, Path]:
     """Plan a run; returns its configuration and folder.
+
+    Without a recipe or a file, one is picked for the data in ``overrides``, or for ``arrays`` in memory, see
+    :mod:`pixelloom.runs.pick`.
 
     The default folder is ``runs/RECIPE``, ``runs/RECIPE-DATA`` for other data than the recipe's, with a number if it is
     taken and neither resumed nor replaced (``force``). A budget in ``overrides`` or in the file replaces all earlier
@@ -45,9 +49,10 @@ def planned(
         UsageError: for unknown names, values that are not allowed, or another run than the one to resume.
     """
     file = read_yaml(Path(config)) if config is not None else {}
-    if recipe is None and config is None and not (resume and out is not None):
-        raise UsageError("recipe: name a recipe or a network (see `pixelloom list`), or give --config FILE")
     changes = _one_budget(overrides or {})
+    if recipe is None and config is None and not (resume and out is not None):
+        recipe, picked = _picked(changes, arrays, resume=resume)
+        changes = {**_one_budget(picked), **changes}
     if out is not None:
         folder = Path(out)
     else:
@@ -64,6 +69,31 @@ def planned(
     if recipe is not None and recipe not in RECIPES and not _names_data(file, changes):
         _log.warning("data: none is named, so the run trains on %s; --data takes a name or a path", plan.data.source)
     return plan, folder if out is not None or resume or force else _numbered(folder, plan)
+
+
+def _picked(changes: Overrides, arrays: Any, *, resume: bool) -> tuple[str, Overrides]:
+    """The recipe that is picked for the data of a run, and the settings that it changes.
+
+    Raises:
+        UsageError: if no data are named, or if the run is to be resumed.
+    """
+    if resume:
+        raise UsageError("resume: name the run, by its folder in --out or by its recipe")
+    if not _names_data({}, changes):
+        raise UsageError(
+            "recipe: name your images, and a recipe is picked for them (`pixelloom train --data FOLDER`), or name a "
+            "recipe (`pixelloom train digits --minutes 1` is a first run; `pixelloom list` shows all)"
+        )
+    from pixelloom.engine.fabric import choose_device
+    from pixelloom.runs.image_facts import image_facts
+    from pixelloom.runs.pick import Means, pick
+
+    known = {field: value for field, value in changes.items() if field.partition(".")[0] in ("data", "train")}
+    plan = _changed(PixelRun(), known)
+    means = Means(choose_device(plan.train) == "cuda", plan.train.minutes)
+    choice = pick(image_facts(plan.data, arrays), means, budget=any(changes.get(name) for name in BUDGETS))
+    _log.info("recipe: %s", choice.why)
+    return choice.recipe, choice.overrides
 
 
 def as_text(value: str) -> str:

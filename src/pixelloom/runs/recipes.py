@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pixelloom.core.errors import UsageError, did_you_mean
 from pixelloom.data.catalog import DataConfig
 from pixelloom.engine.config import TrainConfig
@@ -19,7 +21,7 @@ from pixelloom.networks.pixel.pixelrnn import DiagonalBiLSTMConfig, RowLSTMConfi
 from pixelloom.networks.pixel.pixelsnail import PixelSNAILConfig
 from pixelloom.networks.pixel.transformer import PixelTransformerConfig
 from pixelloom.objectives.config import OptimConfig, Penalties, Policy
-from pixelloom.runs.config import GANRun, PixelRun, RunConfig
+from pixelloom.runs.config import OWN, GANRun, PixelRun, RunConfig
 from pixelloom.runs.families import config_of, known_networks
 
 _THIRD = OptimConfig(lr=4e-3, clip=1e-2)
@@ -266,7 +268,9 @@ def recipe(name: str) -> RunConfig:
     if name in RECIPES:
         return RECIPES[name].model_copy(update={"recipe": name})
     networks = known_networks()
-    if name in networks:
+    if name in (*networks, OWN):
         return config_of(name).of_network(name)
     known = list(dict.fromkeys([*RECIPES, *networks]))
+    if Path(name).exists():
+        raise UsageError(f"no recipe or network is called {name!r}; for these images: `pixelloom train --data {name}`")
     raise UsageError(f"no recipe or network is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")

@@ -38,7 +38,7 @@ from pixelloom.engine.memory import out_of_memory
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.engine.threads import choose_threads
 from pixelloom.models.description import FILES
-from pixelloom.models.registry import load_model
+from pixelloom.models.pixel import PixelModel
 from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.runs import identity
 from pixelloom.runs.config import RunConfig
@@ -73,6 +73,7 @@ def carry_out(
     force: bool = False,
     changed_data: bool = False,
     arrays: Any = None,
+    own: PixelModel | None = None,
 ) -> Path:
     """Claim the folder and train; returns the model folder. Torch's random generators are unchanged.
 
@@ -84,7 +85,7 @@ def carry_out(
     first = is_first_process(plan.train)
     try:
         with claimed(out, resume=resume, force=force) if first else nullcontext(), torch.random.fork_rng(_cuda()):
-            return train(plan, out, resume=resume, force=force, changed_data=changed_data, arrays=arrays)
+            return train(plan, out, resume=resume, force=force, changed_data=changed_data, arrays=arrays, own=own)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -107,13 +108,15 @@ def train(
     force: bool = False,
     changed_data: bool = False,
     arrays: Any = None,
+    own: PixelModel | None = None,
 ) -> Path:
     """Train in the folder ``out``; returns the folder of the best model by validation.
 
     With ``resume`` the run continues from its newest valid checkpoint, and ends with the same bits as one that was not
     interrupted (except with a budget in minutes). With ``force`` a run in the folder is removed, after data and model
     are known to be valid. ``arrays`` are images in memory, in place of those that the configuration names, see
-    :func:`pixelloom.data.memory.dataset_of`. With ``changed_data`` a run is resumed on data that are not those it was
+    :func:`pixelloom.data.memory.dataset_of`. ``own`` is the model that a run of a network of one's own trains in place;
+    it ends as the best model. With ``changed_data`` a run is resumed on data that are not those it was
     begun with.
 
     Raises:
@@ -131,7 +134,7 @@ def train(
     with fabric.rank_zero_first(), progress_bar() as shown:  # downloads and decodes once
         data = load(config.data, shown) if arrays is None else dataset_of(arrays, config=config.data)
     identity.check_data(config, data, before, allow=changed_data)
-    setup = set_up(config, data)
+    setup = set_up(config, data, own)
     objective = setup.objective()
     stream = Stream(
         data.train,
@@ -305,10 +308,11 @@ def _finish(setup: Setup[Any, Any], out: Path, state: State, monitor: Monitor) -
     if state.best is None:
         raise ModelError(f"{out}: no validation metric was finite, so no model was saved; lower the learning rate")
     which = "best" if monitor.selects else "last"
-    _log.info("%s validation: %.4f %s at step %d; model in %s", which, state.best, monitor.name, state.best_step, out)
+    value = f"validation: {state.best:.4f} {monitor.name}" if monitor.name else "model, not validated,"
+    _log.info("%s %s at step %d; model in %s", which, value, state.best_step, out)
     config = setup.config
     if config.samples:
-        model = load_model(out / BEST).to(choose_device(config.train))
+        model = setup.loaded(out / BEST).to(choose_device(config.train))
         _log.info("sampling %d images", config.samples)
         for name, drawn in setup.final_images(model).items():
             save_png(drawn, out / "samples" / f"{name}.png")

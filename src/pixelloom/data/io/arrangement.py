@@ -10,8 +10,8 @@ import numpy as np
 from pixelloom.core.errors import DataError
 from pixelloom.data.io.labels import classes_of, labels_of, read_table
 from pixelloom.data.io.layout import Labeling, Layout, layout_of
+from pixelloom.data.io.listing import Listing
 from pixelloom.data.io.reading import printable
-from pixelloom.data.io.scan import Listing
 
 
 def arranged(listing: Listing, labeling: Labeling) -> tuple[Listing, Layout]:
@@ -34,7 +34,9 @@ def arranged(listing: Listing, labeling: Labeling) -> tuple[Listing, Layout]:
 
 def _labeled(listing: Listing, labeling: Labeling) -> Layout:
     """Splits and classes of files: by folders, by a table of labels, or by the lines of a list."""
-    if listing.layout:
+    if listing.arranged is not None:
+        layout = listing.arranged(labeling)
+    elif listing.layout:
         layout = layout_of(listing.names, listing.path, labeling)
     else:
         count = len(listing.names)

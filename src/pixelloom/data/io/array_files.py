@@ -15,6 +15,7 @@ from pixelloom.data.io.idx import is_idx, read_idx
 from pixelloom.data.io.labels import lists_files
 from pixelloom.data.io.layout import Labeling
 from pixelloom.data.io.npy import StoredArray, npy_header, npz_headers
+from pixelloom.data.io.parquet import holds_files, is_parquet, parquet_arrays
 from pixelloom.data.io.pixel_tables import read_mat, read_pixels
 from pixelloom.data.io.reading import Reading, listed
 from pixelloom.data.io.split_names import SPLITS, named_split, natural_order
@@ -36,7 +37,9 @@ def arrays_of(path: Path, reading: Reading, labeling: Labeling) -> Arrays:
     """
     suffix = path.suffix.lower()
     note = ""
-    if path.is_dir():
+    if is_parquet(path):
+        keys = parquet_arrays(path, labeling)
+    elif path.is_dir():
         npy = _npy_files(path)
         if npy and (arrays := _one_file_per_class(path, npy, reading, labeling)):
             return arrays
@@ -63,6 +66,8 @@ def arrays_of(path: Path, reading: Reading, labeling: Labeling) -> Arrays:
 
 def is_array_source(path: Path) -> bool:
     """Whether a path is a file of arrays, or a folder of ``.npy`` or IDX files."""
+    if is_parquet(path):
+        return not holds_files(path)
     if path.is_dir():
         try:
             return bool(_npy_files(path)) or any(_IDX_NAME.fullmatch(file.name) for file in path.iterdir())
@@ -77,7 +82,7 @@ def files_of(path: Path) -> list[Path]:
     """The files that the images of a source may be in: itself, those in the folder, or IDX files beside it."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    if path.suffix.lower() in (".npy", ".npz", ".mat", ".csv"):
+    if path.suffix.lower() in (".npy", ".npz", ".mat", ".csv", ".parquet"):
         return [path]
     return sorted({path, *(file for file in path.parent.iterdir() if _IDX_NAME.fullmatch(file.name))})
 

@@ -61,7 +61,7 @@ def assign_roles(path: Path, keys: Mapping[str, StoredArray], reading: Reading, 
         found[""] = (whole, pick(*_WHOLE["labels"]))
     stacks = checked_stacks(path, [images for images, _ in found.values()], reading)
     levels = _levels(path, pick("levels"), stacks)
-    labels, classes, note = _labels_and_classes(
+    labels, classes, note = labels_and_classes(
         path, [(stored, images.shape[0]) for images, stored in found.values()], pick("classes"), labeling
     )
     splits: dict[str, slice] = {}
@@ -111,8 +111,8 @@ def _levels(path: Path, stored: StoredArray | None, stacks: list[StoredArray]) -
     return int(value.reshape(()))
 
 
-def _labels_and_classes(
-    path: Path, given: list[tuple[StoredArray | None, int]], named: StoredArray | None, labeling: Labeling
+def labels_and_classes(
+    path: Path, given: Sequence[tuple[StoredArray | None, int]], named: StoredArray | None, labeling: Labeling
 ) -> tuple[Labels | None, tuple[str, ...], str]:
     """Labels of all arrays as indices into class names, the names, and a note. Without names, numbers are names."""
     present = [(stored, n) for stored, n in given if stored is not None]

@@ -149,7 +149,8 @@ def _frames(data: bytes, name: str, reading: Reading, remarks: list[str]) -> Ite
             image.seek(k)
         _check_header(image, data, name, reading, remarks)
         with _damage(name):
-            if reading.size is not None and reading.fit != "error" and image.format == "JPEG":
+            drafts = reading.fit != "error" and reading.resample != "nearest"
+            if reading.size is not None and drafts and image.format == "JPEG":
                 # libjpeg decodes at 1/2, 1/4 or 1/8 of the size much faster. Four times the target size is kept, so
                 # that a center crop moves by at most an eighth of a pixel, and values by about one level.
                 image.draft(None, (4 * max(reading.size), 4 * max(reading.size)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 
 from pixelloom.data.io.reading import Reading, SizeError, color
@@ -14,7 +15,8 @@ def fit_to(image: Image.Image, reading: Reading, name: str, remarks: list[str]) 
     - resize: scale both sides independently.
     - pad: shrink to fit (never enlarge) and center on the background; a colored background makes RGB of L.
 
-    Filters: BOX (exact means) if both sides shrink by integer factors, else LANCZOS if a side shrinks, else BICUBIC.
+    Filters of ``reading.resample``: antialias is BOX (exact means) if both sides shrink by integer factors, else
+    LANCZOS if a side shrinks, else BICUBIC; nearest copies the pixel at floor((i + 1/2) old / new) and adds no colors.
 
     Raises:
         SizeError: for another size under fit="error".
@@ -27,7 +29,7 @@ def fit_to(image: Image.Image, reading: Reading, name: str, remarks: list[str]) 
         raise SizeError(f"{name}: {h}x{w} pixels, not {height}x{width}; choose --fit crop, resize or pad")
     if reading.fit == "pad":
         scale = min(1.0, height / h, width / w)
-        inner = _scale(image, max(1, round(w * scale)), max(1, round(h * scale)))
+        inner = _scale(image, max(1, round(w * scale)), max(1, round(h * scale)), reading.resample)
         mode = "RGB" if reading.colored_background else image.mode
         canvas = Image.new("RGB", (width, height), color(reading.background)).convert(mode)
         canvas.paste(inner.convert(mode), ((width - inner.width) // 2, (height - inner.height) // 2))
@@ -40,13 +42,17 @@ def fit_to(image: Image.Image, reading: Reading, name: str, remarks: list[str]) 
         image = image.crop((left, top, left + cw, top + ch))
     if image.width < width or image.height < height:
         remarks.append("enlarged")
-    return _scale(image, width, height)
+    return _scale(image, width, height, reading.resample)
 
 
-def _scale(image: Image.Image, width: int, height: int) -> Image.Image:
+def _scale(image: Image.Image, width: int, height: int, resample: str) -> Image.Image:
     w, h = image.size
     if (w, h) == (width, height):
         return image
+    if resample == "nearest":
+        # Not Pillow's filter: it sums float steps, so that a center on a border falls on either side.
+        rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in ((height, h), (width, w)))
+        return Image.fromarray(np.asarray(image)[rows[:, None], columns])
     if w % width == 0 and h % height == 0:
         return image.resize((width, height), Image.Resampling.BOX)
     enlarges = w <= width and h <= height

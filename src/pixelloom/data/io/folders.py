@@ -25,8 +25,9 @@ from pixelloom.data.io.cache import CachedImages, cache_folder, find, store
 from pixelloom.data.io.decode import ACCEPTED, VALUES_TO, Pixels, decode, size_of
 from pixelloom.data.io.idx import is_idx
 from pixelloom.data.io.layout import Labeling
+from pixelloom.data.io.listing import Listing
 from pixelloom.data.io.reading import DamageError, Reading, SizeError, printable
-from pixelloom.data.io.scan import PAGES, Listing, has_images, open_listing
+from pixelloom.data.io.scan import PAGES, has_images, open_listing
 from pixelloom.data.io.stacks import Arrays
 
 if TYPE_CHECKING:  # core.types imports torch, which reading images does not need
@@ -36,23 +37,18 @@ __all__ = ["ACCEPTED", "SOURCES", "DecodedImages", "Reading", "decode", "is_imag
 
 log = logging.getLogger("pixelloom")
 
-SOURCES = (".zip", ".tar", ".npz", ".npy", ".txt", ".csv", ".mat", ".tif", ".tiff")
+SOURCES = (".zip", ".tar", ".npz", ".npy", ".txt", ".csv", ".mat", ".parquet", ".tif", ".tiff")
 """Extensions of files that contain or list images; the other kind of source is a folder."""
 
 KINDS = f"a folder of images ({' '.join(ACCEPTED)}) or a file of {' '.join(SOURCES)} or IDX"
 """What a source can be, for messages."""
 
 _H5 = "f = h5py.File(PATH); numpy.savez('a.npz', images=f['images'][:], labels=f['labels'][:])"
-_PARQUET = (
-    "for i, (x, y) in enumerate(pandas.read_parquet(PATH)[['image', 'label']].values): "
-    "p = pathlib.Path(f'out/{y}/{i}.png'); p.parent.mkdir(parents=True, exist_ok=True); p.write_bytes(x['bytes'])"
-)
 _TORCH = "x, y = torch.load(PATH); numpy.savez('a.npz', images=x.numpy(), labels=y.numpy())"
 _UNPACK = "tar -xf PATH -C FOLDER"
 CONVERSIONS = {
     ".h5": _H5,
     ".hdf5": _H5,
-    ".parquet": _PARQUET,
     ".pt": _TORCH,
     ".pth": _TORCH,
     ".tgz": _UNPACK,
@@ -163,8 +159,7 @@ def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) 
         reading = replace(reading, frames="all")
     with open_listing(path) as whole:
         if not whole.names:
-            others = ", ".join(f"{count} {suffix}" for suffix, count in whole.others.most_common(5))
-            found = f"found {others}" if others else "it is empty"
+            found = f"found {whole.other_kinds()}" if whole.others else "it is empty"
             raise DataError(f"{path}: no image found ({found}); accepted are {' '.join(ACCEPTED)}")
         listing, layout = arranged(whole, labeling)
         key = _key(reading, path, listing)
@@ -178,16 +173,16 @@ def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) 
         members = np.flatnonzero(split == k)  # contiguous, see arranged
         if len(members):
             splits[name] = slice(int(members[0]), int(members[-1]) + 1)
-    ignored = ", ".join(f"{count} {suffix}" for suffix, count in listing.others.most_common(5))
-    notes = [layout.note, cached.note, *listing.notes, f"other files ignored: {ignored}" if ignored else ""]
+    ignored = f"other files ignored: {listing.other_kinds()}" if listing.others else ""
+    notes = [layout.note, cached.note, *listing.notes, ignored]
     note = "; ".join(filter(None, notes))
     files = cached.index if not paged and len(np.unique(cached.index)) < len(cached.index) else None
     return DecodedImages(cached.images, labels, splits or None, layout.classes, 256, note, files)
 
 
-def _key(reading: Reading, path: Path, listing: Listing | None = None) -> str:
+def _key(reading: Reading, path: Path, listing: Listing | None = None, splits: object = None) -> str:
     """The cache key: a hash of the options, the versions of Pillow and NumPy, and name, size and stamp of each file."""
-    digest = hashlib.sha256(repr((1, PIL.__version__, np.__version__, str(path.resolve()), reading)).encode())
+    digest = hashlib.sha256(repr((1, PIL.__version__, np.__version__, str(path.resolve()), reading, splits)).encode())
     if listing is None:
         for file in files_of(path):
             status = file.stat()
@@ -327,7 +322,8 @@ def _size_error(listing: Listing, reading: Reading) -> DataError:
 
 def _from_arrays(path: Path, reading: Reading, labeling: Labeling, folder: Path) -> DecodedImages:
     """Read a source of arrays; a large ``.npy`` is memory-mapped directly."""
-    return decoded_arrays(arrays_of(path, reading, labeling), reading, folder, _key(reading, path))
+    arrays = arrays_of(path, reading, labeling)
+    return decoded_arrays(arrays, reading, folder, _key(reading, path, splits=labeling.splits))
 
 
 def decoded_arrays(arrays: Arrays, reading: Reading, folder: Path, key: str | None) -> DecodedImages:

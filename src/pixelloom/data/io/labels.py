@@ -28,7 +28,8 @@ TABLES = ("dataset.json", "metadata.csv", "metadata.jsonl", "labels.csv")
 
 MAX_TABLE = 1 << 28  # bytes
 _FILES = ("file_name", "filename", "file", "image", "image_name", "img", "path", "filepath", "name", "id", "image_id")
-_LABELS = ("label", "labels", "class", "class_name", "category", "target", "y", "class_id", "class_label")
+LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "y", "class_id", "class_label")
+"""Names of columns of labels, in lower case."""
 
 Pairs: TypeAlias = list[tuple[str, Any]]
 
@@ -101,11 +102,11 @@ def _from_rows(rows: Sequence[Mapping[str, Any]]) -> Pairs:
         return []
     columns = list(rows[0])
     file = next((name for name in _FILES if name in columns), None)
-    label = next((name for name in _LABELS if name in columns), None)
+    label = next((name for name in LABEL_NAMES if name in columns), None)
     if file is None:
         raise ValueError(f"no column of file names; name it {_FILES[0]}. Columns: {listed(columns, 8)}")
     if label is None:
-        raise ValueError(f"no column of labels; name it {_LABELS[0]}. Columns: {listed(columns, 8)}")
+        raise ValueError(f"no column of labels; name it {LABEL_NAMES[0]}. Columns: {listed(columns, 8)}")
     return [(str(row[file]), row.get(label)) for row in rows if row.get(file) is not None]
 
 

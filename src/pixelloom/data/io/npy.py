@@ -7,6 +7,7 @@ Source: the .npy format, https://numpy.org/doc/stable/reference/generated/numpy.
 
 from __future__ import annotations
 
+import io
 import math
 import tokenize
 import zipfile
@@ -16,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,10 @@ class StoredArray:
     open: Callable[[], AbstractContextManager[IO[bytes]]] | None = None
     """Opens the ``.npy`` file or member; the values start at ``offset``. None for an array in memory."""
     values: npt.NDArray[Any] | None = None
+    blocks: Callable[[], Iterator[npt.NDArray[Any]]] | None = None
+    """Iterates over an array of another kind of file, in blocks along the first axis."""
+    columns_first: tuple[int, ...] | None = None
+    """The shape in the file of an array in Fortran order; None for C order."""
 
     @classmethod
     def of(cls, name: str, values: npt.NDArray[Any]) -> StoredArray:
@@ -117,23 +122,29 @@ def _header(name: str, open_stream: Callable[[], AbstractContextManager[IO[bytes
         offset = stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{name} contains Python objects, which are not unpickled")
-    if fortran:
-        raise ValueError(f"{name} is in Fortran order; save numpy.ascontiguousarray(x)")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - offset:
         raise ValueError(f"{name}: the header claims {list(shape)} of {dtype}, but {size - offset:,} bytes follow")
-    return StoredArray(name, shape, dtype, offset, open_stream)
+    return StoredArray(name, shape, dtype, offset, open_stream, columns_first=shape if fortran else None)
 
 
 def read_blocks(path: Path, stack: StoredArray, size: int) -> Iterator[npt.NDArray[Any]]:
-    """Read an array in blocks of about ``size`` bytes, with its own type; compressed members are streamed."""
+    """Read an array in blocks of about ``size`` bytes, with its own type; compressed members are streamed.
+
+    An array in Fortran order is mapped, or read whole from a compressed member.
+    """
+    if stack.blocks is not None:
+        for block in stack.blocks():
+            yield block.reshape(len(block), *stack.shape[1:])
+        return
     row_bytes = math.prod(stack.shape[1:]) * stack.dtype.itemsize
     step = max(1, size // max(row_bytes, 1))
-    if stack.open is None:
-        assert stack.values is not None
+    values = _fortran(path, stack) if stack.columns_first is not None else stack.values
+    if values is not None:
         for start in range(0, stack.shape[0], step):
-            rows = stack.values[start : start + step]
+            rows = values[start : start + step]
             yield rows.reshape(len(rows), *stack.shape[1:])
         return
+    assert stack.open is not None
     with read_errors(path), stack.open() as stream:
         stream.read(stack.offset)
         for start in range(0, stack.shape[0], step):
@@ -143,6 +154,18 @@ def read_blocks(path: Path, stack: StoredArray, size: int) -> Iterator[npt.NDArr
                 raise EOFError("truncated")
             yield np.frombuffer(data, stack.dtype).reshape(count, *stack.shape[1:])  # [n, H, W], or 4 axes
         stream.read(1)  # zipfile checks the CRC of a member at its end
+
+
+def _fortran(path: Path, stack: StoredArray) -> npt.NDArray[Any]:
+    """An array in Fortran order, in which the first axis varies fastest."""
+    assert stack.open is not None
+    assert stack.columns_first is not None
+    with read_errors(path), stack.open() as stream:
+        if isinstance(stream, io.BufferedReader):  # a file of its own
+            return np.memmap(stream, stack.dtype, "r", stack.offset, stack.columns_first, "F")
+        stream.read(stack.offset)
+        count = math.prod(stack.columns_first)
+        return np.frombuffer(stream.read(), stack.dtype, count).reshape(stack.columns_first, order="F")
 
 
 def read_small(path: Path, stored: StoredArray) -> npt.NDArray[Any]:
@@ -159,4 +182,5 @@ def read_small(path: Path, stored: StoredArray) -> npt.NDArray[Any]:
         raise DataError(f"{path}: {stored.name} has {size:,} bytes; the limit is {MAX_SMALL_BYTES:,}")
     with read_errors(path), stored.open() as stream:
         stream.read(stored.offset)
-        return np.frombuffer(stream.read(), stored.dtype).reshape(stored.shape)
+        order: Literal["C", "F"] = "C" if stored.columns_first is None else "F"
+        return np.frombuffer(stream.read(), stored.dtype).reshape(stored.shape, order=order)

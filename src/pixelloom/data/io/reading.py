@@ -38,6 +38,7 @@ class Reading:
         range: the values that become 0..255 in files of more than 8 bits and arrays other than uint8; None raises.
         shape: shape of an image in arrays of flat images: (H, W), (C, H, W) or (H, W, C).
         transpose: swap rows and columns of the images of arrays.
+        resample: the filter for resizing: antialias averages, nearest copies pixels and adds no colors.
 
     Raises:
         UsageError: for an invalid background or size, or bits together with range.
@@ -53,6 +54,7 @@ class Reading:
     range: ValueRange | None = None
     shape: tuple[int, ...] | None = None
     transpose: bool = False
+    resample: Literal["antialias", "nearest"] = "antialias"
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):

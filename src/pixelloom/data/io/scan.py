@@ -11,75 +11,42 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from pixelloom.core.errors import DataError, shortened
 from pixelloom.data.io.decode import ACCEPTED, MAX_BYTES
 from pixelloom.data.io.labels import MAX_TABLE, TABLES, read_table, split_line
+from pixelloom.data.io.listing import Listing
+from pixelloom.data.io.parquet import is_parquet, parquet_listing
 from pixelloom.data.io.reading import DamageError, printable
 
 PAGES = (".tif", ".tiff")
 """Extensions of files whose pages are the images of a source."""
 
-Indices = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Image files in a fixed order. ``stamps`` are modification times in ns, or CRC-32 in a zip."""
-
-    path: Path
-    names: list[str]
-    sizes: Indices
-    stamps: Indices
-    read: Callable[[int], bytes]
-    """Reads file i. Raises DamageError if it is missing, modified since the scan, unreadable or too large."""
-    others: Counter[str]
-    """Number of other files by extension."""
-    notes: list[str]
-    layout: bool
-    """Whether folders name splits and classes; not in a text list."""
-    tables: dict[str, Callable[[], bytes]] = field(default_factory=dict)
-    """Tables of labels by their relative names, and functions that read them."""
-    labels: list[str] | None = None
-    """The label of each file in a text list, "" without one; None if no line has a label."""
-
-    def take(self, rows: Indices) -> Listing:
-        """The listing of some files, in the given order."""
-        at = rows.tolist()
-        return replace(
-            self,
-            names=[self.names[i] for i in at],
-            sizes=self.sizes[rows],
-            stamps=self.stamps[rows],
-            read=lambda i: self.read(at[i]),
-            labels=None if self.labels is None else [self.labels[i] for i in at],
-        )
-
 
 @contextmanager
 def open_listing(path: Path) -> Iterator[Listing]:
-    """List the image files of a folder, ``.zip`` or ``.txt``, readable within the context.
+    """List the image files of a folder, zip, tar, text list or Parquet files, readable within the context.
 
     Raises:
         DataError: if the source cannot be read.
     """
-    if path.is_dir():
+    if is_parquet(path):
+        yield parquet_listing(path)
+    elif path.is_dir():
         yield _folder(path)
     elif path.suffix.lower() in (".txt", ".csv"):
         yield _list(path)
     elif path.suffix.lower() in PAGES:
         status = path.stat()
         found = [(path.name, status.st_size, status.st_mtime_ns)]
-        yield _on_disk(path, path.parent, found, Counter(), [], layout=False)
+        yield _on_disk(path, path.parent, found, [], [], layout=False)
     elif path.suffix.lower() == ".tar":
         try:
             tar = tarfile.open(path, "r:")  # noqa: SIM115
@@ -107,7 +74,7 @@ def has_images(folder: Path) -> bool:
 
 def _tar(path: Path, archive: tarfile.TarFile) -> Listing:
     """List the members of a tar without compression, read in place."""
-    others: Counter[str] = Counter()
+    others: list[str] = []
     tables: dict[str, Callable[[], bytes]] = {}
     found: list[tuple[str, tarfile.TarInfo]] = []
 
@@ -135,7 +102,7 @@ def _tar(path: Path, archive: tarfile.TarFile) -> Listing:
         elif components[-1].lower() in TABLES and member.size <= MAX_TABLE:
             tables["/".join(components)] = partial(content, member)
         else:
-            others[suffix or "no extension"] += 1
+            others.append("/".join(components))
     found.sort(key=lambda item: item[0])
 
     def read(i: int) -> bytes:
@@ -163,7 +130,7 @@ def _hidden(name: str) -> bool:
 def _folder(root: Path) -> Listing:
     """List all images under ``root``. Links are followed, and each folder is read once, so that cycles end."""
     found: list[tuple[str, int, int]] = []
-    others: Counter[str] = Counter()
+    others: list[str] = []
     tables: dict[str, Callable[[], bytes]] = {}
     seen: set[tuple[int, int]] = set()
     repeats = 0
@@ -202,7 +169,7 @@ def _table_reader(path: Path) -> Callable[[], bytes]:
 
 
 def _scan(
-    entries: Iterator[os.DirEntry[str]], inner: str, found: list[tuple[str, int, int]], others: Counter[str]
+    entries: Iterator[os.DirEntry[str]], inner: str, found: list[tuple[str, int, int]], others: list[str]
 ) -> tuple[list[str], list[str]]:
     """Add the images of one folder (relative name, bytes, mtime in ns) to ``found``.
 
@@ -229,7 +196,7 @@ def _scan(
         elif entry.name.lower() in TABLES and stat.S_ISREG(status.st_mode):
             tables.append(name)
         else:
-            others[suffix or "no extension"] += 1
+            others.append(name)
     return folders, tables
 
 
@@ -268,12 +235,12 @@ def _list(path: Path) -> Listing:
                         add(*pair)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    listing = _on_disk(path, path.parent, found, Counter(), [], layout=False)
+    listing = _on_disk(path, path.parent, found, [], [], layout=False)
     return replace(listing, labels=labels if any(labels) else None)
 
 
 def _on_disk(
-    path: Path, base: Path, found: list[tuple[str, int, int]], others: Counter[str], notes: list[str], *, layout: bool
+    path: Path, base: Path, found: list[tuple[str, int, int]], others: list[str], notes: list[str], *, layout: bool
 ) -> Listing:
     names = [name for name, _, _ in found]
     sizes = np.fromiter((size for _, size, _ in found), np.int64, len(found))
@@ -301,7 +268,7 @@ def _on_disk(
 
 def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
     """List the members of a zip. Names serve as labels only; ``..`` and leading slashes are removed."""
-    others: Counter[str] = Counter()
+    others: list[str] = []
     tables: dict[str, Callable[[], bytes]] = {}
     found: list[tuple[str, zipfile.ZipInfo]] = []
     for info in archive.infolist():
@@ -314,7 +281,7 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Listing:
         elif components[-1].lower() in TABLES and info.file_size <= MAX_TABLE:
             tables["/".join(components)] = partial(archive.read, info)
         else:
-            others[suffix or "no extension"] += 1
+            others.append("/".join(components))
     found.sort(key=lambda item: item[0])
     members = [info for _, info in found]
     names = [name for name, _ in found]

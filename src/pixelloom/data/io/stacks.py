@@ -63,7 +63,8 @@ class Arrays:
             changes.append("transposed")
         if reading.size not in (None, (height, width)):
             assert reading.size is not None
-            changes.append(f"resized from {height}x{width} to {reading.size[0]}x{reading.size[1]} ({reading.fit})")
+            how = reading.fit if reading.resample == "antialias" else f"{reading.fit}, {reading.resample}"
+            changes.append(f"resized from {height}x{width} to {reading.size[0]}x{reading.size[1]} ({how})")
         if reading.gray and channels == 3:
             changes.append("converted to gray")
         return f"images {', '.join(changes)}" if changes else ""
@@ -78,6 +79,8 @@ class Arrays:
             return None
         if stack.values is not None:
             levels = stack.values.view(np.uint8) if stack.dtype == np.bool_ else stack.values
+        elif stack.columns_first is not None:
+            return None  # an image would be spread over the file
         elif self.path.suffix.lower() == ".npy" and math.prod(stack.shape) >= IN_MEMORY:
             with read_errors(self.path):
                 levels = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.uint8)

@@ -26,6 +26,7 @@ per class: one for most nodes, three where R, G and B are ordered channels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,12 +37,20 @@ from torch import nn
 from pixelloom.core.errors import ModelError
 from pixelloom.core.types import Conditioning, ImageSpec
 from pixelloom.layers.reads import Closure, Marks, Positions, Values
-from pixelloom.sampling.fast.causality import NotAutoregressiveError, check_gradient, diagnose, raster_index
+from pixelloom.sampling.fast.causality import (
+    NotAutoregressiveError,
+    check_gradient,
+    check_gradients,
+    diagnose,
+    gradient_field,
+    raster_index,
+)
 from pixelloom.sampling.fast.ir import Node, Recurrence
 from pixelloom.sampling.fast.passes import fold_affine, split_ordered_kernels
 from pixelloom.sampling.fast.trace import trace
 
 NEVER = -1
+_log = logging.getLogger("pixelloom")
 
 
 @dataclass(frozen=True)
@@ -278,16 +287,23 @@ def receptive_field(network: nn.Module, spec: ImageSpec, position: tuple[int, in
         position: (row, column).
         groups: as for :class:`Dataflow`.
 
+    If the reads of a layer are unknown, the gradient at two random images decides, and a warning says so.
+
     Returns:
         bool [C, H, W]
 
     Raises:
-        ModelError: if a layer does not declare its reads.
+        ModelError: if the output does not fit the images.
         IndexError: if the position lies outside the image.
     """
     if not all(0 <= place < side for place, side in zip(position, spec.shape[1:], strict=True)):
         raise IndexError(f"position {position} lies outside an image of {spec.height}x{spec.width}")
-    flow = Dataflow(network, spec.shape, groups)
+    try:
+        flow = Dataflow(network, spec.shape, groups)
+    except ModelError as error:
+        found = gradient_field(network, spec, position, groups)
+        _log.warning("receptive field by gradient, since the layers cannot be read: %s", error)
+        return found
     outputs = np.zeros((len(flow.sources[-1]), *spec.shape[1:]), bool)
     outputs[(flow.output_classes()[-1], *([p] * len(flow.output_classes()[-1]) for p in position))] = True
     return flow.backward(outputs)[0]
@@ -295,26 +311,41 @@ def receptive_field(network: nn.Module, spec: ImageSpec, position: tuple[int, in
 
 def assert_autoregressive(
     network: nn.Module, spec: ImageSpec, *, groups: int = 1, by: Sequence[str] = ("schedule", "gradient"), seed: int = 0
-) -> None:
+) -> tuple[str, ...]:
     """Check that no pixel's distribution depends on the pixel itself or on a later one, for any network.
 
     Args:
         network: maps [B, C, H, W] to [B, outputs, H, W].
         spec: shape of the images.
         groups: as for :class:`Dataflow`.
-        by: "schedule" analyzes the declared reads: a proof, if the declarations are true. "gradient" differentiates the
-            network at a random image: it finds actual dependencies, unless a weight or an activation is zero there.
+        by: "schedule" analyzes what layers read, as they declare it or as it is observed (masked convolutions of any
+            origin): a proof, if the declarations are true. "gradient" differentiates the network at a random image: it
+            finds actual dependencies, unless a weight or an activation is zero there. With both, gradients alone decide
+            if the reads of a layer are unknown, also those of a copy with other weights; a warning says so.
         seed: of that image.
+
+    Returns:
+        The checks that were made, of ("schedule", "gradient").
 
     Raises:
         NotAutoregressiveError: naming the layer and offset at fault, or the output and pixel.
-        ModelError: if a layer does not declare its reads.
+        ModelError: by "schedule" alone, if the reads of a layer are unknown; if the output does not fit the images.
         ValueError: for an unknown check, or none.
     """
     ways = {by} if isinstance(by, str) else set(by)
     if not ways or not ways <= {"schedule", "gradient"}:
         raise ValueError(f"by takes 'schedule', 'gradient' or both, not {by!r}")
     if "schedule" in ways:
-        Dataflow(network, spec.shape, groups).check()
+        try:
+            Dataflow(network, spec.shape, groups).check()
+        except NotAutoregressiveError:
+            raise
+        except ModelError as error:
+            if "gradient" not in ways:
+                raise
+            check_gradients(network, spec, groups, seed)
+            _log.warning("checked by gradient alone, since the layers cannot be read: %s", error)
+            return ("gradient",)
     if "gradient" in ways:
         check_gradient(network, spec, groups, seed)
+    return tuple(way for way in ("schedule", "gradient") if way in ways)

@@ -6,16 +6,17 @@ layer to name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pixelloom.core.errors import ModelError
 from pixelloom.core.types import ImageSpec
 from pixelloom.layers.reads import Marks, Values
 from pixelloom.sampling.fast.ir import Concat
+from pixelloom.sampling.fast.random_twin import evaluated, random_twin, randomize
 
 if TYPE_CHECKING:
     from pixelloom.sampling.fast.analysis import Dataflow
@@ -94,17 +95,20 @@ def _input_with(
 
 
 def check_gradient(network: nn.Module, spec: ImageSpec, groups: int, seed: int) -> None:
-    """Differentiate each image row in one backward pass: copy i of the image gets the gradient of output i alone."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    first = next(network.parameters())
-    image = torch.randn(spec.shape, generator=torch.Generator().manual_seed(seed)).to(first)
-    index = torch.from_numpy(raster_index(spec.shape, groups))
-    try:
+    """Differentiate each image row in one backward pass: copy i of the image gets the gradient of output i alone.
+
+    Raises:
+        NotAutoregressiveError: naming the output and the pixel.
+        ModelError: if the output does not have the shape [B, outputs, H, W].
+    """
+    image = _random_image(network, spec, seed)
+    index = torch.from_numpy(raster_index(spec.shape, groups)).to(image.device)
+    with evaluated(network):
         for row in range(spec.height):
             x = image.expand(groups * spec.width, *spec.shape).clone().requires_grad_()
             # [groups * W, outputs, H, W] -> [groups * W, groups, outputs / groups, H, W] -> [groups * W, groups, W]
-            params = network(x).unflatten(1, (groups, -1)).abs().sum(2)[:, :, row]
+            out: Any = _run(network, x, groups)
+            params = out.unflatten(1, (groups, -1)).abs().sum(2)[:, :, row]
             # Copy (group, column) keeps its own output: [groups, W, groups, W] -> [W, W, groups] -> [groups, W].
             mine = params.unflatten(0, (groups, spec.width)).diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1)
             (gradient,) = torch.autograd.grad(mine.sum(), x)
@@ -116,6 +120,50 @@ def check_gradient(network: nn.Module, spec: ImageSpec, groups: int, seed: int) 
                     f"the output at row {row}, column {which % spec.width} depends on channel {c} of the pixel at row "
                     f"{v}, column {u}, which is not before it: the network is not autoregressive"
                 )
-    finally:
-        for module in training:
-            module.training = True
+
+
+def check_gradients(network: nn.Module, spec: ImageSpec, groups: int, seed: int) -> None:
+    """:func:`check_gradient` of the network, and of a copy with noise added to its weights, where none is zero.
+
+    Raises:
+        NotAutoregressiveError: naming the output and the pixel.
+    """
+    for one in _with_noise(network, seed):
+        check_gradient(one, spec, groups, seed)
+
+
+def gradient_field(network: nn.Module, spec: ImageSpec, position: tuple[int, int], groups: int) -> Marks:
+    """The pixel values [C, H, W] that have a gradient of the output at a position, with ordered channels the last."""
+    found = np.zeros(spec.shape, bool)
+    for seed, one in enumerate(_with_noise(network, 0)):
+        with evaluated(one):
+            x = _random_image(one, spec, seed)[None].requires_grad_()
+            out: Any = _run(one, x, groups)
+            params = out.unflatten(1, (groups, -1))[:, -1]
+            (gradient,) = torch.autograd.grad(params[..., position[0], position[1]].abs().sum(), x)
+        found |= (gradient[0] != 0).cpu().numpy()
+    return found
+
+
+def _with_noise(network: nn.Module, seed: int) -> list[nn.Module]:
+    """The network, and a copy with noise added to its weights if it can be copied."""
+    try:
+        twin = random_twin(network)
+    except (RuntimeError, TypeError, AttributeError):
+        return [network]
+    randomize(twin, seed, scale=0.5)
+    return [network, twin]
+
+
+def _random_image(network: nn.Module, spec: ImageSpec, seed: int) -> Tensor:
+    image = torch.randn(spec.shape, generator=torch.Generator().manual_seed(seed))
+    return image.to(next(network.parameters(), image))
+
+
+def _run(network: nn.Module, x: Tensor, groups: int) -> Tensor:
+    """The output of a network; raises ModelError for another shape than [B, outputs, H, W]."""
+    out: Tensor = network(x)
+    if out.ndim != 4 or out.shape[0] != len(x) or out.shape[2:] != x.shape[2:] or out.shape[1] % groups:
+        channels = f", with outputs a multiple of {groups}" if groups > 1 else ""
+        raise ModelError(f"the network maps {list(x.shape)} to {list(out.shape)}, not to [B, outputs, H, W]{channels}")
+    return out

@@ -4,13 +4,12 @@ position alone or state their window in their arguments; and the operation of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pixelloom.layers.reads import HERE, Earlier, Kernel, Offsets, Read
+from pixelloom.layers.reads import HERE, Earlier, Offsets, Read
 from pixelloom.sampling.fast.ir import Attention, Custom, Linear, Operation, Pointwise, Recurrence, Shift
 
 # Each output value depends on the input values of the same feature and position alone.
@@ -26,7 +25,7 @@ ELEMENTWISE = frozenset(
 INPLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
 # The identity, in evaluation mode; a plan has one precision, hence type_as.
 IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-IDENTITY = frozenset({"dropout", "dropout2d", "contiguous", "detach", "type_as"})
+IDENTITY = frozenset({"dropout", "dropout2d", "contiguous", "detach", "type_as", "float"})
 
 
 def operation_of(module: Any, reads: tuple[Read, ...]) -> Operation | None:
@@ -56,31 +55,6 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         scale = scale * norm.weight
     shift = -norm.running_mean * scale + (norm.bias if norm.bias is not None else 0)
     return scale[:, None, None], shift[:, None, None]
-
-
-def convolution(conv: nn.Conv2d) -> tuple[Offsets, Tensor | None, Callable[[], Kernel]]:
-    """Positions, features and kernel of an ordinary convolution; weights between different groups are zero."""
-    (dh, dw), (kh, kw) = conv.dilation, conv.kernel_size
-    # "same" pads dilation * (kernel - 1) in all, the larger half at the end; a number is the padding of each side.
-    same, valid = (dh * (kh - 1) // 2, dw * (kw - 1) // 2), (0, 0)
-    ph, pw = (same if conv.padding == "same" else valid) if isinstance(conv.padding, str) else conv.padding
-    taps = tuple((y * dh - ph, x * dw - pw) for y in range(kh) for x in range(kw))
-    stride = (conv.stride[0], conv.stride[1])
-    features = None
-    if conv.groups > 1:
-        out_group = torch.arange(conv.out_channels) * conv.groups // conv.out_channels
-        in_group = torch.arange(conv.in_channels) * conv.groups // conv.in_channels
-        features = out_group[:, None] == in_group
-
-    def kernel() -> Kernel:
-        weight = conv.weight
-        if features is not None:
-            weight = weight.new_zeros(*features.shape, kh, kw)
-            weight[features] = conv.weight.flatten(0, 1)  # [out, in / groups, kh, kw] -> [out * in / groups, kh, kw]
-        # [out, in, kh, kw] -> [taps, in, out]
-        return Kernel(taps, weight.permute(2, 3, 1, 0).flatten(0, 1), conv.bias, stride)
-
-    return Offsets(taps, stride), features, kernel
 
 
 def pixel_shuffle(shuffle: nn.PixelShuffle, features: int) -> tuple[Offsets, Tensor]:

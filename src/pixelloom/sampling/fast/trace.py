@@ -16,16 +16,28 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pixelloom.core.errors import ModelError
 from pixelloom.core.types import Conditioning
-from pixelloom.layers.reads import HERE, Read
+from pixelloom.layers.compiled import uncompiled
+from pixelloom.layers.reads import HERE, Kernel, Read
+from pixelloom.sampling.fast.convolutions import (
+    Convolution,
+    Observed,
+    altered,
+    conv2d_arguments,
+    needs_observation,
+    observe,
+)
 from pixelloom.sampling.fast.ir import (
     Concat,
     Constant,
@@ -46,11 +58,11 @@ from pixelloom.sampling.fast.op_registry import (
     IDENTITY_MODULES,
     INPLACE,
     affine,
-    convolution,
     operation_of,
     pixel_shuffle,
 )
-from pixelloom.sampling.fast.symbolic import Tracer, argument, name_of
+from pixelloom.sampling.fast.random_twin import evaluated
+from pixelloom.sampling.fast.symbolic import Tracer, argument, function_of, label_of, name_of, sizes_of
 
 
 def trace(network: nn.Module, shape: tuple[int, int, int], conditioning: Conditioning | None = None) -> list[Node]:
@@ -68,23 +80,25 @@ def trace(network: nn.Module, shape: tuple[int, int, int], conditioning: Conditi
     Raises:
         ModelError: if the reads of a layer or function are unknown, or the forward pass cannot be traced.
     """
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        tracer = Tracer()
-        if tracer.is_leaf_module(network, ""):  # a single layer
+    network, given = uncompiled(network), conditioning or {}
+    with evaluated(network):
+        if Tracer().is_leaf_module(network, ""):  # a single layer
             network = nn.Sequential(network)
+        observed = observe(network, _image_of(network, shape), given) if needs_observation(network) else None
         try:
-            graph = tracer.trace(network, concrete_args=_defaults(network, conditioning or {}))
+            graph = Tracer(observed).trace(network, concrete_args=_defaults(network, given))
         except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
             raise ModelError(
                 f"the network's forward cannot be followed: {error}. Put what a graph cannot say into a module that "
                 "declares its reads, see pixelloom.layers.reads"
             ) from error
-        return _GraphBuilder(network, shape, conditioning or {}).build(graph)
-    finally:
-        for module in training:
-            module.training = True
+        return _GraphBuilder(network, shape, given, observed or Observed()).build(graph)
+
+
+def _image_of(network: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """One image of zeros, [1, C, H, W], in the precision and on the device of the weights."""
+    first = next(network.parameters(), torch.empty(0))
+    return torch.zeros(1, *shape, dtype=first.dtype, device=first.device)
 
 
 def _defaults(network: nn.Module, given: Collection[str]) -> dict[str, Any] | None:
@@ -105,12 +119,14 @@ class _Ref:
 class _GraphBuilder:
     """Interprets the calls of a torch.fx graph and appends nodes."""
 
-    def __init__(self, network: nn.Module, shape: tuple[int, int, int], conditioning: Conditioning) -> None:
-        self.network, self.known = network, Constants(conditioning)
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, int, int], conditioning: Conditioning, observed: Observed
+    ) -> None:
+        self.network, self.known, self.observed = network, Constants(conditioning), observed
         self.nodes: list[Node] = []
         self.overwritten: dict[int, _Ref] = {}
-        first = next(network.parameters(), torch.empty(0))
-        self.image = torch.zeros(1, *shape, dtype=first.dtype, device=first.device)
+        self.calls: Counter[str] = Counter()  # of plain convolutions by path, and of F.conv2d by the empty path
+        self.image = _image_of(network, shape)
 
     def build(self, graph: fx.Graph) -> list[Node]:
         """Interpret a graph; returns the nodes that the output depends on."""
@@ -121,7 +137,7 @@ class _GraphBuilder:
             try:
                 env[call] = self._call(call, args, dict(kwargs))
             except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-                raise ModelError(f"{_label(call)}: cannot be followed: {error}") from error
+                raise ModelError(f"{label_of(call)}: cannot be followed: {error}") from error
             if call.op == "output":
                 return self._live(env[call])
         raise ModelError("the network's forward returns nothing")
@@ -178,7 +194,8 @@ class _GraphBuilder:
         kind = type(module)
         if kind in IDENTITY_MODULES:
             return args[0]  # type: ignore[no-any-return]
-        known = kind in ELEMENTWISE_MODULES or kind in (nn.BatchNorm2d, nn.Conv2d, nn.PixelShuffle)
+        known = kind in ELEMENTWISE_MODULES or kind in (nn.BatchNorm2d, nn.PixelShuffle)
+        known = known or (kind is nn.Conv2d and not altered(module)) or name in self.observed.modules
         if not hasattr(module, "reads") and (not known or getattr(module, "padding_mode", "zeros") != "zeros"):
             raise ModelError(
                 f"{name} ({kind.__name__}): does not say which positions it reads. Give it a method reads(), see "
@@ -202,9 +219,39 @@ class _GraphBuilder:
         if isinstance(module, nn.PixelShuffle):
             edge = Edge(args[0].node, *pixel_shuffle(module, example.shape[1]))
             return self._add(name, Shuffle(module.upscale_factor), args, (edge,), example)
+        if name in self.observed.modules:
+            found, of = self.observed.modules[name], args[0].example
+            found.check(name, module, of)
+            return self._convolution(name, found, args, partial(found.current_kernel, name, module, of), example)
         assert isinstance(module, nn.Conv2d)
-        where, features, kernel = convolution(module)
-        return self._add(name, Linear(kernel), args, (Edge(args[0].node, where, features),), example)
+        found = Convolution.of(module)
+        if layers := self.observed.layers.get(name):  # its weights may be masked in the forward of a module around it
+            found = layers[self.calls[name]]
+            self.calls[name] += 1
+        return self._convolution(name, found, args, lambda: found.kernel(module.weight, module.bias), example)
+
+    def _convolution(
+        self, name: str, found: Convolution, args: Sequence[Any], kernel: Callable[[], Kernel], example: Tensor
+    ) -> _Ref:
+        edges = [Edge(args[0].node, where, features) for where, features in found.reads()]
+        return self._add(name, Linear(kernel), args[:1], edges, example)
+
+    def _conv2d(self, label: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Ref | None:
+        """A call of ``F.conv2d`` with weights that do not depend on the image or the conditioning."""
+        x, weight, bias, *window = conv2d_arguments(args, kwargs)
+        number = self.calls[""]
+        self.calls[""] += 1
+        constants = [value for value in (weight, bias) if isinstance(value, Constant)]
+        alone = isinstance(x, _Ref) and not _refs((weight, bias)) and not any(c.conditioned for c in constants)
+        if not alone or number >= len(self.observed.functions):
+            return None
+        found = self.observed.functions[number]
+
+        def kernel() -> Kernel:
+            return found.kernel(*Constants().resolve((weight, bias)))
+
+        example = F.conv2d(x.example, *self.known.resolve((weight, bias)), *window)
+        return self._convolution(label, found, (x,), kernel, example)
 
     def _declared(self, name: str, module: Any, args: tuple[Any, ...], example: Tensor) -> _Ref:
         reads: tuple[Read, ...] = module.reads()
@@ -220,18 +267,18 @@ class _GraphBuilder:
     # Functions
 
     def _function(self, call: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name, label = name_of(call), _label(call)
+        name, label = name_of(call), label_of(call)
         if name == "getitem" and isinstance(args[0], tuple):
             return args[0][args[1]]
         if not _refs((args, kwargs)):
-            return Constant.apply(_function_of(call), args, kwargs)
+            return Constant.apply(function_of(call), args, kwargs)
         if name in IDENTITY:
             if "dropout" in name and argument(args, kwargs, 2, "training", kwargs.get("train", True)):
                 raise ModelError(f"{label}: drops features in evaluation mode too; give it training=self.training")
             return args[0]
         if name in ELEMENTWISE:
             inplace = kwargs.pop("inplace", False) or getattr(call.target, "__name__", "") in INPLACE
-            function = _function_of(call)
+            function = function_of(call)
             example = function(*self._examples(args), **self._examples(kwargs))
             value = self._elementwise(label, function, args, kwargs, example)
             return self._overwrite(args[0], value) if inplace and isinstance(args[0], _Ref) else value
@@ -241,6 +288,8 @@ class _GraphBuilder:
             if all(isinstance(one, _Ref) for one in tensors) and argument(args, kwargs, 1, "dim", 0) in (1, -3):
                 origin = [(i, f) for i, one in enumerate(tensors) for f in range(one.example.shape[1])]
                 found = self._concat(label, tensors, origin)
+        elif name == "conv2d":
+            found = self._conv2d(label, args, kwargs)
         elif name in ("chunk", "split", "getitem"):
             found = self._slices(label, name, args, kwargs)
         if found is None:
@@ -265,7 +314,7 @@ class _GraphBuilder:
         if name == "chunk":
             pieces = features.chunk(argument(args, kwargs, 1, "chunks"))
         else:
-            pieces = torch.split_with_sizes(features, list(_sizes(args, kwargs, len(numbers))))
+            pieces = torch.split_with_sizes(features, list(sizes_of(args, kwargs, len(numbers))))
         return tuple(self._concat(label, [source], [(0, int(f)) for f in piece]) for piece in pieces)
 
     def _concat(self, name: str, sources: Sequence[_Ref], origin: list[tuple[int, int]]) -> _Ref:
@@ -331,28 +380,6 @@ class _GraphBuilder:
                 todo += self.nodes[node].inputs
         renumbered = {old: new for new, old in enumerate(sorted(live))}
         return [self.nodes[old].with_inputs(renumbered) for old in renumbered]
-
-
-def _label(call: fx.Node) -> str:
-    """The name of a layer, or of a function and the module that calls it."""
-    if call.op == "call_module":
-        return str(call.target)
-    stack = list(call.meta.get("nn_module_stack") or {})
-    return f"{stack[-1]}.{name_of(call)}" if stack and stack[-1] else name_of(call)
-
-
-def _function_of(call: fx.Node) -> Callable[..., Any]:
-    """The out-of-place function of a call: other branches of the network may read its input."""
-    target = call.target
-    if isinstance(target, str):
-        return lambda first, *rest, **more: getattr(first, target)(*rest, **more)
-    return getattr(operator, INPLACE[target.__name__]) if target.__name__ in INPLACE else target
-
-
-def _sizes(args: Sequence[Any], kwargs: dict[str, Any], total: int) -> Sequence[int]:
-    """The sizes of the results of a split of ``total`` features."""
-    size = argument(args, kwargs, 1, "split_size_or_sections", argument(args, kwargs, 1, "split_size"))
-    return [min(size, total - start) for start in range(0, total, size)] if isinstance(size, int) else size
 
 
 def _refs(value: Any) -> list[_Ref]:
