@@ -113,4 +113,4 @@ def test_abilities_follow_the_description() -> None:
     )
     assert PixelModel.build(gated).can - pixel().can == {"condition"}
     orders = about.model_copy(update={"network": "made", "model": MADEConfig(hidden=2, layers=1, orders=2)})
-    assert pixel().can - PixelModel.build(orders).can == {"completion"}
+    assert pixel().can - PixelModel.build(orders).can == {"given"}

@@ -1,5 +1,5 @@
-"""The command line: ``pixelloom train``, ``sample``, ``evaluate``, ``compare``, ``attention``, ``interpolate``,
-``explain``, ``info``, ``inspect``, ``list``, ``config``.
+"""The command line: ``pixelloom train``, ``sample``, ``complete``, ``evaluate``, ``compare``, ``attention``,
+``interpolate``, ``explain``, ``info``, ``inspect``, ``list``, ``config``.
 
 Results go to standard output, progress, warnings and errors to standard error. torch is imported when a command runs,
 so that help and usage errors are fast.
@@ -21,7 +21,19 @@ from pathlib import Path
 from cyclopts import App, CycloptsError, UnknownOptionError
 
 import pixelloom
-from pixelloom.cli import attention, compare, evaluate, explain, info, inspect, interpolate, listing, sample, train
+from pixelloom.cli import (
+    attention,
+    compare,
+    complete,
+    evaluate,
+    explain,
+    info,
+    inspect,
+    interpolate,
+    listing,
+    sample,
+    train,
+)
 from pixelloom.cli.console import logs
 from pixelloom.cli.other_names import LACKING, called
 from pixelloom.core.errors import PixelloomError, shortened
@@ -47,17 +59,18 @@ app = App(
 )
 app.command(train.train, usage="Usage: pixelloom train [RECIPE|NETWORK] [--data DATA] [OPTIONS]", sort_key=1)
 app.command(sample.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
-app.command(evaluate.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=3)
-app.command(compare.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=4)
-app.command(attention.attention, usage="Usage: pixelloom attention MODEL [OPTIONS]", sort_key=5)
-app.command(interpolate.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=6)
-app.command(explain.explain, usage="Usage: pixelloom explain MODEL [IMAGE] [OPTIONS]", sort_key=7)
-app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=8)
-app.command(inspect.inspect, usage="Usage: pixelloom inspect DATA [OPTIONS]", sort_key=11)
+app.command(complete.complete, usage="Usage: pixelloom complete MODEL [IMAGE...] --hide REGION [OPTIONS]", sort_key=3)
+app.command(evaluate.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=4)
+app.command(compare.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=5)
+app.command(attention.attention, usage="Usage: pixelloom attention MODEL [OPTIONS]", sort_key=6)
+app.command(interpolate.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=7)
+app.command(explain.explain, usage="Usage: pixelloom explain MODEL [IMAGE] [OPTIONS]", sort_key=8)
+app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=9)
+app.command(inspect.inspect, usage="Usage: pixelloom inspect DATA [OPTIONS]", sort_key=12)
 app.command(
-    listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets|models] [--json]", sort_key=9
+    listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets|models] [--json]", sort_key=10
 )
-app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=10)
+app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=11)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

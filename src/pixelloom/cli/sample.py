@@ -189,7 +189,7 @@ _NEEDS: dict[str, Ability] = {
     "guidance": "guidance",
     "condition": "condition",
     "condition_from": "condition",
-    "given": "completion",
+    "given": "given",
     "method": "method",
     "precision": "precision",
 }

@@ -78,6 +78,7 @@ class _Task:
         seed: of the samples.
         temperature: of the samples.
         particles: K.
+        first: index of the first image.
     """
 
     model: PixelModel
@@ -89,6 +90,7 @@ class _Task:
     seed: int
     temperature: float
     particles: int
+    first: int
 
     def conditioning(self, rows: Tensor) -> dict[str, Any]:
         """Labels and conditioning images of some images, as arguments of the model's methods."""
@@ -128,6 +130,7 @@ def complete(
     condition: Tensor | Levels | None = None,
     temperature: float = 1.0,
     particles: int = PARTICLES,
+    first: int = 0,
 ) -> Completions:
     """Draw the hidden pixels of images given the known ones; see the top of this file.
 
@@ -136,12 +139,14 @@ def complete(
         images: levels, uint8 [N, C, H, W]; values of hidden pixels are not read.
         mask: true for hidden pixels, [H, W] for all images, or [N, H, W].
         n: completions of each image.
-        seed: of the samples; completion k of image i depends on (seed, i, k) alone, with particles on (seed, i).
+        seed: of the samples; completion k of image first + i depends on (seed, first + i, n, k) alone, with particles
+            also on their number.
         method: ``auto``, ``order``, ``mask`` or ``particles``.
         labels: class of each image, or one for all.
         condition: conditioning images, for a model that needs other ones than the partly known images.
         temperature: as of ``sample``; not with particles.
         particles: K, the number of particles, n or more.
+        first: index of the first image; those of a large set may be completed part by part.
 
     Raises:
         UsageError: for a mask or images that do not fit, n < 1, a method that the model or the mask does not allow, or
@@ -150,6 +155,7 @@ def complete(
     at_least("n", n, 1)
     at_least("seed", seed, 0)
     at_least("particles", particles, 2)
+    at_least("first", first, 0)
     x = check_levels(images, model.spec)
     hidden = check_mask(mask, model.spec, len(x))
     if method not in METHODS:
@@ -161,7 +167,7 @@ def complete(
     cond = check_condition(condition, model.condition, len(x))
     cond = None if masks or cond is None else cond.expand(len(x), -1, -1, -1)
     labels = model.labels_of(labels, len(x))
-    task = _Task(model, x, hidden, labels, cond, n, seed, temperature, particles)
+    task = _Task(model, x, hidden, labels, cond, n, seed, temperature, particles, first)
     chosen = _method(task) if method == "auto" else method
     return {"order": _by_order, "mask": _by_mask, "particles": _by_particles}[chosen](task)
 
@@ -243,7 +249,7 @@ def _in_orders(task: _Task, rows: Tensor, orders: list[int]) -> tuple[Tensor, Te
     spec, n, ways = task.model.spec, task.n, [_InOrder(task.model, order) for order in orders]
     given, hidden, conditioning = task.images[rows], task.hidden[rows[:1]], task.conditioning(rows)
     known = torch.stack([way.log_prob(given, ~hidden, conditioning) for way in ways])  # [orders, R]
-    index = (rows[:, None] * n + torch.arange(n)).flatten().tolist()  # [R * n]
+    index = ((task.first + rows)[:, None] * n + torch.arange(n)).flatten().tolist()  # [R * n]
     uniform = [float(rng.uniform(1, rng.Stream.COMPLETION_ORDER, task.seed, i)[0]) for i in index]
     # The order of each completion is drawn in proportion to p_o(known).
     below = known.softmax(0).cumsum(0)[:-1].repeat_interleave(n, 1)  # [orders - 1, R * n]
@@ -278,8 +284,8 @@ def _by_mask(task: _Task) -> Completions:
             images.view(*shape, *model.spec.shape), torch.empty(shape, dtype=torch.float64), None, "mask"
         )
     drawn = model.sample(
-        len(images), seed=task.seed, given=images, mask=~hidden, labels=labels, condition=given,
-        temperature=task.temperature,
+        len(images), seed=task.seed, first=task.first * task.n, given=images, mask=~hidden, labels=labels,
+        condition=given, temperature=task.temperature,
     )  # fmt: skip
     log_prob = model.log_prob(drawn, labels, given)
     return Completions(drawn.view(*shape, *model.spec.shape), log_prob.view(shape), None, "mask")
@@ -313,12 +319,12 @@ def _of_particles(task: _Task, sampler: FastSampler, rows: Tensor) -> tuple[Tens
     Noise and resampling of image i depend on (seed, i), whatever images share the batch.
     """
     model, count, n, of_each = task.model, task.particles, task.n, rows.repeat_interleave(task.particles)
-    uniform = [rng.uniform(sampler.steps + 1, rng.Stream.RESAMPLING, task.seed, i) for i in rows.tolist()]
+    uniform = [rng.uniform(sampler.steps + 1, rng.Stream.RESAMPLING, task.seed, task.first + i) for i in rows.tolist()]
     numbers = torch.from_numpy(np.stack(uniform))  # [R, steps + 1]
     weights, conditioning = Particles(numbers[:, :-1], count), task.conditioning(of_each)
     planes = model.conditioning(conditioning.get("labels"), conditioning.get("condition", _nothing_known(model)))
     drawn = sampler.sample(
-        image_noise(model.spec, task.seed, int(rows[0]) * count, len(of_each)).to(model.device),
+        image_noise(model.spec, task.seed, (task.first + int(rows[0])) * count, len(of_each)).to(model.device),
         conditioning=in_dtype(planes, sampler.dtype),
         given=task.images[of_each].to(model.device),
         mask=~task.hidden[of_each].to(model.device),

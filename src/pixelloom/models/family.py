@@ -26,7 +26,8 @@ Ability = Literal[
     "guidance",  # sample(guidance=...)
     "temperature",  # sample(temperature=...)
     "truncation",  # sample(truncation=...)
-    "completion",  # sample(given=..., mask=...)
+    "given",  # sample(given=..., mask=...)
+    "completion",  # complete
     "method",  # sample(method="fast" or "plain")
     "precision",  # sample(precision=...)
     "interpolate",  # interpolate, between latent vectors

@@ -75,6 +75,7 @@ GAN = Family(
         "condition": _CONDITION,
         "guidance": "a GAN has no logits to guide; --class alone sets the class",
         "temperature": "a GAN has no probabilities to sharpen; --truncation 1 gives less varied images",
+        "given": "a GAN generates whole images and cannot complete a part; a pixel model can",
         "completion": "a GAN generates whole images and cannot complete a part; a pixel model can",
         "method": "a GAN samples in one pass; there is no other method",
         "precision": "a GAN samples in the precision of its weights",

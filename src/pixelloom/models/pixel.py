@@ -95,9 +95,9 @@ class PixelModel(OfOwnNetwork):
     @property
     def can(self) -> frozenset[Ability]:
         """The abilities of this model."""
-        found: set[Ability] = {"likelihood", "temperature", "method", "precision", "receptive_field"}
+        found: set[Ability] = {"likelihood", "completion", "temperature", "method", "precision", "receptive_field"}
         if order_ensemble.orders(self.network) == 1:
-            found.add("completion")
+            found.add("given")
         if self.description.classes:
             guided = self.head.kind != "logistics" and self.description.null_class
             found |= {"classes", "guidance"} if guided else {"classes"}

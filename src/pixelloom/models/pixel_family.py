@@ -73,7 +73,7 @@ PIXEL = Family(
         "pixelloom train gated-pixelcnn --condition downsample@2",
         "guidance": "guidance needs a class-conditional model (train --classes) whose head has logits, and a "
         "null class (--label-dropout above 0)",
-        "completion": "this model averages over several orders of the pixels; train one of one order (model.orders=1)",
+        "given": "this model averages over several orders of the pixels; pixelloom complete chooses among them",
         "truncation": "a pixel model has no latent vector to truncate; --temperature 0.9 gives likelier images",
         "interpolate": "a pixel model has no latent vector to interpolate; a GAN has",
         "attention": "attention maps are available for GANs only",
