@@ -337,6 +337,9 @@ def test_weights_by_hand() -> None:
     sizes = [1 / (0.8**2 + 0.1**2 + 2 * 0.05**2), 1.5**2 / (0.25 + 0.16 + 0.36)]
     torch.testing.assert_close(particles.least_ess, torch.tensor(sizes, dtype=torch.float64))
     assert particles.resampled.tolist() == [1, 0]
+    # The first image has three particles of origin 0 and one of origin 1, the second one weights 0.5, 0, 0.4, 0.6.
+    expected = [1 / (0.75**2 + 0.25**2), 1.5**2 / (0.25 + 0.16 + 0.36)]
+    torch.testing.assert_close(particles.lineages(), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_the_evidence_is_an_unbiased_estimate() -> None:
@@ -371,7 +374,7 @@ def test_a_collapse_is_reported(caplog: pytest.LogCaptureFixture) -> None:
             parameter.mul_(40)
     hidden = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 0, 0]]).bool()
     model.complete(all_images(BITS)[[3, 170]], hidden, 2, method="particles", particles=64)
-    assert "particles had weight at some step" in caplog.text
+    assert "particles have effective weight or lines of their own" in caplog.text
 
 
 @pytest.mark.parametrize(

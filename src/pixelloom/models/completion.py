@@ -54,7 +54,8 @@ class Completions:
         images: levels, uint8 [N, n, C, H, W].
         log_prob: log p(hidden | known) of each, in nats, float64 [N, n]; 0 without hidden pixels. With particles,
             log p(image) minus the estimate of log p(known).
-        ess: smallest effective sample size of the particles, float64 [N]; None for an exact method.
+        ess: smallest effective sample size of the particles at any step, or the effective number of their lineages at
+            the end if it is smaller, float64 [N]; None for an exact method.
         method: ``order``, ``mask`` or ``particles``.
     """
 
@@ -306,9 +307,9 @@ def _by_particles(task: _Task) -> Completions:
     poor = int((ess < _POOR * count).sum())
     if poor:
         _log.warning(
-            "particles: in %d of %d images fewer than %g of %d particles had weight at some step; their completions "
-            "may be alike and far from the model's distribution; use more --particles",
-            poor, len(ess), _POOR * count, count,
+            "particles: in %d of %d images fewer than %g of %d particles have effective weight or lines of their own; "
+            "their completions may be alike and far from the model's distribution; use more particles, or a model "
+            "trained with --condition mask", poor, len(ess), _POOR * count, count,
         )  # fmt: skip
     return Completions(images, log_prob, ess, "particles")
 
@@ -333,7 +334,11 @@ def _of_particles(task: _Task, sampler: FastSampler, rows: Tensor) -> tuple[Tens
     images = drawn.cpu()[weights.choose(n, numbers[:, -1]).flatten()]  # [R * n, C, H, W]
     log_prob = model.log_prob(images, **task.conditioning(rows.repeat_interleave(n))).view(len(rows), n)
     shape = (len(rows), n, *model.spec.shape)
-    return images.view(shape), log_prob - weights.evidence()[:, None], weights.least_ess
+    return (
+        images.view(shape),
+        log_prob - weights.evidence()[:, None],
+        torch.minimum(weights.least_ess, weights.lineages()),
+    )
 
 
 def _nothing_known(model: PixelModel) -> Tensor | None:

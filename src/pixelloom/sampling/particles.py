@@ -32,6 +32,7 @@ class Particles:
         log_weights: float64 [G, K].
         log_evidence: log of the estimate of p(known) so far, without the present weights, float64 [G].
         least_ess: smallest effective sample size seen, before any resampling, float64 [G].
+        origins: the particle that each one descends from, int64 [G, K].
         resampled: number of times that particles were drawn anew, int64 [G].
     """
 
@@ -41,6 +42,7 @@ class Particles:
         self.log_weights = torch.zeros(groups, particles, dtype=torch.float64)
         self.log_evidence = torch.zeros(groups, dtype=torch.float64)
         self.least_ess = torch.full((groups,), float(particles), dtype=torch.float64)
+        self.origins = torch.arange(particles).repeat(groups, 1)
         self.resampled = torch.zeros(groups, dtype=torch.int64)
 
     def weigh(self, log_likelihood: Tensor) -> None:
@@ -68,12 +70,22 @@ class Particles:
         rows[poor] = systematic(self.log_weights[poor], particles, self._uniform[poor, step])
         self.log_evidence[poor] += log_mean_exp(self.log_weights[poor])
         self.log_weights[poor] = 0.0
+        self.origins = self.origins.gather(1, rows)
         self.resampled += poor
         return (rows + torch.arange(groups)[:, None] * particles).flatten()  # [G, K] -> [G * K]
 
     def evidence(self) -> Tensor:
         """log of the estimate of p(known), float64 [G]."""
         return self.log_evidence + log_mean_exp(self.log_weights)
+
+    def lineages(self) -> Tensor:
+        """Effective number of lineages, float64 [G]: 1 / sum of squares of the total weight of each origin.
+
+        Particles of one origin share what was drawn before they parted. A small number is a collapse that the effective
+        sample size does not show, since that is large again after each resampling.
+        """
+        total = torch.zeros_like(self.log_weights).scatter_add_(1, self.origins, self.log_weights.softmax(1))
+        return 1 / total.square().sum(1)
 
     def choose(self, n: int, uniform: Tensor) -> Tensor:
         """n particles of each image in proportion to the weights: rows of the batch, int64 [G, n].
