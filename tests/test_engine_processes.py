@@ -152,3 +152,23 @@ def test_a_lost_process_ends_a_run_that_started_it(engine: Server, tmp_path: Pat
     assert "the process of rank 1 ended with exit code 9 after step" in done.stderr
     assert "is intact. Continue with --resume." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@two_cores
+def test_a_port_in_use_ends_the_run_before_a_process_is_started(engine: Server, tmp_path: Path) -> None:
+    """FAULTS 20: exit code 2, at once, and no process that goes on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = str(server.getsockname()[1])
+        given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        done = engine.run("seen", str(tmp_path), json.dumps(TWO | {"devices": 2}), "none", **given)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has tried to connect
+            server.accept()
+    assert done.returncode == 2, done.stderr
+    said = f"port {port} (MASTER_PORT) is in use; unset the variables, and a free port of this machine is chosen"
+    assert done.stderr == f"devices: {said}\n"
+    )
+    assert done.stderr == f"{said}\n"
+    assert not list(tmp_path.iterdir())
