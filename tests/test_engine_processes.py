@@ -169,6 +169,4 @@ def test_a_port_in_use_ends_the_run_before_a_process_is_started(engine: Server, 
     assert done.returncode == 2, done.stderr
     said = f"port {port} (MASTER_PORT) is in use; unset the variables, and a free port of this machine is chosen"
     assert done.stderr == f"devices: {said}\n"
-    )
-    assert done.stderr == f"{said}\n"
     assert not list(tmp_path.iterdir())
