@@ -5,8 +5,8 @@
 # refused. Gray arrays keep their values (int64 becomes a 32-bit image). A color array of any integer type is cast to uint8
 # without a check: 256 becomes 0, 300 becomes 44, -1 becomes 255, 65535 becomes 255. The images look like noise of the
 # right shape, and a smooth ramp of 16 bits becomes 256 saw teeth. Scanners, microscopes and renderers write 16-bit color;
-# and samples of a generator that overshoot by one level (256, -1) come back as the opposite extreme. Only a warning of the
-# log says that something was cast, and the values are not looked at.
+# and samples of a generator that overshoot by one level (256, -1) come back as the opposite extreme. A
+# UserWarning speaks of downcasting, whatever the values are.
 #
 # Seen (the same in two runs):
 #     datasets 5.2.0; levels [0, 255, 256, 300, 4096, 65535], and -1, 0, 1, 255, 256, 257 as int64
