@@ -24,7 +24,7 @@ from engine_toys import (
     train,
 )
 from forks import Program, Server, server
-from pixelloom.engine.hooks import Validate
+from pixelloom.engine.hooks import MetricsWriter, Validate
 from pixelloom.engine.safetensors_io import load_tensors
 
 # Where other programs want the cores too, all of this may take minutes. So nothing here depends on the clock, and what
@@ -73,6 +73,32 @@ def test_signals_save_and_exit_with_their_codes(engine: Server, tmp_path: Path) 
     assert same(load_tensors(newest(tmp_path / "whole"))[0], load_tensors(newest(tmp_path / "cut"))[0])
 
 
+def test_signals_give_up_a_validation_which_is_repeated(engine: Server, tmp_path: Path) -> None:
+    given = {"images": 80, "validate_every": 8, "sample_every": 12, "ema": 0.1}
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    cut.mkdir()
+    done = engine.run("given_up", str(cut), json.dumps(given), "")
+    assert done.returncode == 0, done.stderr
+    codes = {f"{place} {name}": code for place in ("validation", "drawing") for name, code in ENDS}
+    assert json.loads(done.stdout) == codes | {"rest": 0}
+    assert done.stderr.count("continue with --resume") == 4
+    assert "Traceback" not in done.stderr
+    whole.mkdir()
+    state = train(one_phase(), config(**given), whole, MetricsWriter(whole / "metrics.jsonl", interval=1), Validate())
+    tensors, meta = load_tensors(newest(cut))
+    assert same(load_tensors(newest(whole))[0], tensors)
+    kept = meta["state"]
+    assert (kept["step"], kept["best"], kept["best_step"]) == (state.step, state.best, state.best_step)
+    assert "unfinished" not in meta["notes"]
+
+    def lines(out: Path) -> list[dict[str, object]]:
+        read = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        return [{name: value for name, value in line.items() if name != "seconds"} for line in read]
+
+    assert lines(cut) == lines(whole)  # each validation of each step, once
+
+
+ENDS = [("SIGINT", 130), ("SIGTERM", 143)]
 TWO = {"batch": 8, "images": 64, "ema": 0.1, "timeout": LIMIT}
 
 
