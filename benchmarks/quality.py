@@ -111,7 +111,7 @@ def train(config: RunConfig, data: Dataset, folder: Path | None) -> tuple[Ticks,
     setup = set_up(config, data)
 
     def measure(network: nn.Module) -> Mapping[str, float]:
-        timed.last = scored(setup.model_of(network), data, "val", config.validation_images)
+        timed.last = scored(setup.model_of(network), data, "val", config.validated)
         return {"bits/dim": timed.last.bits_per_dim}
 
     def keep(network: nn.Module, figures: Mapping[str, float], state: State) -> None:

@@ -29,7 +29,7 @@ from pixelloom.data.splits import Split
 from pixelloom.data.stream import Stream, batches
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.fabric import make_fabric
-from pixelloom.engine.hooks import MetricsWriter, Validate
+from pixelloom.engine.hooks import EverySamples, MetricsWriter, Validate
 from pixelloom.engine.loop import fit
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.objectives.base import Monitor, Objective, OptimConfig, Phase
@@ -197,6 +197,43 @@ def plain(conf: TrainConfig, out: Path, waits: str = "never") -> None:
     train(one_phase(), conf, out, Waiting(), resume=True)
 
 
+def given_up(conf: TrainConfig, out: Path, _: str) -> None:
+    """SIGINT and SIGTERM, each in a validation and in drawing, which would take an hour; the rest is left to finish.
+
+    Writes the exit codes. The file ``going`` says that the hour has begun.
+    """
+
+    def hour() -> None:
+        (out / "going").touch()
+        time.sleep(3600)
+
+    def run(place: str, resume: bool = True) -> None:
+        objective, left = one_phase(), [2]  # the second one takes an hour
+
+        def slow(here: str) -> None:
+            left[0] -= here == place
+            if here == place and not left[0]:
+                hour()
+
+        measure = objective.monitor.measure
+        object.__setattr__(objective.monitor, "measure", lambda module: (slow("validation"), measure(module))[1])
+        drawing = EverySamples(lambda module, state: slow("drawing"))
+        writer = MetricsWriter(out / "metrics.jsonl", interval=1)
+        train(objective, conf, out, writer, Validate(), drawing, resume=resume)
+
+    codes = {}
+    for place in ("validation", "drawing"):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            (out / "going").unlink(missing_ok=True)
+            pid = fork(lambda place=place: run(place))
+            while not (out / "going").exists():
+                time.sleep(0.01)
+            os.kill(pid, number)
+            codes[f"{place} {number.name}"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    codes["rest"] = exit_code_of(lambda: run("nowhere"))
+    sys.stdout.write(json.dumps(codes))
+
+
 def exit_code_of(act: Callable[[], object]) -> int:
     """As a command line would: a user's error becomes its exit code."""
     try:
@@ -269,7 +306,7 @@ def signalled(conf: TrainConfig, out: Path, _: str) -> None:
 def main(argv: Sequence[str]) -> int:
     torch.set_num_threads(1)
     name, out, given, extra = argv
-    command = {"seen": seen, "killed": killed, "signalled": signalled}[name]
+    command = {"seen": seen, "killed": killed, "signalled": signalled, "given_up": given_up}[name]
     return exit_code_of(lambda: command(config(**json.loads(given)), Path(out), extra))
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from image_files import encoded, flat, put
-from layouts import idx_bytes, write_idx
+from layouts import CIFAR_NAMES, cifar_batches, idx_bytes, write_cifar, write_idx
 from pixelloom.core.errors import DataError
 from pixelloom.data.catalog import DataConfig, load
 from pixelloom.data.io.folders import DecodedImages, Reading, read_images
@@ -359,6 +359,23 @@ def test_other_idx_files(tmp_path: Path) -> None:
     (tmp_path / "qmnist-train-images-idx3-ubyte").write_bytes(idx_bytes(counted(4, 5, 7))[:-1])
     with pytest.raises(DataError, match=r"ubyte: .*the file is damaged|more than the file can contain"):
         read(tmp_path / "qmnist-train-images-idx3-ubyte")
+
+
+@pytest.mark.parametrize("layout", ["bin", "py", "bin-tar", "py-tar"])
+def test_cifar_by_path(tmp_path: Path, layout: str) -> None:
+    batches = cifar_batches(4)
+    write_cifar(tmp_path / "c", batches, layout)
+    images = np.concatenate([batches[name][0] for name in CIFAR_NAMES])
+    labels = np.concatenate([batches[name][1] for name in CIFAR_NAMES])
+    sources = [tmp_path / "c", *((tmp_path / "c").glob("*.tar.gz"))]
+    assert len(sources) == (2 if layout.endswith("tar") else 1)
+    for source in sources:
+        decoded = read(source)
+        assert np.array_equal(decoded.images, images)
+        assert decoded.splits == {"train": slice(0, 20), "test": slice(20, 24)}
+        assert decoded.classes[3] == "cat"
+        assert decoded.labels is not None
+        assert decoded.labels.tolist() == labels.tolist()
 
 
 def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,7 +228,7 @@ def test_the_page_on_the_command_line_is_true(run: Command) -> None:
     told = set(re.findall(r"`(--[a-z][a-z-]*)", page))
     help_texts = [run(name, "--help").out for name in COMMANDS]
     there = {word for text in help_texts for word in re.findall(r"(?<![\w.-])--[a-z][a-z-]*(?=[ ,])", text)}
-    assert told - {"--help", "--debug", "--nproc-per-node"} - there == set()
+    assert told - {"--help", "--debug", "--verbose", "--nproc-per-node"} - there == set()
     assert there - told - {"--no-gray", "--model", "--head", "--optim", "--train"} == set()
 
 

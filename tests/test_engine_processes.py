@@ -24,7 +24,7 @@ from engine_toys import (
     train,
 )
 from forks import Program, Server, server
-from pixelloom.engine.hooks import Validate
+from pixelloom.engine.hooks import MetricsWriter, Validate
 from pixelloom.engine.safetensors_io import load_tensors
 
 # Where other programs want the cores too, all of this may take minutes. So nothing here depends on the clock, and what
@@ -73,6 +73,32 @@ def test_signals_save_and_exit_with_their_codes(engine: Server, tmp_path: Path) 
     assert same(load_tensors(newest(tmp_path / "whole"))[0], load_tensors(newest(tmp_path / "cut"))[0])
 
 
+def test_signals_give_up_a_validation_which_is_repeated(engine: Server, tmp_path: Path) -> None:
+    given = {"images": 80, "validate_every": 8, "sample_every": 12, "ema": 0.1}
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    cut.mkdir()
+    done = engine.run("given_up", str(cut), json.dumps(given), "")
+    assert done.returncode == 0, done.stderr
+    codes = {f"{place} {name}": code for place in ("validation", "drawing") for name, code in ENDS}
+    assert json.loads(done.stdout) == codes | {"rest": 0}
+    assert done.stderr.count("continue with --resume") == 4
+    assert "Traceback" not in done.stderr
+    whole.mkdir()
+    state = train(one_phase(), config(**given), whole, MetricsWriter(whole / "metrics.jsonl", interval=1), Validate())
+    tensors, meta = load_tensors(newest(cut))
+    assert same(load_tensors(newest(whole))[0], tensors)
+    kept = meta["state"]
+    assert (kept["step"], kept["best"], kept["best_step"]) == (state.step, state.best, state.best_step)
+    assert "unfinished" not in meta["notes"]
+
+    def lines(out: Path) -> list[dict[str, object]]:
+        read = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        return [{name: value for name, value in line.items() if name != "seconds"} for line in read]
+
+    assert lines(cut) == lines(whole)  # each validation of each step, once
+
+
+ENDS = [("SIGINT", 130), ("SIGTERM", 143)]
 TWO = {"batch": 8, "images": 64, "ema": 0.1, "timeout": LIMIT}
 
 
@@ -152,3 +178,21 @@ def test_a_lost_process_ends_a_run_that_started_it(engine: Server, tmp_path: Pat
     assert "the process of rank 1 ended with exit code 9 after step" in done.stderr
     assert "is intact. Continue with --resume." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@two_cores
+def test_a_port_in_use_ends_the_run_before_a_process_is_started(engine: Server, tmp_path: Path) -> None:
+    """FAULTS 20: exit code 2, at once, and no process that goes on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = str(server.getsockname()[1])
+        given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        done = engine.run("seen", str(tmp_path), json.dumps(TWO | {"devices": 2}), "none", **given)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has tried to connect
+            server.accept()
+    assert done.returncode == 2, done.stderr
+    said = f"port {port} (MASTER_PORT) is in use; unset the variables, and a free port of this machine is chosen"
+    assert done.stderr == f"devices: {said}\n"
+    assert not list(tmp_path.iterdir())

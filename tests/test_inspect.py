@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from PIL import Image
 
 from commands import Command, caller
+from image_files import encoded, flat, put, zipped
+from parquet_files import hub_column, pa, write
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def test_a_folder_of_two_classes_and_an_odd_file(run: Command) -> None:
     assert facts["duplicates"] == {"within splits": 0, "across splits": 0}
     assert facts["file_sizes"] == {"8x6": 48, "8x8": 2}
     assert facts["file_modes"] == {"L": 50}
-    assert facts["no_images"] == "notes.txt"
+    assert facts["other_files"] == ["notes.txt"]
     with Image.open(facts["sheet"]) as sheet:
         pixels = np.asarray(sheet.convert("L"))
     assert pixels[: len(pixels) // 2, -40:].min() < 30  # cats are dark, dogs bright
@@ -45,6 +49,63 @@ def test_a_folder_of_two_classes_and_an_odd_file(run: Command) -> None:
     text = run("inspect", "photos", "--size", "8").out
     assert "class  train  val  test" in text
     assert "inspect-2.png" in text
+
+
+def photos() -> dict[str, bytes]:
+    """Two classes of dark and bright images in two splits, a wrapper, two odd files and a damaged image."""
+    noise = np.random.default_rng(0)
+    found = {
+        f"set/{split}/{name}/{i}.png": encoded(noise.integers(low, low + 20, (8, 8 if i else 6)))
+        for split, n in (("train", 110), ("test", 5))
+        for name, low in (("cats", 0), ("dogs", 200))
+        for i in range(n)
+    }
+    return found | {"set/notes.md": b"mine", "set/train/cats/x.db": b"", "set/train/dogs/broken.png": b"text"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "parquet"])
+def test_a_folder_an_archive_and_a_table_say_the_same(run: Command, kind: str) -> None:
+    contents = photos()
+    if kind == "parquet":
+        for split in ("train", "test"):
+            rows = [(name, data) for name, data in contents.items() if split in name and name.endswith("png")]
+            labels = pa.array([name.split("/")[2] for name, _ in rows])
+            write(Path("set", f"{split}.parquet"), {"image": hub_column([data for _, data in rows]), "label": labels})
+    elif kind == "tar":
+        with tarfile.open("set.tar", "w") as archive:
+            for name, data in contents.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    else:
+        put(Path(), contents) if kind == "folder" else zipped(Path("set.zip"), contents)
+    source = {"zip": "set.zip", "tar": "set.tar"}.get(kind, "set")
+    facts = json.loads(run("inspect", source, "--size", "8", "--json").out)
+    assert sum(facts["images"].values()) == 230
+    assert facts["images"]["test"] == 10
+    assert {name: sum(counts.values()) for name, counts in facts["classes"].items()} == {"cats": 115, "dogs": 115}
+    assert facts["file_sizes"] == {"8x8": 226, "8x6": 4}
+    assert facts["file_modes"] == {"L": 230}
+    broken = [name.rpartition("/")[2] for name in facts["damaged"]]
+    assert broken == ["train.parquet, row 220" if kind == "parquet" else "broken.png"]
+    others = sorted(name.rpartition("/")[2] for name in facts["other_files"])
+    assert others == ([] if kind == "parquet" else ["notes.md", "x.db"])
+    assert facts["files_read"] == [231, 231]
+    text = run("inspect", source, "--size", "8").out
+    assert "file sizes    226 of 8x8, 4 of 8x6\nfile colors   230 gray\n" in text
+
+
+@pytest.mark.parametrize("flag", ["-v", "--verbose", None])
+def test_long_lists_are_full_if_asked(run: Command, flag: str | None) -> None:
+    put(Path("set"), {f"{i:02}.png": flat(i) for i in range(12)} | {f"note {i}.txt": b"" for i in range(12)})
+    done = run("inspect", "set", *([flag] if flag else []))
+    (line,) = (line for line in done.out.splitlines() if line.startswith("other files"))
+    every = ", ".join(f"note {i}.txt" for i in range(12))
+    short = ", ".join(f"note {i}.txt" for i in range(5)) + " and 7 more (-v shows all)"
+    assert line == f"other files   {every if flag else short}"
+    assert ("ignored: note 11.txt" in done.err) == bool(flag)
+    assert "other files ignored: 12 .txt" in done.out  # the note
+    assert "warning" not in done.err  # which says the same
 
 
 def test_arrays_with_equal_images_and_few_levels(run: Command) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,7 @@ import pixelloom as pl
 from engine_toys import N, config, one_phase, stream
 from pixelloom.core.errors import UsageError
 from pixelloom.engine.fabric import make_fabric
-from pixelloom.engine.launch import PARENT, Launch, hidden, is_further, launch
+from pixelloom.engine.launch import PARENT, Launch, check_port, hidden, is_further, launch
 from pixelloom.engine.loop import fit
 from small_models import TINY
 
@@ -119,3 +123,64 @@ def test_only_a_further_process_logs_less() -> None:
     assert not is_further(TORCHRUN | {"RANK": "0"})
     for strays in STRAYS:
         assert not is_further(strays)
+
+
+# The port that processes meet at
+
+
+@pytest.fixture(params=[0, 1])
+def taken(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A port that another server listens on, one that reuses addresses and one that does not."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, request.param)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield str(server.getsockname()[1])
+
+
+def test_a_port_in_use_is_named(taken: str) -> None:
+    """FAULTS 20."""
+    for address in ({}, {"MASTER_ADDR": "127.0.0.1"}):
+        for nodes in (1, 2):
+            with pytest.raises(UsageError, match=rf"port {taken} \(MASTER_PORT\) is in use; unset the variables"):
+                check_port(nodes, {"MASTER_PORT": taken} | address)
+
+
+def test_a_free_port_is_used_at_once_after_another_run() -> None:
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch's does
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()  # closed by the server first: its port stays in TIME_WAIT
+            assert client.recv(1) == b""
+    check_port(1, {"MASTER_PORT": str(port), "MASTER_ADDR": "127.0.0.1"})
+    check_port(1, {"MASTER_ADDR": "nowhere"})  # without a port both are chosen
+
+
+@pytest.mark.parametrize("port", ["", "0", "65536", "x", "-1", "29500 "])
+def test_a_port_that_is_none(port: str) -> None:
+    with pytest.raises(UsageError, match="MASTER_PORT: a port is a number of 1 to 65535, not '"):
+        check_port(1, {"MASTER_PORT": port})
+
+
+def test_an_address_of_another_machine_cannot_be_that_of_a_run_of_one() -> None:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = str(free.getsockname()[1])
+    elsewhere = {"MASTER_PORT": port, "MASTER_ADDR": "203.0.113.7"}  # an address for documentation (RFC 5737)
+    with pytest.raises(UsageError, match=rf"203.0.113.7:{port} \(MASTER_ADDR, MASTER_PORT\) cannot be used: "):
+        check_port(1, elsewhere)
+    check_port(2, elsewhere)  # of several machines, it may be translated
+
+
+def test_a_process_whose_parent_has_ended_starts_no_run_of_its_own() -> None:
+    """FAULTS 20: after a failed start, such a process began the run anew, with further processes."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    child = {PARENT: str(ended.pid), "LOCAL_RANK": "1", "NODE_RANK": "0"}
+    with pytest.raises(UsageError, match="the process that started this one for the same run has ended"):
+        launch(2, 1, child)
+    assert launch(1, 1, child).by == "alone"  # a program of its own, started where variables were left behind
+    assert launch(2, 1, child | {"LOCAL_RANK": "0"}).by == "alone"

@@ -35,6 +35,7 @@ from pixelloom.data.pixels import quantize_table, to_model
 from pixelloom.data.splits import Split
 from pixelloom.engine.hooks import Validate
 from pixelloom.engine.optim import EMA, ema_gamma
+from pixelloom.engine.signals import Signals
 from pixelloom.engine.state import State
 from pixelloom.heads.discrete import Bernoulli, Categorical
 from pixelloom.heads.logistic_mixture import Logistics, _Mixture
@@ -251,6 +252,7 @@ def lowest_is_best() -> None:
         objective=SimpleNamespace(monitor=Monitor("bits", measure)),
         state=State(),
         progress=0.5,
+        signals=Signals(),
         ema_weights=lambda: nullcontext(nn.Identity()),
         report=lambda metrics: None,
     )

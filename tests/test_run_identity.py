@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -212,6 +213,65 @@ def test_a_model_is_evaluated_on_the_data_it_was_trained_on(
 
 
 # ------------------------------------------------------------------------------------------------- the configuration
+
+
+def copied(split: str, to: str) -> None:
+    """The images of a split of photos, as files of their names."""
+    data = load(DataConfig(source="photos"))
+    for i, image in enumerate(data.split(split).all()[0]):
+        Path(to).mkdir(exist_ok=True)
+        Image.fromarray(image[0]).save(f"{to}/{i:03}.png")
+
+
+TRAINED_ON = "the model was trained on these images"
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "expected"),
+    [
+        (None, "test", ""),
+        (None, "val", ""),
+        (None, "train", TRAINED_ON),
+        ("moved", "all", "the model was trained on the images of the train split among these; choose --split test"),
+        ("moved", "test", ""),
+        ("copy of train", "all", TRAINED_ON),
+        ("copy of test", "all", ""),
+        ("others", "all", ""),
+    ],
+)
+def test_evaluation_says_where_images_are_those_of_training(
+    data: str | None, split: str, expected: str, run: Command
+) -> None:
+    write(Path("photos"))
+    begin()
+    shutil.copytree("photos", "moved")
+    copied("train", "copy of train")
+    copied("test", "copy of test")
+    write(Path("others"), first=100)
+    words = ["--data", data] if data else []
+    done = run("evaluate", "run", *words, *(["--split", split] if split != "all" else []), "--json")
+    assert done.code == 0
+    note = json.loads(done.out)["note"]
+    assert expected in note
+    assert ("trained on" in done.err) == ("trained on" in note) == bool(expected)
+    assert not expected or f"warning: {data or 'photos'}: {expected}" in done.err
+
+
+def test_evaluation_says_if_the_data_of_training_changed(run: Command) -> None:
+    write(Path("photos"))
+    begin()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("photos/cats/new.png")
+    now, before = load(DataConfig(source="photos")), pl.load("run").description.training
+    changed = [name for name in ("train", "val", "test") if len(now.split(name)) != before.counts[name]]
+    assert len(changed) == 1
+    said = f"the data changed since training (other images of {changed[0]}), so training images may be among these"
+    done = run("evaluate", "run", "--json")
+    assert json.loads(done.out)["note"].endswith(said)
+    assert f"warning: photos: {said}" in done.err
+    assert said in run("evaluate", "run", "--split", "val", "--json").out
+    assert "changed since" not in run("evaluate", "run", "--json", "--fit", "pad").out  # read in another way
+    Path("photos/cats/new.png").unlink()
+    assert "changed since" not in run("evaluate", "run", "--json").out
 
 
 def test_a_cut_configuration_is_told(run: Command, caplog: pytest.LogCaptureFixture) -> None:

@@ -204,14 +204,23 @@ def test_the_level_of_the_class_can_be_given(tmp_path: Path, caplog: pytest.LogC
 
 def test_the_warning_is_short_and_the_note_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = [f"{i}.png" for i in range(200)]
-    put(tmp_path, {f"{'long name ' * 9}{i}.png": b"" for i in range(2)} | {f"other.{'x' * 60}": b""})
-    with caplog.at_level(logging.DEBUG, "pixelloom"):
+    put(tmp_path, {f"{'long name ' * 9}{i}.png": b"" for i in range(2)} | {f"{i}.{'x' * 60}": b"" for i in range(12)})
+    with caplog.at_level(logging.INFO, "pixelloom"):
         note = read(tmp_path, names).note
-    warning, rest = [record for record in caplog.records if record.name == "pixelloom"]
-    assert (warning.levelno, rest.levelno) == (logging.WARNING, logging.DEBUG)
-    assert warning.getMessage().endswith(f"{note[250:300]}... (in full in the model card)")
-    assert rest.getMessage().endswith(note)
-    assert "other files ignored" in note
+    (warning,) = [record for record in caplog.records if record.name == "pixelloom"]
+    assert warning.getMessage().endswith(f"{note[250:300]}... (in full with -v, and in the model card)")
+    assert f"other files ignored: 12 .{'x' * 60}" in note
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG, "pixelloom"):
+        read(tmp_path, names)
+    *details, last = [record.getMessage() for record in caplog.records if record.name == "pixelloom"]
+    assert last.endswith(note)
+    assert [line.rpartition("skipped: ")[2] for line in details if "skipped" in line] == [
+        f"{'long name ' * 9}{i}.png: 0 bytes" for i in range(2)
+    ]
+    assert [line.rpartition("ignored: ")[2] for line in details if "ignored" in line] == [
+        f"{i}.{'x' * 60}" for i in range(12)
+    ]
 
 
 # ---------------------------------------------------------------- labels in tables

@@ -148,7 +148,7 @@ class ToySetup(Setup[ToyRun, ToyModel]):
     def snapshot(self, network: nn.Module, record: TrainingRecord) -> ToyModel:
         return ToyModel(network, self.model.description.model_copy(update={"training": record}))
 
-    def sample_grid(self, model: ToyModel, n: int) -> Image:
+    def sample_grid(self, model: ToyModel, n: int, on_step: Any = None) -> Image:
         return grid(model.sample(n).numpy(), model.spec.levels)
 
 

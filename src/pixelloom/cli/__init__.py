@@ -46,8 +46,9 @@ First steps: pixelloom train digits --minutes 1
              pixelloom sample runs/digits
 Own images:  pixelloom train --data FOLDER --minutes 5
 
-With any command, --debug shows the traceback of an error."""
+With any command, -v or --verbose shows long lists in full, --debug the traceback of an error."""
 
+_VERBOSE = {"-v", "--verbose"}
 _LONGEST = 3_000  # characters of a message
 
 app = App(
@@ -88,8 +89,9 @@ def _run(argv: Sequence[str] | None) -> int:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # for as long as the process
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in tokens
-    tokens = [token for token in tokens if token != "--debug"]
-    with logs():
+    verbose = bool(_VERBOSE & set(tokens))
+    tokens = [token for token in tokens if token not in {"--debug", *_VERBOSE}]
+    with logs(verbose=verbose):
         try:
             app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
             sys.stdout.flush()

@@ -66,17 +66,22 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 @contextmanager
-def logs() -> Iterator[None]:
-    """Show the library's log on standard error while a command runs."""
+def logs(*, verbose: bool = False) -> Iterator[None]:
+    """Show the library's log on standard error while a command runs; ``verbose`` adds details and long lists."""
     handler, level = _StderrHandler(), _log.level
     _log.addHandler(handler)
     # Further processes of one run log warnings only.
-    _log.setLevel(logging.WARNING if is_further() else logging.INFO)
+    _log.setLevel(logging.WARNING if is_further() else logging.DEBUG if verbose else logging.INFO)
     try:
         yield
     finally:
         _log.removeHandler(handler)
         _log.setLevel(level)
+
+
+def is_verbose() -> bool:
+    """Whether the command shows long lists in full."""
+    return _log.isEnabledFor(logging.DEBUG)
 
 
 class Meter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -159,6 +159,7 @@ def _measured(name: str, model: GenerativeModel, data_options: DataOptions, wish
     from pixelloom.data.io.download import progress_bar
     from pixelloom.runs.evaluate import LIKELIHOOD, N, applicable_metrics, data_for, measure, scored
     from pixelloom.runs.folder import find
+    from pixelloom.runs.identity import seen_in_training
     from pixelloom.runs.matching import EVERY, default_split
 
     settings = data_settings(data_options)
@@ -176,6 +177,10 @@ def _measured(name: str, model: GenerativeModel, data_options: DataOptions, wish
         _log.info("%s: images are converted as in training: %s", config.source, _conversions(config))
     with progress_bar() as shown:
         data = load_for(model.spec, config, shown)
+    remark = seen_in_training(model.description.training, config, data, split)
+    if remark:
+        _log.warning("%s: %s", config.source, remark)
+        data = replace(data, note="; ".join(filter(None, (data.note, remark))))
     likelihood = scored(model, data, split, options.limit) if LIKELIHOOD in words else None
     measured = None
     if drawn:

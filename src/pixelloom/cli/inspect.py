@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelloom.cli import outputs
-from pixelloom.cli.console import say, say_json, say_table
+from pixelloom.cli.console import is_verbose, say, say_json, say_table
 from pixelloom.cli.options import Flag, Index, OptionalCount
 from pixelloom.cli.training_options import NO_DATA, DataOptions, data_settings
 from pixelloom.core.errors import UsageError, shortened
+from pixelloom.data.io.split_names import natural_order
 
 if TYPE_CHECKING:
     from pixelloom.core.types import Levels
     from pixelloom.data.catalog import Dataset
 
 _MOST_FILES = 5_000  # whose headers are read
-_SHOWN = 5  # sizes, and files that are no images
+_SHOWN = 5  # sizes, and names of a list
+_BLOCK = 1_024  # images that are counted at once
 _COLUMNS, _CLASSES = 8, 24  # of the contact sheet, at most
+_MODES = {
+    **{"1": "black and white", "L": "gray", "LA": "gray with transparency", "P": "palette", "RGB": "color"},
+    **{"RGBA": "color with transparency", "CMYK": "CMYK", "I;16": "16-bit gray", "I": "32-bit gray", "F": "float gray"},
+}
+"""Names of Pillow's modes."""
+_log = logging.getLogger("pixelloom")
 
 
 def inspect(
@@ -43,7 +55,7 @@ def inspect(
         force: Overwrite an existing PNG.
         data: Data and its transforms, as in training.
     """
-    from pixelloom.data.catalog import load
+    from pixelloom.data.catalog import DATASETS, load
     from pixelloom.data.io.download import progress_bar
     from pixelloom.runs.evaluate import checked
     from pixelloom.viz.grid import save_png
@@ -53,9 +65,9 @@ def inspect(
         raise UsageError("--data: the source is the argument, as in `pixelloom inspect photos`")
     out = outputs.free(Path("inspect.png"), force=force) if out is None else out
     outputs.check_image(out, force)
-    with progress_bar() as shown:
+    with progress_bar() as shown, _without_notes():
         found = load(checked({**settings, "source": source}), shown)
-    about = _about(found) | _files(Path(source).expanduser())
+    about = _about(found) | ({} if source in DATASETS else _files(Path(source).expanduser()))
     sheet = _sheet(found, number or _COLUMNS, seed)
     outputs.probe(out.parent)
     with outputs.writing(out):
@@ -64,13 +76,58 @@ def inspect(
     if json:
         say_json(about)
         return
-    for name, value in about.items():
-        if name != "classes" and value:
-            words = ", ".join(f"{key} {item:,}" for key, item in value.items()) if isinstance(value, dict) else value
-            say(f"{name.replace('_', ' '):16} {words}")
+    for name, value in _for_people(about).items():
+        if value:
+            say(f"{name:13} {_words(value)}")
     if about["classes"]:
         rows = [[shortened(name, 40), *map(str, counts.values())] for name, counts in about["classes"].items()]
         say_table(("class", *about["images"]), rows)
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Leave out the warning on how images were read, which the note repeats."""
+
+    def keeps(record: logging.LogRecord) -> bool:
+        return record.levelno != logging.WARNING or record.funcName != "read_images"
+
+    _log.addFilter(keeps)
+    try:
+        yield
+    finally:
+        _log.removeFilter(keeps)
+
+
+def _for_people(about: dict[str, Any]) -> dict[str, Any]:
+    """The lines of the text, without what says nothing new."""
+    kinds = {_MODES.get(mode, mode): count for mode, count in about.get("file_modes", {}).items()}
+    sizes, different = about.get("file_sizes", {}), about.get("different_sizes", 0)
+    more = {"other sizes": different - len(sizes)} if different > len(sizes) else {}
+    first, every = about.get("files_read", (0, 0))
+    return {
+        **{name.replace("_", " "): about[name] for name in ("source", "images", "shape", "levels_used")},
+        "equal images": about["duplicates"] if any(about["duplicates"].values()) else "none",
+        "file sizes": {f"of {size}": count for size, count in sizes.items()} | more,
+        "file colors": kinds,
+        "damaged": about.get("damaged"),
+        "other files": about.get("other_files"),
+        "files read": f"the headers of {first:,} of {every:,}" if first < every else "",
+        "note": about["note"],
+        "sheet": about["sheet"],
+    }
+
+
+def _words(value: Any) -> str:
+    """A value for people: counts by name, or a list, of which a long one is shortened unless -v is given."""
+    from pixelloom.data.io.reading import printable
+
+    if isinstance(value, dict):
+        return ", ".join(f"{item:,} {key}" for key, item in value.items())
+    if not isinstance(value, list):
+        return str(value)
+    shown = value if is_verbose() else value[:_SHOWN]
+    more = f" and {len(value) - _SHOWN:,} more (-v shows all)" if len(value) > len(shown) else ""
+    return ", ".join(map(printable, shown)) + more
 
 
 def _about(data: Dataset) -> dict[str, Any]:
@@ -80,10 +137,14 @@ def _about(data: Dataset) -> dict[str, Any]:
     from pixelloom.data.splits import NAMES, content_hashes
 
     counts = {name: np.bincount(_labels(data, name), minlength=len(data.classes)) for name in NAMES}
-    hashes = {name: content_hashes(data.split(name).all()[0]) for name in NAMES}
     values = np.zeros(data.source_levels, bool)
+    hashes = {name: np.zeros(0, np.uint64) for name in NAMES}
     for name in NAMES:
-        values[np.unique(data.split(name).all()[0])] = True
+        split = data.split(name)
+        for start in range(0, len(split), _BLOCK):
+            images, _ = split.take(np.arange(start, min(start + _BLOCK, len(split))))
+            hashes[name] = np.append(hashes[name], content_hashes(images))
+            values[images.reshape(-1)] = True
     used = np.flatnonzero(values)
     within = sum(len(found) - len(np.unique(found)) for found in hashes.values())
     every = np.concatenate([np.unique(found) for found in hashes.values()])
@@ -109,27 +170,35 @@ def _labels(data: Dataset, name: str) -> Any:
 
 
 def _files(path: Path) -> dict[str, Any]:
-    """Sizes and color modes of the files of a folder, by their headers, and files that are no images."""
+    """Sizes and color modes of the files of a folder, archive, list or Parquet file, by their headers; other files."""
+    import numpy as np
     from PIL import Image
 
-    if not path.is_dir():
+    from pixelloom.data.io.decode import DamageError
+    from pixelloom.data.io.folders import holds_arrays
+    from pixelloom.data.io.scan import open_listing
+
+    if holds_arrays(path):
         return {}
-    sizes, modes, odd = Counter[str](), Counter[str](), list[str]()
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    for file in files[:_MOST_FILES]:
-        try:
-            with Image.open(file) as image:
-                sizes[f"{image.height}x{image.width}"] += 1
-                modes[image.mode] += 1
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            odd.append(str(file.relative_to(path)))
-    more = f" and {len(odd) - _SHOWN} more" if len(odd) > _SHOWN else ""
+    sizes, modes, damaged = Counter[str](), Counter[str](), list[str]()
+    with open_listing(path) as listing:
+        count = len(listing.names)
+        read = np.unique(np.linspace(0, count - 1, min(count, _MOST_FILES)).astype(int)).tolist()
+        for i in read:
+            try:
+                with Image.open(BytesIO(listing.read(i))) as image:
+                    sizes[f"{image.height}x{image.width}"] += 1
+                    modes[image.mode] += 1
+            except (DamageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                damaged.append(listing.names[i])
+        others = natural_order(listing.others)
     return {
         "file_sizes": dict(sizes.most_common(_SHOWN)),
-        "different_sizes": str(len(sizes)),
+        "different_sizes": len(sizes),
         "file_modes": dict(modes),
-        "no_images": ", ".join(map(shortened, odd[:_SHOWN])) + more,
-        "files_read": f"{min(len(files), _MOST_FILES):,} of {len(files):,}",
+        "damaged": damaged,
+        "other_files": others,
+        "files_read": (len(read), count),
     }
 
 

@@ -20,6 +20,8 @@ from typing import TypeVar
 
 import torch
 
+from pixelloom.core.errors import UsageError
+
 _T = TypeVar("_T")
 
 
@@ -220,7 +222,12 @@ class ThreadChoice:
         Args:
             threads: a fixed number, None to tune it.
             device: of the work; only a CPU is tuned.
+
+        Raises:
+            UsageError: for fewer than one thread.
         """
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads: must be 1 or more, or None to choose by measured time, not {threads}")
         threads = threads or _FIXED.get()
         with thread_lease(threads) as most:
             if threads is not None or most == 1 or device.type != "cpu":

@@ -19,6 +19,7 @@ from pixelloom.data.io import published_formats
 from pixelloom.data.io.download import PUBLISHED, Progress, provide
 from pixelloom.data.io.folders import KINDS, exists, expanded, read_images
 from pixelloom.data.io.idx import read_idx
+from pixelloom.data.io.published_formats import CIFAR_CLASSES
 from pixelloom.data.io.reading import printable
 from pixelloom.data.splits import (
     NAMES,
@@ -40,7 +41,6 @@ __all__ = ["DATASETS", "DataConfig", "Dataset", "Entry", "Split", "load", "load_
 
 DIGITS = tuple("0123456789")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,10 @@ def _idx(name: str, classes: tuple[str, ...], config: DataConfig, progress: Prog
 
 
 def _cifar10(config: DataConfig, progress: Progress | None) -> Dataset:
-    def complete(folder: Path) -> bool:
-        return all(
-            published_formats.find_cifar(folder, names)
-            for names in (published_formats.CIFAR_TRAIN, published_formats.CIFAR_TEST)
-        )
-
-    folder = provide("cifar10", config.root, complete, progress)
-    batches = [
-        published_formats.find_cifar(folder, names)
-        for names in (published_formats.CIFAR_TRAIN, published_formats.CIFAR_TEST)
-    ]
-    train, test = (Split(*published_formats.read_cifar(files)) for files in batches if files)
-    return from_published("cifar10", train, test, CIFAR, (50000, 10000))
+    folder = provide("cifar10", config.root, lambda folder: bool(published_formats.cifar_files(folder)), progress)
+    batches = published_formats.cifar_files(folder)
+    train, test = (Split(*published_formats.read_cifar(batches[name])) for name in ("train", "test"))
+    return from_published("cifar10", train, test, CIFAR_CLASSES, (50000, 10000))
 
 
 def _binarized_mnist(config: DataConfig, progress: Progress | None) -> Dataset:

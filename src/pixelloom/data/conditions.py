@@ -84,6 +84,16 @@ class Condition:
         known = ~hidden.expand(len(images), -1, -1, -1)
         return torch.cat((images * known, known.to(images.dtype)), dim=1)
 
+    def known(self, levels: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Images and the known values of conditioning images of the rule ``mask``; None if nothing is known.
+
+        uint8 [N, C + 1, H, W] -> uint8 [N, C, H, W] and bool [N, C, H, W].
+        """
+        known = ~self.hidden(levels)
+        if not bool(known.any()):
+            return None, None
+        return levels[:, :-1], known.expand(-1, self.image.channels, -1, -1)
+
     @staticmethod
     def hidden(levels: Tensor) -> Tensor:
         """Hidden pixels of conditioning images of the rule ``mask``: uint8 [N, C + 1, H, W] -> bool [N, 1, H, W]."""

@@ -264,7 +264,8 @@ def split_by_hash(hashes: Hashes, *shares: float) -> tuple[Rows, ...]:
     distinct = np.unique(hashes)
     parts = len(shares) + 1
     if len(distinct) < parts:
-        raise DataError(f"{len(distinct)} distinct images cannot fill {parts} splits; at least {parts} are needed")
+        few = f"{len(distinct)} distinct image{'s' * (len(distinct) != 1)} cannot fill {parts} splits"
+        raise DataError(f"{few}; at least {parts} are needed, such as crops of a large image")
     ends, begin = [], 0
     for i, share in enumerate(np.cumsum(shares)):
         end = int(np.searchsorted(distinct, np.uint64(min(share, 1.0) * (2**64 - 1))))

@@ -87,7 +87,7 @@ class Checkpoint(Hook):
             run.state, run.notes = state, dict(meta.get("notes", {}))
             _warn_of_changes(run, path, meta.get("config", {}))
             run.saved = path
-            if run.progress >= 1 and run.fabric.is_global_zero:
+            if run.progress >= 1 and not run.notes.get("unfinished") and run.fabric.is_global_zero:
                 _log.warning(
                     "%s: the budget is used up after %s images; set a larger --images, --epochs or --minutes",
                     *(self.folder.parent, f"{run.state.images:,}"),

@@ -31,7 +31,9 @@ class TrainConfig(BaseModel):
     workers: int = Field(0, ge=0, description="processes that load data")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of weights, data order and noise")
     ema: float | None = Field(None, gt=0, le=0.28, description="relative width (sigma_rel) of the EMA; null: no EMA")
-    validate_every: int | None = Field(None, gt=0, description="images between validations; null: 20 per run")
+    validate_every: int | None = Field(
+        None, gt=0, description="images between validations; null: 20 per run, fewer if they take too long"
+    )
     checkpoint_every: int | None = Field(
         None, gt=0, description="images between checkpoints; null: 20 per run, and one every 5 minutes"
     )
@@ -43,18 +45,19 @@ class TrainConfig(BaseModel):
             raise ValueError(f"batch={self.batch} cannot be split into accumulate={self.accumulate} equal parts")
         return self
 
-    def progress(self, images: int, seconds: float, epoch: int) -> float:
+    def progress(self, images: int, seconds: float, epoch: int, reserve: float = 0.0) -> float:
         """Return the share of the budget that is used, 1 or more at the end.
 
         Args:
             images: number of images so far.
             seconds: wall-clock time so far.
             epoch: number of images in an epoch.
+            reserve: seconds of a budget in minutes for what follows the last step.
         """
         epochs = 1.0 if self.epochs is self.images is self.minutes is None else self.epochs
         shares = [
             images / (epochs * epoch) if epochs else 0.0,
             images / self.images if self.images else 0.0,
-            seconds / (60 * self.minutes) if self.minutes else 0.0,
+            seconds / max(60 * self.minutes - reserve, 30 * self.minutes) if self.minutes else 0.0,
         ]
         return max(shares)

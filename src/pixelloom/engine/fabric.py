@@ -24,7 +24,7 @@ from torch import distributed
 
 from pixelloom.core.errors import UsageError
 from pixelloom.engine.config import TrainConfig
-from pixelloom.engine.launch import PARENT, Launch, hidden, launch
+from pixelloom.engine.launch import PARENT, Launch, check_port, hidden, launch
 from pixelloom.engine.memory import keep_freed_memory, out_of_memory
 
 _log = logging.getLogger("pixelloom")
@@ -38,7 +38,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     launcher left in the environment are named in a warning and ignored.
 
     Raises:
-        UsageError: if the requested device, number of devices or precision is not available.
+        UsageError: if the requested device, number of devices, port or precision is not available.
     """
     keep_freed_memory()
     device = choose_device(config)
@@ -61,7 +61,10 @@ def make_fabric(config: TrainConfig) -> Fabric:
         torch.backends.cudnn.deterministic = True
     several = devices * nodes > 1 or started.by == "torchrun"
     if several and started.by == "alone":
+        if started.rank == 0:
+            check_port(nodes)
         os.environ[PARENT] = str(os.getpid())
+    fabric: Fabric | None = None
     try:
         with hidden(started.strays):
             fabric = Fabric(
@@ -74,6 +77,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
             )
             fabric.launch()
     except distributed.DistError as error:
+        for process in getattr(fabric and fabric.strategy.launcher, "procs", []):
+            process.kill()  # else it would wait for this one
         port = os.environ.get("MASTER_PORT", "unset")
         raise UsageError(f"the processes cannot connect on port {port} (MASTER_PORT): {error}") from error
     atexit.register(_end_children, getattr(fabric.strategy.launcher, "procs", []))

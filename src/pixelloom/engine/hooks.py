@@ -65,9 +65,23 @@ class Progress(Hook):
             self._print(f"{min(run.progress, 1):4.0%}  {self.line(run)}")
 
     def on_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Print the metrics as a permanent line."""
+        """Print the metrics as a permanent line, if there are any."""
+        if not metrics:
+            return
         text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self._print(f"validation after {run.epochs:.3g} epochs: {text}")
+
+    def during(self, run: Run, what: str) -> None:
+        """Show what is done between two steps, such as a validation, if it is time."""
+        wait = _SHOW_BAR if self._bar else _SHOW_LINES
+        if time.monotonic() - self._shown < wait:
+            return
+        self._shown = time.monotonic()
+        if self._bar:
+            with contextlib.suppress(OSError):
+                self._bar.update(self._task, description=f"{self.line(run)}  {what}")
+        else:
+            self._print(f"{min(run.progress, 1):4.0%}  {what}")
 
     def line(self, run: Run) -> str:
         """Return a line such as ``"12,800 images  0.21 epochs  950 images/s  loss 1.91  0:41 left"``."""
@@ -202,11 +216,16 @@ class TensorBoard(Hook):
             self._writer.add_scalar(f"{split}/{name}", value, run.state.step)
 
 
+class BudgetUsedError(Exception):
+    """A validation or drawing was given up, since the budget in minutes is used up."""
+
+
 class Validate(Hook):
     """Evaluates the objective's monitor with EMA weights, and records the best value.
 
     It runs every ``validate_every`` images, by default 20 times per run, and at the end. With a budget in minutes a
-    validation is skipped while those since the start of this process have used more than a tenth of the run's time.
+    validation is skipped while those since the start of this process have used more than a tenth of the run's time,
+    and one that raises BudgetUsedError is left out. A signal gives up a validation, which a resumed run then repeats.
 
     ``on_best(module, metrics, state)`` is called with the validated module, in eval mode, whenever the monitored metric
     is the lowest so far, or always if the monitor does not select.
@@ -224,9 +243,14 @@ class Validate(Hook):
             return
         begun = time.monotonic()
         monitor, state = run.objective.monitor, run.state
+        try:
+            with run.signals.interruptible(), run.ema_weights() as module:
+                metrics = monitor.measure(module)
+        except BudgetUsedError:
+            _log.info("the validation after step %d was given up: the budget is used up", state.step)
+            return
         with run.ema_weights() as module:
-            metrics = monitor.measure(module)
-            value = metrics[monitor.name]
+            value = metrics[monitor.name] if monitor.name else 0.0
             if math.isfinite(value) and (state.best is None or value < state.best or not monitor.selects):
                 state.best, state.best_step = value, state.step
                 if self.on_best:
@@ -236,7 +260,10 @@ class Validate(Hook):
 
 
 class EverySamples(Hook):
-    """Calls ``draw(module, state)`` every ``sample_every`` images, by default 10 times per run, and at the end."""
+    """Calls ``draw(module, state)`` every ``sample_every`` images, by default 10 times per run, and at the end.
+
+    A signal gives up drawing, which a resumed run then repeats.
+    """
 
     def __init__(self, draw: Callable[[nn.Module, State], None]) -> None:
         self.draw = draw
@@ -244,5 +271,5 @@ class EverySamples(Hook):
     def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         """Draw if it is due."""
         if run.due(run.config.sample_every, 10):
-            with run.ema_weights() as module:
+            with run.signals.interruptible(), run.ema_weights() as module:
                 self.draw(module, run.state)

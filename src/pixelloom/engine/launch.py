@@ -7,12 +7,14 @@ process is one of several only if all variables of its launcher agree, or if its
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pixelloom.core.errors import UsageError
+from pixelloom.core.errors import UsageError, shortened
 
 PARENT = "PIXELLOOM_PARENT"
 """Process id of the process that started this one for the same run."""
@@ -23,6 +25,8 @@ _TORCHRUN = (
 _SRUN = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID")
 _BY_HAND = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")
+_PORTS = 1 << 16
+_PASSIVE = socket.AI_PASSIVE | socket.AI_NUMERICSERV
 _PREFIXES = ("TORCHELASTIC_", "LT_")  # of torchrun, and of the command line of Lightning Fabric
 
 
@@ -51,9 +55,12 @@ def launch(devices: int, nodes: int, environment: Mapping[str, str] = os.environ
         environment: environment variables.
 
     Raises:
-        UsageError: if the run asks for several machines and nothing says which one this is.
+        UsageError: if the run asks for several machines and nothing says which one this is, or if the parent of this
+            process has ended.
     """
     processes = devices * nodes
+    if processes > 1 and _number(environment, "LOCAL_RANK") > 0 and _ended(_number(environment, PARENT)):
+        raise UsageError("devices: the process that started this one for the same run has ended")
     if processes > 1 and environment.get(PARENT) in (str(os.getppid()), str(os.getpid())):
         rank = _number(environment, "NODE_RANK") * devices + _number(environment, "LOCAL_RANK")
         return Launch("parent", max(rank, 0))
@@ -115,6 +122,52 @@ def _strays(environment: Mapping[str, str]) -> tuple[str, ...]:
     if "SLURM_NTASKS" in environment and environment["SLURM_NTASKS"] != "1":
         found.append("SLURM_NTASKS")
     return tuple(found)
+
+
+def check_port(nodes: int, environment: Mapping[str, str] = os.environ) -> None:
+    """Check the address that the processes of a run meet at, before they are started.
+
+    Args:
+        nodes: number of machines.
+        environment: MASTER_ADDR and MASTER_PORT; without a port, a free one is chosen later.
+
+    Raises:
+        UsageError: if the port is in use or none, or, for one machine, if the address is not one of this machine.
+    """
+    port = environment.get("MASTER_PORT")
+    if port is None:
+        return
+    number = _number(environment, "MASTER_PORT")
+    if not 0 < number < _PORTS:
+        raise UsageError(f"MASTER_PORT: a port is a number of 1 to {_PORTS - 1}, not {shortened(port)!r}; unset it")
+    host = environment.get("MASTER_ADDR", "")
+    for address in ("", host) if nodes == 1 else ("",):
+        try:
+            family, _, _, _, place = socket.getaddrinfo(
+                address or None, number, type=socket.SOCK_STREAM, flags=_PASSIVE
+            )[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                # As servers do: connections of a process that has ended do not count.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+        except OSError as error:
+            where = f"{address}:{port} (MASTER_ADDR, MASTER_PORT)" if address else f"port {port} (MASTER_PORT)"
+            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror or error}"
+            raise UsageError(
+                f"devices: {where} {reason}; unset the variables, and a free port of this machine is chosen"
+            ) from error
+
+
+def _ended(pid: int) -> bool:
+    """Whether a process does not exist any more; False for -1."""
+    try:
+        if pid > 0:
+            os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # of another user
+        pass
+    return False
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -24,7 +24,7 @@ from pixelloom.engine.fabric import memory_explained
 from pixelloom.engine.optim import rate
 from pixelloom.engine.signals import Signals
 from pixelloom.engine.state import Hook, PhaseState, Run, State
-from pixelloom.engine.stopping import ends_explained, saved_on_failure, stop
+from pixelloom.engine.stopping import after_step, ends_explained, finish_step, stop
 from pixelloom.objectives.base import Objective
 
 
@@ -39,6 +39,7 @@ def fit(
     out: Path | None = None,
     resume: bool = False,
     about: Mapping[str, Any] | None = None,
+    reserve: float = 0.0,
 ) -> State:
     """Train the modules of ``objective`` in place until the budget of ``config`` is used up.
 
@@ -52,6 +53,7 @@ def fit(
         out: the run folder; checkpoints are written to ``out/checkpoints``.
         resume: start from the newest undamaged checkpoint, if there is one.
         about: what the run is, as JSON-serializable values; kept with each checkpoint.
+        reserve: seconds of a budget in minutes that are kept for what follows the last step.
 
     Raises:
         ModelError: if training diverges or a checkpoint cannot be loaded.
@@ -60,6 +62,7 @@ def fit(
         LostProcessError: if another process of the run ends.
     """
     run = Run(objective, config, fabric, epoch, about=about or {})
+    run.reserve = reserve
     checkpoint = Checkpoint(out / "checkpoints") if out else None
     if fabric.is_global_zero:
         run.hooks = [*hooks, checkpoint] if checkpoint else list(hooks)
@@ -69,7 +72,7 @@ def fit(
         checkpoint.restore(run)
     batches = stream(run.state.step)
     try:
-        with Signals() as signals, memory_explained(config), ends_explained(run):
+        with run.signals as signals, memory_explained(config), ends_explained(run):
             _steps(run, batches, signals, checkpoint)
     finally:
         for hook in run.hooks:
@@ -85,7 +88,8 @@ def _steps(run: Run, batches: Iterator[Batch], signals: Signals, checkpoint: Che
     run.start_clock()
     for hook in run.hooks:
         hook.on_start(run)
-    while run.progress < 1:
+    whole = finish_step(run, checkpoint)
+    while run.progress < 1 and (whole or run.fabric.world_size > 1):
         batch = run.fabric.to_device(next(batches))
         stats: dict[str, float] = {}
         for index, active in enumerate(run.phases):
@@ -94,11 +98,11 @@ def _steps(run: Run, batches: Iterator[Batch], signals: Signals, checkpoint: Che
         signal = run.advance(signals.received)
         if run.ema:
             run.ema.update(run.state.step)
-        with saved_on_failure(run, checkpoint):
-            for hook in run.hooks:
-                hook.on_step(run, stats)
+        whole = whole and after_step(run, stats, checkpoint)
         if signal:
             stop(run, signal, checkpoint)
+    if not whole:  # of several processes, the others take part in one more step, which is not saved
+        stop(run, signals.received, checkpoint)
 
 
 def _phase_step(run: Run, active: PhaseState, index: int, batch: Batch) -> dict[str, float]:

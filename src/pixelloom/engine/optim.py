@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pixelloom.engine.muon import Muon
+from pixelloom.layers.copies import copy_of
 from pixelloom.objectives.config import OptimConfig
 
 
@@ -95,7 +95,7 @@ class EMA:
     """
 
     def __init__(self, module: nn.Module, sigma_rel: float) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.module = copy_of(module).eval().requires_grad_(False)
         self.exponent = ema_gamma(sigma_rel) + 1
         self._source = module
         self._averages: list[Tensor] = list(self.module.parameters())

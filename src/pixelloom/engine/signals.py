@@ -23,6 +23,10 @@ class Interrupted(PixelloomError):  # noqa: N818  # requested by the user, not a
         self.exit_code = exit_code
 
 
+class Stopped(BaseException):  # not an Exception: no library that is interrupted may catch it
+    """A signal during work that may be given up at once, see :meth:`Signals.interruptible`."""
+
+
 _SAVING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two: a closed terminal, a queue that ends a job
 
 
@@ -36,6 +40,7 @@ class Signals:
     def __init__(self) -> None:
         self.received = 0
         self._raised = False
+        self._interruptible = False
         self._before: dict[int, Any] = {}
         self._pid = os.getpid()
 
@@ -64,6 +69,29 @@ class Signals:
                 raise KeyboardInterrupt
             return
         self.received = number
+        if self._interruptible:
+            self._interruptible = False
+            raise Stopped
+        if number == signal.SIGINT:
+            with contextlib.suppress(OSError):  # not by logging, whose locks may be held here
+                os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Context of work that a signal gives up at once.
+
+        Raises:
+            Stopped: at a signal, and for one that was received before.
+        """
+        if self.received:
+            raise Stopped
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+        if self.received:  # where Python ignores exceptions, such as in a destructor
+            raise Stopped
 
 
 _AGAIN = 1.0  # seconds after which another SIGINT counts

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from pixelloom.core.types import Batch
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.optim import EMA, build_optimizer
+from pixelloom.engine.signals import Signals
 from pixelloom.objectives.base import Objective, Phase, Stats
 
 
@@ -113,6 +114,9 @@ class Run:
         self.notes: dict[str, Any] = {}
         """JSON-serializable state of hooks, kept with each checkpoint."""
         self.saved: Path | None = None  # the last checkpoint that was written or loaded
+        self.signals = Signals()
+        self.reserve = 0.0
+        """Seconds of a budget in minutes that are kept for the last validation and the final samples."""
         self._prepared: tuple[int, nn.Module] | None = None  # (step, result of objective.prepare)
         for part in objective.parts.values():
             part.to(fabric.device)
@@ -130,12 +134,17 @@ class Run:
     def start_clock(self) -> None:
         """Start the clock, at ``state.seconds``."""
         self._zero = time.monotonic() - self.state.seconds
-        self._before = (self.state.images, self.progress)
+        self.before = (self.state.images, self.progress)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the run until now; ``state.seconds`` are those until the end of the last step."""
+        return time.monotonic() - self._zero
 
     @property
     def progress(self) -> float:
         """Share of the budget that is used, 1 or more at the end; the same in all processes."""
-        return self.config.progress(self.state.images, self.state.seconds, self.epoch)
+        return self.config.progress(self.state.images, self.state.seconds, self.epoch, self.reserve)
 
     @property
     def epochs(self) -> float:
@@ -159,7 +168,7 @@ class Run:
 
         All processes must end at the same step, so they share this signal and the clock of rank zero.
         """
-        self._before = (self.state.images, self.progress)
+        self.before = (self.state.images, self.progress)
         seconds = time.monotonic() - self._zero
         if self.fabric.world_size > 1:
             mine = [seconds if self.fabric.is_global_zero else 0.0, signal]
@@ -171,7 +180,7 @@ class Run:
 
     def due(self, interval: int | None, times: int) -> bool:
         """Whether the last step passed a multiple of ``interval`` images (None: budget / ``times``) or the end."""
-        images, progress = self._before
+        images, progress = self.before
         if self.progress >= 1:
             return True
         if interval:
@@ -183,12 +192,14 @@ class Run:
         """Yield ``objective.prepare`` of the EMA weights, in eval mode and without gradients."""
         module = self.ema.module if self.ema else self.objective.parts[self.objective.ema_part]
         modes = {m: m.training for m in module.modules()}
-        with torch.no_grad():
-            if self._prepared is None or self._prepared[0] != self.state.step:
-                self._prepared = self.state.step, self.objective.prepare(module.eval())
-            yield self._prepared[1].eval()
-        for child, training in modes.items():
-            child.training = training
+        try:
+            with torch.no_grad():
+                if self._prepared is None or self._prepared[0] != self.state.step:
+                    self._prepared = self.state.step, self.objective.prepare(module.eval())
+                yield self._prepared[1].eval()
+        finally:
+            for child, training in modes.items():
+                child.training = training
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Call ``on_validation`` of all hooks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from signal import Signals
 
 from torch import distributed
@@ -12,7 +12,7 @@ from torch import distributed
 from pixelloom.core.errors import PixelloomError
 from pixelloom.engine.checkpoint import Checkpoint, last
 from pixelloom.engine.memory import out_of_memory
-from pixelloom.engine.signals import Interrupted
+from pixelloom.engine.signals import Interrupted, Stopped
 from pixelloom.engine.state import Run
 
 _COLLECTIVE = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "timed out waiting")
@@ -22,9 +22,40 @@ class LostProcessError(PixelloomError):
     """Another process of the run ended, or did not answer within ``timeout``."""
 
 
+_REST = "unfinished"
+
+
+def after_step(run: Run, stats: Mapping[str, float], checkpoint: Checkpoint | None, begin: int = 0) -> bool:
+    """Call ``on_step`` of the hooks from number ``begin`` on. Returns False if a signal gave up one of them.
+
+    Then the step is saved with what is left to do, and a resumed run begins with that (:func:`finish_step`). So its
+    validations, and its best model, are those of an uninterrupted run.
+    """
+    for number, hook in enumerate(run.hooks[begin:], begin):
+        try:
+            with saved_on_failure(run, checkpoint):
+                hook.on_step(run, stats)
+        except Stopped:
+            run.notes[_REST] = {"hook": number, "stats": dict(stats), "before": list(run.before)}
+            if checkpoint:
+                checkpoint.save(run, make_room=True)
+            return False
+    return True
+
+
+def finish_step(run: Run, checkpoint: Checkpoint | None) -> bool:
+    """Call the hooks that a signal gave up before the run was resumed. Returns False if that happened again."""
+    rest = run.notes.pop(_REST, None)
+    if not run.fabric.is_global_zero or not isinstance(rest, dict):
+        return True
+    images, progress = rest["before"]
+    run.before = (images, progress)
+    return after_step(run, rest["stats"], checkpoint, rest["hook"])
+
+
 def stop(run: Run, signal: int, checkpoint: Checkpoint | None) -> None:
     """Save a checkpoint, then raise Interrupted with exit code 128 + signal."""
-    if checkpoint and run.fabric.is_global_zero:
+    if checkpoint and run.fabric.is_global_zero and _REST not in run.notes:
         checkpoint.save(run, make_room=True)
     run.fabric.barrier()
     saved = f"saved as {run.saved}; continue with --resume" if checkpoint else "nothing was saved"

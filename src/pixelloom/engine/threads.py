@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -22,7 +23,9 @@ from pixelloom.objectives.base import Objective
 _log = logging.getLogger("pixelloom")
 
 _SECONDS = 2.0  # time limit of the measurement
+_PASS = 1.0  # seconds of one pass, at most
 _PAIRS = 5
+_FEW = 2  # images of a first pass, which bounds the size of the next; batch statistics need two
 _GAIN = 0.92  # several threads are used if they need less than this share of the time of one thread
 
 
@@ -48,11 +51,26 @@ def choose_threads(objective: Objective, batch: Batch, config: TrainConfig, fabr
     most = -int(least)
     if fabric.device.type != "cpu" or most == 1:
         return most, "all that may be used"
-    rows = max(1, len(batch.images) // config.accumulate)
-    part = Batch(batch.images[:rows], None if batch.labels is None else batch.labels[:rows])
-    several, one = timed(lambda: _passes(objective, part, fabric), (most, 1))
+    part = some_rows(objective, batch, config, fabric, _PASS)
+    several, one = timed(lambda: passes(objective, part, fabric), (most, 1))
     chosen = int(fabric.broadcast(most if several < _GAIN * one else 1))
     return chosen, f"{several:.3g} s a step with {most}, {one:.3g} s with 1"
+
+
+def some_rows(objective: Objective, batch: Batch, config: TrainConfig, fabric: Fabric, seconds: float) -> Batch:
+    """As many images of a micro-batch as fit into a pass of some seconds, at least two."""
+    rows = max(1, len(batch.images) // config.accumulate)
+    if rows <= _FEW:
+        return first_rows(batch, rows)
+    begun = time.perf_counter()
+    passes(objective, first_rows(batch, _FEW), fabric)
+    each = (time.perf_counter() - begun) / _FEW
+    return first_rows(batch, max(_FEW, min(rows, int(seconds / each))))
+
+
+def first_rows(batch: Batch, rows: int) -> Batch:
+    """The first images of a batch."""
+    return Batch(batch.images[:rows], None if batch.labels is None else batch.labels[:rows])
 
 
 def timed(step: Callable[[], None], numbers: tuple[int, int]) -> tuple[float, float]:
@@ -78,8 +96,16 @@ def _neighbors(fabric: Fabric) -> int:
     return max(1, fabric.world_size // max(1, getattr(fabric.strategy, "num_nodes", 1)))
 
 
-def _passes(objective: Objective, batch: Batch, fabric: Fabric) -> None:
-    """Run forward and backward of each phase, then restore buffers, gradients and random generators."""
+def passes(
+    objective: Objective,
+    batch: Batch,
+    fabric: Fabric,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Run forward and backward of each phase, then restore buffers, gradients and random generators.
+
+    The forward pass of each phase is within the context ``around()``.
+    """
     parts = tuple(objective.parts.values())
     buffers = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
     modes = [(module, module.training) for part in parts for module in part.modules()]
@@ -87,7 +113,7 @@ def _passes(objective: Objective, batch: Batch, fabric: Fabric) -> None:
         for part in parts:
             part.train()
         for phase in objective.phases:
-            with fabric.autocast():
+            with fabric.autocast(), around():
                 loss, _ = phase.loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]
     for part in parts:

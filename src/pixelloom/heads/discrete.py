@@ -194,8 +194,12 @@ def check_temperature(temperature: float) -> None:
     Raises:
         UsageError: unless 0 < temperature < infinity.
     """
-    if not (0 < temperature < math.inf):
+    try:
+        number = math.nan if isinstance(temperature, str | bool) else float(temperature)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
         raise UsageError(
-            f"temperature: must be a positive number, not {temperature}; "
+            f"temperature: must be a positive number, not {temperature!r}; "
             "a small one such as 0.01 almost always draws the most likely level"
         )

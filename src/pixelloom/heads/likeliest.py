@@ -15,6 +15,7 @@ Case of Neural Text Degeneration", section 3.1 (nucleus).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,7 +64,7 @@ class Likeliest:
         table = self.head.table(params, temperature, x)
         likeliest, order = table.sort(dim=2, descending=True, stable=True)
         if self.top_k is not None:
-            likeliest[:, :, self.top_k :] = 0
+            likeliest[:, :, int(self.top_k) :] = 0
         if self.top_p is not None:
             before = likeliest.cumsum(2) - likeliest
             likeliest = likeliest * (before < self.top_p * likeliest.sum(2, keepdim=True))
@@ -107,7 +108,8 @@ def check_likeliest(top_k: int | None, top_p: float | None) -> None:
     Raises:
         UsageError: unless top_k is a whole number of 1 or more, and 0 < top_p <= 1; None is allowed for both.
     """
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+    k, p = (math.nan if value is None or isinstance(value, str | bool) else value for value in (top_k, top_p))
+    if top_k is not None and not (k >= 1 and k % 1 == 0):
         raise UsageError(f"top_k: must be a whole number of levels, 1 or more, not {top_k!r}")
-    if top_p is not None and (isinstance(top_p, bool) or not isinstance(top_p, int | float) or not 0 < top_p <= 1):
+    if top_p is not None and not 0 < p <= 1:
         raise UsageError(f"top_p: must be a probability above 0, at most 1, not {top_p!r}")

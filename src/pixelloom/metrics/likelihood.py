@@ -8,7 +8,7 @@ Sums are float64 over all images; no batch is dropped, and no means of batch mea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from pixelloom.core import rng
-from pixelloom.core.types import Batch
+from pixelloom.core.types import Batch, ImageSpec
 
 _RESAMPLES = 1000
+_VALUES = 64 * 32 * 32 * 3  # of a batch that is scored, at most: 64 color images of 32x32
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,21 @@ def _bootstrap(values: Tensor) -> tuple[float, float]:
     ]
     low, high = torch.stack(means).quantile(values.new_tensor([0.025, 0.975])).tolist()
     return low, high
+
+
+def batch_size(spec: ImageSpec) -> int:
+    """Images of a batch to score: 64, or fewer so that logits of 256 levels take 200 MB at most."""
+    return max(1, min(64, _VALUES // spec.dims))
+
+
+def counted(batches: Iterable[Batch], on_images: Callable[[int], None] | None) -> Iterator[Batch]:
+    """Yield the batches; before each but the first, call ``on_images`` with the number of images so far."""
+    images = 0
+    for batch in batches:
+        if images and on_images is not None:
+            on_images(images)
+        images += len(batch.images)
+        yield batch
 
 
 def score(log_prob: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Tensor:

@@ -30,8 +30,9 @@ from pixelloom.core.errors import UsageError
 from pixelloom.core.rng import image_noise
 from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.heads.discrete import check_temperature
+from pixelloom.layers.compiled import uncompiled
 from pixelloom.models import order_ensemble
-from pixelloom.models.inputs import LabelsLike, at_least, check_condition, check_levels, in_dtype, uncompiled
+from pixelloom.models.inputs import LabelsLike, at_least, check_condition, check_levels, in_dtype
 from pixelloom.sampling.particles import Particles
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +13,7 @@ from pixelloom.core.errors import UsageError, did_you_mean, shortened
 from pixelloom.core.types import Conditioning, ImageSpec, Labels, Levels
 from pixelloom.data.conditions import Condition
 from pixelloom.layers.compiled import uncompiled
+from pixelloom.layers.copies import copy_of
 
 if TYPE_CHECKING:
     from pixelloom.models.description import Description
@@ -65,6 +65,8 @@ def check_levels(images: Tensor | Levels, spec: ImageSpec, name: str = "images")
     Raises:
         UsageError: for floats, another shape, or values at or above the model's levels.
     """
+    if not isinstance(images, Tensor | np.ndarray):
+        raise UsageError(f"{name}: levels are a tensor or an array of integers, not {shortened(repr(images))}")
     if str(images.dtype).removeprefix("torch.") not in _INTEGERS:
         raise UsageError(f"{name}: levels are integers 0..{spec.levels - 1}, not {images.dtype}; quantize them first")
     # A read-only array (a memory map of a data set, say) is copied, since torch has no read-only tensors.
@@ -144,23 +146,39 @@ def check_condition(given: Tensor | Levels | None, condition: Condition | None, 
 
 
 def check_known(
-    given: Tensor | Levels | None, mask: Tensor | None, spec: ImageSpec, n: int
+    given: Tensor | Levels | None,
+    mask: Tensor | None,
+    spec: ImageSpec,
+    n: int,
+    device: torch.device,
+    condition: Tensor | None = None,
+    rule: Condition | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Check partly known images and the mask of their known values, and return both as [n, C, H, W].
+    """Check partly known images and the mask of their known values, and return both as [n, C, H, W] on a device.
+
+    Without them, the known values of conditioning images of the rule ``mask`` are returned, if there are any.
 
     Raises:
         UsageError: if one is given without the other, or their shapes do not fit.
     """
     if (given is None) != (mask is None):
         raise UsageError("given, mask: give both, the partly known images and the mask of their known values")
+    if given is None and condition is not None and rule is not None and rule.masks:
+        given, mask = rule.known(condition)
     if given is None or mask is None:
         return None, None
     known = check_levels(given, spec)
     try:
-        return known.expand(n, *spec.shape), torch.as_tensor(mask).bool().expand(n, *spec.shape)
+        where = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"mask: a tensor of booleans is needed, not {shortened(repr(mask))}") from None
+    if where.numel() and not bool(((where == 0) | (where == 1)).all()):
+        raise UsageError("mask: true or 1 where values are known, false or 0 elsewhere; it has other values")
+    try:
+        return known.expand(n, *spec.shape).to(device), where.bool().expand(n, *spec.shape).to(device)
     except RuntimeError:
         raise UsageError(
-            f"given, mask: shapes {tuple(known.shape)} and {tuple(mask.shape)} do not fit {n} images of {spec.shape}"
+            f"given, mask: shapes {tuple(known.shape)} and {tuple(where.shape)} do not fit {n} images of {spec.shape}"
         ) from None
 
 
@@ -193,4 +211,4 @@ def in_precision(network: nn.Module, precision: Precision | None) -> nn.Module:
         raise UsageError(f"precision: {', '.join(PRECISIONS)}, not {precision!r}")
     if precision is None or next(network.parameters()).dtype == PRECISIONS[precision]:
         return network
-    return copy.deepcopy(uncompiled(network)).to(PRECISIONS[precision])
+    return copy_of(uncompiled(network)).to(PRECISIONS[precision])

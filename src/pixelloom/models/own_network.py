@@ -123,15 +123,7 @@ def check(network: nn.Module, about: PixelDescription) -> tuple[str, ...]:
             f"network: gives {found} for one image of {about.image}; a {head.kind} head takes {needed}, "
             f"{head.outputs} outputs per pixel"
         )
-    try:
-        return assert_autoregressive(network, about.image, groups=head.groups)
-    except NotAutoregressiveError as error:
-        if head.groups > 1 and _independent(network, about.image):
-            raise NotAutoregressiveError(
-                f"{error}. The channels of a pixel are ordered by default: output block c may read channels before c. "
-                "This one reads earlier pixels only: use head=HeadConfig(kind='categorical', channels='independent')"
-            ) from error
-        raise
+    return assert_autoregressive(network, about.image, groups=head.groups)
 
 
 def given_again(folder: Path, about: PixelDescription, network: NetworkLike | None) -> nn.Module:
@@ -209,12 +201,3 @@ def _head_config(head: HeadLike) -> HeadConfig:
     values = {"kind": head.kind}
     values |= {name: getattr(head, name) for name in ("channels", "mixtures") if hasattr(head, name)}
     return HeadConfig.model_validate(values)
-
-
-def _independent(network: nn.Module, spec: ImageSpec) -> bool:
-    """Whether a network is autoregressive if the channels of a pixel are not ordered."""
-    try:
-        assert_autoregressive(network, spec)
-    except NotAutoregressiveError:
-        return False
-    return True

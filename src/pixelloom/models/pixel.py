@@ -252,9 +252,9 @@ class PixelModel(OfOwnNetwork):
         for name, bounds in least.items():
             at_least(name, *bounds)
         check_temperature(temperature)
-        known, where = self._known(given, mask, n)
         classes = self.labels_of(labels, n)
         cond = check_condition(condition, self.condition, n)
+        known, where = check_known(given, mask, self.spec, n, self.device, cond, self.condition)
         draw, fitting = drawer(self, method, precision, where, guidance, threads, likeliest(self.head, top_k, top_p))
         size = fitting(n) if batch is None else batch
         if order_ensemble.orders(self.network) > 1:
@@ -301,19 +301,14 @@ class PixelModel(OfOwnNetwork):
         order_ensemble.refuse(self.network, "draw")
         if noise.ndim != 4 or tuple(noise.shape[1:]) != self.spec.shape or not len(noise):
             raise UsageError(f"noise: [n, {', '.join(map(str, self.spec.shape))}] is needed, not {list(noise.shape)}")
-        known = self.labels_of(labels, len(noise))
-        conditioning = self.conditioning(known, check_condition(condition, self.condition, len(noise)))
-        partly, where = self._known(given, mask, len(noise))
+        cond = check_condition(condition, self.condition, len(noise))
+        conditioning = self.conditioning(self.labels_of(labels, len(noise)), cond)
+        partly, where = check_known(given, mask, self.spec, len(noise), self.device, cond, self.condition)
         draw, _ = drawer(self, method, precision, where, guidance, threads, likeliest(self.head, top_k, top_p))
         return draw(
             noise.to(self.device), conditioning=conditioning, temperature=temperature, given=partly, mask=where,
             on_step=on_step,
         )  # fmt: skip
-
-    def _known(self, given: Tensor | Levels | None, mask: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None]:
-        """Partly known images and the mask of their known values, [n, C, H, W] on the device of the weights."""
-        known, where = check_known(given, mask, self.spec, n)
-        return (None, None) if known is None or where is None else (known.to(self.device), where.to(self.device))
 
     def complete(
         self,

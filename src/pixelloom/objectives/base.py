@@ -47,7 +47,7 @@ class Monitor:
     """The validation metric that selects the best model; lower is better.
 
     ``measure`` takes the module with EMA weights, in eval mode, and returns metrics by name, ``name`` among them.
-    Without ``selects`` the last model is kept, whatever its metric is.
+    Without ``selects`` the last model is kept, whatever its metric is; with an empty name nothing is measured.
     """
 
     name: str

@@ -31,7 +31,7 @@ from pixelloom.metrics import results
 from pixelloom.metrics.class_accuracy import accuracy, applies, digits_of
 from pixelloom.metrics.distances import enough
 from pixelloom.metrics.extractors import Extractor, extractor_for
-from pixelloom.metrics.likelihood import Likelihood, likelihood, score, score_conditional
+from pixelloom.metrics.likelihood import Likelihood, batch_size, counted, likelihood, score, score_conditional
 from pixelloom.metrics.results import METRICS, Reference, Result, TrainingNeighbors, training_neighbors
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.inputs import at_least
@@ -305,8 +305,17 @@ def likelihood_of(
     return scored(model, dataset, split, limit), dataset
 
 
-def scored(model: GenerativeModel, data: Dataset, split: str, limit: int | None = None) -> Likelihood:
-    """Exact likelihood of a split, or of ``limit`` images at even spacing in it.
+def scored(
+    model: GenerativeModel,
+    data: Dataset,
+    split: str,
+    limit: int | None = None,
+    *,
+    on_images: Callable[[int], None] | None = None,
+) -> Likelihood:
+    """Exact likelihood of a split, or of ``limit`` images at even spacing in it, in batches of :func:`batch_size`.
+
+    ``on_images`` is called before each batch but the first, with the number of images so far.
 
     Raises:
         DataError: if the split has no image, or no class of the model.
@@ -317,7 +326,7 @@ def scored(model: GenerativeModel, data: Dataset, split: str, limit: int | None 
     part = split_of(data, split)
     if not len(part):
         raise DataError(f"{data.name}: the {split} split has no image to score")
-    images = ordered(part, data.spec, 64, dynamic=data.dynamic, limit=limit)
+    images = counted(ordered(part, data.spec, batch_size(data.spec), dynamic=data.dynamic, limit=limit), on_images)
     score_split = score_conditional if model.description.classes else score
     return likelihood(score_split(require(model, "likelihood", "likelihood").log_prob, images), data.spec.dims)
 

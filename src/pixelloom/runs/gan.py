@@ -1,6 +1,7 @@
 """Runs of GANs; the best model is selected by its KID on validation images.
 
-With too few validation images the last model is kept: KID against training images prefers copies of them.
+With too few validation images the last model is kept: KID against training images prefers copies of them. With too few
+training images as well, KID is not measured.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from pixelloom.core import rng
-from pixelloom.core.errors import DataError, UsageError
+from pixelloom.core.errors import UsageError
 from pixelloom.core.types import Batch
 from pixelloom.data.stream import ordered
 from pixelloom.engine.state import Hook, Run
@@ -33,6 +34,7 @@ from pixelloom.objectives.diffaugment import policy_for
 from pixelloom.objectives.gan_losses import LOSSES, OverfittingWatch
 from pixelloom.runs.config import GANRun
 from pixelloom.runs.family import Setup, by_class
+from pixelloom.sampling.ancestral import OnStep
 from pixelloom.sampling.latent_noise import labels_of, latents
 from pixelloom.viz.grid import grid, table
 
@@ -51,11 +53,17 @@ class GANSetup(Setup[GANRun, GANModel]):
             raise UsageError("matching_aware: needs --classes, and data of two or more classes")
         if config.penalties.lazy_interval > 1 and not config.penalties.on:
             raise UsageError("penalties.lazy_interval: needs a penalty; set penalties.r1, r2 or gradient")
-        if config.validation_images < LEAST:
-            raise UsageError(f"validation_images: {config.validation_images} are too few for KID, which needs {LEAST}")
-        if max(len(data.val), len(data.train)) < LEAST:
-            few = f"{data.name}: {len(data.train)} training images and {len(data.val)} for validation are too few"
-            raise DataError(f"{few} for KID, which needs {LEAST}; add images")
+        if config.validated < LEAST:
+            raise UsageError(f"validation_images: {config.validated} are too few for KID, which needs {LEAST}")
+        if self.few:
+            more = (
+                "" if self.policy.on else "; turn on differentiable augmentation (remove augment.* from the settings)"
+            )
+            _log.warning(
+                "%s: training images: only %d (the others are left out, for validation and test). Samples will repeat "
+                "them. KID needs %d images and cannot be estimated, so the last model is kept%s",
+                *(data.name, len(data.train), LEAST, more),
+            )
         self.extractor = choose(config.features, data.spec.channels, config.data.source)
         return GANModel.build(
             GANDescription(
@@ -84,7 +92,9 @@ class GANSetup(Setup[GANRun, GANModel]):
             model.spec.levels,
             config.discriminator,
             config.generator,
-            Monitor(self.figure, self.measure, selects=self.split == "val"),
+            Monitor("", lambda _: {}, selects=False)
+            if self.few
+            else Monitor(self.figure, self.measure, selects=self.split == "val"),
             classes=self.classes,
             penalties=config.penalties,
             policy=self.policy,
@@ -140,7 +150,9 @@ class GANSetup(Setup[GANRun, GANModel]):
         """KID between held-out images and as many samples of the same classes, in float32."""
         real, space = self._real, EXTRACTORS[self.extractor](self.data.spec.channels)
         labels = self._held_out.labels if self.classes else None
-        samples = self.model_of(network).sample(len(real), seed=rng.Stream.VALIDATION, labels=labels)
+        samples = self.model_of(network).sample(
+            len(real), seed=rng.Stream.VALIDATION, labels=labels, on_step=self._counted()
+        )
         drawn = features(samples, self.data.spec.levels, space)
         found = {f"kid-{self.extractor}": kid(real, drawn)[0]}
         if self._members:
@@ -148,10 +160,36 @@ class GANSetup(Setup[GANRun, GANModel]):
             found[self.figure] = sum(each) / len(each)
         return found
 
+    def _counted(self) -> OnStep:
+        """A callback of sampling that counts images for ``on_images``."""
+        images = 0
+
+        def count(_: int, __: int, batch: Tensor) -> None:
+            nonlocal images
+            images += len(batch)
+            self.on_images(images)
+
+        return count
+
+    def measure_some(self, n: int) -> None:
+        """Sample n images, and compute their features; none: standing statistics."""
+        if not n:
+            self.prepare(self.model.network)
+            return
+        space = EXTRACTORS[self.extractor](self.data.spec.channels)
+        labels = torch.arange(n) % self.classes if self.classes else None
+        samples = self.model.sample(n, seed=rng.Stream.VALIDATION, labels=labels)
+        features(samples, self.data.spec.levels, space)
+
     def validation(self, metrics: Mapping[str, float]) -> ValidationRecord:
         """Record of metrics measured against validation images, or training images where those are too few."""
-        n = min(self.config.validation_images, len(self.data.split(self.split)))
+        n = min(self.config.validated, len(self.data.split(self.split))) if metrics else 0
         return ValidationRecord(metrics=dict(metrics), n=n, split="validation" if self.split == "val" else "training")
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few images of either split to estimate KID."""
+        return max(len(self.data.val), len(self.data.train)) < LEAST
 
     @cached_property
     def split(self) -> str:
@@ -159,6 +197,8 @@ class GANSetup(Setup[GANRun, GANModel]):
         held = len(self.data.val)
         if held >= LEAST:
             return "val"
+        if self.few:
+            return "train"
         _log.warning(
             "%s: only %d images in the validation split, and KID needs %d: it is measured against training images and "
             "prefers copies of them, so the last model is kept instead of the best",
@@ -174,7 +214,7 @@ class GANSetup(Setup[GANRun, GANModel]):
     @cached_property
     def _held_out(self) -> Batch:
         """The real images of validation metrics."""
-        return self._some(self.config.validation_images)
+        return self._some(self.config.validated)
 
     def _some(self, n: int) -> Batch:
         """n images at even spacing in the split, with their labels."""
@@ -197,23 +237,26 @@ class GANSetup(Setup[GANRun, GANModel]):
         others = torch.cat([torch.empty(0, dtype=torch.long), *(rows for rows in each if len(rows) < LEAST)])
         return [*large, others] if large and len(others) >= LEAST else large
 
-    def sample_grid(self, model: GANModel, n: int) -> Image:
+    def sample_grid(self, model: GANModel, n: int, on_step: OnStep | None = None) -> Image:
         """A grid of n samples; with classes, one row per class."""
         seed, levels = self.config.train.seed, model.spec.levels
         if not self.classes:
-            return grid(model.sample(n, seed=seed).numpy(), levels)
+            return grid(model.sample(n, seed=seed, on_step=on_step).numpy(), levels)
         n = max(1, n // self.classes) * self.classes
-        return by_class(model.sample(n, seed=seed, labels=torch.arange(n) % self.classes), self.data, levels)
+        images = model.sample(n, seed=seed, labels=torch.arange(n) % self.classes, on_step=on_step)
+        return by_class(images, self.data, levels)
 
-    def final_images(self, model: GANModel) -> Mapping[str, Image]:
+    def final_images(self, model: GANModel, n: int, on_step: OnStep | None = None) -> Mapping[str, Image]:
         """The grid, and a row of held-out images above a row of samples of the same classes."""
-        n = min(8, self.config.samples)
-        real = self._some(n)
+        real = self._some(min(8, n))
         labels = real.labels if self.classes else None
         drawn = model.sample(len(real.images), seed=self.config.train.seed, labels=labels)
         rows = np.stack([real.images.numpy(), drawn.numpy()], axis=1)
         flat = rows.reshape(-1, *model.spec.shape)
-        return {**super().final_images(model), "rows": table(flat, model.spec.levels, 2, names=("real", "generated"))}
+        return {
+            **super().final_images(model, n, on_step),
+            "rows": table(flat, model.spec.levels, 2, names=("real", "generated")),
+        }
 
     def hooks(self) -> Sequence[Hook]:
         """Warnings of the run; for losses without a boundary r_t says more about the generator than overfitting."""

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from pixelloom.data.catalog import Dataset
 from pixelloom.data.masks import fixed_masks
 from pixelloom.data.stream import ordered
+from pixelloom.metrics.likelihood import batch_size, counted
 from pixelloom.models.pixel import PixelModel
 
 
-def hidden_bits(model: PixelModel, data: Dataset, split: str, limit: int | None = None) -> float:
+def hidden_bits(
+    model: PixelModel,
+    data: Dataset,
+    split: str,
+    limit: int | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> float:
     """Bits for each hidden value of a split, under random masks that never change.
 
     Every hidden value counts alike: the bits of all images over the number of hidden values. Only images count whose
@@ -21,12 +29,14 @@ def hidden_bits(model: PixelModel, data: Dataset, split: str, limit: int | None 
         data: images of the model's shape and levels.
         split: of the data.
         limit: number of images at even spacing; None for all.
+        on_images: callback before each batch but the first, with the number of images so far.
     """
     assert model.condition is not None
     nats, values, first = 0.0, 0, 0
     _, height, width = model.spec.shape
     masks = fixed_masks(limit or len(data.split(split)), height, width)
-    for batch in ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=limit):
+    batches = ordered(data.split(split), data.spec, batch_size(data.spec), dynamic=data.dynamic, limit=limit)
+    for batch in counted(batches, on_images):
         hidden = masks[first : first + len(batch.images)]
         first += len(batch.images)
         labels = batch.labels if model.description.classes else None

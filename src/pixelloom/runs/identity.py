@@ -14,9 +14,11 @@ import numpy as np
 import pixelloom
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.data.catalog import DATASETS
+from pixelloom.data.config import DataConfig
 from pixelloom.data.splits import NAMES, Dataset, Split
 from pixelloom.models.training_record import TrainingRecord
 from pixelloom.runs.config import RunConfig
+from pixelloom.runs.matching import EVERY, split_of
 from pixelloom.runs.plan import flat, is_free
 
 _CHUNK = 1024  # images that are hashed at once
@@ -69,6 +71,40 @@ def trained_on(record: TrainingRecord) -> str | None:
         return None if record.data is None else record.data.source
     _log.warning("data: %s is %s, which the model was trained on", record.data.source, record.path)
     return record.path
+
+
+def seen_in_training(record: TrainingRecord, config: DataConfig, data: Dataset, split: str) -> str:
+    """A remark if a split is or contains the images of training, or if the data of training changed; else "".
+
+    Whole splits are compared by their SHA-256, so a few images in common are not found.
+
+    Args:
+        record: the model's record.
+        config: of ``data``.
+        data: the data to evaluate on.
+        split: the split, or ``all``.
+    """
+    if not record.content.get("train") or not record.counts.get("train"):
+        return ""
+    now = {name: _of_split(data.split(name))["images"] for name in NAMES}
+    if now.get(split, _of_split(split_of(data, split))["images"]) == record.content["train"]:
+        return "the model was trained on these images"
+    if split == EVERY and (seen := [name for name in NAMES if now[name] == record.content["train"]]):
+        return f"the model was trained on the images of the {seen[0]} split among these; choose --split test"
+    changed = [name for name in NAMES if now[name] != record.content.get(name, now[name])]
+    if not changed or record.data is None or not _is_same(config, record.data, record.path):
+        return ""
+    return (
+        f"the data changed since training (other images of {', '.join(changed)}), so training images may be among these"
+    )
+
+
+def _is_same(config: DataConfig, trained: DataConfig, path: str) -> bool:
+    """Whether data of the same path are read in the same way."""
+    if config.source != trained.source and absolute(config.source) != path:
+        return False
+    places = {"source", "root", "cache"}
+    return config.model_dump(exclude=places) == trained.model_dump(exclude=places)
 
 
 def check_config(config: RunConfig, before: Mapping[str, Any], file: Path) -> None:

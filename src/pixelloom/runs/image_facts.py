@@ -27,7 +27,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def image_facts(config: DataConfig, arrays: Any = None) -> ImageFacts:
-    """Facts of the images of a configuration, or of ``arrays`` in memory.
+    """Describe the images of a configuration, or ``arrays`` in memory.
 
     Of a folder, zip or list of image files, a few are decoded; other sources are loaded.
 
@@ -51,7 +51,7 @@ def _holds_image_files(path: Path) -> bool:
 
 
 def _of_dataset(data: Dataset, config: DataConfig) -> ImageFacts:
-    """Facts of a loaded data set; its levels are those of the model."""
+    """Describe a loaded data set; its levels are those of the model."""
     n = len(data.train)
     images, _ = data.train.take(np.arange(min(n, _SEEN)) * n // max(1, min(n, _SEEN)))
     colors, levels = _colors(list(images.transpose(0, 2, 3, 1))), data.spec.levels  # [N, C, H, W] -> [N, H, W, C]

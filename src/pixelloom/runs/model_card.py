@@ -5,6 +5,7 @@ from __future__ import annotations
 from pixelloom.metrics.table import value_text
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import family_of
+from pixelloom.models.training_record import ValidationRecord
 
 
 def model_card(model: GenerativeModel, sha256: str) -> str:
@@ -28,7 +29,7 @@ def model_card(model: GenerativeModel, sha256: str) -> str:
         f"| split | {record.splits} |",
         f"| training | {record.images or 0:,} images seen, {record.epochs} epochs, {record.minutes} minutes, "
         f"seed {record.seed} |",
-        f"| chosen on | {_chosen(validation.split)}, {validation.n} images |",
+        f"| chosen on | {_chosen(validation)} |",
         f"| validation | {', '.join(value_text(name, value) for name, value in validation.metrics.items())} |",
         f"| date | {record.date} |",
         f"| command | `{record.command}` |",
@@ -40,5 +41,8 @@ def model_card(model: GenerativeModel, sha256: str) -> str:
     return "\n".join(lines) + "\n" + family.card_usage
 
 
-def _chosen(split: str) -> str:
-    return "nothing, the last model is kept; validation: training" if split == "training" else split
+def _chosen(validation: ValidationRecord) -> str:
+    if validation.split == "validation":
+        return f"validation, {validation.n} images"
+    measured = f"; validation: training, {validation.n} images" if validation.metrics else ""
+    return f"nothing, the last model is kept{measured}"

@@ -180,7 +180,7 @@ def pick(images: ImageFacts, means: Means, *, budget: bool = False) -> Choice:
     """Pick the recipe for some images, with a size and number of levels that its network can learn in the time.
 
     Args:
-        images: facts of the images.
+        images: description of the images.
         means: device and budget.
         budget: whether a budget is given; otherwise pixel models get one of IMAGES images.
     """

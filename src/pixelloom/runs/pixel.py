@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -26,7 +27,11 @@ from pixelloom.runs.config import PixelRun
 from pixelloom.runs.evaluate import scored
 from pixelloom.runs.family import Setup, by_class, spaced_images
 from pixelloom.runs.hidden import hidden_bits
+from pixelloom.sampling.ancestral import OnStep
 from pixelloom.viz.grid import grid, table
+
+_log = logging.getLogger("pixelloom")
+_FEW = 20  # training images
 
 
 class PixelSetup(Setup[PixelRun, PixelModel]):
@@ -34,6 +39,12 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
 
     def build(self) -> PixelModel:
         """Build the untrained model of :meth:`describe`."""
+        if len(self.data.train) < _FEW:
+            _log.warning(
+                "%s: training images: only %d, and %d for validation. The model will repeat the training images, and "
+                "its validation says little about others",
+                *(self.data.name, len(self.data.train), len(self.data.val)),
+            )
         return PixelModel.build(self.describe())
 
     def describe(self) -> PixelDescription:
@@ -86,12 +97,17 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
 
     def measure(self, network: nn.Module) -> Mapping[str, float]:
         """Validation metrics of a network, in float32 whatever the precision of training."""
-        model, limit = self.model_of(network), self.config.validation_images
-        found = scored(model, self.data, "val", limit)
+        model, limit = self.model_of(network), self.config.validated
+        found = scored(model, self.data, "val", limit, on_images=self.on_images)
         bits = found.bits_per_dim
         if model.condition is not None and model.condition.masks:  # per hidden value, under fixed random masks
-            bits = hidden_bits(model, self.data, "val", limit)
+            bits = hidden_bits(model, self.data, "val", limit, self.on_images)
         return {"bits/dim": bits, "nats/image": found.nats_per_image}
+
+    def measure_some(self, n: int) -> None:
+        """Score n validation images."""
+        if n and len(self.data.val):
+            scored(self.model, self.data, "val", n)
 
     def model_of(self, network: nn.Module) -> PixelModel:
         """The model of a network. It is cached, so that sampling is planned once."""
@@ -103,17 +119,17 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         """The model with its training record."""
         return PixelModel(network, self.model.description.model_copy(update={"training": record}))
 
-    def sample_grid(self, model: PixelModel, n: int) -> Image:
+    def sample_grid(self, model: PixelModel, n: int, on_step: OnStep | None = None) -> Image:
         """A grid of n samples; without a null class, a row for each class.
 
         With conditioning images, a row has one of them, its samples, and the original image.
         """
         seed = self.config.train.seed
         if model.condition is None and model.description.null_class:
-            return grid(model.sample(n, seed=seed).numpy(), model.spec.levels)
+            return grid(model.sample(n, seed=seed, on_step=on_step).numpy(), model.spec.levels)
         if model.condition is None:
             n = max(1, n // self.classes) * self.classes
-            images = model.sample(n, seed=seed, labels=torch.arange(n) % self.classes)
+            images = model.sample(n, seed=seed, labels=torch.arange(n) % self.classes, on_step=on_step)
             return by_class(images, self.data, model.spec.levels)
         truth = spaced_images(self.data, "val", math.ceil(math.sqrt(n)))
         seen, rows = model.condition.of(truth), len(truth)
@@ -121,7 +137,7 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
             seen = model.condition.partly(truth, fixed_masks(rows, *model.spec.shape[1:]))
         row = torch.arange(max(1, n // rows) * rows) % rows
         labels = None if model.description.null_class else row % self.classes
-        images = model.sample(len(row), seed=seed, condition=seen[row], labels=labels)
+        images = model.sample(len(row), seed=seed, condition=seen[row], labels=labels, on_step=on_step)
         left, right = model.condition.to_images(seen).numpy(), truth.numpy()
         return table(images.numpy(), model.spec.levels, rows, left=left, right=right)
 

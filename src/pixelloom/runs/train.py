@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import date
@@ -24,6 +23,7 @@ from torch import nn
 from pixelloom.core.atomic import whole_folder, write_bytes
 from pixelloom.core.errors import DataError, ModelError, UsageError
 from pixelloom.core.threads import fixed
+from pixelloom.core.types import Batch
 from pixelloom.data.catalog import load
 from pixelloom.data.io.download import progress_bar
 from pixelloom.data.memory import dataset_of
@@ -32,9 +32,10 @@ from pixelloom.data.stream import Stream, batches
 from pixelloom.engine.checkpoint import about_of
 from pixelloom.engine.fabric import choose_device, make_fabric, memory_explained
 from pixelloom.engine.fabric import describe as place
-from pixelloom.engine.hooks import EverySamples, MetricsWriter, Progress, TensorBoard, Validate
+from pixelloom.engine.hooks import BudgetUsedError, EverySamples, MetricsWriter, Progress, TensorBoard, Validate
 from pixelloom.engine.loop import fit
 from pixelloom.engine.memory import out_of_memory
+from pixelloom.engine.micro_batches import bytes_per_image, micro_batches
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.engine.threads import choose_threads
 from pixelloom.models.description import FILES
@@ -42,6 +43,7 @@ from pixelloom.models.pixel import PixelModel
 from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.runs import identity
 from pixelloom.runs.config import RunConfig
+from pixelloom.runs.drawing import TrainingSamples, draw_final
 from pixelloom.runs.families import set_up
 from pixelloom.runs.family import Setup
 from pixelloom.runs.folder import (
@@ -58,10 +60,10 @@ from pixelloom.runs.folder import (
     warn_of_cut,
 )
 from pixelloom.runs.model_card import model_card
+from pixelloom.runs.pace import adapt
 from pixelloom.viz import curves
-from pixelloom.viz.grid import save_png
 
-_SAMPLING_SHARE = 0.05  # of a run's time, at most, for samples during training
+_OVERTIME = 1.1  # times a budget in minutes
 _log = logging.getLogger("pixelloom")
 
 
@@ -146,13 +148,31 @@ def train(
         dynamic=data.dynamic,
     )
     with memory_explained(config.train):
-        threads, why = choose_threads(objective, next(batches(stream, 0)), config.train, fabric)
+        first = next(batches(stream, 0))
+        if fabric.device.type == "cpu" and not before:
+            _bound_memory(setup, objective, first, fabric)
+            objective = setup.objective()
+        threads, why = choose_threads(objective, first, setup.config.train, fabric)
     if fabric.device.type == "cpu":
         # Recorded, since the bits of a run that is resumed or repeated depend on the number of threads.
-        setup.config = config.model_copy(update={"train": config.train.model_copy(update={"threads": threads})})
+        timing = setup.config.train.model_copy(update={"threads": threads})
+        setup.config = setup.config.model_copy(update={"train": timing})
         _log_of(fabric, "threads: %d (%s)", threads, why)
     with fixed(threads):
-        return _fit(setup, objective, stream, fabric, out, resume=resume, force=force)
+        setup.config, reserve = adapt(setup, objective, first, fabric, resume=bool(before))
+        return _fit(setup, objective, stream, fabric, out, resume=resume, force=force, reserve=reserve)
+
+
+def _bound_memory(setup: Setup[Any, Any], objective: Objective, batch: Batch, fabric: Fabric) -> None:
+    """Split batches that would need too much memory into micro-batches."""
+    timing, images = setup.config.train, len(batch.images)
+    each = bytes_per_image(objective, batch, fabric)
+    parts = micro_batches(each, images, timing.accumulate)
+    if parts == timing.accumulate:
+        return
+    text = "accumulate: %d micro-batches of %d images, since %d at once need %.0f GB"
+    _log_of(fabric, text, parts, images // parts, images, images * each / 1e9)
+    setup.config = setup.config.model_copy(update={"train": timing.model_copy(update={"accumulate": parts})})
 
 
 def _fit(
@@ -164,6 +184,7 @@ def _fit(
     *,
     resume: bool,
     force: bool,
+    reserve: float,
 ) -> Path:
     """Train, write the run folder, and return the folder of the best model."""
     config, data = setup.config, setup.data
@@ -184,6 +205,7 @@ def _fit(
         out=out,
         resume=resume,
         about=identity.about(config, setup.fingerprint),
+        reserve=reserve,
     )
     if fabric.is_global_zero:
         _finish(setup, out, state, objective.monitor)
@@ -211,12 +233,14 @@ def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
             sha256 = model.save(target)
             write_bytes(target / "README.md", model_card(model, sha256).encode())
 
+    watch = _Watch(setup)
     hooks: list[Hook] = [
-        Progress(),
+        watch.progress,
+        watch,
         MetricsWriter(out / METRICS_FILE),
         Validate(partial(save, out / BEST)),
         _Last(out / LAST, save),
-        EverySamples(_Samples(setup, out / "samples")),
+        EverySamples(TrainingSamples(setup, out / "samples")),
         _Curves(out),
         *_UnchangedFile.of(setup.data.train),
         *setup.hooks(),
@@ -224,6 +248,26 @@ def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
     if TensorBoard.installed():
         hooks.append(TensorBoard(out / "tensorboard"))
     return hooks
+
+
+class _Watch(Hook):
+    """Shows the progress of validations, and gives one up where a budget in minutes is exceeded by a tenth.
+
+    The first one is finished in any case, since no model would be saved otherwise.
+    """
+
+    def __init__(self, setup: Setup[Any, Any]) -> None:
+        self.progress, self.setup = Progress(), setup
+
+    def on_start(self, run: Run) -> None:
+        minutes, n = run.config.minutes, self.setup.config.validated
+
+        def on_images(images: int) -> None:
+            self.progress.during(run, f"validation: {images:,} of {n:,} images")
+            if minutes and run.state.best is not None and run.elapsed > _OVERTIME * 60 * minutes:
+                raise BudgetUsedError
+
+        self.setup.on_images = on_images
 
 
 class _UnchangedFile(Hook):
@@ -261,10 +305,10 @@ class _Last(Hook):
 
     def __init__(self, folder: Path, save: Callable[[Path, nn.Module, Mapping[str, float], State], None]) -> None:
         self.folder, self.save = folder, save
-        self._metrics: Mapping[str, float] = {}
+        self._step, self._metrics = 0, dict[str, float]()
 
     def on_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
-        self._metrics = metrics
+        self._step, self._metrics = run.state.step, dict(metrics)
 
     def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
         if run.progress < 1:
@@ -273,24 +317,7 @@ class _Last(Hook):
             shutil.rmtree(self.folder, ignore_errors=True)
             return
         with run.ema_weights() as network:
-            self.save(self.folder, network, self._metrics, run.state)
-
-
-class _Samples:
-    """Saves samples during training, within a twentieth of the time."""
-
-    def __init__(self, setup: Setup[Any, Any], folder: Path, n: int = 9) -> None:
-        self.setup, self.folder, self.n = setup, folder, n
-        self.spent, self.cost = 0.0, 0.0  # seconds: in total, and of the last samples
-
-    def __call__(self, network: nn.Module, state: State) -> None:
-        if self.spent + self.cost > _SAMPLING_SHARE * state.seconds:
-            return
-        begun = time.monotonic()
-        drawn = self.setup.sample_grid(self.setup.model_of(network), self.n)
-        save_png(drawn, self.folder / f"{state.images:09d}.png")
-        self.cost = time.monotonic() - begun
-        self.spent += self.cost
+            self.save(self.folder, network, self._metrics if self._step == run.state.step else {}, run.state)
 
 
 class _Curves(Hook):
@@ -313,6 +340,4 @@ def _finish(setup: Setup[Any, Any], out: Path, state: State, monitor: Monitor) -
     config = setup.config
     if config.samples:
         model = setup.loaded(out / BEST).to(choose_device(config.train))
-        _log.info("sampling %d images", config.samples)
-        for name, drawn in setup.final_images(model).items():
-            save_png(drawn, out / "samples" / f"{name}.png")
+        draw_final(setup, model, out)

@@ -17,6 +17,7 @@ from pixelloom.data.io.layout import Labeling
 from pixelloom.data.io.npy import StoredArray, npy_header, npz_headers
 from pixelloom.data.io.parquet import holds_files, is_parquet, parquet_arrays
 from pixelloom.data.io.pixel_tables import read_mat, read_pixels
+from pixelloom.data.io.published_formats import CIFAR_CLASSES, cifar_files, read_cifar
 from pixelloom.data.io.reading import Reading, listed
 from pixelloom.data.io.split_names import SPLITS, named_split, natural_order
 from pixelloom.data.io.stacks import Arrays
@@ -39,6 +40,8 @@ def arrays_of(path: Path, reading: Reading, labeling: Labeling) -> Arrays:
     note = ""
     if is_parquet(path):
         keys = parquet_arrays(path, labeling)
+    elif cifar := cifar_files(path):
+        keys = _cifar_keys(cifar)
     elif path.is_dir():
         npy = _npy_files(path)
         if npy and (arrays := _one_file_per_class(path, npy, reading, labeling)):
@@ -70,11 +73,15 @@ def is_array_source(path: Path) -> bool:
         return not holds_files(path)
     if path.is_dir():
         try:
-            return bool(_npy_files(path)) or any(_IDX_NAME.fullmatch(file.name) for file in path.iterdir())
+            return bool(_npy_files(path) or cifar_files(path)) or any(
+                _IDX_NAME.fullmatch(file.name) for file in path.iterdir()
+            )
         except OSError:  # reading it as a folder of images names the error
             return False
     if path.suffix.lower() == ".csv":
         return not lists_files(path)
+    if cifar_files(path):
+        return True
     return path.suffix.lower() in (".npy", ".npz", ".mat") or (path.suffix.lower() not in NO_ARRAYS and is_idx(path))
 
 
@@ -85,6 +92,15 @@ def files_of(path: Path) -> list[Path]:
     if path.suffix.lower() in (".npy", ".npz", ".mat", ".csv", ".parquet"):
         return [path]
     return sorted({path, *(file for file in path.parent.iterdir() if _IDX_NAME.fullmatch(file.name))})
+
+
+def _cifar_keys(files: dict[str, list[tuple[Path, str]]]) -> dict[str, StoredArray]:
+    """The published batches of CIFAR-10 as train_images, train_labels and so on."""
+    keys = _in_memory({"classes": np.array(CIFAR_CLASSES)})
+    for split, locations in files.items():
+        images, labels = read_cifar(locations)
+        keys |= _in_memory({f"{split}_images": images, f"{split}_labels": labels})
+    return keys
 
 
 def _in_memory(arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> dict[str, StoredArray]:

@@ -26,8 +26,10 @@ from pixelloom.data.io.decode import ACCEPTED, VALUES_TO, Pixels, decode, size_o
 from pixelloom.data.io.idx import is_idx
 from pixelloom.data.io.layout import Labeling
 from pixelloom.data.io.listing import Listing
+from pixelloom.data.io.published_formats import CIFAR_TARS
 from pixelloom.data.io.reading import DamageError, Reading, SizeError, printable
 from pixelloom.data.io.scan import PAGES, has_images, open_listing
+from pixelloom.data.io.split_names import natural_order
 from pixelloom.data.io.stacks import Arrays
 
 if TYPE_CHECKING:  # core.types imports torch, which reading images does not need
@@ -113,8 +115,15 @@ def exists(path: Path) -> bool:
 
 
 def is_image_source(path: Path) -> bool:
-    """Whether ``read_images`` accepts a path: a folder, or a file with an extension of SOURCES."""
-    return path.is_dir() or (path.is_file() and (path.suffix.lower() in SOURCES or is_idx(path)))
+    """Whether ``read_images`` accepts a path: a folder, a file with an extension of SOURCES, IDX, or CIFAR-10's tar."""
+    return path.is_dir() or (
+        path.is_file() and (path.suffix.lower() in SOURCES or path.name in CIFAR_TARS or is_idx(path))
+    )
+
+
+def holds_arrays(path: Path) -> bool:
+    """Whether the images of a source are arrays, not files; a folder with images is one of files."""
+    return is_array_source(path) if not path.is_dir() else not has_images(path) and is_array_source(path)
 
 
 def read_images(
@@ -142,13 +151,11 @@ def read_images(
         what = "a single image is not a data set" if suffix in ACCEPTED else "not a source of images"
         raise DataError(f"{printable(str(path))}: {what}; give {KINDS}")
     folder = cache_folder(cache)
-    arrays = is_array_source(path) if not path.is_dir() else not has_images(path) and is_array_source(path)
-    images = (_from_arrays if arrays else _from_files)(path, reading, labeling, folder)
+    images = (_from_arrays if holds_arrays(path) else _from_files)(path, reading, labeling, folder)
     if images.note:
-        short = images.note if len(images.note) <= _SHOWN else f"{images.note[:_SHOWN]}... (in full in the model card)"
+        whole = len(images.note) <= _SHOWN or log.isEnabledFor(logging.DEBUG)
+        short = images.note if whole else f"{images.note[:_SHOWN]}... (in full with -v, and in the model card)"
         log.warning("%s: %s", printable(str(path)), short)
-        if short != images.note:
-            log.debug("%s: %s", printable(str(path)), images.note)
     return images
 
 
@@ -174,6 +181,9 @@ def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) 
         if len(members):
             splits[name] = slice(int(members[0]), int(members[-1]) + 1)
     ignored = f"other files ignored: {listing.other_kinds()}" if listing.others else ""
+    if log.isEnabledFor(logging.DEBUG):
+        for name in natural_order(listing.others):
+            log.debug("%s: ignored: %s", printable(str(path)), printable(name))
     notes = [layout.note, cached.note, *listing.notes, ignored]
     note = "; ".join(filter(None, notes))
     files = cached.index if not paged and len(np.unique(cached.index)) < len(cached.index) else None
@@ -237,6 +247,8 @@ class _Tally:
         notes = [f"{count} image{'s' * (count > 1)} {remark}" for remark, count in self.remarks.most_common()]
         if self.largest >= 0:
             notes.append(_shift_note(self.largest))
+        for name in self.bad:
+            log.debug("%s: skipped: %s", printable(str(self.path)), name)
         if self.bad:
             more = f" and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
             notes.insert(0, f"{len(self.bad)} of {self.total} files skipped ({'; '.join(self.bad[:10])}{more})")

@@ -12,13 +12,15 @@ import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pixelloom.core.errors import DataError
-from pixelloom.core.types import Labels, Levels
 from pixelloom.data.io.idx import file_errors
+
+if TYPE_CHECKING:  # core.types imports torch, which reading images does not need
+    from pixelloom.core.types import Labels, Levels
 
 _CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue plane
 _CIFAR_BATCH_LIMIT = 1 << 26  # bytes of a batch file (published: 31 million)
@@ -27,6 +29,7 @@ CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 CIFAR_TEST = ("test_batch",)
 CIFAR_FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
 CIFAR_TARS = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def read_amat(path: Path, height: int, width: int) -> Levels:
@@ -64,6 +67,18 @@ def find_cifar(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, str]] |
             suffix = ".bin" if "binary" in tar else ""
             return [(folder / tar, f"{name}{suffix}") for name in names]
     return None
+
+
+def cifar_files(path: Path) -> dict[str, list[tuple[Path, str]]]:
+    """The batches of train and test in a folder, or in a published tar itself; empty if one is missing."""
+    if path.name in CIFAR_TARS and path.is_file():
+        suffix = ".bin" if "binary" in path.name else ""
+        return {
+            split: [(path, f"{name}{suffix}") for name in names]
+            for split, names in (("train", CIFAR_TRAIN), ("test", CIFAR_TEST))
+        }
+    train, test = (find_cifar(path, names) for names in (CIFAR_TRAIN, CIFAR_TEST))
+    return {"train": train, "test": test} if train and test else {}
 
 
 def read_cifar(locations: list[tuple[Path, str]]) -> tuple[Levels, Labels]:

@@ -55,7 +55,9 @@ class GatedPixelCNNConfig(BaseModel):
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability after the horizontal gates")
     condition: int = Field(0, ge=0, le=4096, description="channels of the conditioning image")
-    condition_kernels: tuple[Side, ...] = Field((5, 5), description="sides of the kernels over the conditioning image")
+    condition_kernels: tuple[Side, ...] = Field(
+        (5, 5), max_length=64, description="sides of the kernels over the conditioning image"
+    )
     condition_encoder: Literal["auto", "kernels", "u-net"] = Field(
         "auto", description="of the conditioning image: condition_kernels, or a U-Net; auto: U-Net for condition=mask"
     )

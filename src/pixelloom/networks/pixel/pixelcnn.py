@@ -63,7 +63,9 @@ class PixelCNNConfig(BaseModel):
     bias: bool = Field(True, description="biases in the first layer and the blocks")
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability in gated blocks")
-    head_kernels: tuple[Side, ...] = Field((), description="sides of hidden mask B layers before the output layer")
+    head_kernels: tuple[Side, ...] = Field(
+        (), max_length=64, description="sides of hidden mask B layers before the output layer"
+    )
 
 
 class PixelCNN(nn.Module):

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pixelloom.layers.copies import copy_of
+
 
 def random_twin(network: nn.Module) -> nn.Module:
-    """A copy of a network in evaluation mode, also of one with weights that are computed from others."""
-    memo: dict[int, Any] = {}
-    for module in network.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:  # which torch refuses to copy
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(network, memo).eval()
+    """A copy of a network in evaluation mode, for :func:`randomize`."""
+    return copy_of(network).eval()
 
 
 @torch.no_grad()
