@@ -119,7 +119,7 @@ def test_without_files_it_completes_test_images_of_the_training_data(run: Comman
         (["--mask", "none.png"], 3, "none.png: cannot be read: No such file or directory"),
         (["--mask", "small.png"], 2, "--mask small.png: is 4x5 pixels, the model's images have 8x8"),
         (["--mask", "text.png"], 3, "text.png"),
-        (["--hide", "top", "-n", "0"], 2, "--number"),
+        (["--hide", "top", "-n", "0"], 2, "-n. Must be >= 1"),
         (["--hide", "top", "--temperature", "0"], 2, "temperature: must be a positive number, not 0"),
         (["--hide", "top", "--method", "mask"], 2, "this model is not conditioned on partly known images"),
         (["--hide", "top", "--method", "order"], 2, "has known pixels after hidden ones in every pixel order"),
