@@ -6,8 +6,8 @@
 # same. The mean of the data is nearer to each sample than the sample's 5th neighbor as soon as the dimension is in the
 # tens (in d dimensions, sqrt(d) against sqrt(2d)), so the single "average image" lies in every ball: coverage 1. Density,
 # whose expectation is 1 for equal distributions, reaches n/k. Only recall, the number that the paper replaces, says 0. In 2
-# dimensions, the dimension of the pictures that explain the numbers, it is as one guesses. Random features, and features
-# of a small network, have no low-dimensional structure that would help.
+# dimensions, as in the plots that explain these numbers, it is as one guesses; only data of a low intrinsic dimension are
+# safe from it.
 #
 # Seen (the same in two runs):
 #     prdc 0.2; 100 real samples from a normal distribution, nearest_k=5
