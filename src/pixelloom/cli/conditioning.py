@@ -90,7 +90,9 @@ def rows_of(options: DrawOptions, model: GenerativeModel) -> Rows:
 
     condition, one = model.condition, class_of(options.class_, model)
     labels = None if one is None else torch.tensor([one])
-    if condition is not None and not (options.condition or options.condition_from):
+    if condition is not None and condition.masks and (options.condition or options.condition_from):
+        raise UsageError("--condition, --condition-from: use pixelloom complete, which takes images and hidden pixels")
+    if condition is not None and condition.default is None and not (options.condition or options.condition_from):
         raise UsageError(
             f"--condition: this model needs a conditioning image, {condition}; name a file, or a split of the data "
             "with --condition-from"

@@ -141,7 +141,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {"train": TRAIN, "sample": SAMPLE, "eva
 LACKING: Mapping[str, Mapping[str, str]] = {
     "sample": {
         "--keep-columns": "pixels are drawn row by row, each given those before it, so the left columns of the rows "
-        "below would be ignored. What works: --keep-rows, which keeps the upper rows"
+        "below would be ignored. What works: pixelloom complete MODEL IMAGE --hide right, or --box"
     }
 }
 """Command -> option that does not exist -> the reason, and what works instead."""

@@ -133,6 +133,16 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
         validation_images=2_000,
     ),
+    # The same for images of one's own: pixelloom train completion --data DIR --size 32.
+    "completion": PixelRun(
+        network="gated-pixelcnn",
+        data=DataConfig(source="cifar10"),
+        model=GatedPixelCNNConfig(channels=48, layers=6, kernel=5, positions=True),
+        head=HeadConfig(kind="logistics", mixtures=5),
+        condition="mask",
+        optim=_MODERN,
+        train=TrainConfig(batch=32, epochs=10, ema=0.1),
+    ),
     # The LSTMs of PixelRNN with fewer layers than the paper's seven; NADE with the hidden units of its paper, and MADE
     # with one per pixel.
     "row-lstm": PixelRun(
