@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from engine_toys import N, config, one_phase, stream
 from pixelloom.core.types import ImageSpec
+from pixelloom.data.config import DataConfig
+from pixelloom.data.memory import dataset_of
 from pixelloom.engine.fabric import make_fabric
 from pixelloom.engine.hooks import BudgetUsedError
 from pixelloom.engine.micro_batches import bytes_per_image, micro_batches
@@ -31,6 +34,7 @@ from pixelloom.runs import train as training
 from pixelloom.runs.compose import compose, read_yaml
 from pixelloom.runs.config import PixelRun
 from pixelloom.runs.drawing import EnoughError, Limit, TrainingSamples, draw_final, drawn_within
+from pixelloom.runs.families import set_up
 from pixelloom.runs.pace import Pace, estimate
 from pixelloom.runs.recipes import recipe
 
@@ -130,8 +134,8 @@ def test_large_images_are_scored_in_small_batches() -> None:
 # The estimate
 
 
-def lines(costs: Costs, sample: float | None = None, side: int = 32, epoch: int = 1000, **given: Any) -> list[str]:
-    found = estimate(Pace(costs, sample), config(**{"images": None} | given), epoch, side)
+def lines(costs: Costs, sample: float | None = None, epoch: int = 1000, **given: Any) -> list[str]:
+    found = estimate(Pace(costs, sample), config(**{"images": None} | given), epoch, ["--size 32", "patience"])
     assert [level for level, _ in found] == [logging.INFO, logging.WARNING][: len(found)]
     return [line for _, line in found]
 
@@ -147,17 +151,32 @@ def test_a_long_run_is_estimated_and_a_short_one_is_not() -> None:
 
 
 def test_a_hopeless_run_is_named_with_what_helps() -> None:
-    first, second = lines(Costs(0.8), 200.0, side=128, minutes=1)
-    assert first == (
-        "estimate: 1.2 images/s, so 1 minute is about 75 images, 0.075 epochs; one sample takes about 3.3 minutes"
-    )
-    assert "less than one epoch is little to learn from and a sample takes 3.3 minutes" in second
-    for way in ("--size 32", "--levels 8", "dcgan", "--device cuda", "a larger budget"):
-        assert way in second
-    _, small = lines(Costs(0.8), None, side=32, minutes=1)
-    assert "--size" not in small
-    _, days = lines(Costs(0.5), None, side=64, images=1_000_000)
+    assert lines(Costs(0.8), 200.0, minutes=1) == [
+        "estimate: 1.2 images/s, so 1 minute is about 75 images, 0.075 epochs; one sample takes about 3.3 minutes",
+        "less than one epoch is little to learn from and a sample takes 3.3 minutes; what helps: --size 32, patience",
+    ]
+    _, days = lines(Costs(0.5), None, images=1_000_000)
     assert days.startswith("training takes 5.8 days")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("pixelcnn", {"size": 40}, ["--size 32", "--levels 8", "dcgan", "--device cuda", "larger budget"]),
+        ("pixelcnn", {"levels": 4}, ["dcgan", "--device cuda", "larger budget"]),
+        ("dcgan", {}, ["--device cuda", "larger budget"]),
+    ],
+)
+def test_only_what_is_not_yet_done_helps(
+    name: str, given: dict[str, Any], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    images = np.random.default_rng(0).integers(0, 256, (60, 32, 32), np.uint8)
+    plan = recipe(name)
+    setup = set_up(plan, dataset_of(images, config=DataConfig(source="arrays", **given)))
+    helps = pace._helps(setup)
+    assert len(helps) == len(expected)
+    assert all(word in text for word, text in zip(expected, helps, strict=True))
 
 
 # Drawing

@@ -327,6 +327,22 @@ def test_a_mapped_file_that_changes_ends_the_run(how: str, monkeypatch: pytest.M
     assert list(Path("run/checkpoints").glob("step-*2.safetensors"))
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_folder_that_is_deleted_is_no_matter_for_a_run(cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are decoded before the first step, into memory or the cache."""
+    write(Path("photos"))
+    if cached:
+        monkeypatch.setattr("pixelloom.data.io.cache.IN_MEMORY", 500)
+    kept = train(320, recipe="pixelcnn", data="photos", out="kept")
+    monkeypatch.setattr(Progress, "on_step", At(2, lambda: shutil.rmtree("photos")).on_step)
+    deleted = train(320, recipe="pixelcnn", data="photos")
+    assert not Path("photos").exists()
+    for (name, one), (_, other) in zip(
+        kept.network.state_dict().items(), deleted.network.state_dict().items(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
 def test_training_leaves_the_generators_as_they_were() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)

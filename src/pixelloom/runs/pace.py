@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def adapt(
         timing = config.train if every is None else config.train.model_copy(update={"validate_every": every})
         config = config.model_copy(update={"validation_images": n, "train": timing})
     if fabric.is_global_zero:
-        for level, line in estimate(pace, config.train, epoch, setup.data.spec.height):
+        for level, line in estimate(pace, config.train, epoch, _helps(setup)):
             _log.log(level, "%s", line)
     last = pace.costs.validation(min(config.validated, held))
     final = 0.0 if pace.sample is None or not config.samples else pace.sample
@@ -74,14 +74,26 @@ def adapt(
     return config, min(last + final, _TENTH * 60 * minutes) + time.monotonic() - begun if minutes else 0.0
 
 
-def estimate(pace: Pace, config: TrainConfig, epoch: int, side: int) -> list[tuple[int, str]]:
+def _helps(setup: Setup[Any, Any]) -> list[str]:
+    """What makes a run faster, and is not yet done."""
+    spec, pixelwise = setup.data.spec, "likelihood" in setup.model.can
+    return [
+        *(["smaller images (--size 32)"] if max(spec.height, spec.width) > 32 else []),
+        *(["fewer levels (--levels 8)"] if pixelwise and spec.levels > 16 else []),
+        *(["another recipe (dcgan)"] if setup.config.network != "dcgan" else []),
+        *([] if setup.config.train.device == "cuda" or torch.cuda.is_available() else ["a GPU (--device cuda)"]),
+        "a larger budget",
+    ]
+
+
+def estimate(pace: Pace, config: TrainConfig, epoch: int, helps: Sequence[str]) -> list[tuple[int, str]]:
     """Lines of the log, with their levels, about what a long run reaches; none for a short run that is not hopeless.
 
     Args:
         pace: measured costs.
         config: the budget.
         epoch: number of images in an epoch.
-        side: height of the images.
+        helps: what to do about a hopeless run.
     """
     images = budget_images(config, epoch, pace.costs.step)
     seconds = images * pace.costs.step
@@ -102,10 +114,7 @@ def estimate(pace: Pace, config: TrainConfig, epoch: int, side: int) -> list[tup
         *([f"a sample takes {_length(pace.sample)}"] if slow and pace.sample is not None else []),
     ]
     if problems:
-        smaller = ["smaller images (--size 32)"] if side > 32 else []
-        device = [] if torch.cuda.is_available() and config.device != "cpu" else ["a GPU (--device cuda)"]
-        helps = ", ".join([*smaller, "fewer levels (--levels 8)", "another recipe (dcgan)", *device])
-        found.append((logging.WARNING, f"{' and '.join(problems)}; what helps: {helps}, or a larger budget"))
+        found.append((logging.WARNING, f"{' and '.join(problems)}; what helps: {', '.join(helps)}"))
     return found
 
 
