@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from checks import all_images
+from pixelloom import api
 from pixelloom.core.errors import UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.masks import region
@@ -190,6 +192,22 @@ def test_half_planes_are_exact_in_one_of_eight_orders(name: str) -> None:
     assert variation(drawn, truth) < noise_of(truth, len(drawn)) + 0.02
     expected = torch.tensor([truth[image.numpy().tobytes()] for image in drawn]).double().log()
     torch.testing.assert_close(found.log_prob.flatten(), expected, rtol=0, atol=1e-6)
+
+
+def test_a_short_run_of_several_orders(tmp_path: Path) -> None:
+    """Planning, validation, samples and saving go through the whole of a run."""
+    settings = {"model.channels": 6, "model.layers": 2, "model.first_kernel": 3, "model.kernel": 3, "train.batch": 8}
+    model = api.train(
+        "gated-pixelcnn", data="digits", out=tmp_path, images=16, precision="fp32",
+        overrides={**settings, "orders": 8, "samples": 2, "validation_images": 8},
+    )  # fmt: skip
+    assert isinstance(model, PixelModel)
+    assert model.description.orders == 8
+    again = api.load(tmp_path)
+    images = model.sample(3, seed=1)
+    assert torch.equal(again.sample(3, seed=1), images)
+    assert torch.equal(again.log_prob(images), model.log_prob(images))  # type: ignore[attr-defined]
+    assert (tmp_path / "samples" / "final.png").exists() or any((tmp_path / "samples").iterdir())
 
 
 def test_training_uses_every_order_of_each_image() -> None:

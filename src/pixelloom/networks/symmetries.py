@@ -82,13 +82,13 @@ class Symmetries(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
-        if self.in_sequence:
+        if self.in_sequence or not (self.order or self.training):  # order 0 needs no permutation
             out: Tensor = self.network(x, self._joint(self.own, labels))
             return out
-        if self.order is None and self.training:
+        if self.order is None:
             order = torch.randint(self.orders, (len(x),), device=x.device)
         else:
-            order = torch.full((len(x),), self.order or 0, device=x.device)
+            order = torch.full((len(x),), self.order, device=x.device)
         out = self.network(_permuted(x, self.places[order]), self._joint(order, labels))
         return _permuted(out, self.ranks[order])
 
