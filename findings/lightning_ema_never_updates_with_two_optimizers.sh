@@ -7,8 +7,9 @@
 # of the number alone). With one step of the discriminator and one of the generator in a batch, the callback sees 1, 3, 5,
 # ... at the ends of batches: no even interval ever divides them. In general, no interval that shares a factor with the
 # number of optimizer steps in a batch does. At the end of fit() the callback copies the EMA to the model, so a training of
-# any length returns the weights that it started from; checkpoints hold them too. No warning. Intervals of 1, 3, 5 work,
-# and so does every interval with one optimizer, so a test with a classifier does not show it.
+# any length returns the weights that it started from; the state_dict of checkpoints holds them too (the trained ones are
+# under current_model_state). No warning. Intervals of 1, 3, 5 work, and so does every interval with one optimizer, so a
+# test with a classifier does not show it.
 #
 # Seen (the same in two runs):
 #     lightning 2.6.6, 20 batches
