@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # torch 2.13.0, tensorboard 2.21.0: SummaryWriter.add_image shows int64 levels 0..255 as pure white (and 0 as black).
 #
-# One would guess that integers are levels and floats are in [0, 1]; the documentation of add_image says nothing of dtypes,
-# that of the function below it has [0, 1] for float32 and [0, 255] for uint8. Only uint8 is taken as levels. All other dtypes, integers too, are multiplied by 255
-# and clipped: a level of 1 or more becomes 255. Samples of a pixel network with exact likelihood ARE int64, as multinomial
-# and argmax return them, so an image of 256 levels is logged as a white square with the black pixels left, which looks
-# like a binarized or a collapsed model. Floats in [-1, 1] lose their lower half to 0. The written PNG holds that; no warning.
+# One would guess that integers are levels and floats are in [0, 1]; the documentation of add_image says nothing of
+# dtypes, that of the function below it has [0, 1] for float32 and [0, 255] for uint8. Only uint8 is taken as levels. All
+# other dtypes, integers too, are multiplied by 255 and clipped: a level of 1 or more becomes 255. Samples of a pixel
+# network with exact likelihood ARE int64, as multinomial and argmax return them, so an image of 256 levels is logged as
+# a white square with the black pixels left, which looks like a binarized or a collapsed model. Floats in [-1, 1] lose
+# their lower half to 0. The written PNG holds that; no warning.
 #
 # Seen (the same in two runs):
 #     torch 2.13.0, tensorboard 2.21.0: a ramp of all 256 levels, as logged
