@@ -89,6 +89,13 @@ def test_levels_by_hand(top: dict[str, Any], expected: list[float]) -> None:
     np.testing.assert_allclose(np.exp(-nats), expected, atol=1e-7)
 
 
+def test_a_sum_of_p_exactly_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = torch.tensor([0.5, 0.125, 0.25, 0.125], dtype=torch.float64)[None, None, :, None, None]
+    monkeypatch.setattr(Categorical, "table", lambda *_: exact.clone())
+    head = Likeliest(Categorical(ImageSpec(1, 1, 1, 4)), top_p=0.75)
+    assert head.table(params_of(P)).flatten().tolist() == [2 / 3, 0, 1 / 3, 0]
+
+
 def test_of_equal_levels_the_first_are_kept() -> None:
     head = Likeliest(Categorical(ImageSpec(1, 1, 1, 4)), top_k=2)
     assert head.table(params_of([0.25] * 4)).flatten().tolist() == [0.5, 0.5, 0, 0]

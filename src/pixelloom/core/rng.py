@@ -48,6 +48,7 @@ class Stream(IntEnum):
     HIDDEN_PIXELS = 342  # a share of hidden pixels
     RESAMPLING = 343  # of particles
     COMPLETION_ORDER = 344  # the pixel order that a completion is drawn in
+    DETECTION = 345  # the images of each bootstrap of AUPR and FPR
     LABEL = 0x79  # class of a generated image
     LATENT = 0x7A  # latent vector of a generated image
     EXTRACTOR = 20_261  # weights of the random extractor
