@@ -76,7 +76,7 @@ def test_complete(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[:, :4] = True
     given = torch.from_numpy(truth.repeat(3, axis=0))
-    drawn = pl.load(trained).sample(6, given=given, mask=mask, seed=0, method="plain").numpy()
+    drawn = pl.load(trained).sample(6, given=given, mask=mask, seed=0, method="plain").numpy()  # exact, as below
     upper = np.where(mask.numpy(), truth, 0)
     rows = [np.concatenate([upper[i : i + 1], drawn[3 * i : 3 * i + 3], truth[i : i + 1]]) for i in range(2)]
     expected = pl.grid(np.concatenate(rows), 17, columns=5)
