@@ -24,6 +24,7 @@ from pixelloom.layers.self_attention import attention_maps
 from pixelloom.models.description import CONFIG, DISCRIMINATOR, FILES, WEIGHTS, Description, check_finite, rebuild
 from pixelloom.models.family import Ability
 from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels
+from pixelloom.models.truncation import Truncated
 from pixelloom.networks import GAN_NETWORKS, build_pair
 from pixelloom.sampling import latent_noise
 from pixelloom.sampling.ancestral import OnStep
@@ -57,7 +58,7 @@ class GANModel:
         self.discriminator = None if discriminator is None else discriminator.eval()
         self.description = description
         self.spec: ImageSpec = description.image
-        self._passes = ThreadChoice()
+        self._passes, self._truncated = ThreadChoice(), Truncated()
         self.condition: Condition | None = None
         """A GAN takes no conditioning image."""
 
@@ -162,7 +163,8 @@ class GANModel:
             n: number of images.
             seed: seed of the latent vectors.
             first: index of the first image.
-            truncation: bound on the absolute values of a latent vector; None for none.
+            truncation: bound on the absolute values of a latent vector; None for none. Batch norm then has the
+                statistics of such vectors.
             labels: class of each image, by name or number, or one for all; None draws classes uniformly.
             batch: as in :meth:`render`.
             threads: as in :meth:`render`.
@@ -174,7 +176,7 @@ class GANModel:
         z = self.latents(n, seed=seed, first=first, truncation=truncation)
         if labels is None and self.description.classes:
             labels = latent_noise.labels_of(self.description.classes, seed, first, n)
-        return self.render(z, labels, batch=batch, threads=threads, on_step=on_step)
+        return self._at(truncation).render(z, labels, batch=batch, threads=threads, on_step=on_step)
 
     def interpolate(
         self,
@@ -194,7 +196,12 @@ class GANModel:
         z = latent_noise.path(self.latents(stops, seed=seed, first=first, truncation=truncation), steps)
         if labels is None and self.description.classes:
             labels = latent_noise.labels_of(self.description.classes, seed, first, 1)
-        return self.render(z, labels)
+        return self._at(truncation).render(z, labels)
+
+    def _at(self, truncation: float | None) -> GANModel:
+        """The model with the statistics of latent vectors of a truncation."""
+        network = self._truncated.of(self.network, self.latent, self.description.classes, truncation)
+        return self if network is self.network else GANModel(network, self.description)
 
     @torch.no_grad()
     def attend(self, z: Tensor, labels: LabelsLike = None) -> tuple[Tensor, Maps]:
