@@ -54,6 +54,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PIXELLOOM_OFFLINE": "1"}
 COMMANDS = (
     "train",
     "sample",
+    "complete",
     "evaluate",
     "compare",
     "attention",

@@ -128,6 +128,18 @@ def check_config(config: RunConfig, before: Mapping[str, Any], file: Path) -> No
         )
 
 
+def with_choices(config: RunConfig, before: Mapping[str, Any]) -> RunConfig:
+    """The configuration with the validations that the run chose when it was begun, where none are set."""
+    begun = flat(_part(before, "config"))
+    n, every = begun.get("validation_images"), begun.get("train.validate_every")
+    changes: dict[str, Any] = {}
+    if config.validation_images is None and n is not None:
+        changes["validation_images"] = int(n)
+        if config.train.validate_every is None and every is not None:
+            changes["train"] = config.train.model_copy(update={"validate_every": int(every)})
+    return config.model_copy(update=changes)
+
+
 def check_data(config: RunConfig, data: Dataset, before: Mapping[str, Any], *, allow: bool) -> None:
     """Check that the data are those that a run was begun with, wherever they are now.
 

@@ -130,6 +130,7 @@ def train(
     before = about_of(out / CHECKPOINTS) if resume else {}
     if resume:
         warn_of_cut(out)
+        config = identity.with_choices(config, before)
         identity.check_config(config, before, out / CONFIG)
         config = identity.original_data(config, before)
     fabric = make_fabric(config.train)
