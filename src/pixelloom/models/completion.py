@@ -285,9 +285,9 @@ def _by_mask(task: _Task) -> Completions:
         return Completions(
             images.view(*shape, *model.spec.shape), torch.empty(shape, dtype=torch.float64), None, "mask"
         )
-    drawn = model.sample(
-        len(images), seed=task.seed, first=task.first * task.n, given=images, mask=~hidden, labels=labels,
-        condition=given, temperature=task.temperature,
+    drawn = model.sample(  # keeps the known pixels
+        len(images), seed=task.seed, first=task.first * task.n, labels=labels, condition=given,
+        temperature=task.temperature,
     )  # fmt: skip
     log_prob = model.log_prob(drawn, labels, given)
     return Completions(drawn.view(*shape, *model.spec.shape), log_prob.view(shape), None, "mask")
