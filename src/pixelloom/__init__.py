@@ -6,6 +6,7 @@
     images = model.sample(16, seed=0)          # uint8 levels [16, 1, 8, 8]
     nats = -model.log_prob(images)             # exact negative log-likelihood of each image
     pl.evaluate(model).bits_per_dim
+    pl.score(model, other_images).p_values     # anomaly scores, calibrated on held-out images
 
 For a network of your own, a torch module that maps images [B, C, H, W] to parameters [B, outputs, H, W]:
 
@@ -22,7 +23,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pixelloom.api import evaluate, explain, load, measure, train
+    from pixelloom.api import evaluate, explain, load, measure, score, train
     from pixelloom.core.errors import DataError, ModelError, PixelloomError, UsageError
     from pixelloom.core.types import ImageSpec
     from pixelloom.data.config import DataConfig
@@ -58,6 +59,7 @@ __all__ = [
     "measure",
     "receptive_field",
     "recipe",
+    "score",
     "train",
 ]
 
@@ -81,6 +83,7 @@ _HOMES = {
     "measure": "api",
     "receptive_field": "sampling.fast.analysis",
     "recipe": "runs.recipes",
+    "score": "api",
     "train": "api",
 }
 

@@ -1,4 +1,4 @@
-"""The functions of ``import pixelloom``: load, train, evaluate, measure.
+"""The functions of ``import pixelloom``: load, train, evaluate, measure, score.
 
 :func:`train` plans a run (:mod:`pixelloom.runs.plan`: recipe, file, overrides, folder), checks its folder, and trains
 (:mod:`pixelloom.runs.train`), as ``pixelloom train`` does.
@@ -14,14 +14,18 @@ from pixelloom.core.errors import UsageError
 from pixelloom.data.memory import NAME as IN_MEMORY
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.metrics.results import Result
+from pixelloom.metrics.scores import Kind
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import load_model
+from pixelloom.runs.anomaly import NORMALS, Calibration, Scorer
+from pixelloom.runs.anomaly import calibrate as calibrated
 from pixelloom.runs.config import OWN, Overrides
 from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics, load_data, scored
 from pixelloom.runs.evaluate import measure as measure_samples
 from pixelloom.runs.folder import find
 from pixelloom.runs.own import own_overrides, restored
 from pixelloom.runs.plan import as_text, joined, planned
+from pixelloom.runs.score import ImageScores, normals, opened, score_images
 from pixelloom.runs.train import carry_out
 
 if TYPE_CHECKING:
@@ -172,6 +176,45 @@ def measure(
     asked = tuple(name for name in names if name != LIKELIHOOD)
     options = MeasureOptions(asked, features, n, seed, split, limit, forgiving=not metrics)
     return measure_samples(model, load_data(model, data), options).results
+
+
+def score(
+    model: GenerativeModel,
+    data: Any = None,
+    split: str | None = None,
+    *,
+    calibrate: Any = "val",
+    kind: Kind = "auto",
+    false_alarms: float = 0.01,
+    background: GenerativeModel | None = None,
+    limit: int | None = None,
+) -> ImageScores:
+    """Score images for anomaly: scores, p-values and flags, calibrated on held-out normal images.
+
+    Args:
+        model: a model with a likelihood.
+        data: name or path of data, levels uint8 [N, C, H, W], or images in memory as in :func:`train`. Default: the
+            training data.
+        split: "train", "val", "test" or "all"; default: "test" for the training data and named data sets, else "all".
+        calibrate: held-out normal images: "val" or "test" of the training data, or data as above; or the calibration of
+            an earlier result.
+        kind: "likelihood", "typicality", "complexity", "ratio" or "auto", see :mod:`pixelloom.metrics.scores`.
+        false_alarms: share of normal images that the threshold may flag.
+        background: model of the same images for "ratio".
+        limit: number of images, evenly spaced; default: all.
+
+    Raises:
+        DataError: if the data cannot be read or do not fit the model, or there are too few calibration images.
+        UsageError: for a model without likelihood, an unknown kind or split, or calibration on training images.
+    """
+    scorer = Scorer(model, background)
+    if isinstance(calibrate, Calibration):
+        found = calibrate
+    else:
+        with normals(model, calibrate) as source:
+            found = calibrated(scorer, source, false_alarms, NORMALS)
+    with opened(model, data, split) as source:
+        return score_images(scorer, found, source, kind, false_alarms, limit=limit)
 
 
 def explain(

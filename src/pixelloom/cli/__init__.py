@@ -1,4 +1,4 @@
-"""The command line: ``pixelloom train``, ``sample``, ``complete``, ``evaluate``, ``compare``, ``attention``,
+"""The command line: ``pixelloom train``, ``sample``, ``complete``, ``score``, ``evaluate``, ``compare``, ``attention``,
 ``interpolate``, ``explain``, ``info``, ``inspect``, ``list``, ``config``.
 
 Results go to standard output, progress, warnings and errors to standard error. torch is imported when a command runs,
@@ -32,6 +32,7 @@ from pixelloom.cli import (
     interpolate,
     listing,
     sample,
+    score,
     train,
 )
 from pixelloom.cli.console import logs
@@ -61,17 +62,18 @@ app = App(
 app.command(train.train, usage="Usage: pixelloom train [RECIPE|NETWORK] [--data DATA] [OPTIONS]", sort_key=1)
 app.command(sample.sample, usage="Usage: pixelloom sample MODEL [OPTIONS]", sort_key=2)
 app.command(complete.complete, usage="Usage: pixelloom complete MODEL [IMAGE...] --hide REGION [OPTIONS]", sort_key=3)
-app.command(evaluate.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=4)
-app.command(compare.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=5)
-app.command(attention.attention, usage="Usage: pixelloom attention MODEL [OPTIONS]", sort_key=6)
-app.command(interpolate.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=7)
-app.command(explain.explain, usage="Usage: pixelloom explain MODEL [IMAGE] [OPTIONS]", sort_key=8)
-app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=9)
-app.command(inspect.inspect, usage="Usage: pixelloom inspect DATA [OPTIONS]", sort_key=12)
+app.command(score.score, usage="Usage: pixelloom score MODEL [--data DATA] [OPTIONS]", sort_key=4)
+app.command(evaluate.evaluate, usage="Usage: pixelloom evaluate MODEL [OPTIONS]", sort_key=5)
+app.command(compare.compare, usage="Usage: pixelloom compare MODEL... [OPTIONS]", sort_key=6)
+app.command(attention.attention, usage="Usage: pixelloom attention MODEL [OPTIONS]", sort_key=7)
+app.command(interpolate.interpolate, usage="Usage: pixelloom interpolate MODEL [OPTIONS]", sort_key=8)
+app.command(explain.explain, usage="Usage: pixelloom explain MODEL [IMAGE] [OPTIONS]", sort_key=9)
+app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=10)
+app.command(inspect.inspect, usage="Usage: pixelloom inspect DATA [OPTIONS]", sort_key=13)
 app.command(
-    listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets|models] [--json]", sort_key=10
+    listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets|models] [--json]", sort_key=11
 )
-app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=11)
+app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=12)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -135,7 +135,17 @@ EVALUATE: Mapping[str, str] = {
     "--fake": "--samples",
     "--image-size": "--size",
 }
-NAMES: Mapping[str, Mapping[str, str]] = {"train": TRAIN, "sample": SAMPLE, "evaluate": EVALUATE}
+SCORE: Mapping[str, str] = {
+    **{name: here for name, here in _MODEL.items() if here in ("--force", "--device cuda", "--device cpu")},
+    "--out": "--csv FILE (a row per image)",
+    "--fpr": "--false-alarms",
+    "--alpha": "--false-alarms",
+    "--threshold": "--false-alarms (a rate; the threshold follows from held-out normal images)",
+    "--ood": "--against",
+    "--dataset": "--data",
+    "--image-size": "--size",
+}
+NAMES: Mapping[str, Mapping[str, str]] = {"train": TRAIN, "sample": SAMPLE, "score": SCORE, "evaluate": EVALUATE}
 """Command -> option of other tools -> option here; other commands have those of ``_MODEL``."""
 
 LACKING: Mapping[str, Mapping[str, str]] = {

@@ -263,7 +263,7 @@ def check(options: DrawOptions, folders: Sequence[str] = ()) -> None:
     if options.npy is not None and options.npy.suffix not in ("", ".npy"):
         raise UsageError(f"--npy {options.npy}: writes a NumPy array; name a file that ends in .npy")
     if options.each is not None:
-        _check_place(options.each)
+        check_place(options.each)
     if options.out is not None and options.out == options.npy:
         raise UsageError(f"--out, --npy: both are {options.out}; name two files")
     if options.each is not None and options.each.exists() and not options.each.is_dir():
@@ -310,12 +310,12 @@ def check_file(path: Path, force: bool) -> None:
         raise UsageError(f"{path}: is not a regular file, and is not replaced; name another file")
     if path.suffix == ".safetensors" or (path.name in _RUN_FILES and path.exists()):
         raise UsageError(f"{path}: is a file of a model or a run, and is not replaced; name another file")
-    _check_place(path.parent)
+    check_place(path.parent)
     if path.exists() and not force:
         raise UsageError(f"{path}: exists already; choose another name, or overwrite it with --force")
 
 
-def _check_place(folder: Path) -> None:
+def check_place(folder: Path) -> None:
     """Raises UsageError for a model folder, or a folder in one."""
     from pixelloom.models.description import WEIGHTS
 

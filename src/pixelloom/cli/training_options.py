@@ -137,6 +137,9 @@ if TYPE_CHECKING:  # a type checker cannot read derived classes
     class DataOptions(Options):
         """Data and its transforms."""
 
+    class ScoredDataOptions(Options):
+        """Data to score, and their transforms."""
+
     class TrainOptions(Options):
         """Budget, seed and device."""
 
@@ -150,9 +153,16 @@ else:
         _DATA,
         _fields_of(DataConfig, {name: _DATA_NAMES.get(name, name) for name in _SOURCE}),
     )
+    ScoredDataOptions = _derive(  # --background names a model there
+        "ScoredDataOptions",
+        "Data to score, and their transforms; default: those of training.",
+        _DATA,
+        _fields_of(DataConfig, {name: _DATA_NAMES.get(name, name) for name in _SOURCE if name != "background"}),
+    )
     TrainOptions = _derive(
         "TrainOptions", "Budget, seed and device.", _TRAINING, _fields_of(TrainConfig, {name: name for name in _TRAIN})
     )
     FieldOptions = _derive("FieldOptions", "All other fields of a run's configuration.", _FIELDS, _run_fields())
 
 NO_DATA, NO_TRAINING, NO_FIELDS = DataOptions(), TrainOptions(), FieldOptions()
+NO_SCORED_DATA = ScoredDataOptions()

@@ -1,0 +1,237 @@
+"""``pixelloom score``: anomaly scores of images, calibrated on held-out normal images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from pixelloom.cli import outputs
+from pixelloom.cli.common import loaded
+from pixelloom.cli.console import Meter, say, say_json, say_table
+from pixelloom.cli.options import Count, Device, Flag, OptionalCount, Real
+from pixelloom.cli.training_options import NO_SCORED_DATA, ScoredDataOptions, data_settings
+from pixelloom.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from pixelloom.core.types import Levels
+    from pixelloom.data.image_source import ImageSource
+    from pixelloom.metrics.anomaly import Detection
+    from pixelloom.metrics.scores import Kind
+    from pixelloom.runs.anomaly import Calibration, Maps, Scorer
+    from pixelloom.runs.score import ImageScores
+
+_log = logging.getLogger("pixelloom")
+_SHOWN = 10  # most anomalous images
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Score, calibration and output of `score`."""
+
+    split: Literal["train", "val", "test", "all"] | None = None
+    """Split to score; default: test for the training data and named data sets, else all images."""
+    limit: OptionalCount = None
+    """Number of images to score, evenly spaced; default: all."""
+    kind: Literal["likelihood", "typicality", "complexity", "ratio", "auto"] = "auto"
+    """Kind of score: likelihood, typicality, complexity, ratio (with --background), or auto."""
+    calibrate: str = "val"
+    """Held-out normal images: val or test of the training data, or the path or name of other data."""
+    normals: Count = 2000
+    """Number of calibration images, evenly spaced; about half of them are the reference."""
+    false_alarms: Annotated[Real, Parameter(allow_leading_hyphen=True)] = 0.01
+    """Share of normal images that may be flagged; sets the threshold."""
+    background: str | None = None
+    """Background model for the kind ratio."""
+    against: str | None = None
+    """Outliers, name or path of data: print AUROC, AUPR and FPR at 95 % TPR of each kind, with --data as normal."""
+    maps: Path | None = None
+    """Folder for a map of each image, bits above the expected ones: image over which it is drawn, and NumPy array."""
+    csv: Path | None = None
+    """CSV file with a row per image; an interrupted command continues."""
+    json: Flag = False
+    """Print one JSON object; without --csv it has the row of each image."""
+    force: Flag = False
+    """Overwrite existing files."""
+    device: Device = "auto"
+    """auto: cuda if available."""
+
+
+DEFAULT = ScoreOptions()
+
+
+def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOptions = NO_SCORED_DATA) -> None:
+    """Score images for anomaly by a model with a likelihood: score, p-value and flag of each.
+
+    A larger score is more anomalous. The p-value is the rank among held-out normal images, and at most a share
+    --false-alarms of normal images is flagged.
+
+    Args:
+        model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
+        options: Score, calibration and output.
+        data: Data to score, fitted as in training; default: the test split of the training data.
+    """
+    from pixelloom.metrics.anomaly import needed
+    from pixelloom.runs.anomaly import Scorer
+    from pixelloom.runs.score import opened, score_images
+
+    needed(options.false_alarms)  # raises for a rate out of range
+    _check(options)
+    found = loaded(model, options.device)
+    background = None if options.background is None else loaded(options.background, options.device)
+    scorer = Scorer(found, background, maps=options.maps is not None)
+    settings = data_settings(data)
+    name = settings.pop("source", None)
+    with ExitStack() as stack:
+        source = stack.enter_context(opened(found, name, options.split, settings))
+        outliers = (
+            None if options.against is None else stack.enter_context(opened(found, options.against, None, settings))
+        )
+        calibration = _calibrated(scorer, source.title, options)
+
+        def scored(images: ImageSource, **more: Any) -> ImageScores:
+            with Meter(f"scoring {images.title}", min(len(images.names), options.limit or len(images.names))) as meter:
+                return score_images(
+                    scorer, calibration, images, options.kind, options.false_alarms, limit=options.limit,
+                    on_images=lambda done, _: meter.show(done), **more,
+                )  # fmt: skip
+
+        on_maps = None if options.maps is None else _map_writer(options.maps, found.spec.levels, calibration.scale)
+        result = scored(source, csv=options.csv, on_maps=on_maps)
+        detections = {} if outliers is None else result.against(scored(outliers))
+        _report(source.title, result, detections, options)
+
+
+def _check(options: ScoreOptions) -> None:
+    """Check, before measuring, that all outputs can be written."""
+    if options.kind == "ratio" and options.background is None:
+        raise UsageError("--kind ratio: needs a background model, --background RUN")
+    resumes = options.csv is not None and options.csv.with_name(f"{options.csv.name}.part").exists()
+    if options.csv is not None:
+        if options.csv.suffix.lower() != ".csv":
+            raise UsageError(f"--csv {options.csv}: writes a table; name a file that ends in .csv")
+        outputs.check_file(options.csv, options.force)
+        outputs.probe(options.csv.parent)
+    if options.maps is not None:
+        if options.maps.exists() and not options.maps.is_dir():
+            raise UsageError(f"--maps {options.maps}: is a file; name a folder")
+        outputs.check_place(options.maps)
+        outputs.probe(options.maps)
+        if any(options.maps.iterdir()) and not (options.force or resumes):
+            raise UsageError(f"--maps {options.maps}: is not empty; name another folder, or overwrite with --force")
+
+
+def _calibrated(scorer: Scorer, scored: str, options: ScoreOptions) -> Calibration:
+    """Measure the calibration images, which must not be those to score."""
+    from pixelloom.runs.anomaly import calibrate
+    from pixelloom.runs.score import normals
+
+    with normals(scorer.model, options.calibrate) as source:
+        if source.title == scored:
+            raise UsageError(f"calibrate: {scored} are the images to score; calibrate on others")
+        total = min(options.normals, len(source.names))
+        with Meter(f"calibrating on {source.title}", total) as meter:
+            return calibrate(
+                scorer, source, options.false_alarms, options.normals, on_images=lambda done, _: meter.show(done)
+            )
+
+
+def _map_writer(folder: Path, levels: int, scale: float) -> Callable[[list[str], Levels, Maps], None]:
+    """A function that writes the maps of a batch: NAME.map.png and NAME.map.npy."""
+    import io
+
+    import numpy as np
+
+    from pixelloom.core.atomic import write_bytes
+    from pixelloom.viz.anomaly import overlay
+    from pixelloom.viz.grid import save_png
+
+    _log.info("maps: colors saturate at %.3g bits above (red) or below (blue) the expected ones", scale)
+
+    def write(names: list[str], images: Levels, maps: Maps) -> None:
+        for name, image, excess in zip(names, images, maps, strict=True):
+            parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+            base = folder.joinpath(*parts)
+            buffer = io.BytesIO()
+            np.save(buffer, excess)
+            with outputs.writing(base):
+                base.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(base.with_name(f"{base.name}.map.npy"), buffer.getvalue())
+                save_png(overlay(image, levels, excess, scale), base.with_name(f"{base.name}.map.png"))
+
+    return write
+
+
+def _report(title: str, result: ImageScores, detections: dict[Kind, Detection], options: ScoreOptions) -> None:
+    """Print the result."""
+    import numpy as np
+
+    flagged, n = int(result.flags.sum()), len(result.names)
+    unread = int(np.isnan(result.scores).sum())
+    calibration = result.calibration
+    if options.json:
+        found: dict[str, object] = {
+            "data": title,
+            "kind": result.kind,
+            "images": n,
+            "unreadable": unread,
+            "flagged": flagged,
+            "threshold": result.threshold,
+            "false_alarms": result.false_alarms,
+            "calibration": {"data": calibration.title, "images": len(calibration.of(result.kind))},
+            "map_scale": calibration.scale if options.maps is not None else None,
+            "detection": {kind: each.as_dict() for kind, each in detections.items()},
+            "csv": None if options.csv is None else str(options.csv),
+        }
+        if options.csv is None:
+            found["scores"] = [row._asdict() for row in result.rows]
+        say_json(found)
+        return
+    say(f"{title}: {n:,} images, score {result.kind}" + (f", {unread} not readable" if unread else ""))
+    say(
+        f"  threshold {result.threshold:.4f}: at most {100 * result.false_alarms:g} % false alarms, by "
+        f"{len(calibration.of(result.kind)):,} images of {calibration.title}"
+    )
+    say(f"  flagged   {flagged:,} ({100 * flagged / n:.1f} %)")
+    if detections:
+        _say_detections(detections, options.against or "")
+    else:
+        _say_most(result)
+    for path in filter(None, (options.csv, options.maps)):
+        say(str(path))
+
+
+def _say_detections(detections: dict[Kind, Detection], outliers: str) -> None:
+    first = next(iter(detections.values()))
+    say(f"  against {first.outliers:,} images of {outliers}, with {first.normals:,} normal ones (95 % intervals):")
+    rows = [
+        (
+            kind,
+            *(
+                f"{value:.4f} ({low:.4f} to {high:.4f})"
+                for value, (low, high) in (
+                    (each.auroc, each.auroc_95), (each.aupr, each.aupr_95), (each.fpr95, each.fpr95_95)
+                )
+            ),
+        )
+        for kind, each in detections.items()
+    ]  # fmt: skip
+    say_table(("score", "AUROC", "AUPR", "FPR at 95 % TPR"), rows)
+
+
+def _say_most(result: ImageScores) -> None:
+    """The most anomalous images."""
+    rows = sorted((row for row in result.rows if row.score is not None), key=lambda row: -(row.score or 0))[:_SHOWN]
+    say_table(
+        ("most anomalous", "score", "p-value", "bits/dim", "flag"),
+        [
+            (row.image, f"{row.score:.4f}", f"{row.p_value:.4f}", f"{row.bits:.4f}", "*" if row.flag else "")
+            for row in rows
+        ],
+    )
