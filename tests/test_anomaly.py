@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import stats
+from torch import Tensor, nn
 
+import pixelloom as pl
 from pixelloom.core.errors import DataError, UsageError
+from pixelloom.core.types import Batch, ImageSpec
+from pixelloom.data.pixels import Scaling, to_model
+from pixelloom.heads.discrete import Categorical
 from pixelloom.metrics.anomaly import auroc, auroc_interval, detection, needed, p_values, threshold
 from pixelloom.metrics.scores import KINDS, Reference, Statistics, png_bits
+from pixelloom.objectives.base import Monitor
+from pixelloom.objectives.config import OptimConfig
+from pixelloom.objectives.likelihood import likelihood, mutated
 
 
 def scores(seed: int, n: int, shift: float = 0.0, decimals: int = 1) -> np.ndarray:
@@ -188,3 +198,60 @@ def test_png_bits_are_the_size_of_a_file_that_holds_the_image(channels: int) -> 
         Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
         assert size == len(buffer.getvalue())
     assert found[0] < found[1]
+
+
+def test_a_share_of_the_pixels_is_replaced_by_random_levels() -> None:
+    images = torch.full((50, 3, 20, 20), 7, dtype=torch.uint8)
+    torch.manual_seed(0)
+    found = mutated(images, 5, 0.2)
+    torch.manual_seed(0)
+    assert torch.equal(found, mutated(images, 5, 0.2))
+    replaced = (found != 7).all(1)  # 7 is no level of 5
+    assert torch.equal(replaced, (found != 7).any(1))  # whole pixels
+    assert abs(float(replaced.double().mean()) - 0.2) < 4 * math.sqrt(0.16 / 20_000)
+    counts = np.bincount(found.numpy()[found.numpy() != 7], minlength=5)
+    assert stats.chisquare(counts).pvalue > 1e-3
+    channels = found.transpose(0, 1).flatten(1)[:, replaced.flatten()]
+    assert abs(float((channels[0] == channels[1]).double().mean()) - 0.2) < 0.03  # each channel is drawn
+
+
+class Recorder(nn.Module):
+    """Logits that do not depend on the image; keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([0.0, 1.0, -1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x
+        return self.logits[None, :, None, None].expand(len(x), 3, *x.shape[2:])
+
+
+def test_a_background_model_sees_and_predicts_noised_images() -> None:
+    images = torch.randint(3, (64, 1, 6, 6), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    head, scaling, network = Categorical(ImageSpec(1, 6, 6, 3)), Scaling.unit(), Recorder()
+    for share in (0.0, 0.3):
+        objective = likelihood(
+            network, head, 3, scaling, OptimConfig(), Monitor("bits/dim", lambda _: {}), noise_inputs=share
+        )
+        torch.manual_seed(5)
+        loss, _ = objective.phases[0].loss(Batch(images, None))
+        following = torch.rand(1)
+        torch.manual_seed(5)
+        expected = mutated(images, 3, share) if share else images
+        assert torch.equal(torch.rand(1), following)
+        assert torch.equal(network.seen, to_model(expected, 3, scaling))
+        log_p = network.logits.detach().double().log_softmax(0)
+        assert math.isclose(float(loss.detach()), -float(log_p[expected.long()].mean()), rel_tol=1e-5)
+        assert share == 0 or 0.1 < float((expected != images).double().mean()) < 0.3
+
+
+def test_noise_inputs_reaches_training(tmp_path: Path) -> None:
+    small = {"model.channels": 4, "model.hidden": 4, "model.blocks": 1}
+    models = [
+        pl.train("digits", images=128, out=tmp_path / str(share), overrides=small | {"noise_inputs": share})
+        for share in (0.0, 0.2)
+    ]
+    plain, noised = (model.network.state_dict() for model in models)
+    assert any(not torch.equal(plain[name], noised[name]) for name in plain)
+    assert "noise_inputs: 0.2" in (tmp_path / "0.2" / "config.yaml").read_text()

@@ -81,3 +81,21 @@ def test_complete(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     rows = [np.concatenate([upper[i : i + 1], drawn[3 * i : 3 * i + 3], truth[i : i + 1]]) for i in range(2)]
     expected = pl.grid(np.concatenate(rows), 17, columns=5)
     np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(expected))
+
+
+def test_score(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "s.png"
+    words = ["--model", str(trained), "--false-alarms", "0.02", "--count", "4", "--out", str(out)]
+    printed = run("score", *words, capsys=capsys)
+    model, test = pl.load(trained), load(pl.DataConfig(source="digits")).test.take(np.arange(269))[0]
+    normal = pl.score(model, test, false_alarms=0.02)
+    odd = np.concatenate([test[:, :, 4:], test[:, :, :4]], axis=2)  # the halves exchanged
+    outliers = pl.score(model, odd, calibrate=normal.calibration, false_alarms=0.02)
+    flagged = int(normal.flags.sum()), int(outliers.flags.sum())
+    assert f"flagged: {flagged[0]} of 269 test images, {flagged[1]} of 269 with halves exchanged" in printed
+    for kind, found in normal.against(outliers).items():
+        assert re.search(rf"{kind} +AUROC {found.auroc:.3f} ", printed)
+    most = np.argsort(-normal.scores, kind="stable")[:4]
+    least = np.argsort(normal.scores, kind="stable")[:4]
+    shown = np.concatenate([test[most], test[least]])
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(pl.grid(shown, 17, columns=4)))

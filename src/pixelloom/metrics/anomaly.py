@@ -176,7 +176,7 @@ class _Table:
         """Average precision: the sum over thresholds of (increase of the recall) * precision."""
         hits = true.cumsum()
         precision = hits / np.maximum(hits + false.cumsum(), 1)
-        return float((true / true.sum()) @ precision)
+        return min(float((true / true.sum()) @ precision), 1.0)
 
     @staticmethod
     def fpr(true: Scores, false: Scores) -> float:

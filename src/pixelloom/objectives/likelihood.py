@@ -28,6 +28,7 @@ def likelihood(
     classes: int = 0,
     label_dropout: float = 0.0,
     condition: Condition | None = None,
+    noise_inputs: float = 0.0,
 ) -> Objective:
     """Return an objective with one phase: the mean of -log p(x) over the batch, in nats per dimension.
 
@@ -43,10 +44,12 @@ def likelihood(
             network is both conditional and unconditional (Ho and Salimans 2022, 2207.12598, algorithm 1).
         condition: derives the conditioning image from an image; the loss is then -log p(x | condition). With the rule
             ``mask`` random pixels are hidden, and the loss is the mean over these.
+        noise_inputs: probability that a pixel of a training image is replaced by random levels, see :func:`mutated`.
     """
 
     def loss(batch: Batch) -> tuple[Tensor, Stats]:
-        x = to_model(batch.images, levels, scaling)
+        images = mutated(batch.images, levels, noise_inputs) if noise_inputs else batch.images
+        x = to_model(images, levels, scaling)
         conditioning: dict[str, Tensor] = {}
         if classes:
             if batch.labels is None:
@@ -57,13 +60,25 @@ def likelihood(
         if condition is not None and condition.masks:
             numbers = torch.rand(len(x), NUMBERS, device=x.device)
             hidden = random_masks(numbers, torch.rand(len(x), *x.shape[2:], device=x.device))
-            conditioning["condition"] = condition.planes(condition.partly(batch.images, hidden))
+            conditioning["condition"] = condition.planes(condition.partly(images, hidden))
         elif condition is not None:
-            conditioning["condition"] = condition.planes(condition.of(batch.images))
-        each = head.nats(network(x, **conditioning), batch.images)  # [B, C, H, W]
+            conditioning["condition"] = condition.planes(condition.of(images))
+        each = head.nats(network(x, **conditioning), images)  # [B, C, H, W]
         if hidden is not None:  # the mean over the hidden values of the batch
             each = (each * hidden).sum() / (hidden.sum() * each.shape[1]).clamp(min=1)
         nats = each.mean()
         return nats, {"bits/dim": nats.detach() / math.log(2)}
 
     return Objective((Phase("network", network, optimizer, loss),), {"network": network}, "network", monitor)
+
+
+def mutated(images: Tensor, levels: int, share: float) -> Tensor:
+    """Images, uint8 [B, C, H, W], in which each pixel is replaced by random levels with probability ``share``.
+
+    A background model is trained on such images: it learns what is common to normal images and others (Ren et al. 2019,
+    1906.02845, section 4.2).
+    """
+    n, _, height, width = images.shape
+    replaced = torch.rand(n, 1, height, width, device=images.device) < share
+    noise = torch.randint(levels, images.shape, dtype=images.dtype, device=images.device)
+    return torch.where(replaced, noise, images)

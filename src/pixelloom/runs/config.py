@@ -95,6 +95,13 @@ class PixelRun(RunConfig):
         1, description="pixel orders that share the weights, symmetries of the grid; p(x) is averaged over them"
     )
     condition: str = Field("none", description="conditioning image, derived from each image: " + RULES)
+    noise_inputs: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="probability that a pixel of a training image is replaced by random levels, for background models "
+        "of score --kind ratio; 0.1 to 0.3",
+    )
     optim: OptimConfig = OptimConfig()
 
     @classmethod

@@ -93,6 +93,7 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
             classes=self.classes,
             label_dropout=self.config.label_dropout,
             condition=model.condition,
+            noise_inputs=self.config.noise_inputs,
         )
 
     def measure(self, network: nn.Module) -> Mapping[str, float]:
