@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from checks import all_images
+from commands import caller
 from pixelloom import api
 from pixelloom.core.errors import UsageError
 from pixelloom.core.types import ImageSpec
@@ -461,3 +462,27 @@ def test_no_images_give_no_completions() -> None:
         found = model.complete(torch.zeros(0, 1, 3, 3, dtype=torch.uint8), region("top", 3, 3), 3, method=method)  # type: ignore[arg-type]
         assert tuple(found.images.shape) == (0, 3, 1, 3, 3)
         assert tuple(found.log_prob.shape) == (0, 3)
+
+
+def test_evaluate_and_info_say_what_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"model.channels": 6, "model.layers": 2, "model.first_kernel": 3, "model.kernel": 3, "train.batch": 8}
+    model = api.train(
+        "mnist-complete", data="digits", out="run", images=16, precision="fp32",
+        overrides={**settings, "samples": 2, "validation_images": 8},
+    )  # fmt: skip
+    assert isinstance(model, PixelModel)
+    assert model.description.model.condition_encoder == "u-net"  # type: ignore[attr-defined]
+    assert "per hidden value under random masks" in Path("run/model/README.md").read_text()
+    run = caller(capsys)
+    said = run("evaluate", "run", "--limit", 8)
+    assert "conditional on" not in said.out
+    found = api.evaluate(model, limit=8)
+    assert f"{found.nats_per_image:.2f}" in said.out
+    assert "condition   mask, the known pixels and where they are" in run("info", "run").out
+    images = model.sample(3, seed=1)  # nothing known
+    assert run("sample", "run", "-n", 3, "--seed", 1, "--npy", "a.npy").code == 0
+    assert np.array_equal(np.load("a.npy"), images.numpy())
+    assert "use pixelloom complete" in run("sample", "run", "--condition-from", "test").err

@@ -192,7 +192,10 @@ def _measured(name: str, model: GenerativeModel, data_options: DataOptions, wish
                 lambda done: meter.show(done, "measuring" if done == options.n else f"{int(done)} done"),
             )
     header = _header({"model": str(find(name))}, config, data, split)
-    header["condition"] = "none" if model.condition is None else model.condition.rule
+    if model.condition is None or model.condition.masks:  # with nothing known it is an ordinary model
+        header["condition"] = "none"
+    else:
+        header["condition"] = model.condition.rule
     return header, likelihood, measured, options
 
 

@@ -43,6 +43,7 @@ def _info(model: PixelModel) -> ModelInfo:
         "head": f"{about.head.kind}, channels {about.head.channels}",
         "inputs": f"a learned vector of {about.embedding} features for each level" if about.embedding else scaled,
         "condition": str(model.condition or ""),
+        "orders": f"{about.orders} symmetries of the grid" if about.orders > 1 else "",
     }
     return ModelInfo(lines, drawing=_first_reads(model))
 
@@ -60,7 +61,12 @@ def _first_reads(model: PixelModel) -> str:
 
 def _card_rows(model: PixelModel) -> list[str]:
     head, condition = model.description.head, model.condition
-    given = [f"| condition | {condition}; all metrics are conditional on it |"] if condition else []
+    given = []
+    if condition is not None and condition.masks:
+        text = "bits/dim of validation are per hidden value under random masks, other metrics with nothing known"
+        given = [f"| condition | {condition}; {text} |"]
+    elif condition is not None:
+        given = [f"| condition | {condition}; all metrics are conditional on it |"]
     return [f"| head | {head.kind}, channels {head.channels} |", *given]
 
 
