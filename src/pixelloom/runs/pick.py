@@ -169,7 +169,7 @@ RULES = (
         "all others: gray and color images of many levels",
         lambda *_: True,
         "dcgan",
-        "a GAN gives recognizable images of many levels within minutes, a pixel model only noise",
+        "a GAN has whole shapes within minutes, a pixel model of color images only textures",
         gan=True,
     ),
 )
