@@ -15,6 +15,7 @@ from pixelloom.cli import outputs
 from pixelloom.cli.common import loaded
 from pixelloom.cli.console import Meter, say, say_json, say_table
 from pixelloom.cli.options import Count, Device, Flag, OptionalCount, Real
+from pixelloom.cli.score_classes import classify_images
 from pixelloom.cli.training_options import NO_SCORED_DATA, ScoredDataOptions, data_settings
 from pixelloom.core.errors import UsageError
 
@@ -57,6 +58,9 @@ class ScoreOptions:
     """CSV file with a row per image; an interrupted command continues."""
     json: Flag = False
     """Print one JSON object; without --csv it has the row of each image."""
+    classify: Flag = False
+    """Instead of scores, p(class | image) of a class-conditional model by Bayes' rule, and the accuracy on labeled
+    data; --csv has a row per image."""
     force: Flag = False
     """Overwrite existing files."""
     device: Device = "auto"
@@ -84,10 +88,14 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
     needed(options.false_alarms)  # raises for a rate out of range
     _check(options)
     found = loaded(model, options.device)
-    background = None if options.background is None else loaded(options.background, options.device)
-    scorer = Scorer(found, background, maps=options.maps is not None)
     settings = data_settings(data)
     name = settings.pop("source", None)
+    if options.classify:
+        with opened(found, name, options.split, settings) as source:
+            classify_images(found, source, options.limit, options.csv, as_json=options.json)
+        return
+    background = None if options.background is None else loaded(options.background, options.device)
+    scorer = Scorer(found, background, maps=options.maps is not None)
     with ExitStack() as stack:
         source = stack.enter_context(opened(found, name, options.split, settings))
         outliers = (
@@ -112,6 +120,8 @@ def _check(options: ScoreOptions) -> None:
     """Check, before measuring, that all outputs can be written."""
     if options.kind == "ratio" and options.background is None:
         raise UsageError("--kind ratio: needs a background model, --background RUN")
+    if options.classify and (options.maps or options.against or options.background):
+        raise UsageError("--classify: gives classes instead of scores; leave out --maps, --against and --background")
     resumes = options.csv is not None and options.csv.with_name(f"{options.csv.name}.part").exists()
     if options.csv is not None:
         if options.csv.suffix.lower() != ".csv":
