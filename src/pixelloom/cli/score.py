@@ -52,6 +52,8 @@ class ScoreOptions:
     """Background model for the kind ratio."""
     against: str | None = None
     """Outliers, name or path of data: print AUROC, AUPR and FPR at 95 % TPR of each kind, with --data as normal."""
+    layout: Literal["mvtec"] | None = None
+    """mvtec: --data has test/good, test/DEFECT and ground_truth/DEFECT; print AUROC of images and of single pixels."""
     maps: Path | None = None
     """Folder for a map of each image, bits above the expected ones: image over which it is drawn, and NumPy array."""
     csv: Path | None = None
@@ -83,6 +85,8 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
     """
     from pixelloom.metrics.anomaly import needed
     from pixelloom.runs.anomaly import Scorer
+    from pixelloom.runs.defects import PixelAreas, of_images, open_defects
+    from pixelloom.runs.evaluate import data_for
     from pixelloom.runs.score import opened, score_images
 
     needed(options.false_alarms)  # raises for a rate out of range
@@ -95,9 +99,16 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
             classify_images(found, source, options.limit, options.csv, as_json=options.json)
         return
     background = None if options.background is None else loaded(options.background, options.device)
-    scorer = Scorer(found, background, maps=options.maps is not None)
+    scorer = Scorer(found, background, maps=options.maps is not None or options.layout is not None)
     with ExitStack() as stack:
-        source = stack.enter_context(opened(found, name, options.split, settings))
+        defects = (
+            None
+            if options.layout is None
+            else stack.enter_context(open_defects(data_for(found, name, settings), found.spec))
+        )
+        source = (
+            stack.enter_context(opened(found, name, options.split, settings)) if defects is None else defects.images
+        )
         outliers = (
             None if options.against is None else stack.enter_context(opened(found, options.against, None, settings))
         )
@@ -111,9 +122,12 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
                 )  # fmt: skip
 
         on_maps = None if options.maps is None else _map_writer(options.maps, found.spec.levels, calibration.scale)
-        result = scored(source, csv=options.csv, on_maps=on_maps)
+        areas = None if defects is None else PixelAreas(defects, on_maps)
+        result = scored(source, csv=options.csv, on_maps=areas or on_maps)
         detections = {} if outliers is None else result.against(scored(outliers))
-        _report(source.title, result, detections, options)
+        if areas is not None:
+            detections = of_images(result)
+        _report(source.title, result, detections, options, None if areas is None else areas.auroc())
 
 
 def _check(options: ScoreOptions) -> None:
@@ -122,6 +136,10 @@ def _check(options: ScoreOptions) -> None:
         raise UsageError("--kind ratio: needs a background model, --background RUN")
     if options.classify and (options.maps or options.against or options.background):
         raise UsageError("--classify: gives classes instead of scores; leave out --maps, --against and --background")
+    if options.layout is not None and (options.against or options.classify or options.split or options.csv):
+        raise UsageError(
+            "--layout: scores the test images of the folder; leave out --against, --classify, --split, --csv"
+        )
     resumes = options.csv is not None and options.csv.with_name(f"{options.csv.name}.part").exists()
     if options.csv is not None:
         if options.csv.suffix.lower() != ".csv":
@@ -178,7 +196,13 @@ def _map_writer(folder: Path, levels: int, scale: float) -> Callable[[list[str],
     return write
 
 
-def _report(title: str, result: ImageScores, detections: dict[Kind, Detection], options: ScoreOptions) -> None:
+def _report(
+    title: str,
+    result: ImageScores,
+    detections: dict[Kind, Detection],
+    options: ScoreOptions,
+    pixel_auroc: float | None,
+) -> None:
     """Print the result."""
     import numpy as np
 
@@ -196,6 +220,7 @@ def _report(title: str, result: ImageScores, detections: dict[Kind, Detection], 
             "false_alarms": result.false_alarms,
             "calibration": {"data": calibration.title, "images": len(calibration.of(result.kind))},
             "map_scale": calibration.scale if options.maps is not None else None,
+            "pixel_auroc": pixel_auroc,
             "detection": {kind: each.as_dict() for kind, each in detections.items()},
             "csv": None if options.csv is None else str(options.csv),
         }
@@ -210,9 +235,11 @@ def _report(title: str, result: ImageScores, detections: dict[Kind, Detection], 
     )
     say(f"  flagged   {flagged:,} ({100 * flagged / n:.1f} %)")
     if detections:
-        _say_detections(detections, options.against or "")
+        _say_detections(detections, options.against or "defects")
     else:
         _say_most(result)
+    if pixel_auroc is not None:
+        say(f"  AUROC of single pixels {pixel_auroc:.4f}")
     for path in filter(None, (options.csv, options.maps)):
         say(str(path))
 
