@@ -35,6 +35,7 @@ from pixelloom.networks.symmetries import sequence
 
 HOLES = ("bottom", "top", "left", "right", "center", "50%", "100%", "one")
 SMALL = {
+    "data.levels": 2,
     "model.channels": 16,
     "model.layers": 4,
     "model.first_kernel": 5,
@@ -57,7 +58,7 @@ def bars_and_stripes(side: int, n: int, seed: int = 0) -> np.ndarray[Any, np.dty
 def trained(side: int, n: int, folder: Path, **more: object) -> PixelModel:
     """A small model of these images."""
     sizes = {"train": n, "val": 500, "test": 500}
-    data = {name: bars_and_stripes(side, size, seed)[:, 0] for seed, (name, size) in enumerate(sizes.items())}
+    data = {name: 255 * bars_and_stripes(side, size, seed)[:, 0] for seed, (name, size) in enumerate(sizes.items())}
     found = pl.train("gated-pixelcnn", data=data, out=folder, epochs=3, precision="fp32", overrides=SMALL | more)
     assert isinstance(found, PixelModel)
     return found

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
 import pixelloom as pl
 from pixelloom.core.errors import ModelError
+from pixelloom.data.masks import region
 from pixelloom.models import pretrained
 from pixelloom.models.description import WEIGHTS
 from pixelloom.runs.folder import find
@@ -53,6 +55,19 @@ def test_binarized_mnist_draws_what_it_finds_likely() -> None:
     assert 0.11 < images.float().mean() < 0.155  # ink in the test images: 0.1325
     assert (-model.log_prob(images.flip(-1)) > nats).float().mean() > 0.8  # mirrored digits are no digits
     assert (-model.log_prob(1 - images) > 3 * nats).all()
+
+
+def test_binarized_mnist_complete_fits_what_is_below_the_hole() -> None:
+    """Another model finds its completions likelier than pixels that were drawn without the known ones below them."""
+    judge, model = pl.load("binarized-mnist"), pl.load("binarized-mnist-complete")
+    images, hidden = judge.sample(32, seed=1), region("top", 28, 28)
+    found = model.complete(images, hidden, 1)
+    assert found.method == "mask"
+    assert torch.equal(found.images[:, 0][..., ~hidden], images[..., ~hidden])
+    without = judge.sample(32, seed=2, given=images, mask=~hidden)
+    fitting, torn = judge.log_prob(found.images[:, 0]), judge.log_prob(without)
+    assert float((fitting - torn).mean()) > 5  # nats
+    assert 0.07 < -float(found.log_prob.mean()) / 392 < 0.14
 
 
 def test_a_run_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 PRETRAINED: dict[str, str] = {
     # name -> SHA-256 of the contents of model.safetensors, which is also in the file
     "binarized-mnist": "bb161cded67967bd6a54484896e80b774311a7c70406952e7c046eb957fb2962",
+    "binarized-mnist-complete": "bc7b44fa6fd6c76e46fa03e20ba7cde58bf99e319e0ca002e0321c45cfc0f07c",
 }
 
 
