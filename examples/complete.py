@@ -2,8 +2,8 @@
 
     python examples/complete.py --model runs/example --data digits --out completed.png
 
-The lower half comes last in raster order, so its pixels are drawn exactly from p(lower | upper). For another region, such
-as --hide top, the model needs `--orders 8` or `--condition mask` in training; any other model is sampled by particles.
+The lower half comes last in raster order, so its pixels are drawn exactly from p(lower | upper). For another region,
+such as --hide top, the model needs `--orders 8` or `--condition mask` in training; any other is sampled by particles.
 """
 
 import argparse
@@ -39,4 +39,5 @@ known = np.where(hidden.numpy(), 0, truth)  # the known pixels, then the complet
 table = np.concatenate([known[:, None], drawn, truth[:, None]], axis=1)  # [rows, draws + 2, C, H, W]
 pl.grid(table.reshape(-1, *model.spec.shape), model.spec.levels, columns=options.draws + 2).save(options.out)
 nats = -found.log_prob.mean() / max(1, int(hidden.sum()) * model.spec.channels)
-print(f"{options.out}: known pixels, {options.draws} completions, truth; method {found.method}, {nats:.3f} nats per value")
+print(f"{options.out}: known pixels, {options.draws} completions, truth")
+print(f"method {found.method}, {nats:.3f} nats per hidden value")
