@@ -41,7 +41,8 @@ class Classified:
     @property
     def found(self) -> Labels:
         """The class of highest probability, int64 [N]."""
-        return self.probabilities.argmax(1).astype(np.int64)
+        found: Labels = self.probabilities.argmax(1).astype(np.int64)
+        return found
 
     @property
     def accuracy(self) -> tuple[float, tuple[float, float], int] | None:

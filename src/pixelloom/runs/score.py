@@ -247,7 +247,7 @@ def _rows(scorer: Scorer, calibration: Calibration, part: Part, kind: Kind, bord
     nats = found.bits * scorer.model.spec.dims * math.log(2)
     background = [None] * len(found) if found.background is None else found.background.tolist()
     columns = nats.tolist(), found.bits.tolist(), found.coded.tolist(), background, scores.tolist(), p.tolist()
-    return [Row("", *numbers, numbers[4] > border) for numbers in zip(*columns, strict=True)]
+    return [Row._make(["", *numbers, numbers[4] > border]) for numbers in zip(*columns, strict=True)]
 
 
 def _key(

@@ -42,7 +42,7 @@ class Row(NamedTuple):
         """The row of texts; raises ValueError for a damaged one."""
         if len(cells) != len(COLUMNS) or cells[-1] not in ("0", "1"):
             raise ValueError("not a row of scores")
-        return cls(cells[0], *(float(cell) if cell else None for cell in cells[1:7]), cells[-1] == "1")
+        return cls._make([cells[0], *(float(cell) if cell else None for cell in cells[1:7]), cells[-1] == "1"])
 
 
 class ScoreTable:
