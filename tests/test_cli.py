@@ -55,6 +55,7 @@ COMMANDS = (
     "train",
     "sample",
     "complete",
+    "score",
     "evaluate",
     "compare",
     "attention",
