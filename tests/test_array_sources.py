@@ -517,3 +517,15 @@ def test_the_conversion_of_other_files_is_named(tmp_path: Path, name: str, match
     put(tmp_path, {name: b"x"})
     with pytest.raises(DataError, match=rf"{name}: not read here; {match}"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize(("dtype", "largest", "said"), [("uint8", 1, True), ("bool", 1, False), ("uint8", 2, False)])
+def test_bits_in_bytes_are_pointed_out(
+    dtype: str, largest: int, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As 256 levels they are almost black; booleans are two levels."""
+    values = np.random.default_rng(0).integers(0, largest + 1, (30, 4, 5)).astype(dtype)
+    np.save(tmp_path / "x.npy", values)
+    found = load(DataConfig(source=str(tmp_path / "x.npy"), cache=str(tmp_path / "cache")))
+    assert found.spec.levels == (2 if dtype == "bool" else 256)
+    assert ("values are 0 and 1 of 256 levels, almost black" in caplog.text) == said

@@ -351,4 +351,10 @@ def decoded_arrays(arrays: Arrays, reading: Reading, folder: Path, key: str | No
             arrays.blocks(reading), lambda: (np.arange(count), arrays.changes(reading)), folder, key, count
         )
     notes = "; ".join(filter(None, (cached.note, arrays.note)))
+    some = cached.images[:: max(1, count // 256)]
+    if arrays.levels > 2 and some.size and int(some.max()) == 1:
+        log.warning(
+            "%s: values are 0 and 1 of %d levels, almost black; for black-and-white images give booleans, "
+            "x.astype(bool)", arrays.path, arrays.levels,
+        )  # fmt: skip
     return DecodedImages(cached.images, arrays.labels, arrays.splits, arrays.classes, arrays.levels, notes)
