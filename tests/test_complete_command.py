@@ -18,6 +18,7 @@ from pixelloom.data.masks import box, region
 from pixelloom.data.pixels import to_bytes
 from pixelloom.models.gan import GANDescription, GANModel
 from pixelloom.models.pixel import PixelModel
+from pixelloom.sampling.particles import Particles
 from pixelloom.viz.grid import grid_layout, save_png, to_image
 from small_models import flat, save_run
 
@@ -100,6 +101,12 @@ def test_the_grid_shows_given_completions_and_truth(run: Command, model: PixelMo
                 assert tuple(int(v) for v in seen) == expected
 
 
+def test_a_collapse_is_reported_once(run: Command, model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Particles, "lineages", lambda self: torch.full((len(self.log_weights),), 1.5))
+    said = run("complete", "flat", "--hide", "top", "--rows", 3, "-n", 2, "--particles", 64)
+    assert said.err.count("particles: in 3 of 3 images fewer than 6.4 of 64 particles") == 1
+
+
 def test_without_files_it_completes_test_images_of_the_training_data(run: Command, model: PixelModel) -> None:
     said = run("complete", "flat", "--hide", "top", "--rows", 3, "-n", 1, "--particles", 4, "--npy", "a.npy")
     assert (said.code, said.out) == (0, "completed.png\na.npy\n")
@@ -112,7 +119,7 @@ def test_without_files_it_completes_test_images_of_the_training_data(run: Comman
     [
         ([], 2, "--mask, --box, --hide: give one of them"),
         (["--hide", "top", "--box", "0,0,1,1"], 2, "--mask, --box, --hide: choose one of them"),
-        (["--hide", "botom"], 2, "hide: bottom, top, left, right, center, or a share of random pixels such as 75%"),
+        (["--hide", "botom"], 2, "or a share of random pixels such as 75%, not 'botom'. Did you mean 'bottom'?"),
         (["--box", "1,2,3"], 2, "--box: four numbers ROW,COLUMN,HEIGHT,WIDTH, from 0, not '1,2,3'"),
         (["--box", "-1,2,3,4"], 2, "--box: four numbers ROW,COLUMN,HEIGHT,WIDTH"),
         (["--box", "7,7,2,2"], 2, "box: row 7, column 7, 2x2 pixels do not lie within an image of 8x8"),

@@ -77,6 +77,7 @@ def complete(model: str, /, *images: Path, options: CompleteOptions = DEFAULT) -
         images: Image files, fitted to the model; by default images of the test split that the model was trained on.
         options: Hidden pixels, number, method and output.
     """
+    from pixelloom.models.completion import warn_of_collapse
     from pixelloom.models.registry import require
 
     out = outputs.free(Path("completed.png"), force=options.force) if options.out is None else options.out
@@ -95,6 +96,7 @@ def complete(model: str, /, *images: Path, options: CompleteOptions = DEFAULT) -
     for path in filter(None, (out, options.npy)):
         outputs.probe(path.parent)
     done = _completed(found, levels, hidden, label, options)  # type: ignore[arg-type]  # the ability of pixel models
+    warn_of_collapse(done, options.particles)
     if options.npy is not None:
         _save_array(options.npy, done.images)
     with outputs.writing(out):

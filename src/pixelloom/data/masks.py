@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pixelloom.core import rng
-from pixelloom.core.errors import UsageError
+from pixelloom.core.errors import UsageError, did_you_mean
 
 REGIONS = ("bottom", "top", "left", "right", "center")
 NUMBERS = 12  # uniform numbers of a random mask, besides one for each pixel
@@ -58,7 +58,8 @@ def region(name: str, height: int, width: int, seed: int = 0) -> Tensor:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise UsageError(f"hide: {', '.join(REGIONS)}, or a share of random pixels such as 75%, not {name!r}")
+        near = did_you_mean(name, REGIONS)
+        raise UsageError(f"hide: {', '.join(REGIONS)}, or a share of random pixels such as 75%, not {name!r}.{near}")
     order = torch.from_numpy(rng.permutation(height * width, seed, rng.Stream.HIDDEN_PIXELS))
     mask = torch.zeros(height * width, dtype=torch.bool)
     mask[order[: round(share * height * width)]] = True

@@ -305,14 +305,18 @@ def _by_particles(task: _Task) -> Completions:
     together = max(1, sampler.batch(len(task.images) * count) // count)  # images whose particles share a batch
     parts = [_of_particles(task, sampler, rows) for rows in _chunks(len(task.images), together)]
     images, log_prob, ess = (torch.cat(each) for each in zip(*parts, strict=True)) if parts else _none(task)
-    poor = int((ess < _POOR * count).sum())
+    return Completions(images, log_prob, ess, "particles")
+
+
+def warn_of_collapse(found: Completions, particles: int) -> None:
+    """Log a warning if few of the particles of some image have weight, or lines of their own."""
+    poor = 0 if found.ess is None else int((found.ess < _POOR * particles).sum())
     if poor:
         _log.warning(
             "particles: in %d of %d images fewer than %g of %d particles have effective weight or lines of their own; "
             "their completions may be alike and far from the model's distribution; use more particles, or a model "
-            "trained with --condition mask", poor, len(ess), _POOR * count, count,
+            "trained with --condition mask", poor, len(found.images), _POOR * particles, particles,
         )  # fmt: skip
-    return Completions(images, log_prob, ess, "particles")
 
 
 def _of_particles(task: _Task, sampler: FastSampler, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

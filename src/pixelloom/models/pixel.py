@@ -324,10 +324,12 @@ class PixelModel(OfOwnNetwork):
         particles: int = completion.PARTICLES,
     ) -> completion.Completions:
         """Draw the hidden pixels of images given the known ones; see :func:`pixelloom.models.completion.complete`."""
-        return completion.complete(
+        found = completion.complete(
             self, images, mask, n, seed=seed, method=method, labels=labels, condition=condition,
             temperature=temperature, particles=particles,
         )  # fmt: skip
+        completion.warn_of_collapse(found, particles)
+        return found
 
     def of_network(self, network: nn.Module) -> PixelModel:
         """A model of the same description with another network."""
