@@ -68,7 +68,8 @@ def config_of(options: argparse.Namespace) -> RunConfig:
     budget = {"train.images": options.total_images, "train.epochs": None, "train.minutes": None}
     place = {"train.device": options.device, "data.root": options.data_root and str(options.data_root)}
     overrides = SETTINGS.get(options.recipe, {}) | budget | place | given
-    return compose(recipe(options.recipe), overrides=overrides)
+    found = compose(recipe(options.recipe), overrides=overrides)
+    return found.model_copy(update={"validation_images": found.validated})  # not chosen by the time of a slice
 
 
 def check_same(config: RunConfig, out: Path) -> None:
