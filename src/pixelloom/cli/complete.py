@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pixelloom.models.pixel import PixelModel
 
 _log = logging.getLogger("pixelloom")
+_TOGETHER = 8  # images that are completed in one call
 _HIDDEN = (59, 110, 165)  # RGB, of hidden pixels in the first column
 
 
@@ -98,7 +99,7 @@ def complete(model: str, /, *images: Path, options: CompleteOptions = DEFAULT) -
     done = _completed(found, levels, hidden, label, options)  # type: ignore[arg-type]  # the ability of pixel models
     warn_of_collapse(done, options.particles)
     if options.npy is not None:
-        _save_array(options.npy, done.images)
+        outputs.write_array(options.npy, done.images.numpy())
     with outputs.writing(out):
         _grid(found.spec, levels, hidden, done, out)
     _report(done, hidden, found.spec, [str(path) for path in filter(None, (out, options.npy))], as_json=options.json)
@@ -150,7 +151,7 @@ def _images(model: Any, paths: tuple[Path, ...], options: CompleteOptions) -> Te
 def _completed(
     model: PixelModel, levels: Tensor, hidden: Tensor, label: int | None, options: CompleteOptions
 ) -> Completions:
-    """Complete the images one after another, with progress; memory does not grow with their number."""
+    """Complete some images at a time, with progress; the memory of a batch does not grow with their number."""
     import torch
 
     from pixelloom.models.completion import Completions
@@ -159,14 +160,15 @@ def _completed(
     parts: list[Completions] = []
     condition = None if model.condition is None or model.condition.masks else model.condition.of(levels)
     with Meter(f"completing {len(levels)} images", len(levels)) as meter:
-        for i in range(len(levels)):
+        for first in range(0, len(levels), _TOGETHER):
+            some = slice(first, first + _TOGETHER)
             found = draw(
-                model, levels[i : i + 1], hidden, options.number, seed=options.seed, method=options.method,
-                labels=label, condition=None if condition is None else condition[i : i + 1],
-                temperature=options.temperature, particles=options.particles, first=i,
+                model, levels[some], hidden, options.number, seed=options.seed, method=options.method,
+                labels=label, condition=None if condition is None else condition[some],
+                temperature=options.temperature, particles=options.particles, first=first,
             )  # fmt: skip
             parts.append(found)
-            meter.show(i + 1)
+            meter.show(first + len(found.images))
     sizes = [part.ess for part in parts if part.ess is not None]
     return Completions(
         torch.cat([part.images for part in parts]),
@@ -174,19 +176,6 @@ def _completed(
         torch.cat(sizes) if sizes else None,
         parts[0].method,
     )
-
-
-def _save_array(path: Path, images: Tensor) -> None:
-    import io
-
-    import numpy as np
-
-    from pixelloom.core.atomic import write_bytes
-
-    buffer = io.BytesIO()
-    np.save(buffer, images.numpy())
-    with outputs.writing(path):
-        write_bytes(path, buffer.getvalue())
 
 
 def _grid(spec: ImageSpec, levels: Tensor, hidden: Tensor, done: Completions, out: Path) -> None:

@@ -8,11 +8,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pixelloom.core.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from PIL.Image import Image
 
     from pixelloom.cli.conditioning import Rows
@@ -206,16 +207,9 @@ class _Classes:
         self.count = at + len(images)
 
     def close(self, count: int) -> None:
-        import numpy as np
-
-        from pixelloom.core.atomic import write_bytes
-
         if count:
-            buffer = io.BytesIO()
-            np.save(buffer, self._rows.classes(self._first, count))
-            with writing(self.path):
-                write_bytes(self.path, buffer.getvalue())
-                self.kept = True
+            write_array(self.path, self._rows.classes(self._first, count))
+            self.kept = True
 
 
 class _Singles:
@@ -360,6 +354,18 @@ def probe(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an array atomically as a ``.npy`` file; raises UsageError if that fails."""
+    import numpy as np
+
+    from pixelloom.core.atomic import write_bytes
+
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    with writing(path):
+        write_bytes(path, buffer.getvalue())
 
 
 @contextlib.contextmanager

@@ -172,11 +172,6 @@ def _calibrated(scorer: Scorer, scored: str, options: ScoreOptions) -> Calibrati
 
 def _map_writer(folder: Path, levels: int, scale: float) -> Callable[[list[str], Levels, Maps], None]:
     """A function that writes the maps of a batch: NAME.map.png and NAME.map.npy."""
-    import io
-
-    import numpy as np
-
-    from pixelloom.core.atomic import write_bytes
     from pixelloom.viz.anomaly import overlay
     from pixelloom.viz.grid import save_png
 
@@ -186,11 +181,9 @@ def _map_writer(folder: Path, levels: int, scale: float) -> Callable[[list[str],
         for name, image, excess in zip(names, images, maps, strict=True):
             parts = [part for part in name.split("/") if part not in ("", ".", "..")]
             base = folder.joinpath(*parts)
-            buffer = io.BytesIO()
-            np.save(buffer, excess)
             with outputs.writing(base):
                 base.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(base.with_name(f"{base.name}.map.npy"), buffer.getvalue())
+                outputs.write_array(base.with_name(f"{base.name}.map.npy"), excess)
                 save_png(overlay(image, levels, excess, scale), base.with_name(f"{base.name}.map.png"))
 
     return write

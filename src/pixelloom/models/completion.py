@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +33,7 @@ from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.heads.discrete import check_temperature
 from pixelloom.layers.compiled import uncompiled
 from pixelloom.models import order_ensemble
-from pixelloom.models.inputs import LabelsLike, at_least, check_condition, check_levels, in_dtype
+from pixelloom.models.inputs import LabelsLike, at_least, booleans, check_condition, check_levels, in_dtype
 from pixelloom.sampling.particles import Particles
 
 if TYPE_CHECKING:
@@ -106,11 +107,8 @@ def check_mask(mask: Tensor | Levels, spec: ImageSpec, n: int) -> Tensor:
     Raises:
         UsageError: for another shape, or values other than 0 and 1.
     """
-    given = torch.as_tensor(mask)
-    if given.dtype != torch.bool and given.numel() and not bool(((given == 0) | (given == 1)).all()):
-        raise UsageError("mask: true or 1 for hidden pixels and false or 0 for known ones; found other values")
-    shape = tuple(given.shape)
-    planes = given.bool()
+    planes = booleans(mask, "true or 1 for hidden pixels and false or 0 for known ones; found other values")
+    shape = tuple(planes.shape)
     if planes.ndim == 2:
         planes = planes[None]
     if planes.ndim == 3:
@@ -206,18 +204,22 @@ def _by_order(task: _Task) -> Completions:
                 f"method: order: image {int(rows[0])} has known pixels after hidden ones in every pixel order of this "
                 "model; use particles, or a model trained with --condition mask"
             )
-        images[rows], log_prob[rows] = _in_orders(task, rows, orders)
+        with _ways(task.model, orders) as ways:
+            images[rows], log_prob[rows] = _in_orders(task, rows, ways)
     return Completions(images, log_prob, None, "order")
 
 
+@dataclass(frozen=True)
 class _InOrder:
-    """A model in one of its pixel orders, for images in raster order."""
+    """A model in one of its pixel orders, for images in raster order.
 
-    def __init__(self, model: PixelModel, order: int) -> None:
-        self.model, self.way = model, None
-        if order_ensemble.orders(model.network) > 1:
-            self.way = order_ensemble.InSequence(uncompiled(model.network), order)
-            self.model = model.of_network(self.way.network)
+    Attributes:
+        model: the model in raster order.
+        way: to the sequence of the order and back; None for raster order.
+    """
+
+    model: PixelModel
+    way: order_ensemble.InSequence | None = None
 
     def log_prob(self, images: Tensor, where: Tensor, conditioning: dict[str, Any]) -> Tensor:
         """Log-probability of the values at some pixels, each given all before it in the order, float64 [N].
@@ -240,15 +242,27 @@ class _InOrder:
         return planes if self.way is None else self.way.taken(planes)
 
 
-def _in_orders(task: _Task, rows: Tensor, orders: list[int]) -> tuple[Tensor, Tensor]:
+@contextmanager
+def _ways(model: PixelModel, orders: list[int]) -> Iterator[list[_InOrder]]:
+    """A model in some of its orders."""
+    if order_ensemble.orders(model.network) == 1:
+        yield [_InOrder(model)]
+        return
+    with ExitStack() as stack:
+        network = uncompiled(model.network)
+        found = [stack.enter_context(model.order_models.model_of(network, order)) for order in orders]
+        yield [_InOrder(one, way) for way, one in found]
+
+
+def _in_orders(task: _Task, rows: Tensor, ways: list[_InOrder]) -> tuple[Tensor, Tensor]:
     """Completions of images of one mask [R, n, C, H, W], and their log-probabilities [R, n].
 
     Args:
         task: what is asked for.
         rows: numbers of the images, int64 [R].
-        orders: those in which the hidden pixels come last.
+        ways: the model in the orders in which the hidden pixels come last.
     """
-    spec, n, ways = task.model.spec, task.n, [_InOrder(task.model, order) for order in orders]
+    spec, n = task.model.spec, task.n
     given, hidden, conditioning = task.images[rows], task.hidden[rows[:1]], task.conditioning(rows)
     known = torch.stack([way.log_prob(given, ~hidden, conditioning) for way in ways])  # [orders, R]
     index = ((task.first + rows)[:, None] * n + torch.arange(n)).flatten().tolist()  # [R * n]

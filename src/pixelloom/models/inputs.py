@@ -145,6 +145,21 @@ def check_condition(given: Tensor | Levels | None, condition: Condition | None, 
     return levels
 
 
+def booleans(mask: object, meaning: str) -> Tensor:
+    """A mask as a tensor of booleans.
+
+    Raises:
+        UsageError: saying its ``meaning``, for values other than true, false, 0 and 1.
+    """
+    try:
+        found = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"mask: a tensor of booleans is needed, not {shortened(repr(mask))}") from None
+    if found.numel() and not bool(((found == 0) | (found == 1)).all()):
+        raise UsageError(f"mask: {meaning}")
+    return found.bool()
+
+
 def check_known(
     given: Tensor | Levels | None,
     mask: Tensor | None,
@@ -168,14 +183,9 @@ def check_known(
     if given is None or mask is None:
         return None, None
     known = check_levels(given, spec)
+    where = booleans(mask, "true or 1 where values are known, false or 0 elsewhere; it has other values")
     try:
-        where = torch.as_tensor(mask)
-    except (TypeError, ValueError, RuntimeError):
-        raise UsageError(f"mask: a tensor of booleans is needed, not {shortened(repr(mask))}") from None
-    if where.numel() and not bool(((where == 0) | (where == 1)).all()):
-        raise UsageError("mask: true or 1 where values are known, false or 0 elsewhere; it has other values")
-    try:
-        return known.expand(n, *spec.shape).to(device), where.bool().expand(n, *spec.shape).to(device)
+        return known.expand(n, *spec.shape).to(device), where.expand(n, *spec.shape).to(device)
     except RuntimeError:
         raise UsageError(
             f"given, mask: shapes {tuple(known.shape)} and {tuple(where.shape)} do not fit {n} images of {spec.shape}"

@@ -196,7 +196,7 @@ class Drawers:
         images = torch.empty(0, dtype=torch.uint8)
         for turn, order in enumerate(present):
             rows = (chosen == order).nonzero()[:, 0]
-            with self._model_of(network, order) as (way, model):
+            with self.model_of(network, order) as (way, model):
 
                 def put(found: Tensor, way: InSequence = way, rows: Tensor = rows) -> Tensor:
                     nonlocal images
@@ -218,7 +218,7 @@ class Drawers:
         return images
 
     @contextmanager
-    def _model_of(self, network: nn.Module, order: int) -> Iterator[tuple[InSequence, Any]]:
+    def model_of(self, network: nn.Module, order: int) -> Iterator[tuple[InSequence, Any]]:
         """A model of an order with current weights, for exclusive use."""
         try:
             way, model = self._free.get(order, []).pop()  # atomic, so no two threads get the same model

@@ -6,6 +6,7 @@ description, to be read by people and other programs). Loading never runs code f
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -67,7 +68,7 @@ class PixelModel(OfOwnNetwork):
         self.head: Head = make_head(description.head, self.spec)
         self.passes, self._steps = ThreadChoice(), ThreadChoice()  # of the network, and of the fast sampler
         self._plans = fast.LastPlan()
-        self._orders = order_ensemble.Drawers(lambda network: PixelModel(network, description))
+        self.order_models = order_ensemble.Drawers(partial(PixelModel, description=description))
         self.condition: Condition | None = description.conditioning_image()
         """The conditioning image that the model takes; None for none."""
 
@@ -258,7 +259,7 @@ class PixelModel(OfOwnNetwork):
         draw, fitting = drawer(self, method, precision, where, guidance, threads, likeliest(self.head, top_k, top_p))
         size = fitting(n) if batch is None else batch
         if order_ensemble.orders(self.network) > 1:
-            return self._orders.sample(
+            return self.order_models.sample(
                 uncompiled(self.network), n, seed=seed, first=first, mask=mask, labels=classes, on_step=on_step,
                 batch=size, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance, method=method,
                 precision=precision, threads=threads,
