@@ -56,6 +56,9 @@ def test_a_pipe_that_closes_ends_quietly_in_every_command(command: list[str], mo
         monkeypatch.setattr(sys, "stderr", errors)
         assert main(command) == 0
     assert errors.getvalue() == ""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert main(["sample", "--help"]) == 0
+    assert "--guidance" in sys.stdout.getvalue()  # type: ignore[attr-defined]  # a later call is not silent
 
 
 def test_streams_that_are_closed_or_full(monkeypatch: pytest.MonkeyPatch) -> None:

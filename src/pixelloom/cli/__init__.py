@@ -98,7 +98,10 @@ def _run(argv: Sequence[str] | None) -> int:
             app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
             sys.stdout.flush()
         except (BrokenPipeError, SystemExit):  # `pixelloom list | head -1`; rich exits, from --help
+            from rich.console import Console
+
             _discard_stdout()
+            app.console = Console()  # rich silences one whose pipe has closed, for all later calls
         # Catches everything: users see a traceback only with --debug.
         except (Exception, KeyboardInterrupt) as error:
             if debug:
