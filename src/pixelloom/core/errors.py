@@ -36,6 +36,12 @@ class ModelError(PixelloomError):
     exit_code = 4
 
 
+class CodecError(PixelloomError):
+    """A compressed file is damaged, cut, of a newer version or of another model."""
+
+    exit_code = 5
+
+
 def shortened(text: str, length: int = 80) -> str:
     """A text for a message: characters that a terminal would act on are escaped, and the middle is left out."""
     if len(text) > length:

@@ -1,0 +1,1 @@
+"""Lossless compression: integer copies of models, a range coder, and ``.pxl`` files."""

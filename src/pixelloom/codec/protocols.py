@@ -1,0 +1,31 @@
+"""What a ``.pxl`` file needs of a model: to encode and decode one block of images."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from pixelloom.core.types import ImageSpec
+
+
+class BlockCodec(Protocol):
+    """A model that compresses blocks of images. Equal integers give equal bytes on every machine."""
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Shape and levels of the images."""
+
+    @property
+    def identity(self) -> bytes:
+        """SHA-256 of the exported integers, 32 bytes, not all zero."""
+
+    @property
+    def profile(self) -> int:
+        """Number of the arithmetic's rules, 0 to 65535; a decoder must have the same."""
+
+    def encode(self, levels: Tensor) -> bytes:
+        """The payload of one block, levels uint8 [B, C, H, W] with B >= 1."""
+
+    def decode(self, payload: bytes, n: int) -> Tensor:
+        """Levels uint8 [n, C, H, W] of a payload. Any payload gives some levels; a wrong one gives wrong levels."""
