@@ -67,10 +67,31 @@ def test_classes_by_bayes_and_their_accuracy(run: Command) -> None:
     mean = pl.score(model, images, kind="likelihood", false_alarms=0.1)
     expected = -(np.log(np.exp(log_p - log_p.max(1, keepdims=True)).mean(1)) + log_p.max(1)) / 64 / math.log(2)
     assert np.allclose(mean.bits_per_dim, expected, atol=1e-5)
-    said = run("score", "classes", "--maps", "maps", "--false-alarms", "0.1")
-    assert "maps: a class-conditional model needs a null class" in said.err
     said = run("score", "classes", "--classify", "--maps", "other")
     assert "--classify: gives classes instead of scores" in said.err
+
+
+@pytest.mark.parametrize("mixture", ["classes", "orders"])
+def test_maps_of_mixtures_sum_to_the_score(mixture: str, run: Command) -> None:
+    """Of a model without a null class, and of a model of several pixel orders."""
+    model = of_classes()
+    if mixture == "orders":
+        model = PixelModel.build(model.description.model_copy(update={"classes": 0, "orders": 4, "null_class": True}))
+        drawn = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for values in model.network.parameters():
+                values.copy_(torch.randn(values.shape, generator=drawn) / 2)
+    save_run(model, Path("runs/mixed"))
+    folder("images", 6)
+    words = ("--kind", "likelihood", "--maps", "maps", "--csv", "s.csv", "--false-alarms", "0.1")
+    said = run("score", "mixed", "--data", "images", *words)
+    assert said.code == 0, said.err
+    held, _ = load(DATA).val.all()
+    reference = [i * 151 // 76 for i in range(76)]
+    expected = pl.score(model, held[reference], calibrate="test", false_alarms=0.1).bits_per_dim.mean()
+    for row in rows_of("s.csv"):
+        excess = np.load(f"maps/{row['image']}.map.npy").sum()
+        assert math.isclose(excess, 64 * (float(row["bits_per_dim"]) - expected), abs_tol=2e-3)
 
 
 def test_classes_of_a_folder_are_matched_by_name(run: Command) -> None:

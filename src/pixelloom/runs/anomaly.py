@@ -8,6 +8,8 @@ Papadopoulos et al. 2002).
 A map holds the bits of each pixel (summed over channels) minus the expected bits at that pixel, e:
 
     sum of the map = dims * bits/dim of the image - sum of e,  and sum of e = dims * mean bits/dim of the reference
+
+:func:`pixelloom.models.scoring.of_pixels` gives the bits of each pixel of a mixture over classes or pixel orders.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from pixelloom.metrics.likelihood import batch_size
 from pixelloom.metrics.scores import KINDS, Kind, Reference, Statistics, png_bits
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import require
+from pixelloom.models.scoring import of_pixels
 
 Maps = npt.NDArray[np.float32]
 """Bits of each pixel, or their excess over the expected ones, float32 [N, H, W]."""
@@ -92,11 +95,8 @@ class Scorer:
                 raise UsageError(
                     f"background: its images are {self.background.spec}, those of the model {self.model.spec}"
                 )
-        if self.maps and _marginal(self.model):
-            raise UsageError(
-                "maps: a class-conditional model needs a null class for the bits of each pixel; train with "
-                "--label-dropout 0.1"
-            )
+        if self.maps and not hasattr(self.model, "nats"):
+            raise UsageError("maps: this model has no bits of single pixels")
 
     def measure(self, images: Levels) -> tuple[Statistics, Maps | None]:
         """Statistics of images, uint8 [n, C, H, W], and the bits of each pixel."""
@@ -104,8 +104,9 @@ class Scorer:
         unit = spec.dims * math.log(2)
         found: Maps | None = None
         if self.maps:
-            each = self._nats(images)  # [n, C, H, W]
-            found = (each.sum(1) / math.log(2)).float().numpy()
+            model: Any = self.model
+            each = of_pixels(model, images, range(model.description.classes) if _marginal(model) else (None,))
+            found = (each / math.log(2)).float().numpy()
             nats = each.flatten(1).sum(1)
         else:
             nats = negative_log_likelihood(self.model, images)
@@ -113,13 +114,6 @@ class Scorer:
             None if self.background is None else negative_log_likelihood(self.background, images).numpy() / unit
         )
         return Statistics(nats.numpy() / unit, png_bits(images, spec.levels), background), found
-
-    def _nats(self, images: Levels) -> Tensor:
-        model: Any = self.model
-        if not hasattr(model, "nats"):
-            raise UsageError("maps: this model has no bits of single pixels")
-        nats: Tensor = model.nats(images).double()
-        return nats
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
