@@ -42,6 +42,28 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file piece by piece; it takes its name at the end. After an error or a kill, ``path`` is as before.
+
+    Yields:
+        The temporary file, open for writing and reading.
+
+    Raises:
+        OSError: if it cannot be written; the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w+b") as file:
+            yield file
+            flush(file)
+        temporary.replace(path)
+        flush_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
 def cannot_write(path: Path, size: int, error: OSError) -> ModelError:
     """The error for a file that cannot be written: its path, the number of bytes, the reason, and a remedy."""
     remedy = " Free space on the disk, or raise the quota." if error.errno in _FULL else ""

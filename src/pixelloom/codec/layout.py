@@ -1,0 +1,282 @@
+"""The bytes of a ``.pxl`` file (docs/codec-format.md): header, heads of blocks, index and trailer, and their limits.
+
+Everything is checked here before memory is reserved for it. Integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+import pixelloom
+from pixelloom.core.errors import CodecError
+from pixelloom.core.types import ImageSpec, Levels
+
+MAGIC = b"\x89PXL\r\n\x1a\n"
+VERSION = 1
+NEEDS = (0, 2)  # first Pixelloom, major and minor, that reads this version
+NO_MODEL = bytes(32)  # identity of a file whose blocks are all raw
+MAX_BLOCK = 4096  # images
+MAX_VALUES = 1 << 26  # of a block
+MAX_IMAGES = (1 << 32) - 1
+END = 0  # the tag after the last block
+
+_HEADER = struct.Struct("<8sBBBBH32sHHHBH")
+_CRC = struct.Struct("<I")
+_TRAILER = struct.Struct("<IIII")  # images, bytes of the index, content check, CRC of header, index and these
+HEADER_SIZE = _HEADER.size + _CRC.size
+TRAILER_SIZE = _TRAILER.size
+AGAIN = "copy or download the file again"
+SALVAGE = f"{AGAIN}, or save the intact images with --salvage"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What all blocks share: shape and levels, images a block, and the model."""
+
+    spec: ImageSpec
+    block: int
+    identity: bytes = NO_MODEL
+    profile: int = 0
+
+    def pack(self) -> bytes:
+        """The 59 bytes at the start of a file."""
+        fields = (MAGIC, VERSION, *NEEDS, 0, self.profile, self.identity, *self.spec.shape, self.spec.levels - 1)
+        head = _HEADER.pack(*fields, self.block)
+        return head + _CRC.pack(zlib.crc32(head))
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Header:
+        """Read the first bytes of a file.
+
+        Raises:
+            CodecError: for another format, a newer version, damage, or values beyond the limits.
+        """
+        if not data:
+            raise CodecError(f"{name}: header: the file is empty; {AGAIN}")
+        if data[: len(MAGIC)] != MAGIC[: len(data)]:
+            text = data[1:4] == MAGIC[1:4]
+            why = "damaged, as by a transfer in text mode" if text else "this is no .pxl file"
+            raise CodecError(f"{name}: header: {why}; {AGAIN if text else 'give a file of `pixelloom compress`'}")
+        if len(data) < HEADER_SIZE:
+            raise CodecError(f"{name}: header: the file is cut after {len(data)} bytes; {AGAIN}")
+        _, version, *needs, reserved, profile, identity, c, h, w, top, block = _HEADER.unpack_from(data)
+        if version != VERSION and tuple(needs) > _own_version():
+            need = ".".join(map(str, needs))
+            raise CodecError(
+                f"{name}: header: format version {version} needs Pixelloom >= {need}; this is {pixelloom.__version__}: "
+                "update Pixelloom"
+            )
+        if zlib.crc32(data[: _HEADER.size]) != _CRC.unpack_from(data, _HEADER.size)[0]:
+            raise CodecError(f"{name}: header: is damaged (CRC); {AGAIN}")
+        values, limits = c * h * w * block, f"1 to {MAX_BLOCK} images and up to {MAX_VALUES} values a block"
+        if version != VERSION or tuple(needs) != NEEDS or reserved or not (values and top) or block > MAX_BLOCK:
+            raise CodecError(f"{name}: header: holds values that no version writes ({limits}); {AGAIN}")
+        if values > MAX_VALUES:
+            raise CodecError(f"{name}: header: claims {block} images of {c}x{h}x{w} a block; {limits}; {AGAIN}")
+        if identity == NO_MODEL and profile:
+            raise CodecError(f"{name}: header: a profile without a model; {AGAIN}")
+        return cls(ImageSpec(c, h, w, top + 1), block, identity, profile)
+
+
+def _own_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in pixelloom.__version__.split(".")[:2])
+
+
+class Trailer(NamedTuple):
+    """The last 16 bytes of a file, without their CRC."""
+
+    images: int
+    index_size: int
+    content: int
+    """CRC-32 of the checks of all blocks and of the manifest, in order."""
+
+    def pack(self, header: bytes, index: bytes) -> bytes:
+        """The bytes, with the CRC over header, index and trailer."""
+        body = _TRAILER.pack(*self, 0)[:-4]
+        return body + _CRC.pack(zlib.crc32(header + index + body))
+
+
+def parse_trailer(data: bytes) -> Trailer:
+    """The fields of the last bytes of a file, unchecked."""
+    images, size, content, _ = _TRAILER.unpack(data[-TRAILER_SIZE:])
+    return Trailer(images, size, content)
+
+
+class Block(NamedTuple):
+    """One block in a file."""
+
+    number: int
+    first: int
+    """Index of its first image."""
+    n: int
+    """Number of images."""
+    tag: int
+    start: int
+    """Offset of its head."""
+    check: int | None
+    """Low 16 bits of the CRC-32 of its payload, of the index; None without an index."""
+
+    @property
+    def raw(self) -> bool:
+        """Whether the payload is the packed levels."""
+        return bool(self.tag & 1)
+
+    def length(self, spec: ImageSpec) -> int:
+        """Bytes of the payload."""
+        return packed_size(spec, self.n) if self.raw else (self.tag >> 2) - 1
+
+    @property
+    def head_size(self) -> int:
+        """Bytes before the payload: tag, number of images if it is short, CRC."""
+        return len(varint(self.tag)) + (len(varint(self.n)) if self.tag & 2 else 0) + _CRC.size
+
+    def __str__(self) -> str:
+        return f"block {self.number} (images {self.first} to {self.first + self.n - 1})"
+
+
+def tag_of(n: int, block: int, length: int | None) -> int:
+    """The tag of a block of n images: (length + 1) << 2 of a coded payload, 1 of a raw one; 2 more if n < block."""
+    return (1 if length is None else (length + 1) << 2) | (2 if n < block else 0)
+
+
+def head(tag: int, n: int, check: int) -> bytes:
+    """The bytes before a payload."""
+    return varint(tag) + (varint(n) if tag & 2 else b"") + _CRC.pack(check)
+
+
+def block_check(number: int, levels: Levels, payload: bytes) -> int:
+    """CRC-32 of number (4 bytes), images (2 bytes), payload and levels: another place or other levels change it."""
+    check = zlib.crc32(struct.pack("<IH", number, len(levels)) + payload)
+    return zlib.crc32(levels.tobytes(), check)
+
+
+def varint(value: int) -> bytes:
+    """LEB128: seven bits a byte, lowest first; the high bit says that more follow."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes((*out, value))
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """(value, offset after it).
+
+    Raises:
+        ValueError: if it does not end, is longer than 9 bytes (63 bits), or has bytes that add nothing.
+    """
+    value = 0
+    for i in range(9):
+        if at + i >= len(data):
+            break
+        byte = data[at + i]
+        value |= (byte & 127) << 7 * i
+        if byte < 128:
+            if i and not byte:
+                break
+            return value, at + i + 1
+    raise ValueError("an integer does not end")
+
+
+def level_bits(levels: int) -> int:
+    """Bits of a packed level."""
+    return (levels - 1).bit_length()
+
+
+def packed_size(spec: ImageSpec, n: int) -> int:
+    """Bytes of n images of packed levels."""
+    return (n * spec.dims * level_bits(spec.levels) + 7) // 8
+
+
+def pack(levels: Levels, spec: ImageSpec) -> bytes:
+    """Packed levels: of each value, in the order of the array, its bits, highest first; zeros fill the last byte."""
+    bits = level_bits(spec.levels)
+    if bits == 8:
+        return levels.tobytes()
+    planes = np.unpackbits(levels.reshape(-1, 1), axis=1)  # [n C H W] -> [n C H W, 8]
+    return np.packbits(planes[:, 8 - bits :]).tobytes()
+
+
+def unpack(data: bytes, spec: ImageSpec, n: int) -> Levels:
+    """Levels uint8 [n, C, H, W] of packed ones.
+
+    Raises:
+        ValueError: if the bits that fill the last byte are not zero.
+    """
+    bits, shape, count = level_bits(spec.levels), (n, *spec.shape), n * spec.dims
+    if bits == 8:
+        return np.frombuffer(data, np.uint8).reshape(shape).copy()
+    flat = np.unpackbits(np.frombuffer(data, np.uint8))
+    if flat[count * bits :].any():
+        raise ValueError("the last byte is not filled with zeros")
+    values = np.packbits(flat[: count * bits].reshape(count, bits), axis=1)  # [bits of all] -> [n C H W, bits]
+    return (values >> np.uint8(8 - bits)).reshape(shape)
+
+
+class Index(NamedTuple):
+    """Where everything in a file is."""
+
+    blocks: list[Block]
+    stored: int
+    """Offset of the stored files, which the manifest follows."""
+    manifest: int
+    """Offset of the manifest."""
+    end: int
+    """Offset of the index."""
+
+
+def pack_index(entries: list[tuple[int, int]], stored: int, manifest: int) -> bytes:
+    """The index: of each block its tag and the low 16 bits of the CRC of its payload; bytes of files and manifest."""
+    out = [varint(tag) + struct.pack("<H", check & 0xFFFF) for tag, check in entries]
+    return b"".join((*out, varint(stored), varint(manifest)))
+
+
+def parse_index(data: bytes, header: Header, images: int, end: int) -> Index:
+    """Read an index that ends the part of a file before the trailer.
+
+    Args:
+        data: bytes of the index.
+        header: of the file.
+        images: number of images in blocks.
+        end: offset of the index in the file, where manifest and stored files must end.
+
+    Raises:
+        ValueError: if it does not fit the file. Nothing is reserved for what the index has no bytes for.
+    """
+    count = -(-images // header.block)
+    if 3 * count + 2 > len(data):
+        raise ValueError(f"{images} images need an index of {3 * count + 2} bytes, this one has {len(data)}")
+    blocks, start, at = [], HEADER_SIZE, 0
+    for k in range(count):
+        n = min(header.block, images - k * header.block)
+        tag, at = read_varint(data, at)
+        if at + 2 > len(data):
+            raise ValueError("it ends within an entry")
+        block = Block(k, k * header.block, n, tag, start, int.from_bytes(data[at : at + 2], "little"))
+        check_tag(block, header)
+        blocks.append(block)
+        start, at = start + block.head_size + block.length(header.spec), at + 2
+        if start > end:
+            raise ValueError(f"block {k} ends after the end of the file")
+    stored, at = read_varint(data, at)
+    manifest, at = read_varint(data, at)
+    if at != len(data) or start + 1 + stored + manifest != end:
+        raise ValueError("the lengths do not sum to the size of the file")
+    return Index(blocks, start + 1, start + 1 + stored, end)
+
+
+def check_tag(block: Block, header: Header) -> None:
+    """Raises ValueError for a tag that no encoder writes: its payload would be larger than packed levels, or END."""
+    if block.raw and block.tag >> 2:
+        raise ValueError(f"block {block.number} has an unknown tag")
+    if bool(block.tag & 2) != (block.n < header.block) or not (block.raw or block.tag >> 2):
+        raise ValueError(f"block {block.number} has another number of images")
+    if block.length(header.spec) > packed_size(header.spec, block.n):
+        raise ValueError(f"block {block.number} is larger than its packed levels")
+    if not block.raw and header.identity == NO_MODEL:
+        raise ValueError(f"block {block.number} is coded by a model, and the header names none")

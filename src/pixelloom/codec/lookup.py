@@ -1,0 +1,100 @@
+"""Finding the model of a compressed file: by name, by path, or by the identity that the file names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pixelloom.codec.protocols import BlockCodec
+from pixelloom.core.errors import CodecError, ModelError, PixelloomError
+from pixelloom.models import pretrained
+
+SUFFIX = ".pxlmodel"
+"""Of the files of exported models."""
+_MOST = 32  # exports beside a file that are looked at
+
+
+def packaged() -> dict[str, Path]:
+    """Exported models of the package, by name."""
+    paths = {name: pretrained.folder(name) / f"codec{SUFFIX}" for name in pretrained.PRETRAINED}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def load(path: Path) -> BlockCodec:
+    """Load an exported model.
+
+    Raises:
+        ModelError: if it is missing or damaged.
+    """
+    raise ModelError(f"{path}: exported models cannot be read yet")
+
+
+def find_codec(model: str | Path | None, identity: bytes | None, beside: Path | None = None) -> BlockCodec:
+    """The exported model of a name or path, or of an identity.
+
+    Args:
+        model: name of a packaged model, or path of an export; None looks for the identity among the packaged models
+            and the exports beside the file.
+        identity: SHA-256 that the model must have; None takes any.
+        beside: path of the compressed file.
+
+    Raises:
+        ModelError: if the named model is missing or damaged.
+        CodecError: if none has the identity; names it and says what to do.
+    """
+    if model is not None:
+        found = load(export_of(model))
+        if identity is not None and found.identity != identity:
+            raise CodecError(
+                f"the file was compressed by the model {identity.hex()}, {model} is {found.identity.hex()}; "
+                "give the export that the file was compressed with, --model PATH"
+            )
+        return found
+    if identity is None:
+        raise ModelError(f"--model: give the name of a packaged model ({names()}) or the path of an export")
+    for path in _candidates(beside):
+        try:
+            found = load(path)
+        except (PixelloomError, OSError):
+            continue  # not ours, or damaged: another may fit
+        if found.identity == identity:
+            return found
+    place = "" if beside is None else f" or beside {beside.name}"
+    raise CodecError(
+        f"no model {identity.hex()} among the packaged ones ({names()}){place}; give the export that the file was "
+        "compressed with, --model PATH"
+    )
+
+
+def export_of(model: str | Path) -> Path:
+    """The path of an export: a packaged name, a file, or a folder that holds one.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    if str(model) in packaged():
+        return packaged()[str(model)]
+    path = Path(model)
+    if path.is_dir():
+        inside = sorted(path.glob(f"*{SUFFIX}"))
+        if len(inside) == 1:
+            return inside[0]
+        raise ModelError(f"{path}: holds {len(inside)} exports (*{SUFFIX}), not one; name the file")
+    if path.is_file():
+        return path
+    raise ModelError(
+        f"{path}: is no export of a model and no packaged one ({names()}); "
+        f"`pixelloom export MODEL --codec {path}` makes one"
+    )
+
+
+def names() -> str:
+    """Names of the packaged models, for messages."""
+    return ", ".join(packaged()) or "none"
+
+
+def _candidates(beside: Path | None) -> Iterator[Path]:
+    yield from packaged().values()
+    if beside is not None:
+        here = beside.resolve().parent
+        yield from sorted((*here.glob(f"*{SUFFIX}"), *here.glob(f"*/*{SUFFIX}")))[:_MOST]

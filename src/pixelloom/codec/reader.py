@@ -1,0 +1,322 @@
+"""Reading ``.pxl`` files: any image by decoding its block, all of them, or those that damage has left intact."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, NamedTuple, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelloom.codec import layout
+from pixelloom.codec.layout import AGAIN, HEADER_SIZE, SALVAGE, TRAILER_SIZE, Block, Header, Index, Trailer
+from pixelloom.codec.protocols import BlockCodec
+from pixelloom.core.errors import CodecError, DataError, UsageError
+from pixelloom.core.types import ImageSpec
+from pixelloom.data.io.reading import printable
+
+Finder = Callable[[bytes], BlockCodec]
+"""Finds the model of an identity, or raises."""
+MAX_MANIFEST = 1 << 24  # bytes, as stored
+
+
+class Lost(NamedTuple):
+    """A block that cannot be decoded."""
+
+    block: Block
+    error: CodecError
+
+
+class PxlFile:
+    """An open ``.pxl`` file: a sequence of images, levels uint8 [C, H, W].
+
+    Use it in a ``with`` statement, or call :meth:`close`. An index decodes one block, and keeps it for the next index.
+
+    Args:
+        file: path, content, or a file opened for reading bytes, which can seek.
+        model: the model of the images, or a function from its identity to the model, called when it is first needed.
+        name: of the file, in errors.
+        salvage: accept a damaged end; :meth:`blocks_by_heads` finds what there is.
+
+    Raises:
+        CodecError: if header, index or end are damaged, or the file is cut.
+        DataError: if the file cannot be read.
+    """
+
+    def __init__(
+        self, file: Path | str | bytes | BinaryIO, model: BlockCodec | Finder | None = None, *, name: str = "",
+        salvage: bool = False,
+    ) -> None:  # fmt: skip
+        self.name = name or (printable(str(file)) if isinstance(file, Path | str) else "compressed data")
+        self._model, self._codec, self._owned = model, None, False
+        if isinstance(file, bytes):
+            file = io.BytesIO(file)
+        elif isinstance(file, Path | str):
+            self._owned = True
+            try:
+                file = Path(file).open("rb")  # noqa: SIM115  # closed by close()
+            except OSError as error:
+                raise DataError(f"{self.name}: cannot be read: {error.strerror}") from error
+        self._file = file
+        self._last: tuple[int, Tensor] | None = None
+        try:
+            self.size = file.seek(0, io.SEEK_END)
+            self.header = Header.parse(self._at(0, min(HEADER_SIZE, self.size)), self.name)
+            self.trailer, self.index, self.end_error = Trailer(0, 0, 0), Index([], 0, 0, 0), None
+            try:
+                self.trailer, self.index = self._end()
+            except CodecError as error:
+                if not salvage:
+                    raise
+                self.end_error = error
+        except BaseException:
+            self.close()
+            raise
+
+    _codec: BlockCodec | None
+    end_error: CodecError | None
+    """Why index or end are not trusted, with ``salvage``."""
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Shape and levels of the images."""
+        return self.header.spec
+
+    @property
+    def codec(self) -> BlockCodec:
+        """The model of the file.
+
+        Raises:
+            CodecError: if it is missing, or another one is given.
+        """
+        if self._codec is None:
+            found, identity = self._model, self.header.identity
+            if found is None:
+                raise CodecError(f"{self.name}: needs the model {identity.hex()}; give its export")
+            codec = found(identity) if callable(found) and not hasattr(found, "decode") else cast(BlockCodec, found)
+            self._check_model(codec)
+            self._codec = codec
+        return self._codec
+
+    def _check_model(self, codec: BlockCodec) -> None:
+        identity, header = self.header.identity, self.header
+        if codec.identity != identity:
+            raise CodecError(
+                f"{self.name}: header: was compressed by the model {identity.hex()}, the given one is "
+                f"{codec.identity.hex()}; give the export that the file was compressed with"
+            )
+        if codec.profile != header.profile or codec.spec != header.spec:
+            raise CodecError(
+                f"{self.name}: header: is of {header.spec} and profile {header.profile}, its model of {codec.spec} and "
+                f"profile {codec.profile}; the header is forged: {AGAIN}"
+            )
+
+    def __len__(self) -> int:
+        """Number of images in blocks."""
+        return self.trailer.images
+
+    def __getitem__(self, i: int) -> Tensor:
+        """Image i, uint8 [C, H, W]; decodes its block only.
+
+        Raises:
+            IndexError: if there is none.
+            CodecError: if its block is damaged.
+        """
+        i = range(len(self))[i]
+        number, place = divmod(i, self.header.block)
+        if self._last is None or self._last[0] != number:
+            self._last = number, self.decode(self.index.blocks[number])
+        return self._last[1][place].clone()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for block in self.blocks():
+            yield from block
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All blocks in order, uint8 [n, C, H, W]; at the end, that they are all of this file.
+
+        Raises:
+            CodecError: at the first block that is damaged.
+        """
+        for block in self.index.blocks:
+            yield self.decode(block)
+        self.check_content()
+
+    def check_content(self) -> None:
+        """Raises CodecError unless the end was written for the CRCs of all blocks and of the manifest."""
+        content = 0
+        for block in self.index.blocks:
+            content = zlib.crc32(self._at(block.start + block.head_size - 4, 4), content)
+        if self.index.manifest < self.index.end:
+            content = zlib.crc32(self._at(self.index.end - 4, 4), content)
+        if content != self.trailer.content:
+            raise CodecError(f"{self.name}: end: a block or the names are of another file; {AGAIN}")
+
+    def decode(self, block: Block) -> Tensor:
+        """Decode a block, uint8 [n, C, H, W], and check it.
+
+        Raises:
+            CodecError: if it is damaged; names the block and its images.
+        """
+        length, where = block.length(self.spec), f"{self.name}: {block}"
+        data = self._at(block.start, block.head_size + length)
+        payload = data[block.head_size :]
+        if len(payload) != length:
+            raise CodecError(f"{where}: the file is cut; {SALVAGE}")
+        check = int.from_bytes(data[block.head_size - 4 : block.head_size], "little")
+        if data[: block.head_size] != layout.head(block.tag, block.n, check):
+            raise CodecError(f"{where}: its head is damaged; {SALVAGE}")
+        if block.check is not None and zlib.crc32(payload) & 0xFFFF != block.check:
+            raise CodecError(f"{where}: is damaged, or of another file; {SALVAGE}")
+        if block.raw:
+            try:
+                levels = torch.from_numpy(layout.unpack(payload, self.spec, block.n))
+            except ValueError as error:
+                raise CodecError(f"{where}: {error}; {SALVAGE}") from error
+        else:
+            levels = self.codec.decode(payload, block.n)
+        if layout.block_check(block.number, levels.numpy(), payload) != check:
+            raise CodecError(f"{where}: is damaged, its images have another CRC; {SALVAGE}")
+        return levels
+
+    def intact(self) -> Iterator[tuple[Block, Tensor] | Lost]:
+        """Blocks that can be decoded, and those that cannot, in order; opened with ``salvage``.
+
+        Places are taken from the index, also from a damaged one, and by walking from head to head: a block is accepted
+        only if its own CRC holds.
+        """
+        by_heads = {block.number: block for block in (self._walk() if self.end_error else ())}
+        by_index = {block.number: block for block in self._places()}
+        for number in range(max((*by_heads, *by_index), default=-1) + 1):
+            error = None
+            for places in (by_index, by_heads):
+                block = places.get(number)
+                if block is None or (places is by_heads and block == by_index.get(number)):  # tried already
+                    continue
+                try:
+                    levels = self.decode(block)
+                except CodecError as found:
+                    error = error or Lost(block, found)
+                else:
+                    yield block, levels
+                    break
+            else:
+                assert error is not None
+                yield error
+
+    def _places(self) -> list[Block]:
+        """Blocks by the index; by a damaged one if its lengths fit the file."""
+        if self.end_error is None:
+            return self.index.blocks
+        try:
+            _, index = self._end(trusted=False)
+        except CodecError:
+            return []
+        return [block._replace(check=None) for block in index.blocks]
+
+    def _walk(self) -> Iterator[Block]:
+        """Blocks from head to head, up to the end or what is no head."""
+        start, number, size = HEADER_SIZE, 0, self.header.block
+        short = False
+        while not short:
+            head = self._at(start, 16)
+            n = size
+            try:
+                tag, at = layout.read_varint(head, 0)
+                if tag == layout.END:
+                    return
+                if tag & 2:
+                    n, at = layout.read_varint(head, at)
+                    short = True
+                block = Block(number, number * size, n, tag, start, None)
+                if not 1 <= n <= size:
+                    return
+                layout.check_tag(block, self.header)
+            except ValueError:
+                return
+            start += block.head_size + block.length(self.spec)
+            if start > self.size:
+                return
+            yield block
+            number += 1
+
+    def stored(self, offset: int, length: int) -> bytes:
+        """Bytes of the part with stored files."""
+        return self._at(self.index.stored + offset, length)
+
+    def manifest(self) -> bytes:
+        """The manifest as it is stored, without its CRC; empty if there is none.
+
+        Raises:
+            CodecError: if it is damaged.
+        """
+        index = self.index
+        if self.end_error is not None:
+            self.trailer, index = self._end(trusted=False)  # the manifest has a CRC of its own
+            self.index = index
+        length = index.end - index.manifest
+        if not length:
+            return b""
+        data = self._at(index.manifest, length) if 4 < length <= MAX_MANIFEST else b""
+        if not data or zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+            raise CodecError(f"{self.name}: names: the manifest is damaged; {SALVAGE}")
+        return data[:-4]
+
+    def _end(self, *, trusted: bool = True) -> tuple[Trailer, Index]:
+        """Trailer and index; without ``trusted``, of a damaged end, if its lengths fit the file."""
+        place = max(self.size - TRAILER_SIZE, HEADER_SIZE)
+        tail = self._at(place, TRAILER_SIZE)
+        damaged = f"{self.name}: end: is damaged or missing, the file is cut or has bytes after its end; {SALVAGE}"
+        if len(tail) < TRAILER_SIZE:
+            raise CodecError(damaged)
+        trailer = layout.parse_trailer(tail)
+        at = place - trailer.index_size
+        if at < HEADER_SIZE + 1:
+            raise CodecError(damaged)
+        index = self._at(at, trailer.index_size)
+        if trusted and trailer.pack(self.header.pack(), index) != tail:
+            raise CodecError(damaged)
+        try:
+            found = layout.parse_index(index, self.header, trailer.images, at)
+        except ValueError as error:
+            raise CodecError(f"{self.name}: index: {error}; {SALVAGE}") from error
+        if trusted and self._at(found.stored - 1, 1) != layout.varint(layout.END):
+            raise CodecError(f"{self.name}: end of the blocks: is damaged; {SALVAGE}")
+        return trailer, found
+
+    def _at(self, start: int, length: int) -> bytes:
+        """Up to ``length`` bytes from an offset."""
+        try:
+            self._file.seek(start)
+            return self._file.read(length)
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file, if it was opened here."""
+        if self._owned:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+
+def whole(file: PxlFile) -> Tensor:
+    """All images of a file in memory, uint8 [N, C, H, W]. Memory grows with what is decoded, not with what is claimed.
+
+    Raises:
+        CodecError: at the first block that is damaged.
+        UsageError: for files of more than 2^32 values.
+    """
+    if len(file) * file.spec.dims > 1 << 32:
+        raise UsageError(f"{file.name}: {len(file)} images are too many for memory; read them with pixelloom.open_pxl")
+    found = list(file.blocks())
+    return torch.cat(found) if found else torch.from_numpy(np.empty((0, *file.spec.shape), np.uint8))
