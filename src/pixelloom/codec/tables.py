@@ -16,8 +16,8 @@ TOTAL_BITS = 24
 TOTAL = 1 << TOTAL_BITS
 """Sum of the counts of all levels: the probability of a level is its count / 2^24."""
 
-EXPONENTS = (1, 16)
-"""Least and largest number of fractional bits of the argument of a table."""
+EXPONENTS = (1, 12)
+"""Least and largest number of fractional bits of integer logits."""
 
 _FRACTION = 192
 _ONE = 1 << _FRACTION
@@ -55,12 +55,12 @@ def counts(sums: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def exponential_table(exponent: int) -> Tensor:
-    """round(2^24 exp(-d 2^-exponent)) for d = 0, 1, .. up to the first entry of 0, int64."""
+    """round(2^24 exp(-d 2^-exponent)) for d = 0, 1, .. up to the first entry of 0, int32."""
     entries = []
     for value in _exponentials(exponent):
         entries.append(_rounded(value * TOTAL, _ONE))
         if not entries[-1]:
-            return torch.tensor(entries)
+            return torch.tensor(entries, dtype=torch.int32)
     raise AssertionError("the recurrence ends at 0")
 
 

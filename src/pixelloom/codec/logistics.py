@@ -1,0 +1,274 @@
+"""The integer head of a discretized mixture of logistics; see :mod:`pixelloom.heads.logistic_mixture`.
+
+With mean m, raw coefficients and log s relative to the intervals of the components, all integers with exponents, the
+distribution function of component k at the lower edge of level v is sigmoid(z) with
+
+    z = n exp(-log s) / ((L - 1) 2^16)
+    n = 2^16 M (2 v - 1) - (L - 1) (M m + (2 k + 1)) 2^16 - sum over channels before: M tanh(raw) (2 x - L + 1) 2^16
+
+for M components and levels x of the channels before. n is an integer without rounding, since m and tanh(raw) have at
+most 16 fractional bits. exp(-log s) / (L - 1) comes from a table with 32 fractional bits; z is rounded to 22, and sigmoid
+is interpolated linearly between the entries of a table in steps of 2^-10, to 32 bits. The error is below 2^-26.
+
+Weights of components are shares w_k: integers with a sum of at most 2^20. The sums of weights of levels are
+
+    C_v = (sum over k of w_k sigmoid(z_k(v)) 2^32) >> 23,    C_0 = 0,    C_L = (sum over k of w_k) << 9
+
+After a channel, the shares follow from w_k (sigmoid(z_k(x + 1)) - sigmoid(z_k(x))) 2^32 + 1. All integers lie below
+2^53.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixelloom.codec.coder import Decoder, Encoder
+from pixelloom.codec.head_parts import Intervals, by_rows, encode_by_channels, exponent_for, integers, whole_numbers
+from pixelloom.codec.tables import (
+    EXPONENTS,
+    counts,
+    cumulative,
+    exponential_table,
+    scale_table,
+    sigmoid_table,
+    tanh_table,
+)
+from pixelloom.core.errors import ModelError
+from pixelloom.heads.logistic_mixture import LOG_SCALES
+
+_POSITION = 16  # fractional bits of n
+_SCALE = 32  # of 1 / s
+_ARGUMENT = 22  # of z
+_STEP = 10  # of the table of sigmoids
+_SIGMOID = 32
+_SHARE = 20
+_SUM = 23  # bits dropped from sums of w F, so that C_L <= 2^29
+_WIDEST = 13  # bound of |log s|; exp(13) 2^32 < 2^51
+
+
+@dataclass(frozen=True)
+class IntegerLogistics:
+    """A mixture of logistics with ordered channels, in integers.
+
+    Attributes:
+        channels: C.
+        levels: L.
+        mixtures: M.
+        weights, means, log_scales, coefficients: number of fractional bits of each kind of parameter.
+        narrowest, widest: bounds of integer log s.
+    """
+
+    channels: int
+    levels: int
+    mixtures: int
+    weights: int
+    means: int
+    log_scales: int
+    coefficients: int
+    narrowest: int
+    widest: int
+
+    @classmethod
+    def fitted(cls, channels: int, levels: int, mixtures: int, max_abs: Tensor, bits: int) -> IntegerLogistics:
+        """Choose exponents for the largest magnitudes of the parameters, [parameters].
+
+        Log scales and raw coefficients saturate: log s at the bounds of the float head, tanh at 1 - 2^-17.
+        """
+        c, low, high = channels, LOG_SCALES[0] + math.log(mixtures), LOG_SCALES[1] + math.log(mixtures)
+        # [parameters] -> [parameters / M]: weights, C means, C log scales, C (C - 1) / 2 coefficients
+        most = max_abs.double().reshape(-1, mixtures).amax(1).tolist()
+        scale = exponent_for(min(max(most[1 + c : 1 + 2 * c]), high), bits, 10)
+        return cls(
+            channels,
+            levels,
+            mixtures,
+            weights=exponent_for(most[0], bits, 10),
+            means=exponent_for(max(most[1 : 1 + c]), bits, 12),
+            log_scales=scale,
+            coefficients=exponent_for(min(max(most[1 + 2 * c :], default=0.0), 6.0), bits, 10),
+            narrowest=round(low * 2**scale),
+            widest=round(high * 2**scale),
+        )
+
+    @property
+    def parameters(self) -> int:
+        """M (1 + 2 C + C (C - 1) / 2)."""
+        return self.mixtures * len(self._kinds())
+
+    @property
+    def exponents(self) -> Tensor:
+        """Fractional bits of each parameter, int64 [parameters]."""
+        return torch.tensor(self._kinds()).repeat_interleave(self.mixtures)
+
+    def edges(self, logits: Tensor, levels: Tensor) -> Intervals:
+        """The intervals of levels uint8 [N, C] under integer logits [N, parameters]."""
+        rows, level = integers(logits, self.parameters), levels.cpu().long()
+
+        def of(some: slice) -> Intervals:
+            pixel, found = _Pixel(self, rows[some]), []
+            for channel, own in enumerate(level[some].unbind(1)):
+                found.append(pixel.interval(own))
+                if channel < self.channels - 1:
+                    pixel.fix(own)
+            below, count = zip(*found, strict=True)
+            return torch.stack(below, dim=1), torch.stack(count, dim=1)
+
+        return by_rows(of, len(rows), 4 * self.mixtures)
+
+    def encode(self, logits: Tensor, levels: Tensor, coder: Encoder) -> None:
+        """Encode levels uint8 [N, C], channel by channel."""
+        encode_by_channels(self.edges(logits, levels), coder)
+
+    def decode(self, logits: Tensor, coder: Decoder) -> Tensor:
+        """Decode levels uint8 [N, C]."""
+        pixel, levels = _Pixel(self, integers(logits, self.parameters)), []
+        for channel in range(self.channels):
+            levels.append(pixel.decode(coder))
+            if channel < self.channels - 1:
+                pixel.fix(levels[-1].long())
+        return torch.stack(levels, dim=1)
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Fields for an export; there are no tensors, because tables follow from the fields."""
+        return {"kind": "logistics", **vars(self)}, {}
+
+    @classmethod
+    def load(cls, json: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> IntegerLogistics:
+        """Read the fields of an export.
+
+        Raises:
+            ModelError: naming a field that is not valid.
+        """
+        most = _WIDEST << EXPONENTS[1]
+        bounds = {
+            "channels": (1, 16),
+            "levels": (2, 256),
+            "mixtures": (1, 256),
+            "weights": EXPONENTS,
+            "means": EXPONENTS,
+            "log_scales": EXPONENTS,
+            "coefficients": EXPONENTS,
+            "narrowest": (-most, -1),
+            "widest": (0, most),
+        }
+        head = cls(*whole_numbers("logistics", json, tensors, **bounds))
+        for name, bound in (("narrowest", -head.narrowest), ("widest", head.widest)):
+            if bound > _WIDEST << head.log_scales:
+                raise ModelError(f"head.{name}: log s must be within {_WIDEST}; export the model again")
+        return head
+
+    def _kinds(self) -> list[int]:
+        """Exponents of the groups of M parameters."""
+        c = self.channels
+        pairs = c * (c - 1) // 2
+        return [self.weights, *[self.means] * c, *[self.log_scales] * c, *[self.coefficients] * pairs]
+
+
+class _Pixel:
+    """The distribution of the next channel of N pixels, given the levels of the channels before.
+
+    Args:
+        head: the head.
+        rows: integer logits, int64 [N, parameters].
+    """
+
+    def __init__(self, head: IntegerLogistics, rows: Tensor) -> None:
+        self.head, c = head, head.channels
+        # [N, parameters] -> parameters / M tensors [N, M]
+        logits, *rest = rows.view(len(rows), -1, head.mixtures).unbind(1)
+        table = exponential_table(head.weights)
+        distance = (logits.amax(1, keepdim=True) - logits).clamp(max=len(table) - 1)
+        self.shares = _shares(table[distance].long())
+        centers = 2 * torch.arange(head.mixtures) + 1 << _POSITION
+        fine = _POSITION - head.means
+        self.means = [(head.levels - 1) * ((head.mixtures * mean << fine) + centers) for mean in rest[:c]]
+        scales = scale_table(head.log_scales, head.narrowest, head.widest, head.levels - 1)
+        self.scales = [
+            scales[log_scale.clamp(head.narrowest, head.widest) - head.narrowest] for log_scale in rest[c : 2 * c]
+        ]
+        tanh = tanh_table(head.coefficients, _POSITION)
+        end = len(tanh) // 2
+        found = [head.mixtures * tanh[raw.clamp(-end, end) + end] for raw in rest[2 * c :]]
+        self.coefficients = [found[i * (i - 1) // 2 : i * (i + 1) // 2] for i in range(c)]
+        self.channel = 0
+
+    def interval(self, level: Tensor) -> Intervals:
+        """Below and count of levels int64 [N], int64 [N]."""
+        low, high = self._edges(level)
+        total, levels = self._total(), self.head.levels
+        below = cumulative(self._sum(low), total, level, levels)
+        return below, cumulative(self._sum(high), total, level + 1, levels) - below
+
+    def decode(self, coder: Decoder) -> Tensor:
+        """Levels of the next channel, uint8 [N]."""
+        n, levels, m = len(self.shares), self.head.levels, self.head.mixtures
+        step, decoded = max(1, (1 << 17) // (levels * m)), [torch.zeros(0, dtype=torch.uint8)]
+        for i in range(0, n, step):
+            some = slice(i, i + step)
+            inside = self._below(torch.arange(1, levels), some)  # [n, M, L - 1]
+            sums = inside.mul_(self.shares[some, :, None]).sum(1) >> _SUM
+            decoded.append(coder.decode(counts(torch.cat((sums, self._total()[some, None]), dim=1))))
+        return torch.cat(decoded)
+
+    def fix(self, level: Tensor) -> None:
+        """Go on to the next channel, given levels int64 [N] of this one."""
+        low, high = self._edges(level)
+        self.shares = _shares(self.shares * (high - low) + 1)
+        intensity = (2 * level - self.head.levels + 1)[:, None]
+        self.channel += 1
+        for later in range(self.channel, self.head.channels):
+            self.means[later] = self.means[later] + self.coefficients[later][self.channel - 1] * intensity
+
+    def _edges(self, level: Tensor) -> Intervals:
+        """Distribution functions of all components at both edges of levels int64 [N], int64 [N, M]; 0 and 2^32 outside."""
+        both = self._below(level[:, None, None] + torch.arange(2), slice(None))  # [N, M, 2]
+        low, high = both.unbind(2)
+        last = level[:, None] == self.head.levels - 1
+        return low.masked_fill(level[:, None] == 0, 0), high.masked_fill(last, 1 << _SIGMOID)
+
+    def _below(self, level: Tensor, some: slice) -> Tensor:
+        """sigmoid(z) 2^32 at the lower edges of levels int64 [K] or [n, 1, K], for a slice of n pixels: [n, M, K]."""
+        table, slope = _sigmoids()
+        end = len(table) // 2
+        scale = self.scales[self.channel][some, :, None]  # [n, M, 1]
+        at = (2 * level - 1) * (self.head.mixtures << _POSITION) - self.means[self.channel][some, :, None]
+        # |at * scale| <= end 2^38 < 2^52.6; beyond, sigmoid is 0 or 1
+        limit = (end << _POSITION + _SCALE - _STEP) // scale
+        at = torch.minimum(torch.maximum(at, -limit), limit)
+        drop = _POSITION + _SCALE - _ARGUMENT
+        z = at.mul_(scale).add_(1 << drop - 1).bitwise_right_shift_(drop).add_(end << _ARGUMENT - _STEP)
+        entry, rest = z >> _ARGUMENT - _STEP, z.bitwise_and_((1 << _ARGUMENT - _STEP) - 1)
+        flat = entry.flatten()
+        rise = slope.index_select(0, flat).view_as(z).mul_(rest).add_(1 << _ARGUMENT - _STEP - 1)
+        return rise.bitwise_right_shift_(_ARGUMENT - _STEP).add_(table.index_select(0, flat).view_as(z))
+
+    def _sum(self, functions: Tensor) -> Tensor:
+        """C of distribution functions int64 [N, M]: int64 [N]."""
+        return (self.shares * functions).sum(1) >> _SUM
+
+    def _total(self) -> Tensor:
+        """C_L, int64 [N]; equal to ``_sum`` of distribution functions of 2^32."""
+        return self.shares.sum(1) << _SIGMOID - _SUM
+
+
+def _sigmoids() -> tuple[Tensor, Tensor]:
+    """The table, and the differences of neighboring entries, both int64."""
+    table = sigmoid_table(_STEP, _SIGMOID)
+    return table, torch.diff(table, append=table[-1:])
+
+
+def _shares(weights: Tensor) -> Tensor:
+    """Weights int64 [N, M] with a sum of 1 .. 2^53 - 1 to integers with a sum of at most 2^20, int64 [N, M].
+
+    w 2^20 // sum(w), with as many low bits of w dropped at first that the sum has at most 31. The largest share is at
+    least 2^20 / M - 2.
+    """
+    _, bits = torch.frexp(weights.sum(1, keepdim=True).double())  # number of bits of an integer below 2^53
+    weights = weights >> (bits.long() - 31).clamp_min(0)
+    return (weights << _SHARE) // weights.sum(1, keepdim=True)
