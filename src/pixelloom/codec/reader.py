@@ -189,9 +189,15 @@ class PxlFile:
 
         Places are taken from the index, also from a damaged one, and by walking from head to head: a block is accepted
         only if its own CRC holds.
+
+        Raises:
+            CodecError: if the model is missing; at the end, if all blocks are intact but one is of another file.
         """
+        if self.header.identity != layout.NO_MODEL:
+            _ = self.codec
         by_heads = {block.number: block for block in (self._walk() if self.end_error else ())}
         by_index = {block.number: block for block in self._places()}
+        whole = self.end_error is None
         for number in range(max((*by_heads, *by_index), default=-1) + 1):
             error = None
             for places in (by_index, by_heads):
@@ -207,7 +213,10 @@ class PxlFile:
                     break
             else:
                 assert error is not None
+                whole = False
                 yield error
+        if whole:
+            self.check_content()
 
     def _places(self) -> list[Block]:
         """Blocks by the index; by a damaged one if its lengths fit the file."""
