@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal, localcontext
+from itertools import pairwise
 
 import pytest
 import torch
@@ -60,9 +61,9 @@ def test_scales_are_rounded_exactly() -> None:
     assert scale_table(3, first, last, 255).tolist() == expected
 
 
-weights = st.lists(st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 2**31 - 1)), min_size=2, max_size=256).filter(
-    any
-)
+weights = st.lists(
+    st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 2**31 - 1)), min_size=2, max_size=256
+).filter(any)
 
 
 @given(weights)
@@ -71,7 +72,7 @@ def test_counts_follow_the_formula_in_python_integers(weights: list[int]) -> Non
     edges = [c * (2**24 - levels) // sums[-1] + i for i, c in enumerate([0, *sums])]
     found = counts(torch.tensor([sums]))
     assert found.dtype == torch.int64
-    assert found.tolist() == [[b - a for a, b in zip(edges, edges[1:], strict=False)]]
+    assert found.tolist() == [[b - a for a, b in pairwise(edges)]]
     assert int(found.min()) >= 1
     assert int(found.sum()) == TOTAL
     below = torch.tensor([0, *sums])
@@ -82,4 +83,6 @@ def test_the_largest_sum_of_the_docstring_does_not_overflow() -> None:
     sums = torch.tensor([[0, 2**39 - 1]])
     assert counts(sums).tolist() == [[1, TOTAL - 1]]
     sums = torch.tensor([[2**38, 2**39 - 1]])
-    assert counts(sums).tolist() == [[2**38 * (2**24 - 2) // (2**39 - 1) + 1, TOTAL - 2**38 * (2**24 - 2) // (2**39 - 1) - 1]]
+    assert counts(sums).tolist() == [
+        [2**38 * (2**24 - 2) // (2**39 - 1) + 1, TOTAL - 2**38 * (2**24 - 2) // (2**39 - 1) - 1]
+    ]

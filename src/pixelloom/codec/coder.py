@@ -55,16 +55,20 @@ class Encoder:
         first, last = left == 0, right == 0
         if (left < 0).any() or (inside < 1).any() or (right < 0).any() or (first & last).any():
             raise ValueError("an interval is empty, everything, or not within 0 .. 2^24")
+        columns: tuple[npt.NDArray[np.int64], ...]
         if (first | last).all():  # two levels, as a rule
             columns = np.where(first, inside, left), np.where(first, right, inside)
             symbols = (~first).astype(np.int32)
         else:  # at an end, the levels on the other side become two columns
-            start, end = np.where(first, inside, np.where(last, 1, left)), np.where(last, inside, np.where(first, 1, right))
+            start, end = (
+                np.where(first, inside, np.where(last, 1, left)),
+                np.where(last, inside, np.where(first, 1, right)),
+            )
             columns = start, TOTAL - start - end, end
             symbols = np.where(first, 0, np.where(last, 2, 1)).astype(np.int32)
             if (columns[1] < 1).any():
                 raise ValueError("an interval leaves less than two counts for three or more levels")
-        self._waiting.append((symbols, np.stack(columns, axis=1) - 1.0))
+        self._waiting.append((symbols, np.stack(columns, axis=1).astype(np.float64) - 1))
         if sum(len(waiting) for waiting, _ in self._waiting) >= _BATCH:
             self._flush()
 
@@ -84,7 +88,7 @@ class Encoder:
         for zeros in range(64, -1, -8):
             rounded = -(-number >> zeros) << zeros
             if rounded - number < width:
-                return rounded.to_bytes(size).rstrip(b"\0")
+                return int(rounded).to_bytes(size).rstrip(b"\0")
         raise AssertionError("0 zero bits always fit")
 
     def _flush(self) -> None:
@@ -136,7 +140,7 @@ def _constriction() -> Any:
         from constriction import stream
     except ImportError:
         raise UsageError(
-            'compressed files need constriction: pip install "pixelloom[codec]"; where no wheel of it exists, pip builds '
-            "it with a Rust compiler"
+            'compressed files need constriction: pip install "pixelloom[codec]"; without a wheel for this machine, pip '
+            "builds it with a Rust compiler"
         ) from None
     return stream

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pixelloom.codec.coder import Decoder, Encoder
-from pixelloom.codec.head_parts import Intervals, by_rows, encode_by_channels, exponent_for, integers, whole_numbers
+from pixelloom.codec.head_parts import Intervals, by_rows, encode_by_symbols, exponent_for, integers, whole_numbers
 from pixelloom.codec.tables import EXPONENTS, TOTAL, TOTAL_BITS, counts, cumulative, exponential_table, sigmoid_table
 
 FINEST = 10
@@ -44,6 +44,11 @@ class IntegerBernoulli:
         return self.channels
 
     @property
+    def symbols(self) -> int:
+        """Number of coded symbols of one draw."""
+        return self.channels
+
+    @property
     def exponents(self) -> Tensor:
         """Fractional bits of each parameter, int64 [channels]."""
         return torch.full((self.parameters,), self.exponent)
@@ -55,7 +60,7 @@ class IntegerBernoulli:
 
     def encode(self, logits: Tensor, levels: Tensor, coder: Encoder) -> None:
         """Encode levels uint8 [N, channels], channel by channel."""
-        encode_by_channels(self.edges(logits, levels), coder)
+        encode_by_symbols(self.edges(logits, levels), coder)
 
     def decode(self, logits: Tensor, coder: Decoder) -> Tensor:
         """Decode levels uint8 [N, channels]."""
@@ -108,6 +113,11 @@ class IntegerCategorical:
         return self.channels * self.levels
 
     @property
+    def symbols(self) -> int:
+        """Number of coded symbols of one draw."""
+        return self.channels
+
+    @property
     def exponents(self) -> Tensor:
         """Fractional bits of each parameter, int64 [channels * L]."""
         return torch.full((self.parameters,), self.exponent)
@@ -129,7 +139,7 @@ class IntegerCategorical:
 
     def encode(self, logits: Tensor, levels: Tensor, coder: Encoder) -> None:
         """Encode levels uint8 [N, channels], channel by channel."""
-        encode_by_channels(self.edges(logits, levels), coder)
+        encode_by_symbols(self.edges(logits, levels), coder)
 
     def decode(self, logits: Tensor, coder: Decoder) -> Tensor:
         """Decode levels uint8 [N, channels]."""
@@ -163,4 +173,3 @@ class IntegerCategorical:
         table = exponential_table(self.exponent)
         distance = (logits.amax(1, keepdim=True) - logits).clamp_(max=len(table) - 1)
         return table.index_select(0, distance.flatten()).view_as(distance).cumsum(1, dtype=torch.int64)
-

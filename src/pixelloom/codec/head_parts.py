@@ -18,7 +18,7 @@ LARGEST = 1 << 20
 _CHUNK = 1 << 18  # elements of tables at once: they stay in the cache
 
 Intervals = tuple[Tensor, Tensor]
-"""Sum of the counts of all levels below each value, and count of the value, int64 [N, channels]."""
+"""Sum of the counts of all symbols below each symbol, and count of the symbol, of one shape."""
 
 
 def integers(logits: Tensor, parameters: int) -> Tensor:
@@ -50,12 +50,14 @@ def by_rows(make: Callable[[slice], Intervals], rows: int, elements: int) -> Int
     return torch.cat([below for below, _ in pieces]), torch.cat([count for _, count in pieces])
 
 
-def encode_by_channels(intervals: Intervals, coder: Encoder) -> None:
-    """Encode all values of the first channel, then those of the next."""
-    coder.encode(*(part.t().flatten() for part in intervals))  # [N, channels] -> [channels * N]
+def encode_by_symbols(intervals: Intervals, coder: Encoder) -> None:
+    """Encode the first symbols of all rows, then the second ones, and so on."""
+    coder.encode(*(part.t().flatten() for part in intervals))  # [N, symbols] -> [symbols * N]
 
 
-def whole_numbers(kind: str, json: Mapping[str, Any], tensors: Mapping[str, Any], **bounds: tuple[int, int]) -> list[int]:
+def whole_numbers(
+    kind: str, json: Mapping[str, Any], tensors: Mapping[str, Any], **bounds: tuple[int, int]
+) -> list[int]:
     """Read the stored fields of a head, each a whole number within bounds.
 
     Raises:
@@ -69,5 +71,7 @@ def whole_numbers(kind: str, json: Mapping[str, Any], tensors: Mapping[str, Any]
         value = json.get(name)
         if type(value) is not int or not least <= value <= most:
             shown = shortened(repr(value)) if name in json else "missing"
-            raise ModelError(f"head.{name}: must be a whole number in {least} .. {most}, not {shown}; export the model again")
+            raise ModelError(
+                f"head.{name}: must be a whole number in {least} .. {most}, not {shown}; export the model again"
+            )
     return [json[name] for name in bounds]

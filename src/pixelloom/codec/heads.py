@@ -39,6 +39,10 @@ class IntegerHead(Protocol):
         """Number of values of one draw."""
 
     @property
+    def symbols(self) -> int:
+        """Number of coded symbols of one draw: one or two for each value, channel by channel."""
+
+    @property
     def levels(self) -> int:
         """L."""
 
@@ -47,21 +51,23 @@ class IntegerHead(Protocol):
         """Fractional bits of each parameter, int64 [parameters]: logit = integer 2^-exponent."""
 
     def edges(self, logits: Tensor, levels: Tensor) -> Intervals:
-        """The intervals that an encoder needs, for values that are encoded in an order of the caller's.
+        """The intervals of values, for a caller that encodes those of several steps at once.
+
+        In a step, all intervals of the first symbol come first, then those of the next.
 
         Args:
             logits: integers, of any type that holds them, [N, parameters].
             levels: uint8 [N, channels].
 
         Returns:
-            Sum of the counts of all levels below each value, and count of each value, int64 [N, channels].
+            Sum of the counts of all symbols below each symbol, and count of each symbol, int64 [N, symbols].
 
         Raises:
             ValueError: for logits that are not integers, or not below 2^20.
         """
 
     def encode(self, logits: Tensor, levels: Tensor, coder: Encoder) -> None:
-        """Encode the values of N draws: all of the first channel, then those of the next."""
+        """Encode the values of the N draws of a step: their first symbols, then their second ones, and so on."""
 
     def decode(self, logits: Tensor, coder: Decoder) -> Tensor:
         """The next values, uint8 [N, channels], in the order of ``encode``."""

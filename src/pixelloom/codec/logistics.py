@@ -7,15 +7,19 @@ distribution function of component k at the lower edge of level v is sigmoid(z) 
     n = 2^16 M (2 v - 1) - (L - 1) (M m + (2 k + 1)) 2^16 - sum over channels before: M tanh(raw) (2 x - L + 1) 2^16
 
 for M components and levels x of the channels before. n is an integer without rounding, since m and tanh(raw) have at
-most 16 fractional bits. exp(-log s) / (L - 1) comes from a table with 32 fractional bits; z is rounded to 22, and sigmoid
-is interpolated linearly between the entries of a table in steps of 2^-10, to 32 bits. The error is below 2^-26.
+most 16 fractional bits. exp(-log s) / (L - 1) comes from a table with 32 fractional bits; z is rounded to 22, and
+sigmoid is interpolated linearly between the entries of a table in steps of 2^-10, to 32 bits. The error is below 2^-26.
 
 Weights of components are shares w_k: integers with a sum of at most 2^20. The sums of weights of levels are
 
-    C_v = (sum over k of w_k sigmoid(z_k(v)) 2^32) >> 23,    C_0 = 0,    C_L = (sum over k of w_k) << 9
+    C_v = ((sum over k of w_k sigmoid(z_k(v)) 2^32) >> 23) + v
+    C_0 = 0,    C_v = ((sum over k of w_k) << 9) + v for v >= L
 
 After a channel, the shares follow from w_k (sigmoid(z_k(x + 1)) - sigmoid(z_k(x))) 2^32 + 1. All integers lie below
 2^53.
+
+With more than 32 levels a value is coded as two symbols, v >> 4 and then v & 15, so that a decoder needs C at 32 edges
+and not at all 256. The first has the sums C_16, C_32, .., the second those of its 16 levels, less C at the first level.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import torch
 from torch import Tensor
 
 from pixelloom.codec.coder import Decoder, Encoder
-from pixelloom.codec.head_parts import Intervals, by_rows, encode_by_channels, exponent_for, integers, whole_numbers
+from pixelloom.codec.head_parts import Intervals, by_rows, encode_by_symbols, exponent_for, integers, whole_numbers
 from pixelloom.codec.tables import (
     EXPONENTS,
     counts,
@@ -49,6 +53,7 @@ _STEP = 10  # of the table of sigmoids
 _SIGMOID = 32
 _SHARE = 20
 _SUM = 23  # bits dropped from sums of w F, so that C_L <= 2^29
+_WIDTH = 16  # levels of the second symbol
 _WIDEST = 13  # bound of |log s|; exp(13) 2^32 < 2^51
 
 
@@ -102,28 +107,38 @@ class IntegerLogistics:
         return self.mixtures * len(self._kinds())
 
     @property
+    def width(self) -> int:
+        """Levels that share the first symbol: 16, or 1 if there is no second symbol."""
+        return _WIDTH if self.levels > 2 * _WIDTH else 1
+
+    @property
+    def symbols(self) -> int:
+        """Number of coded symbols of one draw: C, or 2 C with more than 32 levels."""
+        return self.channels * (2 if self.width > 1 else 1)
+
+    @property
     def exponents(self) -> Tensor:
         """Fractional bits of each parameter, int64 [parameters]."""
         return torch.tensor(self._kinds()).repeat_interleave(self.mixtures)
 
     def edges(self, logits: Tensor, levels: Tensor) -> Intervals:
-        """The intervals of levels uint8 [N, C] under integer logits [N, parameters]."""
+        """The intervals of levels uint8 [N, C] under integer logits [N, parameters], int64 [N, symbols]."""
         rows, level = integers(logits, self.parameters), levels.cpu().long()
 
         def of(some: slice) -> Intervals:
             pixel, found = _Pixel(self, rows[some]), []
             for channel, own in enumerate(level[some].unbind(1)):
-                found.append(pixel.interval(own))
+                found.extend(pixel.intervals(own))
                 if channel < self.channels - 1:
                     pixel.fix(own)
             below, count = zip(*found, strict=True)
             return torch.stack(below, dim=1), torch.stack(count, dim=1)
 
-        return by_rows(of, len(rows), 4 * self.mixtures)
+        return by_rows(of, len(rows), 8 * self.mixtures)
 
     def encode(self, logits: Tensor, levels: Tensor, coder: Encoder) -> None:
         """Encode levels uint8 [N, C], channel by channel."""
-        encode_by_channels(self.edges(logits, levels), coder)
+        encode_by_symbols(self.edges(logits, levels), coder)
 
     def decode(self, logits: Tensor, coder: Decoder) -> Tensor:
         """Decode levels uint8 [N, C]."""
@@ -198,42 +213,51 @@ class _Pixel:
         self.coefficients = [found[i * (i - 1) // 2 : i * (i + 1) // 2] for i in range(c)]
         self.channel = 0
 
-    def interval(self, level: Tensor) -> Intervals:
-        """Below and count of levels int64 [N], int64 [N]."""
-        low, high = self._edges(level)
-        total, levels = self._total(), self.head.levels
-        below = cumulative(self._sum(low), total, level, levels)
-        return below, cumulative(self._sum(high), total, level + 1, levels) - below
+    def intervals(self, level: Tensor) -> list[Intervals]:
+        """Below and count, int64 [N] both, of each symbol of levels int64 [N]."""
+        width, every = self.head.width, slice(None)
+        start = level - level % width
+        # [N] -> [N, 5] edges -> sums [N, 5]
+        edges = torch.stack((start, start + width, level, level + 1, torch.full_like(level, self._end())), dim=1)
+        first, after, low, high, total = self._sums(edges[:, None], every).unbind(1)
+        below = cumulative(first, total, start // width, self._end() // width)
+        found = [(below, cumulative(after, total, start // width + 1, self._end() // width) - below)]
+        if width > 1:
+            below = cumulative(low - first, after - first, level - start, width)
+            found.append((below, cumulative(high - first, after - first, level - start + 1, width) - below))
+        return found
 
     def decode(self, coder: Decoder) -> Tensor:
         """Levels of the next channel, uint8 [N]."""
-        n, levels, m = len(self.shares), self.head.levels, self.head.mixtures
-        step, decoded = max(1, (1 << 17) // (levels * m)), [torch.zeros(0, dtype=torch.uint8)]
-        for i in range(0, n, step):
-            some = slice(i, i + step)
-            inside = self._below(torch.arange(1, levels), some)  # [n, M, L - 1]
-            sums = inside.mul_(self.shares[some, :, None]).sum(1) >> _SUM
-            decoded.append(coder.decode(counts(torch.cat((sums, self._total()[some, None]), dim=1))))
-        return torch.cat(decoded)
+        width, end = self.head.width, self._end()
+        coarse = torch.arange(width, end + 1, width)
+        symbols = coder.decode(self._counts(coarse.expand(len(self.shares), 1, -1)))
+        if width == 1:
+            return symbols
+        fine = symbols.long()[:, None, None] * width + torch.arange(width + 1)  # [N, 1, width + 1]
+        level = symbols.int() * width + coder.decode(self._counts(fine, from_first=True))
+        return level.clamp(max=self.head.levels - 1).to(torch.uint8)  # damaged payloads only
+
+    def _counts(self, edges: Tensor, *, from_first: bool = False) -> Tensor:
+        """Counts between edges int64 [N, 1, K], the first of which is 0 if it is not given: int64 [N, K or K - 1]."""
+        n, step = len(edges), max(1, (1 << 16) // (edges.shape[2] * self.head.mixtures))
+        sums = torch.cat([self._sums(edges[i : i + step], slice(i, i + step)) for i in range(0, max(n, 1), step)])
+        return counts(sums[:, 1:] - sums[:, :1] if from_first else sums)
 
     def fix(self, level: Tensor) -> None:
         """Go on to the next channel, given levels int64 [N] of this one."""
-        low, high = self._edges(level)
+        low, high = self._below(level[:, None, None] + torch.arange(2), slice(None)).unbind(2)  # [N, M, 2]
         self.shares = _shares(self.shares * (high - low) + 1)
         intensity = (2 * level - self.head.levels + 1)[:, None]
         self.channel += 1
         for later in range(self.channel, self.head.channels):
             self.means[later] = self.means[later] + self.coefficients[later][self.channel - 1] * intensity
 
-    def _edges(self, level: Tensor) -> Intervals:
-        """Distribution functions of all components at both edges of levels int64 [N], int64 [N, M]; 0 and 2^32 outside."""
-        both = self._below(level[:, None, None] + torch.arange(2), slice(None))  # [N, M, 2]
-        low, high = both.unbind(2)
-        last = level[:, None] == self.head.levels - 1
-        return low.masked_fill(level[:, None] == 0, 0), high.masked_fill(last, 1 << _SIGMOID)
-
     def _below(self, level: Tensor, some: slice) -> Tensor:
-        """sigmoid(z) 2^32 at the lower edges of levels int64 [K] or [n, 1, K], for a slice of n pixels: [n, M, K]."""
+        """sigmoid(z) 2^32 at the lower edges of levels int64 [n, 1, K] of a slice of n pixels, int64 [n, M, K].
+
+        It is 0 for level 0 and 2^32 for L and more.
+        """
         table, slope = _sigmoids()
         end = len(table) // 2
         scale = self.scales[self.channel][some, :, None]  # [n, M, 1]
@@ -246,15 +270,17 @@ class _Pixel:
         entry, rest = z >> _ARGUMENT - _STEP, z.bitwise_and_((1 << _ARGUMENT - _STEP) - 1)
         flat = entry.flatten()
         rise = slope.index_select(0, flat).view_as(z).mul_(rest).add_(1 << _ARGUMENT - _STEP - 1)
-        return rise.bitwise_right_shift_(_ARGUMENT - _STEP).add_(table.index_select(0, flat).view_as(z))
+        rise.bitwise_right_shift_(_ARGUMENT - _STEP).add_(table.index_select(0, flat).view_as(z))
+        return rise.masked_fill_(level <= 0, 0).masked_fill_(level >= self.head.levels, 1 << _SIGMOID)
 
-    def _sum(self, functions: Tensor) -> Tensor:
-        """C of distribution functions int64 [N, M]: int64 [N]."""
-        return (self.shares * functions).sum(1) >> _SUM
+    def _sums(self, level: Tensor, some: slice) -> Tensor:
+        """C at levels int64 [n, 1, K] of a slice of n pixels, int64 [n, K]."""
+        shares = self.shares[some, :, None]  # [n, M, 1]
+        return ((shares * self._below(level, some)).sum(1) >> _SUM) + level[:, 0]
 
-    def _total(self) -> Tensor:
-        """C_L, int64 [N]; equal to ``_sum`` of distribution functions of 2^32."""
-        return self.shares.sum(1) << _SIGMOID - _SUM
+    def _end(self) -> int:
+        """L, rounded up to a multiple of the width; levels from L on have a weight of 1, and no value has them."""
+        return -(-self.head.levels // self.head.width) * self.head.width
 
 
 def _sigmoids() -> tuple[Tensor, Tensor]:

@@ -66,9 +66,9 @@ def exponential_table(exponent: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def sigmoid_table(exponent: int, bits: int) -> Tensor:
-    """round(2^bits / (1 + exp(-d 2^-exponent))) for d = -D .. D, int64 [2 D + 1]; the first entry is 0, the last 2^bits.
+    """round(2^bits / (1 + exp(-d 2^-exponent))) for d = -D .. D, int64 [2 D + 1].
 
-    D is the first with these values at both ends. Entries of -d and d have the sum 2^bits.
+    D is the first for which the entries at the ends are 0 and 2^bits. Entries of -d and d have the sum 2^bits.
     """
     entries = []
     for value in _exponentials(exponent):
