@@ -66,7 +66,7 @@ class Dataflow:
     """The dependencies of a network for images of one shape.
 
     Args:
-        network: maps [B, C, H, W] to [B, outputs, H, W].
+        network: maps [B, C, H, W] to [B, outputs, H, W]; or its nodes, traced and folded.
         shape: (C, H, W).
         groups: C if the channels of a pixel are ordered, each conditioned on those before it: the outputs are then C
             contiguous blocks of equal size, one per channel. 1 if all outputs predict the whole pixel.
@@ -83,12 +83,13 @@ class Dataflow:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Sequence[Node],
         shape: tuple[int, int, int],
         groups: int = 1,
         conditioning: Conditioning | None = None,
     ) -> None:
-        self.nodes = split_ordered_kernels(fold_affine(trace(network, shape, conditioning)))
+        traced = fold_affine(trace(network, shape, conditioning)) if isinstance(network, nn.Module) else list(network)
+        self.nodes = split_ordered_kernels(traced)
         self.shape, self.groups = shape, groups
         output = self.nodes[-1]
         if output.size != shape[1:] or output.features % groups or (groups > 1 and groups != shape[0]):

@@ -1,0 +1,213 @@
+"""An exported model: a lowered network with its head, as the codec of blocks of images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelloom.codec import stored_graph
+from pixelloom.codec.coder import Decoder, Encoder
+from pixelloom.codec.execution import Execution, Order
+from pixelloom.codec.heads import IntegerHead, load_head
+from pixelloom.codec.lowering import PROFILES
+from pixelloom.codec.operations import IntegerNode
+from pixelloom.codec.proof import prove
+from pixelloom.core.errors import ModelError, shortened
+from pixelloom.core.types import ImageSpec
+from pixelloom.engine.safetensors_io import load_tensors, save_tensors
+
+FORMAT = 1
+CARRIERS = {"float32": torch.float32, "float64": torch.float64}
+"""Precisions that may hold the integers, the faster one first."""
+ANSWERED = 16  # images of the known answer; torch has other convolutions for 16 images or more
+_BATCH = 64  # images of a parallel pass
+
+
+@dataclass
+class CodecModel:
+    """A lowered network and its head. Equal integers give equal bytes, on every machine.
+
+    Attributes:
+        nodes: the lowered network.
+        head: the distribution of the values of one draw.
+        spec: shape and levels of the images.
+        groups: channel groups: C where channels are coded one after the other, else 1.
+        steps: the step at which each value is coded, int64 [C, H, W]; part of the identity.
+        answer: SHA-256 of the logits of the known images.
+        profile: number of the widths.
+        card: where the model is from and what its lowering costs; for people, not part of the identity.
+        carrier: precision that is used; None for the fastest that gives the known answer.
+    """
+
+    nodes: list[IntegerNode]
+    head: IntegerHead
+    spec: ImageSpec
+    groups: int
+    steps: Tensor
+    answer: str
+    profile: int = 1
+    card: dict[str, Any] = field(default_factory=dict)
+    carrier: str | None = None
+
+    def __post_init__(self) -> None:
+        self.bounds = prove(self.nodes, PROFILES[self.profile].bound)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """SHA-256 of all that determines the bytes of a file."""
+        described, tensors = self._stored()
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        for name in sorted(tensors):
+            digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+            digest.update(tensors[name].numpy().tobytes())
+        return digest.digest()
+
+    def execution(self, carrier: str) -> Execution:
+        """The lowered network in one precision."""
+        order = Order(self.steps.numpy(), self.groups)
+        return Execution(self.nodes, self.spec, self.groups, CARRIERS[carrier], order)
+
+    @cached_property
+    def _execution(self) -> Execution:
+        """The network in the fastest precision that gives the known answer.
+
+        Raises:
+            ModelError: if none does.
+        """
+        for carrier in [self.carrier] if self.carrier else CARRIERS:
+            execution = self.execution(carrier)
+            if answer_of(execution) == self.answer:
+                return execution
+        raise ModelError(
+            "this machine does not compute the integers of the exported model: no precision gives its known answer. "
+            "Nothing was written"
+        )
+
+    def logits(self, levels: Tensor) -> Tensor:
+        """Integer parameters of the head, [B, H, W, outputs], for levels uint8 [B, C, H, W]."""
+        return torch.cat([self._execution.logits(levels[i : i + _BATCH]) for i in range(0, len(levels), _BATCH)])
+
+    def encode(self, levels: Tensor) -> bytes:
+        """The payload of one block, levels uint8 [B, C, H, W]."""
+        coder = Encoder()
+        below, count = self.intervals(levels)
+        coder.encode(below, count)
+        return coder.payload()
+
+    def intervals(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """For each value, in the order of the stream: counts below its level, and of its level, int64 [N]."""
+        n, groups = len(levels), self.groups
+        size = self.spec.channels // groups
+        logits = self.logits(levels).view(n, -1, groups, self.head.parameters)  # [B, H * W, groups, parameters]
+        values = levels.view(n, groups, size, -1).permute(0, 3, 1, 2)  # [B, C, H, W] -> [B, H * W, groups, size]
+        order = self._execution.order
+        group, place = (torch.from_numpy(column.copy()) for column in order.values.T)
+        # [draws, B, ...] -> [draws * B, ...]
+        params = logits[:, place, group].transpose(0, 1).flatten(0, 1)
+        drawn = values[:, place, group].transpose(0, 1).flatten(0, 1)
+        below, count = self.head.edges(params, drawn)
+        symbols = below.shape[1]
+        if symbols > 1:  # all draws of a step: the first symbol of each, then the second
+            step = order.steps.reshape(self.spec.channels, -1)[::size][group.numpy(), place.numpy()].repeat(n)
+            symbol = np.arange(symbols)[None].repeat(len(step), 0)
+            keys = (np.arange(len(step)).repeat(symbols), symbol.ravel(), step.repeat(symbols))
+            sorting = torch.from_numpy(np.lexsort(keys))
+            return below.flatten()[sorting], count.flatten()[sorting]
+        return below.flatten(), count.flatten()
+
+    def decode(self, payload: bytes, n: int) -> Tensor:
+        """Levels uint8 [n, C, H, W] of a payload; of a wrong one, some levels."""
+        coder, execution = Decoder(payload), self._execution
+
+        def draw(params: Tensor, group: int, channels: slice) -> Tensor:
+            return self.head.decode(params, coder)
+
+        if np.array_equal(execution.own_order.values, execution.order.values):
+            return execution.draw(n, draw)
+        return execution.draw_plainly(n, draw)
+
+    # Files
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        nodes, tensors = stored_graph.store(self.nodes)
+        head, of_head = self.head.stored()
+        tensors |= {f"head.{name}": value for name, value in of_head.items()}
+        described = {
+            "codec": FORMAT, "profile": self.profile, "image": asdict(self.spec), "groups": self.groups,
+            "nodes": nodes, "head": head, "answer": self.answer,
+        }  # fmt: skip
+        return described, tensors | {"steps": self.steps.to(torch.int32)}
+
+    def save(self, path: Path | str) -> None:
+        """Write the export to one file.
+
+        Raises:
+            ModelError: if it cannot be written; an existing file is then unchanged.
+        """
+        described, tensors = self._stored()
+        save_tensors(Path(path), tensors, described | {"card": self.card, "identity": self.identity.hex()})
+
+    @classmethod
+    def load(cls, path: Path | str) -> CodecModel:
+        """Read an export; nothing in it is run.
+
+        Raises:
+            ModelError: if it is missing, damaged, or not an export, naming what is wrong.
+        """
+        tensors, meta = load_tensors(Path(path))
+        if meta.get("codec") != FORMAT:
+            what = f"an export of format {meta['codec']}" if "codec" in meta else "a model, not an export"
+            raise ModelError(
+                f"{path}: {what}; `pixelloom export MODEL --codec FILE` makes an export that this version reads"
+            )
+        try:
+            found = _loaded(meta, tensors)
+        except (ModelError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"{path}: damaged or not an export: {shortened(str(error), 300)}") from error
+        if found.identity.hex() != meta.get("identity"):
+            raise ModelError(f"{path}: damaged: its contents do not match its identity; use another copy")
+        return found
+
+
+def _loaded(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CodecModel:
+    if meta["profile"] not in PROFILES:
+        raise ModelError(f"profile {meta['profile']!r} is not known here; a newer Pixelloom may know it")
+    spec = ImageSpec(**{name: int(value) for name, value in meta["image"].items()})
+    groups, steps = meta["groups"], tensors["steps"].long()
+    of_head = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
+    head = load_head(meta["head"], of_head)
+    nodes = stored_graph.load(meta["nodes"], tensors)
+    if groups not in (1, spec.channels) or tuple(steps.shape) != spec.shape or not isinstance(meta["answer"], str):
+        raise ModelError("its order of values does not fit its images")
+    if head.levels != spec.levels or head.channels * groups != spec.channels:
+        raise ModelError("its head does not fit its images")
+    if nodes[-1].features != head.parameters * groups or nodes[-1].size != (spec.height, spec.width):
+        raise ModelError("its output does not fit its head")
+    if nodes[0].features != spec.channels or len(nodes[0].tensors.get("table", ())) != spec.levels:
+        raise ModelError("its image does not fit its levels")
+    card = meta.get("card")
+    return CodecModel(
+        nodes, head, spec, groups, steps, meta["answer"], meta["profile"], dict(card) if isinstance(card, dict) else {}
+    )
+
+
+def known_images(spec: ImageSpec) -> Tensor:
+    """The images of the known answer, levels uint8 [ANSWERED, C, H, W], by integer arithmetic alone."""
+    numbers = np.arange(ANSWERED * spec.dims, dtype=np.uint64)
+    mixed = (numbers * np.uint64(2654435761) >> np.uint64(13)) % np.uint64(spec.levels)
+    return torch.from_numpy(mixed.astype(np.uint8)).view(ANSWERED, *spec.shape)
+
+
+def answer_of(execution: Execution) -> str:
+    """SHA-256 of the logits of the known images, as little-endian 32-bit integers."""
+    logits = execution.logits(known_images(execution.spec))
+    return hashlib.sha256(logits.to(torch.int32).numpy().astype("<i4").tobytes()).hexdigest()

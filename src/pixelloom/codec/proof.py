@@ -1,0 +1,195 @@
+"""The proof that a lowered network is exact: every intermediate result of every node is below the bound.
+
+It follows from the integers alone: from the bounds of the inputs, and from weights, tables and factors. It is taken
+when a network is lowered and again when it is loaded, so that a file whose numbers do not fit together is refused
+before it is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from pixelloom.codec.operations import KINDS, IntegerNode
+from pixelloom.core.errors import ModelError
+
+_WIDEST = 60  # largest magnitude of a binary exponent
+
+
+def prove(nodes: Sequence[IntegerNode], bound: int) -> list[int]:
+    """The largest intermediate magnitude of each node.
+
+    Raises:
+        ModelError: naming the first node that may exceed the bound, or whose parameters do not fit together.
+    """
+    found = []
+    for number, node in enumerate(nodes):
+        label = f"{node.name or 'node'} (node {number}, {node.kind})"
+        _well_formed(nodes, number, label)
+        try:
+            largest = _LARGEST[node.kind](node, [nodes[i] for i in node.inputs])
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
+            raise ModelError(f"{label}: its parameters do not fit together: {error}") from error
+        if largest >= (1 << 53 if node.kind == "normalize" else bound):
+            raise ModelError(
+                f"{label}: integers up to {largest} are not exact in float32, which needs less than {bound}"
+            )
+        found.append(int(largest))
+    return found
+
+
+def _well_formed(nodes: Sequence[IntegerNode], number: int, label: str) -> None:
+    node = nodes[number]
+    if node.kind not in KINDS or (node.kind == "image") != (number == 0):
+        raise ModelError(f"{label}: a kind of node that is not known here; a newer Pixelloom may know it")
+    if any(not 0 <= source < number for source in node.inputs) or (number and not node.inputs):
+        raise ModelError(f"{label}: reads a node that does not come before it")
+    if not -(1 << 24) < node.low <= node.high < 1 << 24 or node.features < 1 or min(node.size) < 1:
+        raise ModelError(f"{label}: impossible bounds or sizes")
+    if {edge.source for edge in node.edges} != set(node.inputs):
+        raise ModelError(f"{label}: its reads do not fit its inputs")
+    for edge in node.edges:
+        if edge.source not in node.inputs or not 0 <= edge.input < len(node.inputs):
+            raise ModelError(f"{label}: its reads do not fit its inputs")
+        read = nodes[edge.source].features
+        if edge.features is not None and tuple(edge.features.shape) not in ((node.features, read), (read, read)):
+            raise ModelError(f"{label}: its reads do not fit the features of its inputs")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _shift(value: object) -> int:
+    _require(isinstance(value, int) and abs(value) <= _WIDEST, "a binary exponent is missing or too large")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _image(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    table = node.tensors["table"]
+    _require(table.ndim == 1 and len(table) >= 2, "a table of levels is missing")
+    _require(node.low <= int(table.min()) and int(table.max()) <= node.high, "the table exceeds its bounds")
+    return node.largest
+
+
+def _linear(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    weight, bias = node.tensors["weight"], node.tensors["bias"]
+    shape = (len(node.numbers["taps"]), inputs[0].features, node.features)
+    _require(tuple(weight.shape) == shape and tuple(bias.shape) == shape[2:], f"weights of {list(weight.shape)}")
+    sums = weight.double().abs().sum((0, 1)) * inputs[0].largest + bias.double().abs()
+    largest = int(sums.max())
+    _require(node.high >= largest and node.low <= -largest, "its sums exceed its bounds")
+    return largest
+
+
+def _rescale(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    multiplier, shift = node.tensors["multiplier"], node.tensors["shift"]
+    _require(multiplier.ndim == 3 and shift.ndim == 3, "factors of the wrong shape")
+    _require(multiplier.shape[0] in (1, node.features) and shift.shape[0] in (1, node.features), "factors do not fit")
+    _require(int(shift.abs().max()) <= _WIDEST and int(multiplier.min()) >= 0, "a factor is out of range")
+    return int(multiplier.max()) * inputs[0].largest
+
+
+def _lookup(node: IntegerNode, low: int, high: int) -> int:
+    table, first = node.tensors["table"], node.numbers["first"]
+    _require(table.ndim == 1 and first <= low and first + len(table) > high, "a table is too short")
+    return int(table.double().abs().max())
+
+
+def _table(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    largest = _lookup(node, inputs[0].low, inputs[0].high)
+    table = node.tensors["table"]
+    _require(node.low <= int(table.min()) and int(table.max()) <= node.high, "a table exceeds its bounds")
+    return largest
+
+
+def _both_signs(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    _require(node.features == 2 * inputs[0].features, "features do not fit")
+    largest = max(inputs[0].largest, _lookup(node, -inputs[0].largest, inputs[0].largest))
+    table = node.tensors["table"]
+    _require(node.low <= int(table.min()) and int(table.max()) <= node.high, "a table exceeds its bounds")
+    return largest
+
+
+def _sum(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    a, b = (_shift(shift) for shift in node.numbers["shifts"])
+    _require(node.numbers["sign"] in (1, -1), "a sign is neither 1 nor -1")
+    unit = min(a, b)
+    return (inputs[0].largest << (a - unit)) + (inputs[-1].largest << (b - unit))
+
+
+def _product(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    _shift(node.numbers["shift"])
+    return inputs[0].largest * inputs[-1].largest
+
+
+def _affine(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    _shift(node.numbers["shift"])
+    multiplier, constant = node.tensors["multiplier"], node.tensors["constant"]
+    for tensor in (multiplier, constant):
+        fits = all(side in (1, whole) for side, whole in zip(tensor.shape, (node.features, *node.size), strict=True))
+        _require(fits, "constants do not fit")
+    return int(multiplier.abs().max()) * inputs[0].largest + int(constant.abs().max())
+
+
+def _gate(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    _shift(node.numbers["shift"])
+    _require(inputs[0].features == 2 * node.features, "features do not fit")
+    return _lookup(node, inputs[0].low, inputs[0].high) * inputs[0].largest
+
+
+def _normalize(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    _shift(node.numbers["shift"])
+    epsilon = node.numbers["epsilon"]
+    _require(isinstance(epsilon, int) and epsilon >= 1, "its epsilon is not positive")
+    return int(node.features**2 * inputs[0].largest ** 2 + epsilon)
+
+
+def _copy(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    low, high = min(i.low for i in inputs), max(i.high for i in inputs)
+    zero = node.kind in ("shift", "shuffle")
+    _require(node.low <= (min(0, low) if zero else low), "bounds do not fit")
+    _require(node.high >= (max(0, high) if zero else high), "bounds do not fit")
+    return node.largest
+
+
+def _concat(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    origin = node.numbers["origin"]
+    _require(len(origin) == node.features, "features do not fit")
+    _require(all(0 <= i < len(inputs) and 0 <= f < inputs[i].features for i, f in origin), "features do not fit")
+    return _copy(node, inputs)
+
+
+def _relu(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    _require(node.low <= max(0, inputs[0].low) and node.high >= max(0, inputs[0].high), "bounds do not fit")
+    return inputs[0].largest
+
+
+def _embedding(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    table = node.tensors["table"]
+    _require(table.ndim == 2 and table.shape[1] == node.features, "features do not fit")
+    _require(inputs[0].low >= 0 and inputs[0].high < len(table), "a table is too short")
+    _require(node.low <= int(table.min()) and int(table.max()) <= node.high, "a table exceeds its bounds")
+    return int(table.double().abs().max())
+
+
+def _padded(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    value = node.numbers["value"]
+    _require(isinstance(value, int) and node.low <= value <= node.high, "a constant exceeds its bounds")
+    _require(node.features == inputs[0].features + 1, "features do not fit")
+    _require(node.low <= inputs[0].low and node.high >= inputs[0].high, "bounds do not fit")
+    return node.largest
+
+
+_LARGEST: dict[str, Callable[[IntegerNode, list[IntegerNode]], int]] = {
+    "image": _image, "linear": _linear, "rescale": _rescale, "table": _table, "relu": _relu, "sum": _sum,
+    "product": _product, "affine": _affine, "concat": _concat, "shift": _copy, "shuffle": _copy,
+    "crop": _copy, "embedding": _embedding, "padded": _padded, "both-signs": _both_signs, "gate": _gate,
+    "normalize": _normalize,
+}  # fmt: skip
+"""Kind -> the largest intermediate magnitude."""
+
+assert set(_LARGEST) == set(KINDS)
+assert torch.finfo(torch.float32).eps == 2.0**-23
