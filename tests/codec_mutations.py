@@ -15,6 +15,16 @@ from pixelloom.codec.reader import PxlFile
 Draw = np.random.Generator
 
 
+class Bytes:
+    """A header of any bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def unchecked(self) -> bytes:
+        return self.data[:-4]
+
+
 class Parts:
     """A valid file in parts, which can be put together again with right CRCs of header, index and end."""
 
@@ -36,7 +46,7 @@ class Parts:
         trailer = trailer or self.trailer
         if checks:
             head = head[:-4] + zlib.crc32(head[:-4]).to_bytes(4, "little")
-        end = trailer._replace(index_size=len(index)).pack(head if checks else self.head, index)
+        end = trailer._replace(index_size=len(index)).pack(Bytes(head if checks else self.head), index)
         return b"".join((head, *(self.blocks if blocks is None else blocks), self.middle, index, end))
 
 

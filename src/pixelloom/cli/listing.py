@@ -1,25 +1,35 @@
-"""``pixelloom list`` and ``config``: recipes, networks, data sets, pretrained models, and the settings of a run."""
+"""``pixelloom list`` and ``config``: recipes, networks, data sets, pretrained models, compressed files, settings."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pixelloom.cli.blocks import list_blocks
+from pixelloom.cli.compress import SUFFIX, Named
 from pixelloom.cli.console import say, say_json, say_table
 from pixelloom.cli.options import Flag
+from pixelloom.core.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from pixelloom.runs.config import RunConfig
 
 
-def list_(kind: Literal["recipes", "networks", "datasets", "models"] | None = None, /, *, json: Flag = False) -> None:
-    """List recipes, networks, data sets or pretrained models; by default all four.
+def list_(kind: Named | None = None, /, *, json: Flag = False) -> None:
+    """List recipes, networks, data sets or pretrained models, by default all four; or the blocks of a .pxl file.
 
     Args:
-        kind: What to list.
-        json: Print JSON: a list of objects, or an object of four lists.
+        kind: recipes, networks, datasets, models, or a .pxl file.
+        json: Print JSON: a list of objects, or an object of four lists; of a file, one object.
     """
     tables_of = {"recipes": _recipes, "networks": _networks, "datasets": _datasets, "models": _models}
+    if kind is not None and kind not in tables_of:
+        if not (kind.endswith(SUFFIX) or Path(kind).is_file()):
+            hint = did_you_mean(kind, tables_of)
+            raise UsageError(f"list: recipes, networks, datasets, models, or a {SUFFIX} file; not {kind!r}.{hint}")
+        list_blocks(kind, as_json=json)
+        return
     tables = {name: make() for name, make in tables_of.items() if kind in (None, name)}
     if json:
         say_json(tables[kind] if kind else tables)

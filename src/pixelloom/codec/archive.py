@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from torch import Tensor
 
@@ -145,6 +145,21 @@ def compress_files(
     done.stored_bytes = sum(row.kind.size for row in rows if isinstance(row.kind, Stored))
     writer.close(manifest.packed(rows))
     return done
+
+
+def check_written(file: BinaryIO, done: Compressed, name: str) -> None:
+    """Read an archive back, and compare all bytes of images and files by their CRC with what was written.
+
+    Raises:
+        CodecError: if the storage has changed them.
+    """
+    with PxlFile(file, name=name) as back:
+        for block, check in zip(back.index.blocks, done.written.checks, strict=True):
+            if zlib.crc32(back.payload(block)) != check:
+                raise CodecError(f"{name}: {block}: reads back with other bytes; check the disk, or write elsewhere")
+        back.check_content()
+        for entry, offset in _places(entries_of(back)):
+            _stored(back, entry, offset)
 
 
 def _store(writer: Writer, source: Source, check: int) -> Stored:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -48,6 +48,8 @@ class Written:
     """Bytes of all payloads."""
     size: int = 0
     """Bytes of the file."""
+    checks: list[int] = field(default_factory=list)
+    """CRC-32 of each payload."""
 
 
 class Writer:
@@ -113,7 +115,7 @@ class Writer:
             manifest += check
             self._write(manifest)
         index = layout.pack_index(self._entries, self._stored, len(manifest))
-        self._write(index + Trailer(self.done.images, len(index), self._content).pack(self.header.pack(), index))
+        self._write(index + Trailer(self.done.images, len(index), self._content).pack(self.header, index))
         return self.done
 
     def _end_blocks(self) -> None:
@@ -139,8 +141,9 @@ class Writer:
         if payload is None:
             payload = layout.pack(levels, header.spec)
             self.done.raw += 1
-        check = layout.block_check(number, levels, payload)
+        check = layout.block_check(header, number, levels, payload)
         self._entries.append((tag, zlib.crc32(payload)))
+        self.done.checks.append(self._entries[-1][1])
         self._content = zlib.crc32(check.to_bytes(4, "little"), self._content)
         self._write(layout.head(tag, n, check) + payload)
         self.done.images += n

@@ -49,6 +49,10 @@ class Header:
         head = _HEADER.pack(*fields, self.block)
         return head + _CRC.pack(zlib.crc32(head))
 
+    def unchecked(self) -> bytes:
+        """The bytes without their CRC: a CRC over a message and its own CRC is the same for every message."""
+        return self.pack()[: -_CRC.size]
+
     @classmethod
     def parse(cls, data: bytes, name: str) -> Header:
         """Read the first bytes of a file.
@@ -95,10 +99,10 @@ class Trailer(NamedTuple):
     content: int
     """CRC-32 of the checks of all blocks and of the manifest, in order."""
 
-    def pack(self, header: bytes, index: bytes) -> bytes:
+    def pack(self, header: Header, index: bytes) -> bytes:
         """The bytes, with the CRC over header, index and trailer."""
         body = _TRAILER.pack(*self, 0)[:-4]
-        return body + _CRC.pack(zlib.crc32(header + index + body))
+        return body + _CRC.pack(zlib.crc32(header.unchecked() + index + body))
 
 
 def parse_trailer(data: bytes) -> Trailer:
@@ -149,9 +153,9 @@ def head(tag: int, n: int, check: int) -> bytes:
     return varint(tag) + (varint(n) if tag & 2 else b"") + _CRC.pack(check)
 
 
-def block_check(number: int, levels: Levels, payload: bytes) -> int:
-    """CRC-32 of number (4 bytes), images (2 bytes), payload and levels: another place or other levels change it."""
-    check = zlib.crc32(struct.pack("<IH", number, len(levels)) + payload)
+def block_check(header: Header, number: int, levels: Levels, payload: bytes) -> int:
+    """CRC-32 of header, number (4 bytes), images (2 bytes), payload and levels: a block holds in its own place only."""
+    check = zlib.crc32(header.unchecked() + struct.pack("<IH", number, len(levels)) + payload)
     return zlib.crc32(levels.tobytes(), check)
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pixelloom.codec.model import CodecModel
 from pixelloom.codec.protocols import BlockCodec
 from pixelloom.core.errors import CodecError, ModelError, PixelloomError
+from pixelloom.engine.safetensors_io import load_meta
 from pixelloom.models import pretrained
 
-SUFFIX = ".pxlmodel"
+SUFFIX = ".safetensors"
 """Of the files of exported models."""
+EXPORT = f"codec{SUFFIX}"
+"""Name of the export in a model folder."""
 _MOST = 32  # exports beside a file that are looked at
 
 
 def packaged() -> dict[str, Path]:
     """Exported models of the package, by name."""
-    paths = {name: pretrained.folder(name) / f"codec{SUFFIX}" for name in pretrained.PRETRAINED}
+    paths = {name: pretrained.folder(name) / EXPORT for name in pretrained.PRETRAINED}
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
@@ -26,7 +30,7 @@ def load(path: Path) -> BlockCodec:
     Raises:
         ModelError: if it is missing or damaged.
     """
-    raise ModelError(f"{path}: exported models cannot be read yet")
+    return CodecModel.load(path)
 
 
 def find_codec(model: str | Path | None, identity: bytes | None, beside: Path | None = None) -> BlockCodec:
@@ -53,11 +57,7 @@ def find_codec(model: str | Path | None, identity: bytes | None, beside: Path | 
     if identity is None:
         raise ModelError(f"--model: give the name of a packaged model ({names()}) or the path of an export")
     for path in _candidates(beside):
-        try:
-            found = load(path)
-        except (PixelloomError, OSError):
-            continue  # not ours, or damaged: another may fit
-        if found.identity == identity:
+        if _identity(path) == identity.hex() and (found := load(path)).identity == identity:
             return found
     place = "" if beside is None else f" or beside {beside.name}"
     raise CodecError(
@@ -76,15 +76,15 @@ def export_of(model: str | Path) -> Path:
         return packaged()[str(model)]
     path = Path(model)
     if path.is_dir():
-        inside = sorted(path.glob(f"*{SUFFIX}"))
-        if len(inside) == 1:
+        inside = [file for file in (path / EXPORT, path / "model" / EXPORT) if file.is_file()]
+        if inside:
             return inside[0]
-        raise ModelError(f"{path}: holds {len(inside)} exports (*{SUFFIX}), not one; name the file")
+        raise ModelError(f"{path}: holds no export ({EXPORT}); `pixelloom export {path} --codec FILE` makes one")
     if path.is_file():
         return path
     raise ModelError(
         f"{path}: is no export of a model and no packaged one ({names()}); "
-        f"`pixelloom export MODEL --codec {path}` makes one"
+        f"`pixelloom export MODEL --codec FILE` makes one"
     )
 
 
@@ -93,8 +93,17 @@ def names() -> str:
     return ", ".join(packaged()) or "none"
 
 
+def _identity(path: Path) -> str | None:
+    """The identity that an export claims; None for other files. Its tensors are not read."""
+    try:
+        found = load_meta(path).get("identity")
+    except (PixelloomError, OSError):
+        return None
+    return found if isinstance(found, str) else None
+
+
 def _candidates(beside: Path | None) -> Iterator[Path]:
     yield from packaged().values()
     if beside is not None:
         here = beside.resolve().parent
-        yield from sorted((*here.glob(f"*{SUFFIX}"), *here.glob(f"*/*{SUFFIX}")))[:_MOST]
+        yield from sorted((*here.glob(f"*{SUFFIX}"), *here.glob(f"*/{EXPORT}")))[:_MOST]

@@ -92,19 +92,19 @@ def _text(data: bytes) -> str:
 def _runs(names: list[str]) -> Iterator[str | list[str | int]]:
     """Names that count up by one become [before, digits, first, how many, after]; digits is 0 without leading zeros."""
     run: list[Any] = []
-    for name in (*names, ""):
+    for name in (*names, None):
         if run and name == _numbered(run, run[3]):
             run[3] += 1
             continue
         if run:
             yield run if run[3] > 1 else _numbered(run, 0)
-        match = _NUMBERED.fullmatch(name)
+        match = None if name is None else _NUMBERED.fullmatch(name)
         run = []
         if match is not None:
             before, digits, after = match.groups()
             width = len(digits) if digits[0] == "0" and len(digits) > 1 else 0
             run = [before, width, int(digits), 1, after]
-        elif name:
+        elif name is not None:
             yield name
 
 

@@ -180,9 +180,13 @@ class PxlFile:
                 raise CodecError(f"{where}: {error}; {SALVAGE}") from error
         else:
             levels = self.codec.decode(payload, block.n)
-        if layout.block_check(block.number, levels.numpy(), payload) != check:
+        if layout.block_check(self.header, block.number, levels.numpy(), payload) != check:
             raise CodecError(f"{where}: is damaged, its images have another CRC; {SALVAGE}")
         return levels
+
+    def payload(self, block: Block) -> bytes:
+        """The payload of a block, unchecked."""
+        return self._at(block.start + block.head_size, block.length(self.spec))
 
     def intact(self) -> Iterator[tuple[Block, Tensor] | Lost]:
         """Blocks that can be decoded, and those that cannot, in order; opened with ``salvage``.
@@ -288,7 +292,7 @@ class PxlFile:
         if at < HEADER_SIZE + 1:
             raise CodecError(damaged)
         index = self._at(at, trailer.index_size)
-        if trusted and trailer.pack(self.header.pack(), index) != tail:
+        if trusted and trailer.pack(self.header, index) != tail:
             raise CodecError(damaged)
         try:
             found = layout.parse_index(index, self.header, trailer.images, at)
