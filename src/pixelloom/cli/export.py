@@ -1,0 +1,75 @@
+"""``pixelloom export``: a trained model as a file for the codec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from pixelloom.cli import outputs
+from pixelloom.cli.console import say, say_json
+from pixelloom.cli.options import Count, Flag, whole_number
+from pixelloom.core.errors import UsageError
+
+
+def export(
+    model: str,
+    /,
+    *,
+    codec: Path | None = None,
+    data: str | None = None,
+    calibration: Count = 128,
+    validation: Annotated[int, Parameter(validator=Number(gte=0), converter=whole_number)] = 64,
+    force: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Lower a model to integers, for `pixelloom compress`: the same probabilities on every machine.
+
+    The model must be a pixel model without classes, conditioning image and further pixel orders. The file holds
+    integers only. Keep it: compressed files can be read with this very export alone.
+
+    Args:
+        model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
+        codec: File to write (.safetensors), or a folder for it; default: the model's folder.
+        data: Images for calibration and measurement; default: the training data.
+        calibration: Number of training images that set the ranges of the integers, evenly spaced.
+        validation: Number of validation images on which bits/dim are compared; 0 for none.
+        force: Overwrite an existing file.
+        json: Print one JSON object.
+    """
+    from pixelloom.codec.lookup import EXPORT, SUFFIX
+    from pixelloom.models.pretrained import PRETRAINED
+    from pixelloom.models.registry import load_model, require
+    from pixelloom.runs.export import export as exported
+    from pixelloom.runs.folder import find
+
+    folder = find(model)
+    if codec is None and model in PRETRAINED:
+        raise UsageError("--codec: name the file or folder to write, as in --codec exports")
+    path = folder if codec is None else codec
+    if path.suffix != SUFFIX:
+        if path.suffix and not path.is_dir():
+            raise UsageError(f"--codec: {path} is no folder, and the name of an export ends in {SUFFIX}")
+        path = path / EXPORT
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists already; choose another --codec, or add --force")
+    found = exported(
+        require(load_model(folder), "likelihood", "export"), data, calibration=calibration, validation=validation
+    )
+    outputs.probe(path.parent)
+    found.codec.save(path)
+    size, parameters = path.stat().st_size, found.codec.card
+    if json:
+        measured = {"model": found.model, "lowered": found.lowered, "loss_percent": found.loss, "n": found.n}
+        say_json({
+            "file": str(path), "bytes": size, "identity": found.codec.identity.hex(), "profile": found.codec.profile,
+            "bits_per_dim": measured if found.n else None, "card": parameters,
+        })  # fmt: skip
+        return
+    say(f"file        {path}, {size:,} bytes")
+    say(f"identity    {found.codec.identity.hex()}")
+    if found.n:
+        loss = f"{found.model:.4f} before, {found.lowered:.4f} after lowering ({found.loss:+.3f} %)"
+        say(f"bits/dim    {loss}; {found.n} validation images")

@@ -1,0 +1,80 @@
+"""Export a trained model for the codec: calibration images from its training data, and what lowering costs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelloom.codec.export import CALIBRATION, entropy, lower
+from pixelloom.codec.model import CodecModel
+from pixelloom.core.errors import DataError, UsageError
+from pixelloom.data.splits import Split
+from pixelloom.models.pixel import PixelModel
+from pixelloom.runs.evaluate import load_data
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export, and bits/dim of N validation images before and after lowering.
+
+    Attributes:
+        codec: the export.
+        model: bits/dim of the model in float32.
+        lowered: bits/dim by the integer tables of the export, without a coder's rounding.
+        n: number of images.
+    """
+
+    codec: CodecModel
+    model: float
+    lowered: float
+    n: int
+
+    @property
+    def loss(self) -> float:
+        """Additional bits, in percent."""
+        return 100 * (self.lowered / self.model - 1)
+
+
+def export(model: PixelModel, data: Any = None, *, calibration: int = CALIBRATION, validation: int = 64) -> Exported:
+    """Lower a model, and measure what it costs on validation images.
+
+    Args:
+        model: a pixel model without classes, conditioning image and further pixel orders.
+        data: images for calibration (training split) and measurement (validation split): a name, a path or a
+            configuration; None for the model's training data.
+        calibration: number of images for calibration, evenly spaced.
+        validation: number of images for the measurement, evenly spaced; none if 0.
+
+    Raises:
+        UsageError: for counts that are not positive, or data that are not named.
+        DataError: for data that do not fit the model, or are empty.
+        ModelError: naming what cannot be lowered.
+    """
+    if calibration < 1 or validation < 0:
+        raise UsageError(f"calibration: at least one image is needed, not {calibration}; validation: none or more")
+    found = load_data(model, data)
+    codec = lower(model, _spaced(found.train, calibration, found.name))
+    if not validation or not len(found.val):
+        return Exported(codec, math.nan, math.nan, 0)
+    levels = _spaced(found.val, validation, found.name)
+    unit = levels.numel() * math.log(2)
+    before = -float(model.log_prob(levels).sum()) / unit
+    after = float(entropy(codec, levels).sum()) / levels.numel()
+    codec.card |= {
+        "bits_per_dim": {"model": round(before, 5), "lowered": round(after, 5), "n": len(levels), "split": "val"},
+        "data": found.name,
+    }
+    return Exported(codec, before, after, len(levels))
+
+
+def _spaced(split: Split, n: int, name: str) -> Tensor:
+    """Evenly spaced images, levels uint8 [n or fewer, C, H, W]."""
+    if not len(split):
+        raise DataError(f"{name}: has no training images for calibration; name other data")
+    rows = np.unique(np.linspace(0, len(split) - 1, min(n, len(split))).round().astype(np.int64))
+    return torch.from_numpy(split.take(rows)[0])
