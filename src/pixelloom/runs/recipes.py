@@ -201,6 +201,15 @@ PIXEL_RUNS: dict[str, PixelRun] = {
         optim=_MUON,
         train=TrainConfig(batch=16, epochs=10, ema=0.1),
     ),
+    # For lossless compression of images of any size (Zhang et al. 2021, "On the Out-of-distribution Generalization of
+    # Probabilistic Image Modelling"): each pixel is predicted from 24 neighbors, by the same weights at every position.
+    "local": PixelRun(
+        data=DataConfig(source="cifar10"),
+        model=PixelCNNConfig(block="gated", channels=128, hidden=64, blocks=3, first_kernel=7, kernel=1),
+        head=HeadConfig(kind="logistics", mixtures=10),
+        optim=_MUON,
+        train=TrainConfig(batch=8, epochs=6, ema=0.1),
+    ),
     # The paper's network for CIFAR-10: 54 million parameters, days on several GPUs.
     "pixelcnn-pp-cifar10": PixelRun(
         network="pixelcnn-pp",
