@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from pixelloom.cli import outputs
 from pixelloom.cli.common import loaded
 from pixelloom.cli.console import Meter, say, say_json, say_table
-from pixelloom.cli.options import Count, Device, Flag, OptionalCount, Real
+from pixelloom.cli.options import Device, Flag, OptionalCount, OptionalReal
 from pixelloom.cli.score_classes import classify_images
 from pixelloom.cli.training_options import NO_SCORED_DATA, ScoredDataOptions, data_settings
 from pixelloom.core.errors import UsageError
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from pixelloom.data.image_source import ImageSource
     from pixelloom.metrics.anomaly import Detection
     from pixelloom.metrics.scores import Kind
-    from pixelloom.runs.anomaly import Calibration, Maps, Scorer
+    from pixelloom.runs.anomaly import Maps, Scorer
+    from pixelloom.runs.kept_calibration import Kept
     from pixelloom.runs.score import ImageScores
 
 _log = logging.getLogger("pixelloom")
 _SHOWN = 10  # most anomalous images
+_RATE = 0.01  # of false alarms
 
 
 @Parameter(name="*")
@@ -40,14 +42,18 @@ class ScoreOptions:
     """Split to score; default: test for the training data and named data sets, else all images."""
     limit: OptionalCount = None
     """Number of images to score, evenly spaced; default: all."""
-    kind: Literal["likelihood", "typicality", "complexity", "ratio", "auto"] = "auto"
-    """Kind of score: likelihood, typicality, complexity, ratio (with --background), or auto."""
-    calibrate: str = "val"
-    """Held-out normal images: val or test of the training data, or the path or name of other data."""
-    normals: Count = 2000
-    """Number of calibration images, evenly spaced; about half of them are the reference."""
-    false_alarms: Annotated[Real, Parameter(allow_leading_hyphen=True)] = 0.01
-    """Share of normal images that may be flagged; sets the threshold."""
+    kind: Literal["likelihood", "typicality", "complexity", "ratio", "auto"] | None = None
+    """Kind of score: likelihood, typicality, complexity, ratio (with --background), or auto; default: that kept with
+    the model, else auto."""
+    calibrate: str | None = None
+    """Held-out normal images: val or test of the training data, or the path or name of other data; default: the
+    calibration kept with the model, else val."""
+    normals: OptionalCount = None
+    """Number of calibration images, evenly spaced; about half of them are the reference. Default: 2000."""
+    false_alarms: Annotated[OptionalReal, Parameter(allow_leading_hyphen=True)] = None
+    """Share of normal images that may be flagged; sets the threshold. Default: that kept with the model, else 0.01."""
+    save: Flag = False
+    """Keep the calibration and the threshold with the model; later commands use it."""
     background: str | None = None
     """Background model for the kind ratio."""
     against: str | None = None
@@ -87,11 +93,15 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
     from pixelloom.runs.anomaly import Scorer
     from pixelloom.runs.defects import PixelAreas, of_images, open_defects
     from pixelloom.runs.evaluate import data_for
+    from pixelloom.runs.folder import find
     from pixelloom.runs.score import opened, score_images
 
-    needed(options.false_alarms)  # raises for a rate out of range
+    needed(_RATE if options.false_alarms is None else options.false_alarms)  # raises for a rate out of range
     _check(options)
-    found = loaded(model, options.device)
+    folder = find(model)
+    if options.save:
+        _check_folder(folder)
+    found = loaded(str(folder), options.device)
     settings = data_settings(data)
     name = settings.pop("source", None)
     if options.classify:
@@ -99,7 +109,8 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
             classify_images(found, source, options.limit, options.csv, as_json=options.json)
         return
     background = None if options.background is None else loaded(options.background, options.device)
-    scorer = Scorer(found, background, maps=options.maps is not None or options.layout is not None)
+    maps = options.maps is not None or options.layout is not None or (options.save and hasattr(found, "nats"))
+    scorer = Scorer(found, background, maps=maps)
     with ExitStack() as stack:
         defects = (
             None
@@ -112,12 +123,13 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
         outliers = (
             None if options.against is None else stack.enter_context(opened(found, options.against, None, settings))
         )
-        calibration = _calibrated(scorer, source.title, options)
+        kept = _calibrated(scorer, folder, source.title, options, settings)
+        calibration = kept.calibration
 
         def scored(images: ImageSource, **more: Any) -> ImageScores:
             with Meter(f"scoring {images.title}", min(len(images.names), options.limit or len(images.names))) as meter:
                 return score_images(
-                    scorer, calibration, images, options.kind, options.false_alarms, limit=options.limit,
+                    scorer, calibration, images, kept.kind, kept.false_alarms, limit=options.limit,
                     on_images=lambda done, _: meter.show(done), **more,
                 )  # fmt: skip
 
@@ -127,15 +139,17 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
         detections = {} if outliers is None else result.against(scored(outliers))
         if areas is not None:
             detections = of_images(result)
-        _report(source.title, result, detections, options, None if areas is None else areas.auroc())
+        _report(source.title, result, detections, options, None if areas is None else areas.auroc(), kept.path)
 
 
 def _check(options: ScoreOptions) -> None:
     """Check, before measuring, that all outputs can be written."""
     if options.kind == "ratio" and options.background is None:
         raise UsageError("--kind ratio: needs a background model, --background RUN")
-    if options.classify and (options.maps or options.against or options.background):
-        raise UsageError("--classify: gives classes instead of scores; leave out --maps, --against and --background")
+    if options.classify and (options.maps or options.against or options.background or options.save):
+        raise UsageError(
+            "--classify: gives classes instead of scores; leave out --maps, --against, --background and --save"
+        )
     if options.layout is not None and (options.against or options.classify or options.split or options.csv):
         raise UsageError(
             "--layout: scores the test images of the folder; leave out --against, --classify, --split, --csv"
@@ -155,19 +169,54 @@ def _check(options: ScoreOptions) -> None:
             raise UsageError(f"--maps {options.maps}: is not empty; name another folder, or overwrite with --force")
 
 
-def _calibrated(scorer: Scorer, scored: str, options: ScoreOptions) -> Calibration:
-    """Measure the calibration images, which must not be those to score."""
-    from pixelloom.runs.anomaly import calibrate
-    from pixelloom.runs.score import normals
+def _check_folder(folder: Path) -> None:
+    """Check that a calibration can be kept in a model folder."""
+    from pixelloom.models import pretrained
 
-    with normals(scorer.model, options.calibrate) as source:
-        if source.title == scored:
-            raise UsageError(f"calibrate: {scored} are the images to score; calibrate on others")
-        total = min(options.normals, len(source.names))
+    if any(folder.samefile(pretrained.folder(name)) for name in pretrained.PRETRAINED):
+        raise UsageError(
+            f"--save: {folder.name} belongs to the installed package; save a copy of the model elsewhere: "
+            f'pl.load("{folder.name}").save("models/{folder.name}")'
+        )
+    outputs.probe(folder)
+
+
+def _calibrated(scorer: Scorer, folder: Path, scored: str, options: ScoreOptions, settings: Mapping[str, Any]) -> Kept:
+    """The calibration kept with the model, or a new one; its images must not be those to score."""
+    from pixelloom.models.description import CALIBRATION
+    from pixelloom.runs.anomaly import NORMALS, calibrate
+    from pixelloom.runs.kept_calibration import Kept, keep, kept_by
+    from pixelloom.runs.score import is_own, normals
+
+    path, new = folder / CALIBRATION, options.save or options.calibrate is not None or options.normals is not None
+    kept = None if new else kept_by(folder, scorer, settings)
+    if kept is not None:
+        _check_others(kept.calibration.title, scored)
+        count = len(kept.calibration.of(kept.kind))
+        _log.info("calibration: as kept in %s, by %s images of %s", path, f"{count:,}", kept.calibration.title)
+        rate = kept.false_alarms if options.false_alarms is None else options.false_alarms
+        return replace(kept, kind=options.kind or kept.kind, false_alarms=rate, path=path)
+    if new and not options.save and path.exists():
+        _log.info("calibration: a new one, as --calibrate or --normals is given; not that kept in %s", path)
+    chosen, most = options.calibrate or "val", options.normals or NORMALS
+    rate = _RATE if options.false_alarms is None else options.false_alarms
+    with normals(scorer.model, chosen, settings) as source:
+        _check_others(source.title, scored)
+        total = min(most, len(source.names))
         with Meter(f"calibrating on {source.title}", total) as meter:
-            return calibrate(
-                scorer, source, options.false_alarms, options.normals, on_images=lambda done, _: meter.show(done)
-            )
+            found = calibrate(scorer, source, rate, most, on_images=lambda done, _: meter.show(done))
+    made = Kept(found, options.kind or "auto", rate, None if is_own(chosen) else settings)
+    if not options.save:
+        return made
+    with outputs.writing(path):
+        keep(folder, scorer, made)
+    _log.info("calibration: kept in %s", path)
+    return replace(made, path=path)
+
+
+def _check_others(calibration: str, scored: str) -> None:
+    if calibration == scored:
+        raise UsageError(f"calibrate: {scored} are the images to score; calibrate on others")
 
 
 def _map_writer(folder: Path, levels: int, scale: float) -> Callable[[list[str], Levels, Maps], None]:
@@ -195,6 +244,7 @@ def _report(
     detections: dict[Kind, Detection],
     options: ScoreOptions,
     pixel_auroc: float | None,
+    kept: Path | None,
 ) -> None:
     """Print the result."""
     import numpy as np
@@ -211,7 +261,11 @@ def _report(
             "flagged": flagged,
             "threshold": result.threshold,
             "false_alarms": result.false_alarms,
-            "calibration": {"data": calibration.title, "images": len(calibration.of(result.kind))},
+            "calibration": {
+                "data": calibration.title,
+                "images": len(calibration.of(result.kind)),
+                "file": None if kept is None else str(kept),
+            },
             "map_scale": calibration.scale if options.maps is not None else None,
             "pixel_auroc": pixel_auroc,
             "detection": {kind: each.as_dict() for kind, each in detections.items()},
@@ -225,6 +279,7 @@ def _report(
     say(
         f"  threshold {result.threshold:.4f}: at most {100 * result.false_alarms:g} % false alarms, by "
         f"{len(calibration.of(result.kind)):,} images of {calibration.title}"
+        + ("" if kept is None else f", kept in {kept}")
     )
     say(f"  flagged   {flagged:,} ({100 * flagged / n:.1f} %)")
     if detections:

@@ -21,8 +21,9 @@ from pixelloom.models.training_record import TrainingRecord
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 DISCRIMINATOR = "discriminator.safetensors"
-FILES = (WEIGHTS, CONFIG, DISCRIMINATOR, "README.md")
-"""All files of a model folder, which are written as one unit."""
+CALIBRATION = "calibration.safetensors"
+FILES = (WEIGHTS, CONFIG, DISCRIMINATOR, CALIBRATION, "README.md")
+"""All files of a model folder, which are written as one unit: new weights remove the calibration of the old ones."""
 LARGEST_SIDE = 65_536  # a damaged or hostile description may claim anything
 
 

@@ -126,13 +126,18 @@ class Scorer:
         return batch_size(self.model.spec)
 
     def key(self) -> str:
-        """The SHA-256 of the weights."""
-        sha = hashlib.sha256()
-        for model in filter(None, (self.model, self.background)):
-            for name, values in model.network.state_dict().items():
-                sha.update(name.encode())
-                sha.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return sha.hexdigest()
+        """What the statistics depend on, as a SHA-256."""
+        models = filter(None, (self.model, self.background))
+        return hashlib.sha256("".join(map(fingerprint, models)).encode()).hexdigest()
+
+
+def fingerprint(model: GenerativeModel) -> str:
+    """The SHA-256 of a model's weights and description, without its training record."""
+    sha = hashlib.sha256(model.description.model_dump_json(exclude={"training"}).encode())
+    for name, values in model.network.state_dict().items():
+        sha.update(name.encode())
+        sha.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def _marginal(model: GenerativeModel) -> bool:

@@ -146,8 +146,10 @@ def _of_split(data: Dataset, name: str) -> SplitImages:
 
 
 @contextmanager
-def normals(model: GenerativeModel, calibrate: Any = "val") -> Iterator[ImageSource]:
+def normals(model: GenerativeModel, calibrate: Any = "val", changes: Overrides | None = None) -> Iterator[ImageSource]:
     """Held-out normal images: a split of the training data (val or test), or other data.
+
+    ``changes`` are fields of the data configuration of other data.
 
     Raises:
         UsageError: for the training split, whose scores are too low.
@@ -158,18 +160,23 @@ def normals(model: GenerativeModel, calibrate: Any = "val") -> Iterator[ImageSou
             f"calibrate: the model was trained on images of {calibrate!r}, so their scores are too low for a "
             "threshold; calibrate on val, test, or other normal images"
         )
-    own = isinstance(calibrate, str) and calibrate in SPLITS
+    own = is_own(calibrate)
     if not own and isinstance(calibrate, str | Path | DataConfig):
-        _check_unseen(model, calibrate)
-    with opened(model, None if own else calibrate, calibrate if own else None) as source:
+        _check_unseen(model, calibrate, changes)
+    with opened(model, None if own else calibrate, calibrate if own else None, None if own else changes) as source:
         if not len(source.names):
             raise DataError(f"{source.title}: no held-out normal images; name some to calibrate on")
         yield source
 
 
-def _check_unseen(model: GenerativeModel, data: str | Path | DataConfig) -> None:
+def is_own(calibrate: Any) -> bool:
+    """Whether calibration images are a split of the training data."""
+    return isinstance(calibrate, str) and calibrate in SPLITS
+
+
+def _check_unseen(model: GenerativeModel, data: str | Path | DataConfig, changes: Overrides | None) -> None:
     """Raises DataError for images that the model was trained on."""
-    config = data if isinstance(data, DataConfig) else data_for(model, str(data))
+    config = data if isinstance(data, DataConfig) else data_for(model, str(data), changes)
     if not model.description.training.content.get("train"):
         return
     with progress_bar() as shown:
