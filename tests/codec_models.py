@@ -19,9 +19,9 @@ _SMALL: dict[str, dict[str, object]] = {
     "pixelcnn-pp": {"channels": 8, "blocks": 1},
     "pixelsnail": {"channels": 12, "blocks": 1, "layers": 2},
     "pixel-transformer": {"channels": 16, "layers": 2, "heads": 2},
-    "row-lstm": {"channels": 8, "layers": 2},
-    "diagonal-bilstm": {"channels": 8, "layers": 2},
-    "made": {"hidden": (20,)},
+    "row-lstm": {"hidden": 6, "layers": 2, "head": 12},
+    "diagonal-bilstm": {"hidden": 6, "layers": 2, "head": 12},
+    "made": {"hidden": 3, "layers": 2},
     "nade": {"hidden": 20},
 }
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pixelloom.codec.carriers import exact_arithmetic
+from pixelloom.codec.kinds import executable
 from pixelloom.codec.operations import IntegerNode
 from pixelloom.codec.parallel import ParallelPass
 from pixelloom.core.types import ImageSpec
@@ -61,7 +62,7 @@ class Execution:
     ) -> None:
         self.spec, self.groups, self.dtype = spec, groups, dtype
         self.image = nodes[0].tensors["table"]
-        self.nodes = [node.executable() for node in nodes]
+        self.nodes = [executable(node) for node in nodes]
         self._given = order
         self._runtime: Runtime | None = None
 

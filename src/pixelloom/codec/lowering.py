@@ -184,7 +184,7 @@ class Lowering:
         for reader in self.readers[number]:
             operation = self.nodes[reader].operation
             passes = isinstance(operation, ir.Concat | ir.Shift | ir.Shuffle) and self._narrow_readers(reader)
-            if not (isinstance(operation, ir.Linear) or is_product(operation) or passes):
+            if not (isinstance(operation, ir.Linear | ir.Attention) or is_product(operation) or passes):
                 return False
         return True
 
@@ -226,12 +226,19 @@ class Lowering:
         """The same value with another exponent."""
         node = self.out[value.number]
         ratio = value.scale * 2.0**exponent
-        multiplier, shift = _as_integer(ratio, (self.profile.bound - 1) // value.largest)
+        multiplier, shift = as_integer(ratio, (self.profile.bound - 1) // value.largest)
         like = Node(node.name, ir.Image(), (), (), node.features, node.size)
         tensors = {"multiplier": torch.tensor([[[multiplier]]]), "shift": torch.tensor([[[-shift]]])}
         return self.emit(
             "rescale", like, [value.number], here((value.number,), node.features), bounds, exponent, tensors=tensors
         )
+
+    def converted(self, value: Value, exponent: int) -> Value:
+        """The same value with another exponent, all of its range kept."""
+        if value.exponent == exponent:
+            return value
+        factor = 2.0 ** (exponent - value.e)
+        return self.rescaled(value, exponent, (math.floor(value.low * factor), math.ceil(value.high * factor)))
 
     # Linear layers
 
@@ -297,7 +304,7 @@ def is_product(operation: ir.Operation) -> bool:
     )
 
 
-def _as_integer(ratio: float, most: int) -> tuple[int, int]:
+def as_integer(ratio: float, most: int) -> tuple[int, int]:
     """(m, s) with m 2^-s nearest to a ratio, m at most ``most``; exact for powers of two."""
     mantissa, exponent = math.frexp(ratio)
     if mantissa == 0.5:

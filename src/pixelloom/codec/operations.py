@@ -5,8 +5,8 @@ So all results are exact: in float32 and float64, in any order of a sum, with fu
 is to the nearest integer, ties to even (IEEE 754), and is followed by a clamp. Square roots and divisions, which IEEE
 754 rounds correctly, are taken in float64.
 
-A node of a lowered network is an :class:`IntegerNode`. It holds numbers and integer tensors only, and ``KINDS`` names
-the function that makes its operation, so that a stored network is data and never code.
+A node of a lowered network is an :class:`IntegerNode`. It holds numbers and integer tensors only, and ``KINDS``
+(:mod:`pixelloom.codec.kinds`) names the function that makes its operation: a stored network is data and never code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class IntegerNode:
     """One value of a lowered network: integers at every position of a grid.
 
     Attributes:
-        kind: a key of ``KINDS``.
+        kind: a key of ``KINDS`` (:mod:`pixelloom.codec.kinds`).
         name: of the node of the network that it was lowered from.
         inputs: numbers of nodes.
         edges: what it reads, as in :class:`pixelloom.sampling.fast.ir.Node`.
@@ -55,10 +55,6 @@ class IntegerNode:
     def largest(self) -> int:
         """The largest possible magnitude."""
         return max(abs(self.low), abs(self.high))
-
-    def executable(self) -> ir.Node:
-        """The node that the parallel pass and the fast sampler execute."""
-        return ir.Node(self.name, KINDS[self.kind](self), self.inputs, self.edges, self.features, self.size)
 
 
 class Lookup:
@@ -200,7 +196,7 @@ class Gate(nn.Module):
 class Normalize(nn.Module):
     """round((n x - S) 2^k / sqrt(n Q - S^2 + e)), clamped; S and Q are sums of x and x^2 over n features.
 
-    This is a layer norm (Ba et al. 2016): with mean S / n and variance (n Q - S^2) / n^2, both terms are multiplied by n.
+    This is a layer norm (Ba et al. 2016), with mean S / n and variance (n Q - S^2) / n^2, and both terms times n.
     """
 
     def __init__(self, node: IntegerNode) -> None:
@@ -272,12 +268,13 @@ def _shift(node: IntegerNode) -> ir.Operation:
     return ir.Shift(where)
 
 
-KINDS: dict[str, Callable[[IntegerNode], ir.Operation]] = {
+OPERATIONS: dict[str, Callable[[IntegerNode], ir.Operation]] = {
     "image": lambda _: ir.Image(),
     "linear": _linear,
     "rescale": _factors,
     "table": _unary(_table),
     "relu": _unary(lambda _: Relu()),
+    "negative": _unary(lambda _: torch.neg),
     "sum": _binary(Sum),
     "product": _binary(Product),
     "affine": _unary(Affine, "multiplier", "constant"),
@@ -291,7 +288,7 @@ KINDS: dict[str, Callable[[IntegerNode], ir.Operation]] = {
     "gate": _pointwise(Gate),
     "normalize": _pointwise(Normalize),
 }
-"""Name of a kind -> the operation of a node of this kind."""
+"""Name of a kind that acts on positions alone, or by taps -> the operation of a node; :mod:`.kinds` adds the others."""
 
 
 def here(sources: tuple[int, ...], features: int, same: bool = True) -> tuple[ir.Edge, ...]:

@@ -174,7 +174,10 @@ def _shifted(value: Tensor, where: Offsets, size: tuple[int, int]) -> Tensor:
 
 
 def _recurrence(operation: ir.Recurrence) -> Run:
-    """One call of ``step`` for each topological level of the grid."""
+    """One call of ``step`` for each topological level of the grid, unless its owner computes whole images."""
+    owner = getattr(operation.step, "__self__", None)
+    if owner is not None and hasattr(owner, "whole"):
+        return lambda values: owner.whole(values[0])
 
     def run(values: Sequence[Tensor]) -> Tensor:
         x = values[0]

@@ -11,10 +11,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pixelloom.codec.operations import KINDS, IntegerNode
+from pixelloom.codec.kinds import KINDS
+from pixelloom.codec.operations import IntegerNode
+from pixelloom.codec.sequences import UNITS
+from pixelloom.codec.tables import TOTAL_BITS
 from pixelloom.core.errors import ModelError
+from pixelloom.layers.reads import HERE, Closure, Earlier, Offsets
 
 _WIDEST = 60  # largest magnitude of a binary exponent
+_WIDE = ("normalize", "lstm", "attention", "position-linear")  # computed in float64
+_READERS = ("linear", "shift", "shuffle", "lstm", "running-sum", "attention", "position-linear")  # of other positions
 
 
 def prove(nodes: Sequence[IntegerNode], bound: int) -> list[int]:
@@ -31,9 +37,10 @@ def prove(nodes: Sequence[IntegerNode], bound: int) -> list[int]:
             largest = _LARGEST[node.kind](node, [nodes[i] for i in node.inputs])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
             raise ModelError(f"{label}: its parameters do not fit together: {error}") from error
-        if largest >= (1 << 53 if node.kind == "normalize" else bound):
+        most, precision = (1 << 53, "float64") if node.kind in _WIDE else (bound, "float32")
+        if largest >= most:
             raise ModelError(
-                f"{label}: integers up to {largest} are not exact in float32, which needs less than {bound}"
+                f"{label}: integers up to {largest} are not exact in {precision}, which needs less than {most}"
             )
         found.append(int(largest))
     return found
@@ -53,6 +60,8 @@ def _well_formed(nodes: Sequence[IntegerNode], number: int, label: str) -> None:
         if edge.source not in node.inputs or not 0 <= edge.input < len(node.inputs):
             raise ModelError(f"{label}: its reads do not fit its inputs")
         read = nodes[edge.source].features
+        if node.kind not in _READERS and edge.where != HERE:
+            raise ModelError(f"{label}: reads other positions than its own")
         if edge.features is not None and tuple(edge.features.shape) not in ((node.features, read), (read, read)):
             raise ModelError(f"{label}: its reads do not fit the features of its inputs")
 
@@ -78,6 +87,15 @@ def _linear(node: IntegerNode, inputs: list[IntegerNode]) -> int:
     weight, bias = node.tensors["weight"], node.tensors["bias"]
     shape = (len(node.numbers["taps"]), inputs[0].features, node.features)
     _require(tuple(weight.shape) == shape and tuple(bias.shape) == shape[2:], f"weights of {list(weight.shape)}")
+    read = torch.zeros(weight.shape, dtype=torch.bool)
+    for edge in node.edges:
+        where, stride = edge.where, tuple(node.numbers["stride"])
+        if not isinstance(where, Offsets) or (where.stride, where.up) != (stride, (1, 1)):
+            raise ValueError("its reads are not those of its taps")
+        for number, tap in enumerate(node.numbers["taps"]):
+            if tuple(tap) in where.taps:
+                read[number] |= True if edge.features is None else edge.features.T  # [out, in] -> [in, out]
+    _require(not bool((weight != 0)[~read].any()), "a weight of what it does not read")
     sums = weight.double().abs().sum((0, 1)) * inputs[0].largest + bias.double().abs()
     largest = int(sums.max())
     _require(node.high >= largest and node.low <= -largest, "its sums exceed its bounds")
@@ -167,6 +185,11 @@ def _relu(node: IntegerNode, inputs: list[IntegerNode]) -> int:
     return inputs[0].largest
 
 
+def _negative(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    _require(node.low <= -inputs[0].high and node.high >= -inputs[0].low, "bounds do not fit")
+    return inputs[0].largest
+
+
 def _embedding(node: IntegerNode, inputs: list[IntegerNode]) -> int:
     table = node.tensors["table"]
     _require(table.ndim == 2 and table.shape[1] == node.features, "features do not fit")
@@ -183,11 +206,85 @@ def _padded(node: IntegerNode, inputs: list[IntegerNode]) -> int:
     return node.largest
 
 
+def _total(terms: list[tuple[int, int]]) -> int:
+    """The sum of integers times powers of two, (largest integer, exponent), in units of the smallest power."""
+    unit = min(exponent for _, exponent in terms)
+    return sum(integer << (exponent - unit) for integer, exponent in terms)
+
+
+def _lstm(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    numbers, weight, h = node.numbers, node.tensors["weight"], node.features // 2
+    carried = tuple((int(down), int(right)) for down, right in numbers["carried"])
+    _require(len(node.edges) == 1 and node.edges[0].where == Closure(carried), "its reads are not those of its states")
+    _require(node.edges[0].features is None and node.size == inputs[0].size, "its reads do not fit")
+    _require(tuple(weight.shape) == (len(carried) * h, 4 * h), f"weights of {list(weight.shape)}")
+    _require(node.features == 2 * h and inputs[0].features == 4 * h, "features do not fit")
+    _require(numbers["center"] in range(len(carried)), "its cell has no state before")
+    source, k, hidden, cell = (_shift(numbers[name]) for name in ("input", "weight", "hidden", "cell"))
+    most, (read, found) = numbers["most"], UNITS
+    _require(isinstance(most, int) and 0 < most <= node.high and node.low == -node.high, "bounds do not fit")
+    sums = int(weight.double().abs().sum(0).max()) * most
+    gates = _total([(inputs[0].largest, read - source), (sums, read - hidden - k)])
+    cells = _total([(node.high << found, -found), (1 << 2 * found, cell - 2 * found)])
+    return max(gates, cells, 1 << 2 * found)
+
+
+def _running_sum(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    carried = ((0, -1), (-1, node.size[1] - 1))
+    _require(len(node.edges) == 1 and node.edges[0].where == Closure(carried), "its reads are not those of its states")
+    _require(node.features == inputs[0].features and node.size == inputs[0].size, "features do not fit")
+    largest = node.size[0] * node.size[1] * inputs[0].largest
+    _require(node.high >= largest and node.low <= -largest, "its sums exceed its bounds")
+    return largest
+
+
+def _earlier(node: IntegerNode, inputs: list[IntegerNode]) -> Earlier:
+    """The positions that the values of attention are read at, which are those of the keys."""
+    found = {edge.input: edge.where for edge in node.edges}
+    _require(len(inputs) == 3 and len(node.edges) == 3 and set(found) == {0, 1, 2}, "its reads do not fit")
+    _require(all(source.size == node.size for source in inputs), "its reads do not fit")
+    where = found[2]
+    _require(found[0] == HERE and isinstance(where, Earlier) and found[1] == where, "its reads do not fit")
+    assert isinstance(where, Earlier)
+    return where
+
+
+def _attention(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    where, (q, k, v) = _earlier(node, inputs), inputs
+    heads, multiplier = node.numbers["heads"], node.numbers["multiplier"]
+    _shift(node.numbers["score"])
+    _require(all(edge.features is None for edge in node.edges), "its reads do not fit")
+    _require(isinstance(heads, int) and heads > 0 and isinstance(multiplier, int) and multiplier >= 0, "bad numbers")
+    _require(q.features == k.features and v.features == node.features, "features do not fit")
+    _require(q.features % heads == 0 and v.features % heads == 0, "features do not fit")
+    _require(where.above is None or where.above >= 0, "its reads do not fit")
+    score = 2 * (q.features // heads) * q.largest * k.largest
+    out = node.size[0] * node.size[1] * v.largest << TOTAL_BITS
+    _shift(node.numbers["shift"])
+    return int(max(score * max(1, multiplier), out))
+
+
+def _position_linear(node: IntegerNode, inputs: list[IntegerNode]) -> int:
+    where, source, positions = _earlier(node, inputs), inputs[2], node.size[0] * node.size[1]
+    weight, bias, shift = (node.tensors[name] for name in ("weight", "bias", "shift"))
+    _require(where.above is None, "its reads do not fit")
+    _require(tuple(weight.shape) == (positions, node.features, positions, source.features), "weights do not fit")
+    _require(tuple(bias.shape) == tuple(shift.shape) == (positions, node.features), "constants do not fit")
+    _require(int(shift.abs().max()) <= _WIDEST, "a binary exponent is too large")
+    largest = 0
+    for place in range(positions):
+        _require(not bool(weight[place, :, place + where.own :].any()), "a weight of what it does not read")
+        sums = weight[place].double().abs().sum((1, 2)) * source.largest + bias[place].double().abs()
+        largest = max(largest, int(sums.max()))
+    return largest
+
+
 _LARGEST: dict[str, Callable[[IntegerNode, list[IntegerNode]], int]] = {
     "image": _image, "linear": _linear, "rescale": _rescale, "table": _table, "relu": _relu, "sum": _sum,
     "product": _product, "affine": _affine, "concat": _concat, "shift": _copy, "shuffle": _copy,
     "crop": _copy, "embedding": _embedding, "padded": _padded, "both-signs": _both_signs, "gate": _gate,
-    "normalize": _normalize,
+    "normalize": _normalize, "negative": _negative, "lstm": _lstm, "running-sum": _running_sum,
+    "attention": _attention, "position-linear": _position_linear,
 }  # fmt: skip
 """Kind -> the largest intermediate magnitude."""
 

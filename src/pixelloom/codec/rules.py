@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelloom.codec.lowering import Lowering, Value, name_of
+from pixelloom.codec.rules_sequences import attention, recurrence, total
 from pixelloom.core.errors import ModelError
 from pixelloom.layers.blocks import Normalize
 from pixelloom.layers.level_embedding import LevelEmbedding
+from pixelloom.networks.pixel.nade import Total
 from pixelloom.networks.pixel.pixelcnnpp import ConcatELU, Crop, Gate, Inside
 from pixelloom.sampling.fast import ir
 from pixelloom.sampling.fast.ir import Constant, Constants, Node, Operand
@@ -51,6 +53,10 @@ def lower_node(lowering: Lowering, number: int) -> Value:
                 if isinstance(module, kind):
                     return rule(lowering, number, node, module)
             raise ModelError(f"{node.name} ({type(module).__name__}): this layer cannot be lowered to integers")
+        case ir.Recurrence():
+            return recurrence(lowering, number, node, node.operation)
+        case ir.Attention():
+            return attention(lowering, number, node, node.operation)
         case _:
             raise ModelError(f"{node.name} ({type(node.operation).__name__}): this layer cannot be lowered to integers")
 
@@ -77,13 +83,11 @@ def _concat(lowering: Lowering, node: Node, origin: tuple[tuple[int, int], ...])
     if len(sources) > 1:
         if any(source.scale != sources[0].scale for source in sources):
             sources = [lowering.aligned(v, i) for v, i in zip(sources, node.inputs, strict=True)]
-        exponents = [source.e for source in sources if source.exponent is not None]
-        if len(set(exponents)) > 1:
-            exponent = min(exponents)
-            sources = [
-                value if value.e == exponent else lowering.rescaled(value, exponent, (value.low, value.high))
-                for value in sources
-            ]
+        if len({source.exponent for source in sources}) > 1:  # the finest units in which all fit
+            most = (1 << (lowering.profile.pre - 1)) - 1
+            spare = [max(0, math.floor(math.log2(most / source.largest))) for source in sources]
+            exponent = min(source.e + bits for source, bits in zip(sources, spare, strict=True))
+            sources = [lowering.converted(source, exponent) for source in sources]
     bounds = (min(source.low for source in sources), max(source.high for source in sources))
     edges = lowering.edges(node, sources)
     value = lowering.emit("concat", node, [source.number for source in sources], edges, bounds, 0, numbers=numbers)
@@ -100,21 +104,30 @@ def _elementwise(lowering: Lowering, number: int, node: Node, operation: ir.Elem
     if any(constant.conditioned for constant in constants):
         raise ModelError(f"{node.name}: depends on a class or a conditioning image; such models cannot be lowered")
     name = name_of(operation)
-    if len(operands) == 1 and not constants and name not in ("add", "mul"):
+    if len(operands) == 1 and not constants and name not in ("add", "mul", "sub", "truediv"):
         if name == "relu":
             return _relu(lowering, node)
+        if name == "neg":
+            return _negative(lowering, node)
         return table(lowering, number, node, _of_one(operation))
     if len(operands) == 2 and not constants and not operation.kwargs:
         if name in ("add", "sub"):
             return _sum(lowering, number, node, -1 if name == "sub" else 1)
         if name == "mul":
             return _product(lowering, number, node)
-    if len(operands) == 1 and len(operation.args) == 2 and not operation.kwargs and name in ("add", "mul"):
+    if len(operands) == 1 and len(operation.args) == 2 and not operation.kwargs and _with_constant(name, operation):
         (other,) = (value for value in operation.args if not isinstance(value, Operand))
         value = Constants().resolve(other)
         value = value.detach().double() if isinstance(value, Tensor) else torch.tensor(float(value)).double()
-        return (_plus if name == "add" else _times)(lowering, number, node, value.reshape(_at_least_3(value)))
+        value = -value if name == "sub" else 1 / value if name == "truediv" else value
+        rule = _plus if name in ("add", "sub") else _times
+        return rule(lowering, number, node, value.reshape(_at_least_3(value)))
     raise ModelError(f"{node.name}: the function {name!r} cannot be lowered to integers")
+
+
+def _with_constant(name: str, operation: ir.Elementwise) -> bool:
+    """Whether a function adds, subtracts, multiplies by or divides by a constant."""
+    return name in ("add", "mul") or (name in ("sub", "truediv") and isinstance(operation.args[0], Operand))
 
 
 def _at_least_3(value: Tensor) -> tuple[int, ...]:
@@ -144,6 +157,13 @@ def _relu(lowering: Lowering, node: Node) -> Value:
     source = lowering.inputs(node)[0]
     edges, bounds = lowering.edges(node, [source]), (max(0, source.low), max(0, source.high))
     value = lowering.emit("relu", node, [source.number], edges, bounds, 0)
+    return Value(value.number, source.scale, source.exponent, *bounds)
+
+
+def _negative(lowering: Lowering, node: Node) -> Value:
+    source = lowering.inputs(node)[0]
+    edges, bounds = lowering.edges(node, [source]), (-source.high, -source.low)
+    value = lowering.emit("negative", node, [source.number], edges, bounds, 0)
     return Value(value.number, source.scale, source.exponent, *bounds)
 
 
@@ -195,8 +215,7 @@ def _sum(lowering: Lowering, number: int, node: Node, sign: int) -> Value:
 
 def _coarser(lowering: Lowering, value: Value) -> Value:
     """A value with one bit less behind the point."""
-    bounds = (-math.ceil(-value.low / 2) if value.low < 0 else value.low // 2, -(-value.high // 2))
-    return lowering.rescaled(value, value.e - 1, bounds)
+    return lowering.converted(value, value.e - 1)
 
 
 def _product(lowering: Lowering, number: int, node: Node) -> Value:
@@ -216,6 +235,8 @@ def _product(lowering: Lowering, number: int, node: Node) -> Value:
 def _times(lowering: Lowering, number: int, node: Node, factor: Tensor) -> Value:
     source, exponent, bounds = _source_and_range(lowering, number, node)
     most = float(factor.abs().max())
+    if not most:
+        bounds = (0, 0)
     fine = math.floor(math.log2((lowering.profile.bound // 2) / source.largest / most)) if most else 0
     fine = min(fine, 16)
     tensors = {"multiplier": (factor * 2.0**fine).round().long(), "constant": torch.zeros(1, 1, 1, dtype=torch.long)}
@@ -227,7 +248,7 @@ def _times(lowering: Lowering, number: int, node: Node, factor: Tensor) -> Value
 def _plus(lowering: Lowering, number: int, node: Node, term: Tensor) -> Value:
     source, exponent, bounds = _source_and_range(lowering, number, node)
     most = float(term.abs().max()) * 2.0**source.e + source.largest
-    fine = min(10, math.floor(math.log2((lowering.profile.bound - 1) / most)))
+    fine = min(20, math.floor(math.log2((lowering.profile.bound - 1) / most)))
     if fine < 0:
         raise ModelError(f"{node.name}: adds a constant too large for its input, so that it cannot be lowered")
     constant = (term * 2.0 ** (source.e + fine)).round().long()
@@ -304,5 +325,6 @@ POINTWISE: dict[type, Callable[[Lowering, int, Node, Any], Value]] = {
     ConcatELU: _concat_elu,
     Gate: _gate,
     Normalize: _normalize,
+    Total: total,
 }
 """Layer -> its rule."""
