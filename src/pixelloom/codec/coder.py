@@ -40,9 +40,6 @@ class Encoder:
     def encode(self, below: Tensor, count: Tensor) -> None:
         """Add values.
 
-        The coder uses the interval of the coded level alone. All levels below it become one column of the table, as do
-        those above it, so that a table has three columns, however many levels there are.
-
         Args:
             below: sum of the counts of all levels below each value, int64 [N].
             count: count of each value, int64 [N].
@@ -50,7 +47,17 @@ class Encoder:
         Raises:
             ValueError: for an interval that is empty, everything, or not within 0 .. 2^24.
         """
-        left, inside = below.numpy(), count.numpy()
+        for left, inside in zip(below.split(_BATCH), count.split(_BATCH), strict=True):
+            self._add(left.numpy(), inside.numpy())
+            if sum(len(waiting) for waiting, _ in self._waiting) >= _BATCH:
+                self._flush()
+
+    def _add(self, left: npt.NDArray[np.int64], inside: npt.NDArray[np.int64]) -> None:
+        """Reduce the intervals to tables of two or three columns.
+
+        The coder uses the interval of the coded level alone. All levels below it become one column, as do those above
+        it, so that a table has three columns, however many levels there are.
+        """
         right = TOTAL - left - inside
         first, last = left == 0, right == 0
         if (left < 0).any() or (inside < 1).any() or (right < 0).any() or (first & last).any():
@@ -69,8 +76,6 @@ class Encoder:
             if (columns[1] < 1).any():
                 raise ValueError("an interval leaves less than two counts for three or more levels")
         self._waiting.append((symbols, np.stack(columns, axis=1).astype(np.float64) - 1))
-        if sum(len(waiting) for waiting, _ in self._waiting) >= _BATCH:
-            self._flush()
 
     def payload(self) -> bytes:
         """All values encoded so far: the shortest bytes that decode to them.

@@ -83,7 +83,8 @@ class IntegerLogistics:
     def fitted(cls, channels: int, levels: int, mixtures: int, max_abs: Tensor, bits: int) -> IntegerLogistics:
         """Choose exponents for the largest magnitudes of the parameters, [parameters].
 
-        Log scales and raw coefficients saturate: log s at the bounds of the float head, tanh at 1 - 2^-17.
+        The others may be clamped: log s at the bounds of the float head, tanh at 1 - 2^-17, and means at 8, far from
+        the intensities, which are -1 to 1.
         """
         c, low, high = channels, LOG_SCALES[0] + math.log(mixtures), LOG_SCALES[1] + math.log(mixtures)
         # [parameters] -> [parameters / M]: weights, C means, C log scales, C (C - 1) / 2 coefficients
@@ -94,7 +95,7 @@ class IntegerLogistics:
             levels,
             mixtures,
             weights=exponent_for(most[0], bits, 10),
-            means=exponent_for(max(most[1 : 1 + c]), bits, 12),
+            means=exponent_for(min(max(most[1 : 1 + c]), 7.9), bits, 12),
             log_scales=scale,
             coefficients=exponent_for(min(max(most[1 + 2 * c :], default=0.0), 6.0), bits, 10),
             narrowest=round(low * 2**scale),
@@ -104,7 +105,7 @@ class IntegerLogistics:
     @property
     def parameters(self) -> int:
         """M (1 + 2 C + C (C - 1) / 2)."""
-        return self.mixtures * len(self._kinds())
+        return self.mixtures * len(self.kinds)
 
     @property
     def width(self) -> int:
@@ -119,7 +120,7 @@ class IntegerLogistics:
     @property
     def exponents(self) -> Tensor:
         """Fractional bits of each parameter, int64 [parameters]."""
-        return torch.tensor(self._kinds()).repeat_interleave(self.mixtures)
+        return torch.tensor(self.kinds).repeat_interleave(self.mixtures)
 
     def edges(self, logits: Tensor, levels: Tensor) -> Intervals:
         """The intervals of levels uint8 [N, C] under integer logits [N, parameters], int64 [N, symbols]."""
@@ -178,7 +179,8 @@ class IntegerLogistics:
                 raise ModelError(f"head.{name}: log s must be within {_WIDEST}; export the model again")
         return head
 
-    def _kinds(self) -> list[int]:
+    @property
+    def kinds(self) -> list[int]:
         """Exponents of the groups of M parameters."""
         c = self.channels
         pairs = c * (c - 1) // 2
@@ -196,7 +198,7 @@ class _Pixel:
     def __init__(self, head: IntegerLogistics, rows: Tensor) -> None:
         self.head, c = head, head.channels
         # [N, parameters] -> parameters / M tensors [N, M]
-        logits, *rest = rows.view(len(rows), -1, head.mixtures).unbind(1)
+        logits, *rest = rows.view(len(rows), len(head.kinds), head.mixtures).unbind(1)
         table = exponential_table(head.weights)
         distance = (logits.amax(1, keepdim=True) - logits).clamp(max=len(table) - 1)
         self.shares = _shares(table[distance].long())
