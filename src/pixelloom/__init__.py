@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pixelloom.api import evaluate, explain, load, measure, score, train
-    from pixelloom.core.errors import DataError, ModelError, PixelloomError, UsageError
+    from pixelloom.codec.arrays import compress, decompress, open_pxl
+    from pixelloom.codec.export import lower
+    from pixelloom.core.errors import CodecError, DataError, ModelError, PixelloomError, UsageError
     from pixelloom.core.types import ImageSpec
     from pixelloom.data.config import DataConfig
     from pixelloom.metrics.likelihood import Likelihood
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "CodecError",
     "DataConfig",
     "DataError",
     "ImageSpec",
@@ -52,11 +55,15 @@ __all__ = [
     "UsageError",
     "__version__",
     "assert_autoregressive",
+    "compress",
+    "decompress",
     "evaluate",
     "explain",
     "grid",
     "load",
+    "lower",
     "measure",
+    "open_pxl",
     "receptive_field",
     "recipe",
     "score",
@@ -64,6 +71,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CodecError": "core.errors",
     "DataConfig": "data.config",
     "DataError": "core.errors",
     "Result": "metrics.results",
@@ -76,11 +84,15 @@ _HOMES = {
     "RunConfig": "runs.config",
     "UsageError": "core.errors",
     "assert_autoregressive": "sampling.fast.analysis",
+    "compress": "codec.arrays",
+    "decompress": "codec.arrays",
     "evaluate": "api",
     "explain": "api",
     "grid": "viz.grid",
     "load": "api",
+    "lower": "codec.export",
     "measure": "api",
+    "open_pxl": "codec.arrays",
     "receptive_field": "sampling.fast.analysis",
     "recipe": "runs.recipes",
     "score": "api",

@@ -1,11 +1,12 @@
 """The command line: ``pixelloom train``, ``sample``, ``complete``, ``score``, ``evaluate``, ``compare``, ``attention``,
-``interpolate``, ``explain``, ``info``, ``inspect``, ``list``, ``config``.
+``interpolate``, ``explain``, ``info``, ``inspect``, ``list``, ``config``, ``export``, ``compress``, ``decompress``,
+``test``.
 
 Results go to standard output, progress, warnings and errors to standard error. torch is imported when a command runs,
 so that help and usage errors are fast.
 
-Exit codes: 0 success; 2 usage (an option, a field, a device); 3 data; 4 model or checkpoint, or training diverged; 130,
-143, 129 and 138 stopped by a signal; 1 internal error.
+Exit codes: 0 success; 2 usage (an option, a field, a device); 3 data; 4 model or checkpoint, or training diverged; 5
+compressed file; 130, 143, 129 and 138 stopped by a signal; 1 internal error.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from cyclopts import App, CycloptsError, UnknownOptionError
 import pixelloom
 from pixelloom.cli import (
     attention,
+    check,
     compare,
     complete,
+    compress,
+    decompress,
     evaluate,
     explain,
+    export,
     info,
     inspect,
     interpolate,
@@ -71,9 +76,16 @@ app.command(explain.explain, usage="Usage: pixelloom explain MODEL [IMAGE] [OPTI
 app.command(info.info, usage="Usage: pixelloom info MODEL [OPTIONS]", sort_key=10)
 app.command(inspect.inspect, usage="Usage: pixelloom inspect DATA [OPTIONS]", sort_key=13)
 app.command(
-    listing.list_, name="list", usage="Usage: pixelloom list [recipes|networks|datasets|models] [--json]", sort_key=11
+    listing.list_,
+    name="list",
+    usage="Usage: pixelloom list [recipes|networks|datasets|models|FILE] [--json]",
+    sort_key=11,
 )
 app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--json]", sort_key=12)
+app.command(export.export, usage="Usage: pixelloom export MODEL --codec FILE [OPTIONS]", sort_key=14)
+app.command(compress.compress, usage="Usage: pixelloom compress IMAGES... -o FILE [OPTIONS]", sort_key=15)
+app.command(decompress.decompress, usage="Usage: pixelloom decompress FILE [-o FOLDER] [OPTIONS]", sort_key=16)
+app.command(check.check, name="test", usage="Usage: pixelloom test FILE... [OPTIONS]", sort_key=17)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

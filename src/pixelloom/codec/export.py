@@ -19,7 +19,7 @@ from pixelloom.codec.model import CodecModel, answer_of
 from pixelloom.codec.parallel import ParallelPass
 from pixelloom.codec.rules import lower_node
 from pixelloom.core.errors import ModelError, UsageError
-from pixelloom.core.types import ImageSpec
+from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.data.pixels import Scaling
 from pixelloom.layers.compiled import uncompiled
 from pixelloom.models.inputs import in_precision
@@ -32,7 +32,7 @@ CALIBRATION = 128
 
 
 @torch.no_grad()
-def lower(model: PixelModel, calibration: Tensor, profile: int = 1) -> CodecModel:
+def lower(model: PixelModel, calibration: Tensor | Levels, profile: int = 1) -> CodecModel:
     """Lower a model to integers.
 
     Args:
@@ -44,6 +44,7 @@ def lower(model: PixelModel, calibration: Tensor, profile: int = 1) -> CodecMode
         ModelError: naming what cannot be lowered: a layer, the head, classes, a conditioning image, pixel orders.
         UsageError: for images that do not fit the model, or none.
     """
+    calibration = torch.as_tensor(calibration)
     _check(model, calibration)
     widths, spec = PROFILES[profile], model.spec
     image, scale = image_table(spec, model.description.scaling)
@@ -70,7 +71,12 @@ def lower(model: PixelModel, calibration: Tensor, profile: int = 1) -> CodecMode
     return CodecModel(lowered, head, spec, model.head.groups, steps, answer_of(execution), profile, card)
 
 
-def _check(model: PixelModel, calibration: Tensor) -> None:
+def refuse(model: PixelModel) -> None:
+    """Refuse a model whose bytes would depend on more than the image.
+
+    Raises:
+        ModelError: for classes, a conditioning image, or several pixel orders.
+    """
     description = model.description
     refused: dict[str, Any] = {
         "classes": description.classes, "a conditioning image": model.condition, "pixel orders": description.orders > 1
@@ -78,6 +84,10 @@ def _check(model: PixelModel, calibration: Tensor) -> None:
     for what, present in refused.items():
         if present:
             raise ModelError(f"a model with {what} cannot be exported: the bytes would depend on more than the image")
+
+
+def _check(model: PixelModel, calibration: Tensor) -> None:
+    refuse(model)
     if calibration.dtype != torch.uint8 or tuple(calibration.shape[1:]) != model.spec.shape or not len(calibration):
         raise UsageError(
             f"calibration: levels uint8 [N, {', '.join(map(str, model.spec.shape))}] are needed, not "

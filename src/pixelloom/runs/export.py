@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelloom.codec.export import CALIBRATION, entropy, lower
+from pixelloom.codec.export import CALIBRATION, entropy, lower, refuse
 from pixelloom.codec.model import CodecModel
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.data.splits import Split
@@ -57,6 +57,7 @@ def export(model: PixelModel, data: Any = None, *, calibration: int = CALIBRATIO
     """
     if calibration < 1 or validation < 0:
         raise UsageError(f"calibration: at least one image is needed, not {calibration}; validation: none or more")
+    refuse(model)
     found = load_data(model, data)
     codec = lower(model, _spaced(found.train, calibration, found.name))
     if not validation or not len(found.val):
