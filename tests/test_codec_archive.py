@@ -28,7 +28,7 @@ from pixelloom.codec.image_files import Fitting, file_of, levels_of
 from pixelloom.codec.manifest import Entry, Form, Stored
 from pixelloom.codec.reader import PxlFile
 from pixelloom.core.atomic import whole_file
-from pixelloom.core.errors import CodecError, DataError
+from pixelloom.core.errors import CodecError, DataError, UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import to_bytes
 
@@ -289,7 +289,7 @@ def test_links_in_the_folder_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "out/link").symlink_to(tmp_path / "other")
     (tmp_path / "out/x.png").symlink_to(tmp_path / "other/made.png")
     for name, message in (("link/x.png", "lies outside"), ("x.png", "exists already")):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(UsageError, match=message):
             unpacked(forged([Entry(name, Form("PNG", "L"))], 1), tmp_path / "out", CODECS[GRAY])
     with PxlFile(forged([Entry("x.png", Form("PNG", "L"))], 1), CODECS[GRAY]) as file:
         extract(file, tmp_path / "out", force=True)  # the link is replaced, not what it points to
@@ -428,7 +428,7 @@ def test_existing_files_stay(folder: Path, tmp_path: Path) -> None:
     out.mkdir()
     (out / "00003.png").write_text("mine")
     (out / "notes.txt").write_text("mine too")
-    with pytest.raises(DataError, match=r"00003\.png: exists already; .*--force"):
+    with pytest.raises(UsageError, match=r"00003\.png: exists already; .*--force"):
         unpacked(data, out, CODECS[GRAY])
     assert tree(out) == {"00003.png": b"mine", "notes.txt": b"mine too"}
     with PxlFile(data, CODECS[GRAY]) as file:

@@ -74,6 +74,8 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
     check_removal(options.keep, options.rm)
     if options.rm and (options.no_verify or STREAM in images or options.out == STREAM):
         raise UsageError("--rm: removes sources of verified files only; leave out --no-verify and -")
+    if not images:
+        raise UsageError("IMAGES: name image files, a folder of them, or - for standard input")
     out = _target(images, options)
     files = _sources(images)
     if out is not None and out.resolve() in {source.path.resolve() for source in files if source.content is None}:
@@ -147,8 +149,6 @@ def _sources(images: Sequence[str]) -> list[Source]:
     """The files to compress."""
     from pixelloom.codec.archive import Source, sources
 
-    if not images:
-        raise UsageError("IMAGES: name image files, a folder of them, or - for standard input")
     if STREAM in images:
         if len(images) > 1:
             raise UsageError("IMAGES: - is a single image from standard input; leave out the other names")
@@ -199,7 +199,7 @@ def _report(done: Compressed, codec: BlockCodec, out: Path | None, *, as_json: b
     for name, reason in done.stored:
         _log.debug("stored as it is: %s (%s)", name, reason)
     if done.stored:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in done.reasons()[:5])
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in done.reasons()[:5])
         _log.warning("%d of %d files are stored as they are: %s", len(done.stored), len(done.stored) + images, reasons)
     _log.info(
         "%d images in %d blocks%s; %s of files became %s; the model %s is needed to read them",

@@ -25,7 +25,7 @@ from pixelloom.codec.layout import AGAIN
 from pixelloom.codec.manifest import Entry, Form, Stored
 from pixelloom.codec.protocols import BlockCodec
 from pixelloom.codec.reader import Lost, PxlFile
-from pixelloom.core.errors import CodecError, DataError
+from pixelloom.core.errors import CodecError, DataError, UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.io.decode import ACCEPTED, MAX_BYTES
 from pixelloom.data.io.reading import printable
@@ -282,7 +282,7 @@ def extract(file: PxlFile, out: Path, *, force: bool = False, salvage: bool = Fa
 
     Raises:
         CodecError: for a damaged file, without ``salvage``; nothing is written.
-        DataError: if a file exists already.
+        UsageError: if a file exists already.
         OSError: if something cannot be written.
     """
     done = Extracted()
@@ -312,7 +312,7 @@ def check_free(out: Path, names: Iterable[str], force: bool) -> None:
     """Check that files can take their names in a folder.
 
     Raises:
-        DataError: if one exists already, or would lie outside of the folder, through a link in it.
+        UsageError: if one exists already, or would lie outside of the folder, through a link in it.
     """
     root, checked = out.resolve(), set[Path]()
     for name in names:
@@ -320,9 +320,9 @@ def check_free(out: Path, names: Iterable[str], force: bool) -> None:
         if path.parent not in checked:
             checked.add(path.parent)
             if not path.parent.resolve().is_relative_to(root):
-                raise DataError(f"{printable(str(path))}: lies outside of {out}, through a link; remove the link")
+                raise UsageError(f"{printable(str(path))}: lies outside of {out}, through a link; remove the link")
         if path.is_dir() or ((path.exists() or path.is_symlink()) and not force):
-            raise DataError(f"{printable(str(path))}: exists already; choose another folder with -o, or use --force")
+            raise UsageError(f"{printable(str(path))}: exists already; choose another folder with -o, or use --force")
 
 
 @contextmanager

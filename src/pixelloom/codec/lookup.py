@@ -8,6 +8,7 @@ from pathlib import Path
 from pixelloom.codec.model import CodecModel
 from pixelloom.codec.protocols import BlockCodec
 from pixelloom.core.errors import CodecError, ModelError, PixelloomError
+from pixelloom.data.io.reading import printable
 from pixelloom.engine.safetensors_io import load_meta
 from pixelloom.models import pretrained
 
@@ -46,11 +47,12 @@ def find_codec(model: str | Path | None, identity: bytes | None, beside: Path | 
         ModelError: if the named model is missing or damaged.
         CodecError: if none has the identity; names it and says what to do.
     """
+    file = "" if beside is None else f"{printable(str(beside))}: "
     if model is not None:
         found = load(export_of(model))
         if identity is not None and found.identity != identity:
             raise CodecError(
-                f"the file was compressed by the model {identity.hex()}, {model} is {found.identity.hex()}; "
+                f"{file}was compressed by the model {identity.hex()}, {model} is {found.identity.hex()}; "
                 "give the export that the file was compressed with, --model PATH"
             )
         return found
@@ -59,10 +61,10 @@ def find_codec(model: str | Path | None, identity: bytes | None, beside: Path | 
     for path in _candidates(beside):
         if _identity(path) == identity.hex() and (found := load(path)).identity == identity:
             return found
-    place = "" if beside is None else f" or beside {beside.name}"
+    place = "" if beside is None else " or beside the file"
     raise CodecError(
-        f"no model {identity.hex()} among the packaged ones ({names()}){place}; give the export that the file was "
-        "compressed with, --model PATH"
+        f"{file}needs the model {identity.hex()}, which is not among the packaged ones ({names()}){place}; "
+        "give the export that the file was compressed with, --model PATH"
     )
 
 
@@ -76,10 +78,10 @@ def export_of(model: str | Path) -> Path:
         return packaged()[str(model)]
     path = Path(model)
     if path.is_dir():
-        inside = [file for file in (path / EXPORT, path / "model" / EXPORT) if file.is_file()]
-        if inside:
+        inside = [file for file in sorted(path.glob(f"*{SUFFIX}"))[:_MOST] if _identity(file)]
+        if len(inside) == 1:
             return inside[0]
-        raise ModelError(f"{path}: holds no export ({EXPORT}); `pixelloom export {path} --codec FILE` makes one")
+        raise ModelError(f"{path}: holds {len(inside)} exports, not one; name the file")
     if path.is_file():
         return path
     raise ModelError(
@@ -106,4 +108,4 @@ def _candidates(beside: Path | None) -> Iterator[Path]:
     yield from packaged().values()
     if beside is not None:
         here = beside.resolve().parent
-        yield from sorted((*here.glob(f"*{SUFFIX}"), *here.glob(f"*/{EXPORT}")))[:_MOST]
+        yield from sorted((*here.glob(f"*{SUFFIX}"), *here.glob(f"*/*{SUFFIX}")))[:_MOST]
