@@ -2,8 +2,8 @@
 
 float64 and float32 hold the same integers; the second is faster, and has traps. Without oneDNN, torch gives float32
 convolutions of 16 or more images to NNPACK, whose Winograd transforms are not sums of products of the given integers.
-Reduced precision of float32 products (bfloat16, TF32) and autocast round the factors. :func:`exact_arithmetic` excludes
-them, whatever the program around it has set. What it cannot know of, the known answer of an export finds.
+Reduced precision of float32 products (bfloat16, TF32) and autocast shorten the factors. :func:`exact_arithmetic`
+excludes them, whatever the program around it has set. What it cannot know of, the known answer of an export finds.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Before each rounding, every operation multiplies and adds integers and powers of two below the bound of the profile.
 So all results are exact: in float32 and float64, in any order of a sum, with fused multiply-adds or without. Rounding
-is to the nearest integer, ties to even (IEEE 754), and is followed by a clamp. Square roots and divisions, which IEEE
-754 rounds correctly, are taken in float64.
+is to the nearest integer, ties to even (IEEE 754), and is followed by a clamp. Square roots and divisions are taken in
+float64, and are correctly rounded (IEEE 754).
 
 A node of a lowered network is an :class:`IntegerNode`. It holds numbers and integer tensors only, and ``KINDS``
 (:mod:`pixelloom.codec.kinds`) names the function that makes its operation: a stored network is data and never code.
@@ -73,7 +73,7 @@ class Lookup:
 
 
 def rounded(x: Tensor, low: int, high: int) -> Tensor:
-    """Round a temporary tensor in place, and clamp."""
+    """The nearest integers, clamped, in place of a temporary tensor."""
     return x.round_().clamp_(low, high)
 
 

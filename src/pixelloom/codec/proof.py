@@ -1,7 +1,7 @@
 """The proof that a lowered network is exact: every intermediate result of every node is below the bound.
 
 It follows from the integers alone: from the bounds of the inputs, and from weights, tables and factors. It is taken
-when a network is lowered and again when it is loaded, so that a file whose numbers do not fit together is refused
+when a network is lowered and again when it is loaded, so that a file of inconsistent numbers is refused
 before it is executed.
 """
 
@@ -16,6 +16,7 @@ from pixelloom.codec.operations import IntegerNode
 from pixelloom.codec.sequences import UNITS
 from pixelloom.codec.tables import TOTAL_BITS
 from pixelloom.core.errors import ModelError
+from pixelloom.layers.reads import Offsets
 from pixelloom.layers.reads import HERE, Closure, Earlier, Offsets
 
 _WIDEST = 60  # largest magnitude of a binary exponent
@@ -27,7 +28,7 @@ def prove(nodes: Sequence[IntegerNode], bound: int) -> list[int]:
     """The largest intermediate magnitude of each node.
 
     Raises:
-        ModelError: naming the first node that may exceed the bound, or whose parameters do not fit together.
+        ModelError: naming the first node that may exceed the bound, or whose parameters are inconsistent.
     """
     found = []
     for number, node in enumerate(nodes):
@@ -36,7 +37,7 @@ def prove(nodes: Sequence[IntegerNode], bound: int) -> list[int]:
         try:
             largest = _LARGEST[node.kind](node, [nodes[i] for i in node.inputs])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
-            raise ModelError(f"{label}: its parameters do not fit together: {error}") from error
+            raise ModelError(f"{label}: its parameters are inconsistent: {error}") from error
         most, precision = (1 << 53, "float64") if node.kind in _WIDE else (bound, "float32")
         if largest >= most:
             raise ModelError(
@@ -83,6 +84,21 @@ def _image(node: IntegerNode, inputs: list[IntegerNode]) -> int:
     return node.largest
 
 
+def _read(node: IntegerNode, weight: torch.Tensor) -> torch.Tensor:
+    """Which weights belong to declared reads, bool [taps, in, out]: others would make the two executions differ."""
+    seen = torch.zeros(weight.shape, dtype=torch.bool)
+    stride = tuple(node.numbers["stride"])
+    for edge in node.edges:
+        _require(isinstance(edge.where, Offsets) and edge.where.stride == stride, "its stride does not fit its reads")
+        assert isinstance(edge.where, Offsets)
+        for number, tap in enumerate(node.numbers["taps"]):
+            if tuple(tap) in edge.where.taps:
+                seen[number] |= (
+                    torch.ones(weight.shape[1:], dtype=torch.bool) if edge.features is None else edge.features.T
+                )
+    return seen
+
+
 def _linear(node: IntegerNode, inputs: list[IntegerNode]) -> int:
     weight, bias = node.tensors["weight"], node.tensors["bias"]
     shape = (len(node.numbers["taps"]), inputs[0].features, node.features)
@@ -96,6 +112,7 @@ def _linear(node: IntegerNode, inputs: list[IntegerNode]) -> int:
             if tuple(tap) in where.taps:
                 read[number] |= True if edge.features is None else edge.features.T  # [out, in] -> [in, out]
     _require(not bool((weight != 0)[~read].any()), "a weight of what it does not read")
+    _require(not bool((weight * ~_read(node, weight)).any()), "weights of features that it does not read")
     sums = weight.double().abs().sum((0, 1)) * inputs[0].largest + bias.double().abs()
     largest = int(sums.max())
     _require(node.high >= largest and node.low <= -largest, "its sums exceed its bounds")
