@@ -168,23 +168,26 @@ def numbers(n: int, low: int, high: int) -> list[int]:
     return found
 
 
-GOLDEN = {
-    "bernoulli": ({"kind": "bernoulli", "channels": 1, "exponent": 6}, 40, (-300, 300), "4aaacc2774231935f1c6d6"),
-    "categorical-17": ({"kind": "categorical", "channels": 1, "levels": 17, "exponent": 9}, 20, (-2000, 2000), "27e726a66eeaed08d6fc9ded803911"),
-    "categorical-256": ({"kind": "categorical", "channels": 2, "levels": 256, "exponent": 5}, 4, (-200, 200), "cf59b3265870aa221bbf453aba7c16"),
-    "logistics-256": (
-        {
-            "kind": "logistics", "channels": 3, "levels": 256, "mixtures": 3, "weights": 10, "means": 11,
-            "log_scales": 10, "coefficients": 9, "narrowest": -6043, "widest": 8293,
-        }, 4, (-3000, 3000), "f578d4fee03cf0f58fe03cd8d18732ac",
-    ),
-    "logistics-17": (
-        {
-            "kind": "logistics", "channels": 2, "levels": 17, "mixtures": 2, "weights": 8, "means": 12, "log_scales": 9,
-            "coefficients": 10, "narrowest": -3229, "widest": 3939,
-        }, 6, (-4000, 4000), "778ab87a2691c73342005187abea138b",
-    ),
+BERNOULLI = {"kind": "bernoulli", "channels": 1, "exponent": 6}
+LEVELS_17 = {"kind": "categorical", "channels": 1, "levels": 17, "exponent": 9}
+LEVELS_256 = {"kind": "categorical", "channels": 2, "levels": 256, "exponent": 5}
+LOGISTICS_256 = {
+    "kind": "logistics", "channels": 3, "levels": 256, "mixtures": 3, "weights": 10, "means": 11, "log_scales": 10,
+    "coefficients": 9, "narrowest": -6043, "widest": 8293,
 }  # fmt: skip
+LOGISTICS_17 = {
+    "kind": "logistics", "channels": 2, "levels": 17, "mixtures": 2, "weights": 8, "means": 12, "log_scales": 9,
+    "coefficients": 10, "narrowest": -3229, "widest": 3939,
+}  # fmt: skip
+
+# Fields of the head, draws, bounds of integer logits, and the bytes of every machine.
+GOLDEN: dict[str, tuple[dict[str, Any], int, tuple[int, int], str]] = {
+    "bernoulli": (BERNOULLI, 40, (-300, 300), "4aaacc2774231935f1c6d6"),
+    "categorical-17": (LEVELS_17, 20, (-2000, 2000), "27e726a66eeaed08d6fc9ded803911"),
+    "categorical-256": (LEVELS_256, 4, (-200, 200), "cf59b3265870aa221bbf453aba7c16"),
+    "logistics-256": (LOGISTICS_256, 4, (-3000, 3000), "f578d4fee03cf0f58fe03cd8d18732ac"),
+    "logistics-17": (LOGISTICS_17, 6, (-4000, 4000), "778ab87a2691c73342005187abea138b"),
+}
 
 
 def golden(name: str) -> tuple[IntegerHead, list[list[int]], list[list[int]]]:

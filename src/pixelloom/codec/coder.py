@@ -47,8 +47,8 @@ class Encoder:
         Raises:
             ValueError: for an interval that is empty, everything, or not within 0 .. 2^24.
         """
-        for left, inside in zip(below.split(_BATCH), count.split(_BATCH), strict=True):
-            self._add(left.numpy(), inside.numpy())
+        for i in range(0, len(below), _BATCH):
+            self._add(below[i : i + _BATCH].numpy(), count[i : i + _BATCH].numpy())
             if sum(len(waiting) for waiting, _ in self._waiting) >= _BATCH:
                 self._flush()
 
