@@ -19,7 +19,7 @@ from pixelloom.core.types import Batch, ImageSpec
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.heads.discrete import Categorical
 from pixelloom.metrics.anomaly import auroc, auroc_interval, detection, needed, p_values, threshold
-from pixelloom.metrics.scores import KINDS, Reference, Statistics, png_bits
+from pixelloom.metrics.scores import KINDS, Reference, Statistics, coded_bits
 from pixelloom.objectives.base import Monitor
 from pixelloom.objectives.config import OptimConfig
 from pixelloom.objectives.likelihood import likelihood, mutated
@@ -148,9 +148,11 @@ def test_each_kind_is_its_formula() -> None:
     assert np.allclose(reference.score("typicality", found), abs(found.bits - normal.bits.mean()))
     assert np.allclose(reference.score("complexity", found), found.bits - found.coded)
     assert np.allclose(reference.score("ratio", found), found.bits - found.background)
-    inverse = np.linalg.inv(np.cov(np.stack([normal.bits, normal.coded])) + 1e-6 * np.eye(2))
-    away = np.stack([found.bits - normal.bits.mean(), found.coded - normal.coded.mean()], axis=1)
-    assert np.allclose(reference.score("auto", found) ** 2, [a @ inverse @ a for a in away])
+    log_p = []
+    for values, known in ((found.bits, normal.bits), (found.bits - found.coded, normal.bits - normal.coded)):
+        log_p.append(stats.norm(known.mean(), math.sqrt(known.var(ddof=1) + 1e-6)).sf(values))
+    two_sided = 2 * np.minimum(log_p[0], 1 - log_p[0])
+    assert np.allclose(reference.score("auto", found), -np.log(two_sided) - np.log(log_p[1]))
 
 
 def test_auto_sees_outliers_that_the_likelihood_misses() -> None:
@@ -164,13 +166,19 @@ def test_auto_sees_outliers_that_the_likelihood_misses() -> None:
     assert areas["typicality"] == 0
     assert abs(areas["likelihood"] - 0.5) < 0.1
     assert areas["complexity"] > 0.95
+    assert areas["auto"] > 0.95
+    # and images of average complexity that are too likely
+    odd = Statistics(np.full(50, normal.bits.mean() - 2), np.full(50, normal.coded.mean() - 2))
+    areas = {kind: auroc(reference.score(kind, others), reference.score(kind, odd)) for kind in areas}
+    assert areas["likelihood"] == 0
+    assert areas["complexity"] < 0.6
     assert areas["auto"] == 1
 
 
 def test_images_without_a_spread_have_finite_scores() -> None:
     equal = Statistics(np.full(5, 1.0), np.full(5, 2.0))
     reference = Reference.of(equal)
-    assert np.array_equal(reference.score("auto", equal), np.zeros(5))
+    assert np.allclose(reference.score("auto", equal), math.log(2))  # p-values of 1 and 1/2
     assert reference.score("auto", Statistics(np.array([1.5]), np.array([2.0])))[0] > 100
 
 
@@ -185,18 +193,23 @@ def test_what_is_wrong_is_named() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 2])
-def test_png_bits_are_the_size_of_a_file_that_holds_the_image(channels: int) -> None:
+def test_coded_bits_are_the_size_of_the_shorter_file_that_holds_the_image(channels: int) -> None:
     draw = np.random.default_rng(0)
     images = np.stack([np.zeros((channels, 9, 7)), draw.integers(0, 17, (channels, 9, 7))]).astype(np.uint8)
-    found = png_bits(images, 17)
+    found = coded_bits(images, 17)
     for image, bits in zip(images, found, strict=True):
         size = round(bits * image.size / 8)
         assert math.isclose(bits * image.size / 8, size)
         shown = np.round(image * (255 / 16)).astype(np.uint8)
         pixels = np.concatenate(list(shown), axis=1) if channels == 2 else shown.transpose(1, 2, 0).squeeze()
-        buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
-        assert size == len(buffer.getvalue())
+        files = []
+        for name, options in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True})):
+            buffer = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, name, **options)
+            back = np.asarray(Image.open(buffer).convert("RGB" if channels == 3 else "L"))
+            assert np.array_equal(back, pixels)  # lossless
+            files.append(len(buffer.getvalue()))
+        assert size == min(files)
     assert found[0] < found[1]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 import pixelloom as pl
 from commands import Command, caller
@@ -18,7 +19,7 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.data.catalog import load
 from pixelloom.data.config import DataConfig
 from pixelloom.metrics.anomaly import p_values, threshold
-from pixelloom.metrics.scores import png_bits
+from pixelloom.metrics.scores import coded_bits
 from pixelloom.models.gan import GANDescription, GANModel
 from pixelloom.models.pixel import PixelModel
 from pixelloom.runs import anomaly
@@ -52,17 +53,17 @@ def held_out() -> tuple[np.ndarray, np.ndarray]:
 def expected_scores(kind: str, images: np.ndarray) -> np.ndarray:
     """Scores by hand, of images uint8 [N, 1, 8, 8]."""
     reference, _ = held_out()
-    bits, coded = bits_of(images), png_bits(images, 2)
+    bits, coded = bits_of(images), coded_bits(images, 2)
     if kind == "likelihood":
         return bits
     if kind == "typicality":
         return abs(bits - bits_of(reference).mean())
     if kind == "complexity":
         return bits - coded
-    plane = np.stack([bits_of(reference), png_bits(reference, 2)])
-    inverse = np.linalg.inv(np.cov(plane) + 1e-6 * np.eye(2))
-    away = np.stack([bits, coded], axis=1) - plane.mean(1)
-    return np.sqrt(np.einsum("ni,ij,nj->n", away, inverse, away))
+    pairs = (bits_of(reference), bits), (bits_of(reference) - coded_bits(reference, 2), bits - coded)
+    log_p = [stats.norm(known.mean(), math.sqrt(known.var(ddof=1) + 1e-6)).logsf(values) for known, values in pairs]
+    two_sided = np.minimum(log_p[0], np.log1p(-np.exp(log_p[0])))
+    return -(math.log(2) + two_sided) - log_p[1]
 
 
 @pytest.mark.parametrize("kind", ["likelihood", "typicality", "complexity", "auto"])
@@ -81,7 +82,7 @@ def test_each_file_has_its_score_p_value_and_flag(kind: str, run: Command, model
     border = threshold(calibration, 0.05)
     assert np.allclose([float(row["nats"]) for row in rows], bits_of(images) * 64 * math.log(2), atol=1e-4)
     assert np.allclose([float(row["bits_per_dim"]) for row in rows], bits_of(images), atol=1e-5)
-    assert np.array_equal([float(row["png_bits_per_dim"]) for row in rows], png_bits(images, 2))
+    assert np.array_equal([float(row["coded_bits_per_dim"]) for row in rows], coded_bits(images, 2))
     assert np.allclose([float(row["score"]) for row in rows], scores, rtol=1e-4, atol=1e-5)
     assert math.isclose(found["threshold"], border, rel_tol=1e-4)
     measured = pl.score(model, images, kind=kind, false_alarms=0.05)
@@ -91,7 +92,7 @@ def test_each_file_has_its_score_p_value_and_flag(kind: str, run: Command, model
     assert np.array_equal([float(row["p_value"]) for row in rows], p_values(measured.scores, own))
     assert [row["flag"] == "1" for row in rows] == list(measured.scores > threshold(own, 0.05))
     assert found["flagged"] == sum(row["flag"] == "1" for row in rows) == int(measured.flags.sum())
-    assert found["calibration"] == {"data": "digits, val", "images": len(calibration)}
+    assert found["calibration"] == {"data": "digits, val", "images": len(calibration), "file": None}
 
 
 def test_the_threshold_is_not_of_the_training_split(run: Command, model: PixelModel) -> None:

@@ -126,8 +126,8 @@ def test_another_background_data_or_compressor_is_refused(run: Command, monkeypa
         patch.setattr(features, "version", lambda _: "0.0")
         said = run(*WORDS)
     assert said.code == 4
-    assert "is a calibration of another compressor of PNG (Pillow with zlib " in said.err
-    assert ", now Pillow with zlib 0.0)" in said.err
+    assert "is a calibration of other lossless compressors (PNG by zlib " in said.err
+    assert "; now PNG by zlib 0.0, WebP 0.0)" in said.err
     model = pl.load("flat")
     moved = DATA.model_copy(update={"binarize": "threshold@0.25"})
     record = model.description.training.model_copy(update={"data": moved})

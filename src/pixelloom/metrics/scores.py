@@ -4,23 +4,27 @@ With b = -log2 p(x) / dims, the bits/dim of image x, and normal images to refer 
 
     likelihood   b
     typicality   |b - mean of b over normal images|, after Nalisnick et al. 2019 (1906.02994), for single images
-    complexity   b - c, c the bits/dim of the image as lossless PNG (Serra et al. 2020, 1909.11480)
+    complexity   b - c, c the bits/dim of the image as lossless WebP or PNG, the shorter one (Serra et al. 2020,
+                 1909.11480, with their choice of the shortest of several codes)
     ratio        b - b', b' the bits/dim under a background model (Ren et al. 2019, 1906.02845)
-    auto         Mahalanobis distance of (b, c) from the normal images, under their mean and covariance
+    auto         -log p_t - log p_c, the p-values of typicality (two-sided) and complexity (one-sided) for normal
+                 distributions of b and b - c with mean and variance of normal images
 
-``auto`` fits a normal distribution to two statistics of normal images; Morningstar et al. 2021 (2006.09273) detect
-outliers by the density of several statistics in this way. likelihood, typicality and complexity are functions of
-(b, c). Nothing in it is chosen on outliers.
+``auto`` is Fisher's method of combining tests (1932); Bergamin et al. 2022 (2203.01097) combine tests of a generative
+model in this way. Its sum need not follow a chi-squared distribution, since p-values come from calibration scores.
+Nothing in it is chosen on outliers.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, features
 
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.core.types import Levels
@@ -30,6 +34,7 @@ from pixelloom.metrics.anomaly import Scores
 Kind = Literal["likelihood", "typicality", "complexity", "ratio", "auto"]
 KINDS: tuple[Kind, ...] = ("likelihood", "typicality", "complexity", "ratio", "auto")
 _LEAST = 3  # reference images: the covariance of two statistics
+_WEBP_SIDE = 16_383  # pixels, of the format
 _VARIANCE = 1e-6  # (bits/dim)^2, added to both variances: normal images of a tiny data set may have equal bits
 
 
@@ -39,7 +44,7 @@ class Statistics:
 
     Attributes:
         bits: under the model.
-        coded: as lossless PNG.
+        coded: as lossless WebP or PNG.
         background: under the background model; None without one.
     """
 
@@ -104,17 +109,26 @@ class Reference:
             if found.background is None:
                 raise UsageError("kind: ratio needs a background model, --background RUN")
             return found.bits - found.background
-        away = np.stack([found.bits - self.mean[0], found.coded - self.mean[1]])  # [2, N]
-        covariance = np.array(self.covariance) + _VARIANCE * np.eye(2)
-        squared = (away * np.linalg.solve(covariance, away)).sum(0)
-        return np.asarray(np.sqrt(np.maximum(squared, 0.0)), np.float64)
+        (bits, both), (_, coded) = self.covariance
+        typical = (found.bits - self.mean[0]) / math.sqrt(bits + _VARIANCE)
+        simple = (found.bits - found.coded - self.mean[0] + self.mean[1]) / math.sqrt(
+            bits + coded - 2 * both + _VARIANCE
+        )
+        return -(math.log(2) + _log_normal(-np.abs(typical)) + _log_normal(-simple))
 
 
-def png_bits(images: Levels, levels: int) -> Scores:
-    """The size of each image as lossless PNG, in bits per value, float64 [N].
+def _log_normal(z: Scores) -> Scores:
+    """log P(Z <= z) of a standard normal variable, float64 [N]."""
+    found: Scores = torch.special.log_ndtr(torch.from_numpy(z)).numpy()
+    return found
+
+
+def coded_bits(images: Levels, levels: int) -> Scores:
+    """The size of each image as lossless WebP or PNG, the shorter one, in bits per value, float64 [N].
 
     Gray and RGB images are written as 8 bits a value; other numbers of channels lie beside each other in gray. The size
-    depends on the version of the compressor, so all images of a calibration have to be measured by one installation.
+    depends on the compressors (:func:`compressors`), so all images of a calibration have to be measured by one
+    installation.
 
     Args:
         images: uint8 [N, C, H, W].
@@ -124,13 +138,24 @@ def png_bits(images: Levels, levels: int) -> Scores:
     n, channels, height, width = shown.shape
     if channels not in (1, 3):
         shown = shown.transpose(0, 2, 1, 3).reshape(n, 1, height, channels * width)  # [N, H, C, W] -> [N, 1, H, C * W]
-    sizes = [_png_size(image) for image in shown]
-    return np.array([8 * size / (channels * height * width) for size in sizes], np.float64)
+    return np.array([8 * _size(image) / (channels * height * width) for image in shown], np.float64)
 
 
-def _png_size(image: Levels) -> int:
-    """Bytes of an image [1 or 3, H, W] as PNG."""
-    buffer = io.BytesIO()
+def compressors() -> str:
+    """The compressors of :func:`coded_bits` and their versions; WebP is missing in some builds of Pillow."""
+    webp = features.version("webp")
+    return f"PNG by zlib {features.version('zlib')}" + (f", WebP {webp}" if webp else "")
+
+
+def _size(image: Levels) -> int:
+    """Bytes of an image [1 or 3, H, W] as WebP or PNG."""
     pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))  # [H, W, 3]
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return len(buffer.getvalue())
+    shown, settings = Image.fromarray(pixels), [("PNG", {"optimize": True})]
+    if features.check("webp") and max(shown.size) <= _WEBP_SIDE:
+        settings.append(("WEBP", {"lossless": True}))
+    sizes = []
+    for name, options in settings:
+        buffer = io.BytesIO()
+        shown.save(buffer, name, **options)
+        sizes.append(len(buffer.getvalue()))
+    return min(sizes)

@@ -30,7 +30,7 @@ from pixelloom.core.types import Levels
 from pixelloom.data.image_source import ImageSource, Taken
 from pixelloom.metrics.anomaly import Scores, needed
 from pixelloom.metrics.likelihood import batch_size
-from pixelloom.metrics.scores import KINDS, Kind, Reference, Statistics, png_bits
+from pixelloom.metrics.scores import KINDS, Kind, Reference, Statistics, coded_bits
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import require
 from pixelloom.models.scoring import of_pixels
@@ -113,7 +113,7 @@ class Scorer:
         background = (
             None if self.background is None else negative_log_likelihood(self.background, images).numpy() / unit
         )
-        return Statistics(nats.numpy() / unit, png_bits(images, spec.levels), background), found
+        return Statistics(nats.numpy() / unit, coded_bits(images, spec.levels), background), found
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

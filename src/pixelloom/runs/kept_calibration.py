@@ -17,14 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import features
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from pixelloom.core.errors import ModelError, explain
 from pixelloom.engine.safetensors_io import load_tensors, save_tensors
 from pixelloom.metrics.anomaly import threshold
-from pixelloom.metrics.scores import Kind, Reference
+from pixelloom.metrics.scores import Kind, Reference, compressors
 from pixelloom.models.description import CALIBRATION
 from pixelloom.runs.anomaly import Calibration, Scorer, fingerprint
 
@@ -74,7 +73,7 @@ class _Basis(BaseModel):
             "weights": "other weights or settings of the model",
             "background": "a background model" if not now.background else background,
             "data": "other training data of the model",
-            "compressor": f"another compressor of PNG ({self.compressor}, now {now.compressor})",
+            "compressor": f"other lossless compressors ({self.compressor}; now {now.compressor})",
         }
         return [text for name, text in words.items() if getattr(self, name) != getattr(now, name)]
 
@@ -110,7 +109,7 @@ def _basis(scorer: Scorer) -> _Basis:
         weights=fingerprint(scorer.model),
         background="" if scorer.background is None else fingerprint(scorer.background),
         data=sha256(json.dumps([data, record.content], sort_keys=True).encode()).hexdigest(),
-        compressor=f"Pillow with zlib {features.version('zlib')}",
+        compressor=compressors(),
     )
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 from pixelloom.core.atomic import cannot_write, write_bytes
 
-COLUMNS = ("image", "nats", "bits_per_dim", "png_bits_per_dim", "background_bits_per_dim", "score", "p_value", "flag")
+COLUMNS = ("image", "nats", "bits_per_dim", "coded_bits_per_dim", "background_bits_per_dim", "score", "p_value", "flag")
 _log = logging.getLogger("pixelloom")
 
 
