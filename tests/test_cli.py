@@ -65,6 +65,10 @@ COMMANDS = (
     "inspect",
     "list",
     "config",
+    "export",
+    "compress",
+    "decompress",
+    "test",
 )
 QUICK = [f"--{field}={value}" for field, value in TINY.items()]
 QUICK += ["--samples=0", "--train.validate-every=1000", "--train.sample-every=1000000"]
@@ -169,7 +173,7 @@ def test_help_lists_every_command_and_option(run: Command) -> None:
         ("train digits --resume --force", ["choose one"]),
         ("train digits extra", ["extra"]),
         ("train", ["name your images", "train --data FOLDER"]),
-        ("list recipe", ['"recipes"']),
+        ("list recipe", ["'recipes'", ".pxl"]),
         ("config rbg", ["'rgb'"]),
         ("sample", ["MODEL"]),
         ("evaluate flat --split tst", ['"test"']),
