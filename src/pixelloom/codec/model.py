@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pixelloom.codec import stored_graph
+from pixelloom.codec import sizes, stored_graph
 from pixelloom.codec.coder import Decoder, Encoder
 from pixelloom.codec.execution import Execution, Order
 from pixelloom.codec.heads import IntegerHead, load_head
@@ -24,12 +25,14 @@ from pixelloom.codec.proof import prove
 from pixelloom.core.errors import ModelError, shortened
 from pixelloom.core.types import ImageSpec
 from pixelloom.engine.safetensors_io import load_tensors, save_tensors
+from pixelloom.layers.reads import Size
 
 FORMAT = 1
 CARRIERS = {"float32": torch.float32, "float64": torch.float64}
 """Precisions that may hold the integers, the faster one first."""
 ANSWERED = 16  # images of the known answer; torch has other convolutions for 16 images or more
-_BATCH = 64  # images of a parallel pass
+_BATCH = 64  # images of a parallel pass, at most
+_KEPT = 4  # other sizes whose plans are kept
 
 
 @dataclass
@@ -46,6 +49,7 @@ class CodecModel:
         profile: number of the widths.
         card: where the model is from and what its lowering costs; for people, not part of the identity.
         carrier: precision that is used; None for the fastest that gives the known answer.
+        original: the exported model, where this one is :meth:`resized`.
     """
 
     nodes: list[IntegerNode]
@@ -57,13 +61,18 @@ class CodecModel:
     profile: int = 1
     card: dict[str, Any] = field(default_factory=dict)
     carrier: str | None = None
+    original: CodecModel | None = None
 
     def __post_init__(self) -> None:
-        self.bounds = prove(self.nodes, PROFILES[self.profile].bound)
+        known = self.original
+        self.bounds: list[int] = known.bounds if known else prove(self.nodes, PROFILES[self.profile].bound)
+        self._sizes: dict[Size, CodecModel] = {}
 
     @cached_property
     def identity(self) -> bytes:
-        """SHA-256 of all that determines the bytes of a file."""
+        """SHA-256 of all that determines the bytes of a file; a resized model has that of the exported one."""
+        if self.original is not None:
+            return self.original.identity
         described, tensors = self._stored()
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         for name in sorted(tensors):
@@ -71,9 +80,40 @@ class CodecModel:
             digest.update(tensors[name].numpy().tobytes())
         return digest.digest()
 
+    @cached_property
+    def is_local(self) -> bool:
+        """Whether images of other sizes can be coded."""
+        try:
+            sizes.reach(self.nodes)
+        except ModelError:
+            return False
+        return True
+
+    def resized(self, height: int, width: int) -> CodecModel:
+        """The same model for images of another size.
+
+        Raises:
+            ModelError: if the network is not local, naming the layer that fixes the size.
+            UsageError: for a size that is out of range.
+        """
+        if self.original is not None:
+            return self.original.resized(height, width)
+        size = (height, width)
+        if size == self.spec.shape[1:]:
+            return self
+        if size not in self._sizes:
+            sizes.reach(self.nodes)
+            spec, nodes = sizes.spec_of_size(self.spec, height, width), sizes.of_size(self.nodes, size)
+            found = replace(self, nodes=nodes, spec=spec, original=self)
+            found.steps = torch.from_numpy(found._execution.own_order.steps)
+            if len(self._sizes) >= _KEPT:
+                self._sizes.pop(next(iter(self._sizes)))
+            self._sizes[size] = found
+        return self._sizes[size]
+
     def execution(self, carrier: str) -> Execution:
         """The lowered network in one precision."""
-        order = Order(self.steps.numpy(), self.groups)
+        order = Order(self.steps.numpy(), self.groups) if self.original is None else None
         return Execution(self.nodes, self.spec, self.groups, CARRIERS[carrier], order)
 
     @cached_property
@@ -83,6 +123,9 @@ class CodecModel:
         Raises:
             ModelError: if none does.
         """
+        if self.original is not None:
+            known = self.original._execution
+            return self.execution(next(name for name, dtype in CARRIERS.items() if dtype == known.dtype))
         for carrier in [self.carrier] if self.carrier else CARRIERS:
             execution = self.execution(carrier)
             if answer_of(execution) == self.answer:
@@ -94,7 +137,8 @@ class CodecModel:
 
     def logits(self, levels: Tensor) -> Tensor:
         """Integer parameters of the head, [B, H, W, outputs], for levels uint8 [B, C, H, W]."""
-        return torch.cat([self._execution.logits(levels[i : i + _BATCH]) for i in range(0, len(levels), _BATCH)])
+        batches = (levels[i : i + self._batch] for i in range(0, len(levels), self._batch))
+        return torch.cat([torch.cat([found for _, found in self._rows_of_logits(each)], dim=1) for each in batches])
 
     def encode(self, levels: Tensor) -> bytes:
         """The payload of one block, levels uint8 [B, C, H, W]."""
@@ -106,23 +150,49 @@ class CodecModel:
     def intervals(self, levels: Tensor) -> tuple[Tensor, Tensor]:
         """For each value, in the order of the stream: counts below its level, and of its level, int64 [N]."""
         n, groups = len(levels), self.groups
-        size = self.spec.channels // groups
-        logits = self.logits(levels).view(n, -1, groups, self.head.parameters)  # [B, H * W, groups, parameters]
-        values = levels.view(n, groups, size, -1).permute(0, 3, 1, 2)  # [B, C, H, W] -> [B, H * W, groups, size]
+        parts = [self._raster_intervals(levels[i : i + self._batch]) for i in range(0, n, self._batch)]
         order = self._execution.order
         group, place = (torch.from_numpy(column.copy()) for column in order.values.T)
-        # [draws, B, ...] -> [draws * B, ...]
-        params = logits[:, place, group].transpose(0, 1).flatten(0, 1)
-        drawn = values[:, place, group].transpose(0, 1).flatten(0, 1)
-        below, count = self.head.edges(params, drawn)
-        symbols = below.shape[1]
-        if symbols > 1:  # all draws of a step: the first symbol of each, then the second
-            step = order.steps.reshape(self.spec.channels, -1)[::size][group.numpy(), place.numpy()].repeat(n)
-            symbol = np.arange(symbols)[None].repeat(len(step), 0)
-            keys = (np.arange(len(step)).repeat(symbols), symbol.ravel(), step.repeat(symbols))
-            sorting = torch.from_numpy(np.lexsort(keys))
-            return below.flatten()[sorting], count.flatten()[sorting]
-        return below.flatten(), count.flatten()
+        symbols = parts[0][0].shape[-1]
+        step = order.steps.reshape(self.spec.channels, -1)[:: self.spec.channels // groups][
+            group.numpy(), place.numpy()
+        ]
+        to = _by_symbols(step, n, symbols)
+        found = []
+        for pieces in zip(*parts, strict=True):
+            # [B, H * W, groups, symbols] -> [B, draws, symbols] -> [draws, B, symbols] -> [draws * B * symbols]
+            values = torch.cat(pieces)[:, place, group].transpose(0, 1).flatten()
+            found.append(torch.empty(len(values), dtype=torch.int64).index_copy_(0, to, values.long()))
+        return found[0], found[1]
+
+    def _raster_intervals(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """The intervals of all values, int32 [B, H * W, groups, symbols] both."""
+        n, groups, channels = len(levels), self.groups, self.spec.channels
+        found: list[tuple[Tensor, ...]] = []
+        for rows, logits in self._rows_of_logits(levels):
+            # [B, C, rows, W] -> [B, groups, C / groups, rows * W] -> [B * rows * W * groups, C / groups]
+            values = levels[:, :, rows].reshape(n, groups, channels // groups, -1).permute(0, 3, 1, 2).flatten(0, 2)
+            # [B, rows, W, outputs] -> [B * rows * W * groups, parameters]
+            edges = self.head.edges(logits.reshape(-1, self.head.parameters), values)
+            found.append(tuple(edge.int().view(n, -1, groups, edge.shape[1]) for edge in edges))
+        below, count = (torch.cat(pieces, dim=1) for pieces in zip(*found, strict=True))
+        return below, count
+
+    @property
+    def _batch(self) -> int:
+        """Images of a parallel pass."""
+        return max(1, min(_BATCH, sizes.WINDOW // (self.spec.height * self.spec.width)))
+
+    def _rows_of_logits(self, levels: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Rows and their parameters [B, rows, W, outputs], from top to bottom; of large images in bounded memory."""
+        if self.spec.height * self.spec.width <= sizes.WINDOW or not self.is_local:
+            yield slice(0, self.spec.height), self._execution.logits(levels)
+        else:
+            yield from self._windows(levels)
+
+    @cached_property
+    def _windows(self) -> sizes.Windows:
+        return sizes.Windows(self.nodes, self.spec, self.groups, self._execution.dtype)
 
     def decode(self, payload: bytes, n: int) -> Tensor:
         """Levels uint8 [n, C, H, W] of a payload; of a wrong one, some levels."""
@@ -198,6 +268,21 @@ def _loaded(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CodecMode
     return CodecModel(
         nodes, head, spec, groups, steps, meta["answer"], meta["profile"], dict(card) if isinstance(card, dict) else {}
     )
+
+
+def _by_symbols(step: npt.NDArray[np.int64], images: int, symbols: int) -> Tensor:
+    """Place in the stream of symbol s of image i of draw d, int64 [draws * images * symbols].
+
+    The draws of a step have their first symbols first, then their second ones.
+
+    Args:
+        step: of each draw, ascending.
+        images: number of images.
+        symbols: number of symbols of a draw.
+    """
+    first, end = (np.searchsorted(step, step, side).repeat(images) * images for side in ("left", "right"))
+    row, of_step = np.arange(len(first)) - first, end - first
+    return torch.from_numpy(((first * symbols + row)[:, None] + np.arange(symbols) * of_step[:, None]).ravel())
 
 
 def known_images(spec: ImageSpec) -> Tensor:
