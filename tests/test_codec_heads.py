@@ -156,6 +156,15 @@ def test_any_payload_decodes_to_levels(name: str) -> None:
         assert int(decoded.max()) < integer.levels
 
 
+def test_levels_that_only_fill_the_last_sixteen_are_never_decoded() -> None:
+    """40 levels are coded as 3 symbols of 16: a payload at the end of the last one gives level 39 and not 47."""
+    integer, logits = lowered(HEADS["logistics, 40 levels"], torch.zeros(1, 6, dtype=torch.float64))
+    logits[:, 2:4], logits[:, 4:] = -8000, -8000  # means far below, and narrow: all is in level 0
+    unit = (2**64 - 1) >> 24
+    payload = (unit * 2**24 - 2**36).to_bytes(8)
+    assert integer.decode(logits, Decoder(payload)).tolist() == [[39]]
+
+
 # ------------------------------------------------------------------------------------------------ plain integers
 
 
