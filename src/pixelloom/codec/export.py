@@ -22,6 +22,7 @@ from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.data.pixels import Scaling
 from pixelloom.layers.compiled import uncompiled
+from pixelloom.models import order_ensemble
 from pixelloom.models.inputs import in_precision
 from pixelloom.models.pixel import PixelModel
 from pixelloom.sampling.fast.passes import fold_affine
@@ -79,7 +80,7 @@ def refuse(model: PixelModel) -> None:
     """
     description = model.description
     refused: dict[str, Any] = {
-        "classes": description.classes, "a conditioning image": model.condition, "pixel orders": description.orders > 1
+        "classes": description.classes, "a conditioning image": model.condition, "pixel orders": order_ensemble.orders(model.network) > 1
     }  # fmt: skip
     for what, present in refused.items():
         if present:
