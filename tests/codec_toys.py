@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixelloom.core.errors import UsageError
 from pixelloom.core.types import ImageSpec, Levels
 
 TOTAL = 1 << 12
@@ -26,7 +27,7 @@ class TableCodec:
 
     def __init__(self, spec: ImageSpec, images: Levels) -> None:
         counts = np.ones((spec.dims, spec.levels), np.int64)
-        for image in images.reshape(len(images), -1):
+        for image in images.reshape(len(images), spec.dims):
             counts[np.arange(spec.dims), image] += 4
         room = TOTAL - spec.levels
         table = counts * room // counts.sum(1, keepdims=True) + 1
@@ -58,6 +59,23 @@ class TableCodec:
                 x = self._table[position][level] * (x // TOTAL) + rest - self._low[position][level]
                 out.append(level)
         return torch.tensor(out, dtype=torch.uint8).reshape(n, *self.spec.shape)
+
+
+class LocalCodec(TableCodec):
+    """One table for all positions, and so for images of any size."""
+
+    def __init__(self, spec: ImageSpec, images: Levels, original: LocalCodec | None = None) -> None:
+        super().__init__(spec, images)
+        row = self._table[0] if original is None else original._table[0]
+        low, find = (self._low[0], self._lookup[0]) if original is None else (original._low[0], original._lookup[0])
+        self._table, self._low, self._lookup = [row] * spec.dims, [low] * spec.dims, [find] * spec.dims
+        self.identity = self.identity if original is None else original.identity
+
+    def resized(self, height: int, width: int) -> LocalCodec:
+        if height * width > 1 << 12:
+            raise UsageError("too large")
+        spec = ImageSpec(self.spec.channels, height, width, self.spec.levels)
+        return LocalCodec(spec, np.zeros((0, *spec.shape), np.uint8), self)
 
 
 SPEC = ImageSpec(1, 4, 4, 4)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import pixelloom as pl
-from codec_toys import TableCodec, images_of, toy
+from codec_toys import LocalCodec, TableCodec, images_of, toy
 from commands import Command, caller
 from pixelloom.cli import main
 from pixelloom.codec import lookup
@@ -311,6 +311,18 @@ def test_the_model_that_takes_most_is_chosen(run: Command, images: Path) -> None
     assert "model: rgb" in run("compress", "0.png", "1.png", "2.png", "images/inner/4.png", "-o", "x.pxl").err
     assert run("compress", "images", "-o", "y.pxl", "--model", "rgb").code == 0
     assert run("decompress", "y.pxl", "-o", "out").code == 0
+    assert tree(Path("out")) == tree(images)
+
+
+def test_a_model_of_any_size_takes_the_most_common_one(
+    run: Command, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = LocalCodec(ImageSpec(1, 8, 8, 256), images_of(20, ImageSpec(1, 8, 8, 256)))
+    monkeypatch.setattr(lookup, "load", lambda path: local)
+    monkeypatch.setattr(lookup, "_identity", lambda path: local.identity.hex())
+    said = run("compress", "images", "-o", "x.pxl", "--model", "gray")
+    assert "5x9 pixels (1)" in said.err
+    assert run("decompress", "x.pxl", "-o", "out").code == 0
     assert tree(Path("out")) == tree(images)
 
 

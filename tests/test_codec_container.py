@@ -18,7 +18,7 @@ import torch
 
 import pixelloom
 from codec_mutations import MUTATIONS, Parts, foreign
-from codec_toys import SPEC, TableCodec, entropy, images_of, toy
+from codec_toys import SPEC, LocalCodec, TableCodec, entropy, images_of, toy
 from pixelloom.codec import layout
 from pixelloom.codec.arrays import compress, decompress, open_pxl
 from pixelloom.codec.container import Writer
@@ -259,6 +259,19 @@ def test_other_models_are_refused() -> None:
     assert "give the export" in str(error.value)
     with pytest.raises(CodecError, match=MODEL.identity.hex()):
         decompress(data)
+
+
+def test_a_model_of_any_size_reads_files_of_any_size() -> None:
+    local = LocalCodec(SPEC, IMAGES)
+    wide = local.resized(3, 9)
+    images = images_of(5, wide.spec)
+    data = compress(images, wide, block=2)
+    assert torch.equal(decompress(data, local), torch.from_numpy(images))
+    assert torch.equal(decompress(compress(IMAGES, local), wide), torch.from_numpy(IMAGES))
+    parts = Parts(data)
+    for size in (b"\xff\0\xff\0", b"\3\0\x08\0"):  # too large for the model; another one with right CRCs
+        with pytest.raises(CodecError, match=r"header:|index:|block 0"):
+            decompress(parts.joined(head=parts.head[:48] + size + parts.head[52:]), local)
 
 
 def test_files_of_newer_versions_name_what_they_need() -> None:

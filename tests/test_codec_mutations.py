@@ -329,7 +329,7 @@ MUTATIONS: dict[str, tuple[Edit, Callable[[], None]]] = {
         counts_need_an_index,
     ),
     "identities are not compared": (
-        Edit(PxlFile, "_check_model", "codec.identity != identity", "False"),
+        Edit(PxlFile, "_checked_model", "codec.identity != identity", "False"),
         other_models_are_refused,
     ),
     "the CRC of the header is not compared": (

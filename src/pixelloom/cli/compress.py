@@ -183,12 +183,13 @@ def _suffix(data: bytes) -> str:
 
 
 def _model(name: str | None, files: Sequence[Source]) -> BlockCodec:
-    from pixelloom.codec.choice import choose
+    from pixelloom.codec.choice import choose, fitted
     from pixelloom.codec.lookup import find_codec
 
+    some = [source.read() for source in files[:16]]
     if name is not None:
-        return find_codec(name, None)
-    chosen, codec = choose([source.read() for source in files[:16]])
+        return fitted(find_codec(name, None), some)
+    chosen, codec = choose(some)
     _log.info("model: %s", chosen)
     return codec
 

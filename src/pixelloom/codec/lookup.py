@@ -78,7 +78,8 @@ def export_of(model: str | Path) -> Path:
         return packaged()[str(model)]
     path = Path(model)
     if path.is_dir():
-        inside = [file for file in sorted(path.glob(f"*{SUFFIX}"))[:_MOST] if _identity(file)]
+        files = sorted((*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")))  # of a run, also in its model folder
+        inside = [file for file in files[:_MOST] if _identity(file)]
         if len(inside) == 1:
             return inside[0]
         raise ModelError(f"{path}: holds {len(inside)} exports, not one; name the file")

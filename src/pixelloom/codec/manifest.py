@@ -229,6 +229,6 @@ def _is_part(part: str) -> bool:
     """Whether a part of a path is a plain name: printable or not, but no control character, drive or separator."""
     return (
         part not in ("", ".", "..")
-        and len(part.encode("utf-8", "surrogatepass")) <= 255  # bytes, in most file systems
+        and len(part.encode("utf-8", "surrogatepass")) < 256  # bytes, in most file systems
         and not re.search(r"[\x00-\x1f\x7f\\:\ud800-\udfff]", part)
     )

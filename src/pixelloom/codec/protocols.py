@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,3 +29,16 @@ class BlockCodec(Protocol):
 
     def decode(self, payload: bytes, n: int) -> Tensor:
         """Levels uint8 [n, C, H, W] of a payload. Any payload gives some levels; a wrong one gives wrong levels."""
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A codec that may take images of other sizes."""
+
+    def resized(self, height: int, width: int) -> BlockCodec:
+        """The same model, with the same identity, for images of another size.
+
+        Raises:
+            ModelError: if the model is for one size.
+            UsageError: for a size that is out of range.
+        """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from pixelloom.codec import layout
 from pixelloom.codec.layout import AGAIN, HEADER_SIZE, SALVAGE, TRAILER_SIZE, Block, Header, Index, Trailer
-from pixelloom.codec.protocols import BlockCodec
-from pixelloom.core.errors import CodecError, DataError, UsageError
+from pixelloom.codec.protocols import BlockCodec, Resizable
+from pixelloom.core.errors import CodecError, DataError, ModelError, UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.io.reading import printable
 
@@ -99,22 +100,30 @@ class PxlFile:
             if found is None:
                 raise CodecError(f"{self.name}: needs the model {identity.hex()}; give its export")
             codec = found(identity) if callable(found) and not hasattr(found, "decode") else cast(BlockCodec, found)
-            self._check_model(codec)
-            self._codec = codec
+            self._codec = self._checked_model(codec)
         return self._codec
 
-    def _check_model(self, codec: BlockCodec) -> None:
+    def _checked_model(self, codec: BlockCodec) -> BlockCodec:
+        """The model, for the size of the images.
+
+        Raises:
+            CodecError: for another identity, profile, shape or number of levels.
+        """
         identity, header = self.header.identity, self.header
         if codec.identity != identity:
             raise CodecError(
                 f"{self.name}: header: was compressed by the model {identity.hex()}, the given one is "
                 f"{codec.identity.hex()}; give the export that the file was compressed with"
             )
+        if codec.spec.shape[1:] != header.spec.shape[1:] and isinstance(codec, Resizable):
+            with contextlib.suppress(ModelError, UsageError):  # the sizes differ, as the error below says
+                codec = codec.resized(header.spec.height, header.spec.width)
         if codec.profile != header.profile or codec.spec != header.spec:
             raise CodecError(
                 f"{self.name}: header: is of {header.spec} and profile {header.profile}, its model of {codec.spec} and "
                 f"profile {codec.profile}; the header is forged: {AGAIN}"
             )
+        return codec
 
     def __len__(self) -> int:
         """Number of images in blocks."""
