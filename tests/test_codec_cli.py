@@ -23,6 +23,8 @@ from pixelloom.codec import lookup
 from pixelloom.codec.container import Writer
 from pixelloom.core.errors import CodecError, ModelError
 from pixelloom.core.types import ImageSpec
+from pixelloom.data.pixels import to_bytes
+from small_models import flat
 
 GRAY, RGB = ImageSpec(1, 4, 6, 256), ImageSpec(3, 4, 6, 256)
 MODEL, OTHER = toy(GRAY), toy(RGB)
@@ -303,6 +305,38 @@ def test_models_are_found_by_their_identity(run: Command, images: Path, tmp_path
     assert said.code == 5
     assert identity in said.err
     assert MODEL.identity.hex() in said.err
+
+
+def test_an_export_is_found_beside_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a lowered network, and nothing replaced: by path, by folder, by identity beside the file; or not at all."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lookup, "packaged", dict)
+    run, spec = caller(capsys), ImageSpec(1, 4, 6, 2)
+    levels, model = torch.zeros(6, 1, 4, 6, dtype=torch.uint8), flat(spec, ink=0.1)
+    levels[4, 0, 2, 3] = 1
+    codec = pl.lower(model, calibration=levels)
+    codec.save(Path("export.safetensors"))
+    model.save(Path("run/model"))  # a model is no export
+    codec.save(Path("run/codec.safetensors"))
+    Path("images").mkdir()
+    for i, image in enumerate(to_bytes(levels.numpy(), 2)):
+        Image.fromarray(image[0]).save(f"images/{i}.png")
+    assert run("compress", "images", "-o", "x.pxl", "--model", "export.safetensors").code == 0
+    assert run("compress", "images", "-o", "y.pxl", "--model", "run").code == 0
+    assert Path("x.pxl").read_bytes() == Path("y.pxl").read_bytes()
+    assert torch.equal(pl.open_pxl("x.pxl")[4], levels[4])
+    Path("export.safetensors").unlink()
+    assert run("test", "x.pxl").out == "x.pxl: intact, 6 images\n"
+    Path("run/codec.safetensors").rename("run/codec.kept")
+    said = run("decompress", "x.pxl", "-o", "out")
+    assert said.code == 5
+    assert f"x.pxl: needs the model {codec.identity.hex()}, which is not among the packaged ones (none)" in said.err
+    assert run("decompress", "x.pxl", "-o", "out", "--model", "run/codec.kept").code == 0
+    assert tree(Path("out")) == tree(Path("images"))
+    said = run("decompress", "x.pxl", "-o", "other", "--model", "run/model")
+    assert (said.code, "holds 0 exports" in said.err) == (4, True)
 
 
 def test_the_model_that_takes_most_is_chosen(run: Command, images: Path) -> None:
