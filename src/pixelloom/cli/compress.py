@@ -87,7 +87,7 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
             done = compress_files(files, codec, sys.stdout.buffer, **given)  # type: ignore[arg-type]
         else:
             outputs.probe(out.parent)
-            with outputs.writing(out), whole_file(out) as file:
+            with outputs.storing(out), whole_file(out) as file:
                 done = compress_files(files, codec, file, **given)  # type: ignore[arg-type]
                 if not options.no_verify:
                     check_written(file, done, str(out))

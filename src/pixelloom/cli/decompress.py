@@ -72,7 +72,7 @@ def decompress(file: Named, /, *, options: DecompressOptions = DEFAULT) -> None:
             return
         out = _folder(file, options.out)
         outputs.check_place(out)
-        with signals(), outputs.writing(out):
+        with signals(), outputs.storing(out):
             done = extract(found, out, force=options.force, salvage=options.salvage)
     if options.json:
         say_json({"folder": str(out), "files": done.files, "lost": done.lost})

@@ -372,10 +372,18 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
 def writing(path: Path) -> Iterator[None]:
     """Turn a failure to write into a UsageError."""
     try:
+        with storing(path):
+            yield
+    except ModelError as error:  # of core.atomic.write_bytes
+        raise UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an error of the system into a UsageError; errors of models stay."""
+    try:
         yield
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be written: {error.strerror or error}; free space, or write elsewhere"
         ) from error
-    except ModelError as error:  # of core.atomic.write_bytes
-        raise UsageError(str(error)) from error
