@@ -185,9 +185,8 @@ def test_changed_integers_are_another_model_or_refused(codec: CodecModel, tmp_pa
         if torch.equal(forged[name], tensors[name]):
             continue
         save_tensors(path, forged, meta)
-        with pytest.raises(ModelError):
+        with pytest.raises(ModelError, match=r"codec\.safetensors: damaged"):
             CodecModel.load(path)
-            pytest.fail(f"{name} has changed and is not noticed")
 
 
 def test_a_model_is_no_export(tmp_path: Path) -> None:

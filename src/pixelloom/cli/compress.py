@@ -15,7 +15,7 @@ from cyclopts.validators import Number
 
 from pixelloom.cli import outputs
 from pixelloom.cli.console import Meter, memory, say, say_json
-from pixelloom.cli.options import Flag, whole_number
+from pixelloom.cli.options import Flag, number, whole_number
 from pixelloom.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class CompressOptions:
     model: str | None = None
     """Exported model: path, or name of a packaged one. Default: the packaged one that takes most of 16
     images."""
+    train_minutes: Annotated[float | None, Parameter(validator=Number(gt=0), converter=number)] = None
+    """Train a model on the images for this long, and write its export beside the file, as NAME.safetensors."""
     block: Annotated[int, Parameter(validator=Number(gte=1, lte=4096), converter=whole_number)] = 64
     """Images a block: larger blocks are smaller, smaller ones are faster to read in the middle."""
     no_verify: Flag = False
@@ -80,7 +82,8 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
     files = _sources(images)
     if out is not None and out.resolve() in {source.path.resolve() for source in files if source.content is None}:
         raise UsageError(f"{out}: is one of the images; choose another name")
-    codec = _model(options.model, files)
+    export = _export_of(out, options)
+    codec = _model(options.model, files) if export is None else _trained(export, files, options)
     with signals(), Meter(f"compressing {len(files)} files", len(files)) as meter:
         given = {"block": options.block, "verify": not options.no_verify, "progress": meter.show}
         if out is None:
@@ -94,7 +97,7 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
     if options.rm:
         for source in files:
             source.path.unlink()
-    _report(done, codec, out, as_json=options.json)
+    _report(done, codec, out, export, as_json=options.json)
 
 
 def check_removal(keep: bool, rm: bool) -> None:
@@ -194,7 +197,31 @@ def _model(name: str | None, files: Sequence[Source]) -> BlockCodec:
     return codec
 
 
-def _report(done: Compressed, codec: BlockCodec, out: Path | None, *, as_json: bool) -> None:
+def _export_of(out: Path | None, options: CompressOptions) -> Path | None:
+    """The export that --train-minutes writes beside the file; None without it."""
+    from pixelloom.codec.lookup import SUFFIX as EXPORT_SUFFIX
+
+    if options.train_minutes is None:
+        return None
+    if out is None or options.model is not None:
+        raise UsageError("--train-minutes: writes a model beside the file; use it without --model, and with -o FILE")
+    export = out.with_suffix(EXPORT_SUFFIX)
+    if export.exists() and not options.force:
+        raise UsageError(f"{export}: exists already; choose another --out, or add --force")
+    return export
+
+
+def _trained(export: Path, files: Sequence[Source], options: CompressOptions) -> BlockCodec:
+    from pixelloom.runs.own_codec import train_codec
+
+    assert options.train_minutes is not None
+    outputs.probe(export.parent)
+    codec = train_codec((source.read() for source in files), options.train_minutes)
+    codec.save(export)
+    return codec
+
+
+def _report(done: Compressed, codec: BlockCodec, out: Path | None, export: Path | None, *, as_json: bool) -> None:
     written, images = done.written, done.written.images
     bits = 8 * written.payload / (images * codec.spec.dims) if images else None
     for name, reason in done.stored:
@@ -207,6 +234,9 @@ def _report(done: Compressed, codec: BlockCodec, out: Path | None, *, as_json: b
         images, written.blocks, "" if bits is None else f", {bits:.4f} bits/dim", memory(done.source_bytes),
         memory(written.size), codec.identity.hex()[:16],
     )  # fmt: skip
+    whole = written.size + (0 if export is None else export.stat().st_size)
+    if export is not None:
+        _log.info("with the model %s: %s, which both sides need", export, memory(whole))
     if not as_json:
         if out is not None:
             say(str(out))
@@ -215,5 +245,6 @@ def _report(done: Compressed, codec: BlockCodec, out: Path | None, *, as_json: b
         "file": str(out), "bytes": written.size, "images": images, "blocks": written.blocks, "raw_blocks": written.raw,
         "payload_bytes": written.payload, "bits_per_dim": bits, "source_bytes": done.source_bytes,
         "stored": [{"name": name, "reason": reason} for name, reason in done.stored],
-        "stored_bytes": done.stored_bytes, "model": codec.identity.hex(), "profile": codec.profile,
+        "stored_bytes": done.stored_bytes, "bytes_with_model": None if export is None else whole,
+        "model": codec.identity.hex(), "profile": codec.profile,
     })  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +16,22 @@ import torch
 from torch import Tensor
 
 from pixelloom.codec.carriers import exact_arithmetic
+from pixelloom.codec.fusion import fused
 from pixelloom.codec.kinds import executable
 from pixelloom.codec.operations import IntegerNode
 from pixelloom.codec.parallel import ParallelPass
+from pixelloom.core.threads import ThreadChoice
 from pixelloom.core.types import ImageSpec
 from pixelloom.sampling.fast.analysis import Dataflow, schedule
+from pixelloom.sampling.fast.ir import Node
 from pixelloom.sampling.fast.passes import split_ordered_kernels
 from pixelloom.sampling.fast.planner import Plan
 from pixelloom.sampling.fast.runtime import Runtime
 from pixelloom.sampling.fast.wavefronts import Wavefront
 
+_CPU = torch.device("cpu")
 Draw = Callable[[Tensor, int, slice], Tensor]
-"""(parameters [M, n], number of the channel group, its channels) -> levels uint8 [M, channels]; M rows as in the plan."""
+"""(parameters [M, n], number of the channel group, its channels) -> levels uint8 [M, channels]; rows as in the plan."""
 
 
 @dataclass(frozen=True)
@@ -55,33 +59,52 @@ class Execution:
         groups: channel groups of the head.
         dtype: float32 or float64; both hold the same integers.
         order: the order of a stored network; None for that of the schedule.
+        fuse: whether to compute the same integers in fewer steps.
     """
 
     def __init__(
-        self, nodes: Sequence[IntegerNode], spec: ImageSpec, groups: int, dtype: torch.dtype, order: Order | None = None
+        self,
+        nodes: Sequence[IntegerNode],
+        spec: ImageSpec,
+        groups: int,
+        dtype: torch.dtype,
+        order: Order | None = None,
+        *,
+        fuse: bool = True,
     ) -> None:
         self.spec, self.groups, self.dtype = spec, groups, dtype
         self.image = nodes[0].tensors["table"]
         self.nodes = [executable(node) for node in nodes]
+        self._executed = fused(nodes, groups) if fuse else self.nodes
         self._given = order
         self._runtime: Runtime | None = None
+        self._passes, self._steps = ThreadChoice(), ThreadChoice()
 
     @cached_property
     def _pass(self) -> ParallelPass:
-        return ParallelPass(split_ordered_kernels(self.nodes), self.dtype)
+        return ParallelPass(split_ordered_kernels(self._executed), self.dtype)
 
     @cached_property
     def plan(self) -> Plan:
         """The plan of the fast sampler."""
-        return Plan(schedule(Dataflow(self.nodes, self.spec.shape, self.groups)))
+        found = self._plan(self._executed)
+        if self._given is not None and not np.array_equal(self._order_of(found).values, self._given.values):
+            return self._plan(self.nodes)  # a fused node waits for all that it reads
+        return found
+
+    def _plan(self, nodes: list[Node]) -> Plan:
+        return Plan(schedule(Dataflow(nodes, self.spec.shape, self.groups)))
+
+    def _order_of(self, plan: Plan) -> Order:
+        steps = np.zeros(self.spec.shape, np.int64)
+        for pixels in plan.pixel_groups:
+            steps[list(pixels.channels)] = plan.sweeps[pixels.sweep].ready
+        return Order(steps, self.groups)
 
     @cached_property
     def own_order(self) -> Order:
         """The order in which the plan draws the values."""
-        steps = np.zeros(self.spec.shape, np.int64)
-        for pixels in self.plan.pixel_groups:
-            steps[list(pixels.channels)] = self.plan.sweeps[pixels.sweep].ready
-        return Order(steps, self.groups)
+        return self._order_of(self.plan)
 
     @property
     def order(self) -> Order:
@@ -90,15 +113,19 @@ class Execution:
 
     def logits(self, levels: Tensor) -> Tensor:
         """Parameters of the head as integers, [B, H, W, outputs], for levels uint8 [B, C, H, W]."""
-        with exact_arithmetic():
+
+        def work() -> Tensor:
             image = self.image[levels.permute(0, 2, 3, 1).long()]  # -> [B, H, W, C]
             return self._pass(image.to(self.dtype))
+
+        with exact_arithmetic(), self._passes.tuner(None, _CPU) as tuner:
+            return tuner.run(levels.numel(), work)
 
     @torch.no_grad()
     def draw(self, images: int, draw: Draw) -> Tensor:
         """New images, levels uint8 [images, C, H, W], whose values a callback draws in the order of the plan."""
         if self._runtime is None or self._runtime.context.images != images:
-            self._runtime = Runtime(self.plan, images, self.dtype, torch.device("cpu"))
+            self._runtime = Runtime(self.plan, images, self.dtype, _CPU)
         height, width = self.spec.shape[1:]
         planes = torch.zeros(height * width, images, self.spec.channels, dtype=torch.uint8)
 
@@ -108,10 +135,10 @@ class Execution:
             wavefront.scatter(planes[..., which], levels)
             return self.image[levels.long()].to(self.dtype)
 
-        with exact_arithmetic():
+        with exact_arithmetic(), self._steps.tuner(None, _CPU) as tuner:
             self._runtime.begin(self.image[planes.long()].to(self.dtype))
-            for step in range(self.plan.schedule.steps):
-                self._runtime.step(step, drawn)
+            for step, work in enumerate(self.plan.values_per_step):
+                tuner.run(work * images, partial(self._runtime.step, step, drawn))
         # [H * W, images, C] -> [images, C, H * W] -> [images, C, H, W]
         return planes.permute(1, 2, 0).reshape(images, self.spec.channels, height, width)
 

@@ -66,7 +66,7 @@ def lower(model: PixelModel, calibration: Tensor | Levels, profile: int = 1) -> 
     exponents = head.exponents.repeat(model.head.groups)
     lowering = Lowering(nodes, largest, exponents, image, scale, widths)
     lowered = lowering.run(lower_node)
-    execution = Execution(lowered, spec, model.head.groups, torch.float64)
+    execution = Execution(lowered, spec, model.head.groups, torch.float64, fuse=False)
     steps = torch.from_numpy(execution.own_order.steps)
     card = {"network": model.description.network, "cut": lowering.cuts, "calibration": len(calibration)}
     return CodecModel(lowered, head, spec, model.head.groups, steps, answer_of(execution), profile, card)
@@ -80,7 +80,8 @@ def refuse(model: PixelModel) -> None:
     """
     description = model.description
     refused: dict[str, Any] = {
-        "classes": description.classes, "a conditioning image": model.condition, "pixel orders": order_ensemble.orders(model.network) > 1
+        "classes": description.classes, "a conditioning image": model.condition,
+        "pixel orders": order_ensemble.orders(model.network) > 1,
     }  # fmt: skip
     for what, present in refused.items():
         if present:
@@ -103,8 +104,8 @@ def _check(model: PixelModel, calibration: Tensor) -> None:
 def image_table(spec: ImageSpec, scaling: Scaling) -> tuple[Tensor, float]:
     """(integers n of all levels, int64 [L]; scale s), so that n s is the level in model space, 0 included.
 
-    Model space is (v - z) / ((L - 1) scale) with z = shift (L - 1). n = 2^k (v - z), for the smallest k <= 3 for which it
-    is an integer; if there is none, n is rounded for k = 3.
+    Model space is (v - z) / ((L - 1) scale) with z = shift (L - 1). n = 2^k (v - z), for the smallest k <= 3 for which
+    it is an integer; if there is none, n is rounded for k = 3.
     """
     zero = scaling.shift * (spec.levels - 1)
     k = next((k for k in range(4) if math.isclose(2**k * zero, round(2**k * zero), abs_tol=1e-9)), 3)
