@@ -86,7 +86,7 @@ def test_a_folder_is_compressed_by_its_own_model(
     assert CodecModel.load(tmp_path / "images.safetensors").spec == ImageSpec(1, 6, 6, 2)
     assert run("decompress", "images.pxl", "-o", "back").code == 0  # finds the model beside the file
     for path in folder.iterdir():
-        back = np.asarray(Image.open(tmp_path / "back" / "images" / path.name))
+        back = np.asarray(Image.open(tmp_path / "back" / path.name))
         assert np.array_equal(back, np.asarray(Image.open(path)))
 
 
