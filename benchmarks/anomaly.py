@@ -74,9 +74,10 @@ def measured(scorer: Scorer, calibration: Calibration, against: list[str], n: in
     for name in against:
         with opened(model, name) as source:
             outliers = score_images(scorer, calibration, source, limit=n)
-        detections[name] = {kind: each.as_dict() for kind, each in normal.against(outliers).items()}
-        for kind, each in detections[name].items():
-            print(f"{title} against {name}, {kind}: AUROC {each['auroc']:.4f}", flush=True)
+        data = Path(name).name
+        detections[data] = {kind: each.as_dict() for kind, each in normal.against(outliers).items()}
+        for kind, each in detections[data].items():
+            print(f"{title} against {data}, {kind}: AUROC {each['auroc']:.4f}", flush=True)
     return {
         "normal": title,
         "n": len(normal.rows),
@@ -152,8 +153,8 @@ def left_out(pairs: list[str], n: int, images: int) -> dict[str, Any]:
     for pair in pairs:
         name, _, data = pair.partition("=")
         scorer = Scorer(pl.load(name))
-        found = measured(scorer, calibrated(scorer, images), [data], n)["detection"][data]
-        each[pair] = {kind: values["auroc"] for kind, values in found.items()}
+        found = measured(scorer, calibrated(scorer, images), [data], n)["detection"][Path(data).name]
+        each[Path(name).name] = {kind: values["auroc"] for kind, values in found.items()}
     means = {}
     for kind in next(iter(each.values())):
         areas = np.array([areas[kind] for areas in each.values()])
@@ -179,7 +180,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not (options.model and (options.against or options.defects or options.classify)) and not options.left_out:
         parser.error("--model with --against, --defects or --classify; or --left-out")
-    found: dict[str, Any] = {"model": options.model, "background": options.background, "machine": facts()}
+    found: dict[str, Any] = {"model": None, "background": None, "machine": facts()}
+    for name in ("model", "background"):
+        found[name] = None if getattr(options, name) is None else Path(getattr(options, name)).name
     model = None if options.model is None else pl.load(options.model)
     if model is not None and (options.against or options.defects):
         background = None if options.background is None else pl.load(options.background)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.catalog import load
 from pixelloom.data.config import DataConfig
+from pixelloom.metrics.scores import Reference, Statistics
 from pixelloom.models.pixel import PixelModel
 from score_toys import DATA, INK, SPEC, bits_of
 from scripts import script
@@ -95,7 +97,7 @@ def test_classes_and_left_out_ones(out: Path) -> None:
     mean = found["mean"]["typicality"]
     assert mean["mean"] == np.mean(areas)
     assert math.isclose(mean["interval"][1] - mean["mean"], 12.706 * np.std(areas, ddof=1) / math.sqrt(2))
-    assert found["models"]["a=odd.npy"]["likelihood"] == 0
+    assert found["models"]["a"]["likelihood"] == 0
 
 
 @pytest.mark.parametrize("kind", ["scratch", "spot", "texture", "patch"])
@@ -118,3 +120,30 @@ def test_a_defect_is_where_its_mask_is(kind: str) -> None:
         else:
             assert len(set(found[mask].tolist())) == 1
             assert 8 - side < rows.min() < 20 + side
+
+
+def test_combinations_by_their_formulas() -> None:
+    benchmark = script("anomaly_combinations")
+    draw = np.random.default_rng(0)
+
+    def found(n: int, bits: float, coded: float) -> Statistics:
+        c = draw.normal(coded, 0.5, n)
+        return Statistics(bits + 0.7 * (c - coded) + draw.normal(0, 0.1, n), c)
+
+    normal, other = found(80, 2.0, 3.0), found(9, 2.5, 3.2)
+    scores = {name: score(other) for name, score in benchmark.combinations(normal).items()}
+    assert np.array_equal(scores["fisher"], Reference.of(normal).score("auto", other))
+    plane = np.stack([normal.bits, normal.coded])
+    away = np.stack([other.bits, other.coded], axis=1) - plane.mean(1)
+    assert np.allclose(scores["mahalanobis"], [a @ np.linalg.inv(np.cov(plane)) @ a for a in away])
+    density = stats.gaussian_kde(plane)(np.stack([other.bits, other.coded]))
+    assert np.allclose(np.diff(scores["kde"]), -np.diff(np.log(density)))  # up to a constant
+    line = stats.linregress(normal.coded, normal.bits)
+    assert np.allclose(scores["residual"], other.bits - line.slope * other.coded - line.intercept)
+    far = found(9, 9.0, 3.0)
+    areas = benchmark.table(normal, other, {"far": far, "same": other}, ["same"])
+    assert all(each["mean"] == each["auroc"]["far"] == 1 and each["auroc"]["same"] == 0.5 for each in areas.values())
+    images = draw.integers(0, 256, (4, 1, 6, 6)).astype(np.uint8)
+    turned = dict(benchmark.changed(images))
+    assert np.array_equal(turned["turned"], np.rot90(images, axes=(2, 3)))
+    assert np.array_equal(np.sort(turned["shuffled"].reshape(4, -1)), np.sort(images.reshape(4, -1)))
