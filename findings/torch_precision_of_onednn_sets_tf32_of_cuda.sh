@@ -2,10 +2,10 @@
 # torch 2.13.0: torch.backends.mkldnn.fp32_precision writes the precision of all backends, but reads that of oneDNN alone.
 #
 # A program that allows reduced float32 precision on the CPU, by torch.backends.mkldnn.fp32_precision = "tf32", allows it
-# for CUDA's matrix products as well, which are in full float32 by default: the getter of this attribute is that of ("mkldnn", "all"),
-# its setter that of ("generic", "all"), which every backend inherits. On a machine with a GPU, likelihoods and other sums
-# in float32 then have 10 bits of mantissa, and nothing says so. torch.backends.mkldnn.matmul and .conv, one level below,
-# read and write their own entry.
+# for CUDA's matrix products as well, which are in full float32 by default: the getter of this attribute is that of
+# ("mkldnn", "all"), its setter that of ("generic", "all"), which every backend inherits. On a machine with a GPU,
+# likelihoods and other sums in float32 then have 10 bits of mantissa, and nothing says so. torch.backends.mkldnn.matmul
+# and .conv, one level below, read and write their own entry.
 #
 # Seen (the same in two runs):
 #     torch 2.13.0
