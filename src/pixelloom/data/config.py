@@ -33,7 +33,9 @@ class DataConfig(BaseModel):
     binarize: str = Field("none", description="none, static, dynamic or threshold@T with 0 <= T < 1")
     size: int | str | None = Field(None, description="side in pixels, or HEIGHTxWIDTH")
     gray: bool = Field(False, description="one channel, ITU-R 601 luma")
-    fit: Literal["crop", "resize", "pad", "error"] = Field("crop", description="how images of another size are fitted")
+    fit: Literal["crop", "resize", "pad", "tiles", "error"] = Field(
+        "crop", description="how images of another size are fitted; tiles cuts files into pieces of the size"
+    )
     resample: Literal["antialias", "nearest"] = Field(
         "antialias", description="filter for resizing; nearest adds no colors, for sprites and pixel art"
     )

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,6 +33,11 @@ from pixelloom.data.stream import take_batch
 from pixelloom.data.tables import quantize_table, threshold_table
 
 _log = logging.getLogger("pixelloom")
+
+
+def fit_of_one(config: DataConfig) -> Literal["crop", "resize", "pad", "error"]:
+    """How a file becomes one image: of a model trained on tiles, by a center crop."""
+    return "crop" if config.fit == "tiles" else config.fit
 
 
 class Taken(NamedTuple):
@@ -123,8 +128,8 @@ class FileImages:
         self.names: Sequence[str] = listing.names
         self._spec, self._config, self.changes, self.bad = spec, config, Counter[str](), 0
         self._reading = Reading(
-            (spec.height, spec.width), config.gray or spec.channels == 1, config.fit, config.background, config.bits,
-            range=config.reading.range, resample=config.resample,
+            (spec.height, spec.width), config.gray or spec.channels == 1, fit_of_one(config), config.background,
+            bits=config.bits, range=config.reading.range, resample=config.resample,
         )  # fmt: skip
         self.classes, self._labels = self._labeled()
 
@@ -162,7 +167,7 @@ class FileImages:
         frames, remarks = decode(content, name, self._reading)
         self.changes.update({remark for remark in remarks if not remark.startswith("with 16-bit values")})
         if size_of(content) != shape[1:]:
-            self.changes[f"of another size fitted to {shape[1]}x{shape[2]} ({self._config.fit})"] += 1
+            self.changes[f"of another size fitted to {shape[1]}x{shape[2]} ({self._reading.fit})"] += 1
         pixels = frames[0]
         if pixels.shape[2] < shape[0]:
             self.changes["converted from gray to RGB"] += 1

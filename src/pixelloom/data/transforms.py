@@ -70,11 +70,14 @@ def resized(data: Dataset, config: DataConfig) -> Dataset:
 
     Raises:
         DataError: for another size under fit="error".
+        UsageError: for another size under fit="tiles".
     """
     gray = config.gray and data.spec.channels > 1
     sides = config.sides or (data.spec.height, data.spec.width)
     if not gray and sides == (data.spec.height, data.spec.width):
         return data
+    if config.fit == "tiles" and sides != (data.spec.height, data.spec.width):
+        raise UsageError(f"data.fit: tiles are cut from image files; choose crop, resize or pad for {data.name}")
     reading = Reading(sides, config.gray, config.fit, config.background, resample=config.resample)
     pads = config.fit == "pad" and sides != (data.spec.height, data.spec.width)
     channels = 1 if gray else 3 if pads and reading.colored_background else data.spec.channels

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pixelloom.core.errors import DataError
 from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.data.config import DataConfig
-from pixelloom.data.image_source import FileImages
+from pixelloom.data.image_source import FileImages, fit_of_one
 from pixelloom.data.io.decode import Reading, decode
 from pixelloom.data.io.folders import expanded
 from pixelloom.data.io.listing import Listing
@@ -77,7 +77,7 @@ def open_defects(config: DataConfig, spec: ImageSpec) -> Iterator[DefectSet]:
         if not masks or len(masks) == len(tests):
             raise DataError(f"{path}: not of the layout mvtec: test/good/IMAGE, test/DEFECT/IMAGE, ground_truth/DEFECT")
         chosen = listing.take(np.array([rows[name] for name in tests], np.int64))
-        reading = Reading((spec.height, spec.width), gray=True, fit=config.fit)
+        reading = Reading((spec.height, spec.width), gray=True, fit=fit_of_one(config))
         yield DefectSet(FileImages(chosen, config, spec), listing, masks, reading)
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from pixelloom.core.errors import DataError
-from pixelloom.data.io.fit import fit_to
+from pixelloom.data.io.fit import fit_to, tiles_of
 from pixelloom.data.io.png import SIGNATURE, checked_png, without_text
 from pixelloom.data.io.reading import MAX_SIDE, DamageError, Reading, SizeError, color, printable
 from pixelloom.data.io.value_range import BITS_8, extrema, option
@@ -77,7 +77,7 @@ _UPRIGHT = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp
 
 
 class Decoded(NamedTuple):
-    """Frames, each uint8 [H, W, C] with C = 1 (gray) or 3 (RGB), and remarks on changed pixel values."""
+    """Frames or their tiles, each uint8 [H, W, C] with C = 1 (gray) or 3 (RGB), and remarks on changed pixel values."""
 
     frames: list[Pixels]
     remarks: list[str]
@@ -106,14 +106,21 @@ def decode(data: bytes, name: str, reading: Reading) -> Decoded:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for image in _frames(data, name, reading, remarks):
-            flat = _flatten(image, data, name, reading, remarks)
-            if reading.size is not None:
-                flat = fit_to(flat, reading, name, remarks)
-            frames.append(np.asarray(flat, np.uint8).reshape(flat.height, flat.width, -1))  # [H, W, C], also of [H, W]
-            total += frames[-1].size
+            for flat in _fitted(_flatten(image, data, name, reading, remarks), name, reading, remarks):
+                # [H, W, C], also of [H, W]
+                frames.append(np.asarray(flat, np.uint8).reshape(flat.height, flat.width, -1))
+                total += frames[-1].size
             if total > 3 * MAX_PIXELS:
                 raise DamageError(f"{name}: the frames have more than {MAX_PIXELS:,} pixels; use frames=first")
     return Decoded(frames, remarks)
+
+
+def _fitted(image: Image.Image, name: str, reading: Reading, remarks: list[str]) -> list[Image.Image]:
+    if reading.size is None:
+        return [image]
+    if reading.fit == "tiles":
+        return tiles_of(image, reading.size, remarks)
+    return [fit_to(image, reading, name, remarks)]
 
 
 def size_of(data: bytes) -> tuple[int, int]:
@@ -149,7 +156,7 @@ def _frames(data: bytes, name: str, reading: Reading, remarks: list[str]) -> Ite
             image.seek(k)
         _check_header(image, data, name, reading, remarks)
         with _damage(name):
-            drafts = reading.fit != "error" and reading.resample != "nearest"
+            drafts = reading.fit not in ("error", "tiles") and reading.resample != "nearest"
             if reading.size is not None and drafts and image.format == "JPEG":
                 # libjpeg decodes at 1/2, 1/4 or 1/8 of the size much faster. Four times the target size is kept, so
                 # that a center crop moves by at most an eighth of a pixel, and values by about one level.

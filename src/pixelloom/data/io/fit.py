@@ -1,4 +1,4 @@
-"""Fitting of an image to a size: crop, resize or pad."""
+"""Fitting of an image to a size: crop, resize or pad; or tiles of that size."""
 
 from __future__ import annotations
 
@@ -43,6 +43,20 @@ def fit_to(image: Image.Image, reading: Reading, name: str, remarks: list[str]) 
     if image.width < width or image.height < height:
         remarks.append("enlarged")
     return _scale(image, width, height, reading.resample)
+
+
+def tiles_of(image: Image.Image, size: tuple[int, int], remarks: list[str]) -> list[Image.Image]:
+    """Cut an image into tiles of (height, width) side by side, row by row, without scaling.
+
+    What is left at the edges is cut off, half of it at either side. An image smaller than a tile gives none.
+    """
+    (height, width), (w, h) = size, image.size
+    rows, columns = h // height, w // width
+    if not rows * columns:
+        remarks.append("smaller than a tile left out")
+    top, left = (h - rows * height) // 2, (w - columns * width) // 2
+    corners = [(left + j * width, top + i * height) for i in range(rows) for j in range(columns)]
+    return [image.crop((x, y, x + width, y + height)) for x, y in corners]
 
 
 def _scale(image: Image.Image, width: int, height: int, resample: str) -> Image.Image:

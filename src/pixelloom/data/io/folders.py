@@ -308,7 +308,8 @@ def _blocks(listing: Listing, reading: Reading, tally: _Tally, channels: int) ->
     if buffered:
         yield np.ascontiguousarray(np.stack(buffered).transpose(0, 3, 1, 2))  # [n, H, W, C] -> [n, C, H, W]
     if not shape:
-        raise DataError(f"{listing.path}: no readable image ({'; '.join(tally.bad)})")
+        why = "; ".join(tally.bad) or "all are smaller than a tile"
+        raise DataError(f"{listing.path}: no readable image ({why})")
 
 
 def _size_error(listing: Listing, reading: Reading) -> DataError:

@@ -30,7 +30,7 @@ class Reading:
     Attributes:
         size: (height, width) in pixels of all images; None if they have one size.
         gray: convert to one channel, ITU-R 601-2 luma (299 R + 587 G + 114 B) / 1000.
-        fit: for images of another size, center crop and resize, resize, resize and pad, or raise.
+        fit: for images of another size, center crop and resize, resize, resize and pad, cut into tiles, or raise.
         background: color (name or #rrggbb) behind transparent pixels and around padded images.
         bits: 8 converts 16-bit values by ``value >> 8``; None raises.
         frames: frames to read of animated and multipage files.
@@ -41,12 +41,12 @@ class Reading:
         resample: the filter for resizing: antialias averages, nearest copies pixels and adds no colors.
 
     Raises:
-        UsageError: for an invalid background or size, or bits together with range.
+        UsageError: for an invalid background or size, tiles without a size, or bits together with range.
     """
 
     size: tuple[int, int] | None = None
     gray: bool = False
-    fit: Literal["crop", "resize", "pad", "error"] = "crop"
+    fit: Literal["crop", "resize", "pad", "tiles", "error"] = "crop"
     background: str = "white"
     bits: Literal[8] | None = None
     frames: Literal["first", "all"] = "first"
@@ -59,6 +59,8 @@ class Reading:
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):
             raise UsageError(f"size: sides must be 1 to {MAX_SIDE}, not {self.size[0]}x{self.size[1]}")
+        if self.fit == "tiles" and self.size is None:
+            raise UsageError("fit: tiles have the size of --size; set it")
         if self.bits is not None and self.range is not None:
             raise UsageError("bits: --bits 8 is --range 0:65535; give one of bits and range")
         color(self.background)

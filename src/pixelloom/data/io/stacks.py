@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from pixelloom.core.errors import DataError
+from pixelloom.core.errors import DataError, UsageError
 from pixelloom.data.io.cache import IN_MEMORY
 from pixelloom.data.io.fit import fit_to
 from pixelloom.data.io.npy import StoredArray, read_blocks, read_errors
@@ -235,6 +235,8 @@ def image_shape(path: Path, stack: StoredArray, *, alone: bool = False) -> tuple
 def _resized(images: Levels, reading: Reading, levels: int, name: str) -> Levels:
     """Convert images to gray and resize them like files, at 8 bits; then quantize them to ``levels`` again."""
     images = bytes_table(levels)[images]
+    if reading.fit == "tiles" and reading.size not in (None, images.shape[2:]):
+        raise UsageError(f"{name}: tiles are cut from image files; choose --fit crop, resize or pad for arrays")
     resized = []
     for image in images:
         # [1, H, W] -> [H, W] or [3, H, W] -> [H, W, 3]
