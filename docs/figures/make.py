@@ -1,12 +1,13 @@
-"""Draw the images of the pages on concepts: ``python docs/figures/make.py [NAME...] [--gray RUN]``.
+"""Draw the images of the pages on concepts: ``python docs/figures/make.py [NAME...] [--gray RUN] [--fashion RUN]``.
 
-``one-pixel`` needs a run of the recipe mnist-gray, ``bits`` the data set binarized-mnist and ``metrics`` mnist; the
-others need no data.
+``one-pixel`` needs a run of the recipe mnist-gray, ``compressed`` a model of fashion-mnist, ``bits`` the data set
+binarized-mnist and ``metrics`` mnist; the others need no data.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from PIL import Image
 
 import pixelloom as pl
 from pixelloom.data.catalog import load
@@ -30,6 +32,7 @@ from pixelloom.viz.receptive_field import FIELD_KINDS, field_kinds
 
 HERE = Path(__file__).parent
 BLUE, ORANGE, PALE, INK = "#3b6ea5", "#d9822b", "#e6e6e6", "#1c1c1c"
+MAXIMUM = np.iinfo(np.uint8).max
 BITS = pl.ImageSpec(channels=1, height=28, width=28, levels=2)
 
 
@@ -178,6 +181,27 @@ def metrics() -> Figure:
     return drawn
 
 
+def compressed(run: Path) -> Figure:
+    """Images of Fashion-MNIST, the bits of each pixel under a model, and the bytes of each image."""
+    model = pl.load(str(run))
+    split = load(pl.DataConfig(source="fashion-mnist")).test
+    images = torch.from_numpy(split.take(np.linspace(0, len(split) - 1, 8).round().astype(np.int64))[0])
+    nats = model.nats(images)[:, 0] / math.log(2)  # bits [N, H, W]
+    drawn = Figure(figsize=(9, 2.9), dpi=150, layout="constrained")
+    panels = drawn.subplots(2, len(images))
+    for column, (image, bits_of) in enumerate(zip(images[:, 0].numpy(), nats.numpy(), strict=True)):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG", optimize=True)
+        panels[0, column].imshow(image, cmap="gray_r", vmin=0, vmax=MAXIMUM)
+        panels[0, column].set_title(f"PNG {len(file.getvalue())} bytes", fontsize=8)
+        shown = panels[1, column].imshow(bits_of, cmap="magma", vmin=0, vmax=8)
+        panels[1, column].set_title(f"model {bits_of.sum() / 8:.0f} bytes", fontsize=8)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+    drawn.colorbar(shown, ax=panels[1], shrink=0.8, label="bits")
+    return drawn
+
+
 def main() -> None:
     """Draw the images that are named, by default all."""
     made: dict[str, Callable[[], Figure]] = {
@@ -188,9 +212,11 @@ def main() -> None:
         "metrics": metrics,
     }
     parser = argparse.ArgumentParser(description="Draw the images of the pages on concepts.")
-    parser.add_argument("names", nargs="*", help=f"of {', '.join([*made, 'one-pixel'])}; by default all")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join([*made, 'one-pixel', 'compressed'])}; by default all")
     parser.add_argument("--gray", type=Path, default=Path("runs/mnist-gray"), help="a run of the recipe mnist-gray")
+    parser.add_argument("--fashion", type=Path, default=Path("runs/fashion"), help="a model of fashion-mnist")
     options = parser.parse_args()
+    made["compressed"] = lambda: compressed(options.fashion)
     made["one-pixel"] = lambda: one_pixel(options.gray)
     for name in options.names or made:
         made[name]().savefig(HERE / f"concept-{name}.png")
