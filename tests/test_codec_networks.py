@@ -113,6 +113,9 @@ def test_integers_do_not_depend_on_how_they_are_computed(name: str, tmp_path: Pa
         "19 images": narrow.logits(torch.cat((levels, images_of(codec.spec, 12, seed=4))))[:7],
         "sampler": _teacher_forced(narrow.draw, narrow, levels),
     }
+    assert codec.groups > 1 or len(narrow.plan.nodes) == len(narrow._executed)  # fused nodes wait no longer than others
+    one_by_one = Execution(codec.nodes, codec.spec, codec.groups, torch.float32, fuse=False)
+    found["not fused"] = one_by_one.logits(levels)
     with _threads(2):
         found["2 threads"] = narrow.logits(levels)
     codec.save(tmp_path / "codec.safetensors")

@@ -279,6 +279,6 @@ def test_what_reads_its_own_pixel_is_refused(where: Positions) -> None:
         golden.add("attention", [q, k, v], 4, edges, 4095, heads=2, multiplier=181, score=-14, shift=1)
     prove(golden.nodes, BOUND)
     execution = Execution(golden.nodes, SPEC, 1, torch.float32)
-    with pytest.raises(ModelError, match=r"^(linear|attention)\.\d: reads .* is not autoregressive") as caught:
+    with pytest.raises(ModelError, match=r"^(linear|attention|rescale)\.\d: reads .* is not autoregressive") as caught:
         execution.draw(1, lambda params, group, channels: torch.zeros(len(params), 1, dtype=torch.uint8))
     assert isinstance(caught.value, NotAutoregressiveError)

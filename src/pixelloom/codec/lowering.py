@@ -113,7 +113,7 @@ class Lowering:
     ) -> None:
         self.nodes, self.largest, self.profile = nodes, largest, profile
         self.output_exponents, self.image, self.scale = output_exponents, image, scale
-        self.readers = readers_of(nodes)
+        self.readers = readers_of([node.inputs for node in nodes])
         self.out: list[IntegerNode] = []
         self.values: dict[int, Value] = {}
         self.cuts = 0

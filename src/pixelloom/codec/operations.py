@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelloom.layers.reads import HERE, Kernel, Offsets
@@ -141,16 +142,28 @@ class Embedding(nn.Module):
         return rows.permute(0, 3, 1, 2)  # [B, H, W, features] -> [B, features, H, W]
 
 
-class Padded(nn.Module):
-    """One more feature, a constant."""
+class Rows(nn.Module):
+    """A function of each position, of values with features last."""
 
-    def __init__(self, value: int) -> None:
-        super().__init__()
-        self.value = value
+    def rows(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., features]"""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, features, H, W] -> [B, features + 1, H, W]"""
-        return torch.cat((x, torch.full_like(x[:, :1], self.value)), dim=1)
+        """[B, in, H, W] -> [B, features, H, W]"""
+        return self.rows(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # to features last, and back
+
+
+class Padded(Rows):
+    """One more feature, a constant."""
+
+    def __init__(self, node: IntegerNode) -> None:
+        super().__init__()
+        self.value = node.numbers["value"]
+
+    def rows(self, x: Tensor) -> Tensor:
+        """[..., features] -> [..., features + 1]"""
+        return F.pad(x, (0, 1), value=self.value)
 
 
 class Crop(nn.Module):
@@ -165,35 +178,33 @@ class Crop(nn.Module):
         return x[:, :, : self.size[0], : self.size[1]]
 
 
-class BothSigns(nn.Module):
+class BothSigns(Rows):
     """A table at x and at -x, concatenated."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, node: IntegerNode) -> None:
         super().__init__()
-        self.lookup = lookup
+        self.lookup = _table(node)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, features, H, W] -> [B, 2 * features, H, W]"""
-        last = x.permute(0, 2, 3, 1)  # -> [B, H, W, features]
-        return torch.cat((self.lookup(last), self.lookup(-last)), dim=-1).permute(0, 3, 1, 2)
+    def rows(self, x: Tensor) -> Tensor:
+        """[..., features] -> [..., 2 * features]"""
+        return self.lookup(torch.cat((x, -x), dim=-1))
 
 
-class Gate(nn.Module):
+class Gate(Rows):
     """round(a table[b] 2^s), clamped, of the two halves (a, b) of the features."""
 
     def __init__(self, node: IntegerNode) -> None:
         super().__init__()
-        self.lookup = Lookup(node.numbers["first"], node.tensors["table"])
+        self.lookup = _table(node)
         self.low, self.high, self.factor = node.low, node.high, power(node.numbers["shift"])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 2 * features, H, W] -> [B, features, H, W]"""
-        a, b = x.permute(0, 2, 3, 1).chunk(2, dim=-1)  # -> [B, H, W, features]
-        found = rounded((a * self.lookup(b)).mul_(self.factor), self.low, self.high)
-        return found.permute(0, 3, 1, 2)
+    def rows(self, x: Tensor) -> Tensor:
+        """[..., 2 * features] -> [..., features]"""
+        a, b = x.chunk(2, dim=-1)
+        return rounded((a * self.lookup(b)).mul_(self.factor), self.low, self.high)
 
 
-class Normalize(nn.Module):
+class Normalize(Rows):
     """round((n x - S) 2^k / sqrt(n Q - S^2 + e)), clamped; S and Q are sums of x and x^2 over n features.
 
     This is a layer norm (Ba et al. 2016), with mean S / n and variance (n Q - S^2) / n^2, and both terms times n.
@@ -204,13 +215,19 @@ class Normalize(nn.Module):
         self.low, self.high = node.low, node.high
         self.factor, self.epsilon = power(node.numbers["shift"]), float(node.numbers["epsilon"])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, features, H, W] -> same"""
-        wide, n = x.double(), x.shape[1]
-        total = wide.sum(1, keepdim=True)
-        spread = n * wide.square().sum(1, keepdim=True) - total.square() + self.epsilon
+    def rows(self, x: Tensor) -> Tensor:
+        """[..., features] -> same"""
+        wide, n = x.double(), x.shape[-1]
+        total = wide.sum(-1, keepdim=True)
+        spread = n * wide.square().sum(-1, keepdim=True) - total.square() + self.epsilon
         found = (n * wide - total).mul_(self.factor).div_(spread.sqrt_())
         return rounded(found, self.low, self.high).to(x.dtype)
+
+
+ROWS: dict[str, Callable[[IntegerNode], Rows]] = {
+    "both-signs": BothSigns, "gate": Gate, "normalize": Normalize, "padded": Padded,
+}  # fmt: skip
+"""Name of a kind that mixes the features of a position -> its function."""
 
 
 def _linear(node: IntegerNode) -> ir.Operation:
@@ -282,11 +299,8 @@ OPERATIONS: dict[str, Callable[[IntegerNode], ir.Operation]] = {
     "shift": _shift,
     "shuffle": lambda node: ir.Shuffle(node.numbers["factor"]),
     "embedding": _pointwise(lambda node: Embedding(node.tensors["table"])),
-    "padded": _pointwise(lambda node: Padded(node.numbers["value"])),
     "crop": _pointwise(lambda node: Crop(node.size)),
-    "both-signs": _pointwise(lambda node: BothSigns(_table(node))),
-    "gate": _pointwise(Gate),
-    "normalize": _pointwise(Normalize),
+    **{kind: _pointwise(make) for kind, make in ROWS.items()},
 }
 """Name of a kind that acts on positions alone, or by taps -> the operation of a node; :mod:`.kinds` adds the others."""
 

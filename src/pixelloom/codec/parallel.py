@@ -77,6 +77,9 @@ class ParallelPass:
             case ir.Linear(kernel=kernel):
                 return self._linear(kernel(), node.size)
             case ir.Pointwise(module=module):
+                rows: Any = getattr(module, "rows", None)  # the module on values with features last
+                if rows is not None:
+                    return lambda values: rows(*values).contiguous()
                 return lambda values: _rows(module(*map(_planes, values)))
             case ir.Shift(where=where):
                 return lambda values: _shifted(values[0], where, node.size)
@@ -236,11 +239,11 @@ def _attention(node: Node) -> Run:
     return run
 
 
-def readers_of(nodes: Sequence[Node]) -> list[list[int]]:
-    """For each node, the nodes that read it."""
-    found: list[list[int]] = [[] for _ in nodes]
-    for number, node in enumerate(nodes):
-        for source in dict.fromkeys(node.inputs):
+def readers_of(inputs: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each node, the nodes that read it, from the inputs of all nodes."""
+    found: list[list[int]] = [[] for _ in inputs]
+    for number, sources in enumerate(inputs):
+        for source in dict.fromkeys(sources):
             found[source].append(number)
     return found
 

@@ -16,7 +16,6 @@ from pixelloom.codec.operations import IntegerNode
 from pixelloom.codec.sequences import UNITS
 from pixelloom.codec.tables import TOTAL_BITS
 from pixelloom.core.errors import ModelError
-from pixelloom.layers.reads import Offsets
 from pixelloom.layers.reads import HERE, Closure, Earlier, Offsets
 
 _WIDEST = 60  # largest magnitude of a binary exponent

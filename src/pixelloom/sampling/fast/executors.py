@@ -90,6 +90,9 @@ def executor_of(context: Context, group: FeatureGroup) -> Executor:
         case ir.Linear():
             return _linear(context, node, node.operation.kernel(), group)
         case ir.Pointwise(module=module):
+            rows: Any = getattr(module, "rows", None)  # the module on [M, features]
+            if rows is not None:
+                return lambda wavefront: select(rows(*(f(wavefront) for f in operands)))
             # The module takes and gives [M, features, 1, 1].
             return lambda wavefront: select(module(*(f(wavefront)[:, :, None, None] for f in operands))[:, :, 0, 0])
         case ir.Shift(where=where):
