@@ -162,6 +162,18 @@ def test_an_order_of_its_own_is_drawn_by_parallel_passes(name: str) -> None:
     assert torch.equal(_teacher_forced(codec.execution("float64").draw, execution, levels), plain.double())
 
 
+@pytest.mark.parametrize("name", ["gated-pixelcnn/color", "row-lstm/gray"])
+def test_blocks_are_decoded_at_once_and_independently(name: str) -> None:
+    codec = _codec(name)
+    blocks = [images_of(codec.spec, 5, seed) for seed in (11, 12, 13)]
+    payloads = [codec.encode(block) for block in blocks]
+    assert torch.equal(codec.decode_blocks(payloads, 5), torch.stack(blocks))
+    found = codec.decode_blocks([payloads[0], b"\xff" + payloads[1][1:], payloads[2]], 5)
+    assert torch.equal(found[0], blocks[0])
+    assert not torch.equal(found[1], blocks[1])
+    assert torch.equal(found[2], blocks[2])
+
+
 # Settings of the program around it
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -196,14 +196,28 @@ class CodecModel:
 
     def decode(self, payload: bytes, n: int) -> Tensor:
         """Levels uint8 [n, C, H, W] of a payload; of a wrong one, some levels."""
-        coder, execution = Decoder(payload), self._execution
+        return self.decode_blocks([payload], n)[0]
+
+    def decode_blocks(self, payloads: Sequence[bytes], n: int) -> Tensor:
+        """Levels uint8 [blocks, n, C, H, W] of several payloads at once; a wrong one does not affect the others.
+
+        The steps of the sampler are small, so that four blocks of 64 images take half the time of one after the other.
+        """
+        coders, execution = [Decoder(payload) for payload in payloads], self._execution
 
         def draw(params: Tensor, group: int, channels: slice) -> Tensor:
-            return self.head.decode(params, coder)
+            if len(coders) == 1:
+                return self.head.decode(params, coders[0])
+            blocks = params.view(-1, len(coders), n, params.shape[1])  # [positions, blocks, n, parameters]
+            found = [
+                self.head.decode(blocks[:, i].flatten(0, 1), coder).view(len(blocks), 1, n, -1)
+                for i, coder in enumerate(coders)
+            ]
+            return torch.cat(found, dim=1).flatten(0, 2)  # [positions, blocks, n, channels] -> [M, channels]
 
-        if np.array_equal(execution.own_order.values, execution.order.values):
-            return execution.draw(n, draw)
-        return execution.draw_plainly(n, draw)
+        same = np.array_equal(execution.own_order.values, execution.order.values)
+        levels = (execution.draw if same else execution.draw_plainly)(len(coders) * n, draw)
+        return levels.view(len(coders), n, *self.spec.shape)
 
     # Files
 
