@@ -14,15 +14,17 @@ import torch
 import test_completion
 from checks import all_images
 from pixelloom.core.types import ImageSpec
+from pixelloom.heads.discrete import HeadConfig
 from pixelloom.models import scoring
 from pixelloom.models.order_ensemble import members, sequence
 from pixelloom.models.pixel import PixelModel
 from pixelloom.networks.pixel.made import MADEConfig
-from settings import ORDERED
+from settings import INDEPENDENT, ORDERED
 
 Array = npt.NDArray[np.float64]
 BITS = ImageSpec(1, 3, 3, 2)
 COLORS = ImageSpec(2, 2, 2, 3)
+LOGISTICS = HeadConfig(kind="logistics", mixtures=2)
 
 
 def model_of(**more: Any) -> PixelModel:
@@ -108,3 +110,25 @@ def test_a_mixture_is_no_mean_of_maps() -> None:
     assert (found - nats.mean(0)).abs().max() > 0.1
     assert (found - torch.einsum("kn,knhw->nhw", weights, nats)).abs().max() > 0.1
     assert all((a - b).abs().max() > 0.1 for a, b in itertools.combinations(nats, 2))
+
+
+@pytest.mark.parametrize("name", test_completion.ORDERS)
+def test_every_network_has_maps_in_one_and_several_orders(name: str) -> None:
+    """Pixels sum to -log p of the image."""
+    images = all_images(BITS)[::17]
+    for orders in (1, 4):
+        model = model_of(model=test_completion.ORDERS[name], orders=orders)
+        found = scoring.of_pixels(model, images)
+        torch.testing.assert_close(-found.sum((1, 2)), model.log_prob(images), rtol=0, atol=1e-6)
+        if orders == 1:
+            torch.testing.assert_close(found, model.nats(images).double().sum(1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", [ORDERED, INDEPENDENT, LOGISTICS])
+def test_every_head_has_maps(head: HeadConfig) -> None:
+    spec = ImageSpec(3, 2, 2, 8)
+    model = model_of(spec=spec, head=head, classes=2, null_class=False)
+    images = torch.randint(8, (6, *spec.shape), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    found = scoring.of_pixels(model, images, (0, 1))
+    each = torch.stack([model.log_prob(images, labels=label) for label in (0, 1)])
+    torch.testing.assert_close(found.sum((1, 2)), math.log(2) - each.logsumexp(0), rtol=0, atol=1e-5)

@@ -123,6 +123,22 @@ def test_calibration_on_the_images_of_training_is_refused(run: Command) -> None:
     assert run(*words, "fresh").code == 0
 
 
+def test_the_test_split_of_the_training_data_is_scored_from_any_folder(
+    run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder("mine", 40)
+    small = {"model.channels": 4, "model.hidden": 4, "model.blocks": 1, "data.levels": 2}
+    pl.train("digits", data="mine", images=64, out="runs/mine", overrides=small)
+    run_folder, other = Path("runs/mine").absolute(), Path("elsewhere")
+    other.mkdir()
+    monkeypatch.chdir(other)
+    model = pl.load(run_folder)
+    for data in (None, run_folder.parents[1] / "mine", "../mine"):
+        with opened(model, data) as source:
+            assert source.title.endswith("mine, test")
+            assert 0 < len(source.names) < 20
+
+
 def test_maps_sum_to_the_likelihood_less_a_constant(run: Command, model: PixelModel) -> None:
     images = folder("images", 6)
     said = run(

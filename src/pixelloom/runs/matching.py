@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -38,8 +39,10 @@ def split_of(data: Dataset, name: str) -> Split:
 
 def default_split(model: GenerativeModel, config: DataConfig) -> str:
     """``test`` for the training data and named data sets; ``all`` for other images, none of which was trained on."""
-    trained = model.description.training.data
-    same = trained is not None and trained.source == config.source
+    record = model.description.training
+    same = record.data is not None and record.data.source == config.source
+    if record.path and not same:  # from another folder, a relative path does not lead to the training data
+        same = Path(config.source).expanduser().resolve() == Path(record.path).resolve()
     return "test" if same or config.source in DATASETS else EVERY
 
 
