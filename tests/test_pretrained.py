@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import torch
 from safetensors import safe_open
 
 import pixelloom as pl
+from pixelloom.codec.export import entropy
+from pixelloom.codec.lookup import EXPORT
+from pixelloom.codec.model import CodecModel
 from pixelloom.core.errors import ModelError
 from pixelloom.data.masks import region
 from pixelloom.models import pretrained
@@ -55,6 +59,16 @@ def test_binarized_mnist_draws_what_it_finds_likely() -> None:
     assert 0.11 < images.float().mean() < 0.155  # ink in the test images: 0.1325
     assert (-model.log_prob(images.flip(-1)) > nats).float().mean() > 0.8  # mirrored digits are no digits
     assert (-model.log_prob(1 - images) > 3 * nats).all()
+
+
+def test_binarized_mnist_compresses_its_samples_to_their_likelihood() -> None:
+    model, folder = pl.load("binarized-mnist"), pretrained.folder("binarized-mnist")
+    codec = CodecModel.load(folder / EXPORT)
+    assert codec.identity.hex() in (folder / "README.md").read_text(encoding="utf-8")
+    images = model.sample(32, seed=1)
+    bits = -model.log_prob(images) / math.log(2)
+    assert float(entropy(codec, images).sum() / bits.sum()) == pytest.approx(1, abs=0.002)
+    assert torch.equal(codec.decode(codec.encode(images[:8]), 8), images[:8])
 
 
 def test_binarized_mnist_complete_fits_what_is_below_the_hole() -> None:
