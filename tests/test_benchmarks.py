@@ -134,6 +134,7 @@ def test_the_sampling_benchmark_knows_the_images_of_every_recipe(name: str) -> N
         "colored-mnist": 4,
         "rgb": 256,
         "completion": 256,
+        "local": 256,
         "pixelcnn-pp-cifar10": 256,
     }.get(name, 2)
     color = source in ("colored-mnist", "cifar10")
