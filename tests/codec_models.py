@@ -77,6 +77,7 @@ def cases() -> dict[str, Callable[[], PixelModel]]:
         found[f"{network}/logistics"] = partial(model_of, network, ImageSpec(3, 6, 5, 256), "logistics")
     found["gated-pixelcnn/norm"] = partial(model_of, "gated-pixelcnn", GRAY, norm="channel", positions=True)
     found["gated-pixelcnn/embedded"] = partial(model_of, "gated-pixelcnn", COLOR, embedding=5)
+    found["gated-pixelcnn/wide"] = partial(model_of, "gated-pixelcnn", BINARY, channels=64, layers=2)
     found["row-lstm/norm"] = partial(model_of, "row-lstm", GRAY, norm="channel", positions=True, kernel=5)
     found["diagonal-bilstm/plain"] = partial(model_of, "diagonal-bilstm", GRAY, wrap=False, norm="batch")
     found["pixelsnail/window"] = partial(

@@ -217,7 +217,7 @@ def _settings() -> tuple[object, ...]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["gated-pixelcnn/binary", "row-lstm/binary", "pixelsnail/binary"])
+@pytest.mark.parametrize("name", ["gated-pixelcnn/wide", "row-lstm/binary", "pixelsnail/binary"])
 @pytest.mark.parametrize("setting", HOSTILE)
 def test_settings_around_the_codec_change_nothing(name: str, setting: str) -> None:
     codec, levels = _codec(name), images_of(_codec(name).spec, 17, seed=2)
@@ -226,13 +226,13 @@ def test_settings_around_the_codec_change_nothing(name: str, setting: str) -> No
         before = _settings()
         assert torch.equal(codec.execution("float32").logits(levels), expected)
         assert codec.encode(levels) == payload
-        if name == "gated-pixelcnn/binary":
+        if name == "gated-pixelcnn/wide":
             assert torch.equal(codec.decode(payload, 17), levels)
         assert _settings() == before
 
 
 def test_these_settings_are_in_force_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    codec, levels = _codec("gated-pixelcnn/binary"), images_of(BINARY, 17, seed=2)
+    codec, levels = _codec("gated-pixelcnn/wide"), images_of(BINARY, 17, seed=2)
     expected = codec.execution("float32").logits(levels)
     monkeypatch.setattr(execution_module, "exact_arithmetic", contextlib.nullcontext)
     with torch.autocast("cpu", torch.bfloat16):
