@@ -1,6 +1,6 @@
 """Fusion: fewer, larger steps that compute the same integers.
 
-Three rewrites, for networks that draw all channels of a pixel together:
+Three rewrites, for networks that draw all channels of a pixel at once:
 
     clusters   nodes that act on each position alone, 1x1 linear layers among them, become one operation, if nothing
                else reads what is between them

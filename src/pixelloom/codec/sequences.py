@@ -84,8 +84,8 @@ class CausalSoftmax:
 
         w = table[round((s_max - s) m 2^b)]      round(2^24 exp(-difference)) of the keys that a query attends to
 
-    Scores and both sums are exact, and the quotient is correctly rounded (IEEE 754). The largest score s_max is that of the
-    keys of the query alone, so that all queries at once and one after the other give the same integers.
+    Scores and both sums are exact, and the quotient is correctly rounded (IEEE 754). The largest score s_max is that of
+    the keys of the query alone, so that all queries at once and one after the other give the same integers.
     """
 
     def __init__(self, node: IntegerNode) -> None:
