@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 import pixelloom as pl
 from codec_models import GRAY, images_of, model_of
 from commands import Command, caller
+from pixelloom.codec import stored_graph
+from pixelloom.codec.coder import Decoder
 from pixelloom.codec.export import entropy, image_table, lower
 from pixelloom.codec.lowering import PROFILES, as_integer
-from pixelloom.codec.model import CodecModel, known_images
+from pixelloom.codec.model import _NO_IDENTITY, CodecModel, _identity_of, known_images
 from pixelloom.codec.parallel import ParallelPass
 from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.core.types import ImageSpec
@@ -101,6 +104,26 @@ def test_identity_covers_every_integer_and_not_the_card(codec: CodecModel, tmp_p
         assert changed.identity != codec.identity, name
 
 
+def test_threads_may_share_a_model(codec: CodecModel, tmp_path: Path) -> None:
+    """While one thread decodes, another one decodes a block of another size."""
+    codec.save(tmp_path / "codec.safetensors")
+    shared, levels = CodecModel.load(tmp_path / "codec.safetensors"), images_of(GRAY, 5, 3)
+    payload, other = shared.encode(levels), shared.encode(levels[:2])
+    found: list[torch.Tensor] = []
+    second = threading.Thread(target=lambda: found.append(shared.decode(other, 2)))
+    coder = Decoder(payload)
+
+    def draw(params: torch.Tensor, group: int, channels: slice) -> torch.Tensor:
+        if second.ident is None:
+            second.start()
+            second.join(0.5)  # it waits for this one
+        return shared.head.decode(params, coder)
+
+    assert torch.equal(shared._execution.draw(5, draw), levels)
+    second.join()
+    assert torch.equal(found[0], levels[:2])
+
+
 def test_an_answer_that_no_carrier_gives_is_refused(codec: CodecModel, tmp_path: Path) -> None:
     codec.save(tmp_path / "codec.safetensors")
     wrong = CodecModel.load(tmp_path / "codec.safetensors")
@@ -139,12 +162,20 @@ def _tensor(name: str, to: torch.Tensor) -> Any:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_set("codec", to=7), "an export of format 7"),
+        (_set("codec", to=7), "an export of format 7.*update Pixelloom"),
         (_set("profile", to=9), "profile 9"),
+        (_set("profile", to=1.0), "profile 1.0"),
         (_set("image", "levels", to=16), "head does not fit"),
         (_set("image", "height", to=10**9), "order of values"),
         (_set("groups", to=2), "order of values"),
-        (_set("answer", to=None), "order of values"),
+        (_set("groups", to=1.0), "no integers"),
+        (_set("image", "height", to=7.0), "no integers"),
+        (_set("image", "height", to=math.inf), "no integers"),
+        (_set("answer", to=None), "known answer is missing"),
+        (_set("nodes", 3, "size", to=[7]), "node 3: cannot be read"),
+        (_set("nodes", 3, "size", to=[7, 1 << 40]), "grids of positions"),
+        (_set("nodes", 0, "size", to=[7, 7]), "grids of positions"),
+        (lambda meta, _: meta["nodes"][-1].update(low=-(1 << 20) - 1), "may exceed 1048576"),
         (_set("nodes", to=[]), "nodes are missing"),
         (_set("nodes", 1, "kind", to="eval"), "newer Pixelloom"),
         (_set("nodes", 2, "inputs", to=[5]), "does not come before it"),
@@ -156,6 +187,7 @@ def _tensor(name: str, to: torch.Tensor) -> Any:
         (_set("head", "kind", to="beta"), "head.kind"),
         (_set("head", to={}), "head.kind"),
         (_tensor("steps", torch.zeros(2, 2, dtype=torch.int32)), "order of values"),
+        (_tensor("steps", torch.zeros(GRAY.shape)), "order of values"),
         (_set("identity", to="00"), "identity"),
     ],
 )
@@ -165,6 +197,47 @@ def test_a_forged_export_is_refused_by_name(codec: CodecModel, tmp_path: Path, c
     _forged(path, change)
     with pytest.raises(ModelError, match=said):
         CodecModel.load(path)
+
+
+def test_nodes_that_do_not_fit_together_are_refused_when_they_are_executed(codec: CodecModel, tmp_path: Path) -> None:
+    path = tmp_path / "codec.safetensors"
+    codec.save(path)
+    tensors, meta = load_tensors(path)
+    relu = next(i for i, node in enumerate(codec.nodes) if node.kind == "sum")
+    meta["nodes"][relu]["kind"] = "table"  # of one value, and it has two
+    meta["nodes"][relu] |= {"numbers": {"first": codec.nodes[relu].low}, "tensors": {"table": "extra"}}
+    inputs = [codec.nodes[i] for i in codec.nodes[relu].inputs]
+    low, high = min(node.low for node in inputs), max(node.high for node in inputs)
+    meta["nodes"][relu]["numbers"]["first"] = low
+    tensors["extra"] = torch.zeros(high - low + 1, dtype=torch.int16)
+    meta["identity"] = _identity_of({k: v for k, v in meta.items() if k not in _NO_IDENTITY}, tensors).hex()
+    save_tensors(path, tensors, meta)
+    forged = CodecModel.load(path)
+    with pytest.raises(ModelError, match="cannot be executed"):
+        forged.encode(images_of(GRAY, 1))
+    with pytest.raises(ModelError, match="cannot be executed"):
+        forged.decode(b"", 1)
+
+
+def test_the_identity_of_a_file_is_that_of_its_stored_integers(
+    codec: CodecModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later version that stores the same nodes in another way reads the file as the same model."""
+    path = tmp_path / "codec.safetensors"
+    codec.save(path)
+
+    def other(nodes: Any) -> Any:
+        stored, tensors = store(nodes)
+        return [node | {"later": True} for node in stored], tensors
+
+    store = stored_graph.store
+    monkeypatch.setattr(stored_graph, "store", other)
+    assert CodecModel.load(path).identity == codec.identity
+
+
+def test_the_proof_is_stored(codec: CodecModel, tmp_path: Path) -> None:
+    codec.save(tmp_path / "codec.safetensors")
+    assert load_tensors(tmp_path / "codec.safetensors")[1]["bounds"] == codec.bounds
 
 
 def test_changed_integers_are_another_model_or_refused(codec: CodecModel, tmp_path: Path) -> None:

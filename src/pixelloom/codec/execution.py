@@ -124,8 +124,6 @@ class Execution:
     @torch.no_grad()
     def draw(self, images: int, draw: Draw) -> Tensor:
         """New images, levels uint8 [images, C, H, W], whose values a callback draws in the order of the plan."""
-        if self._runtime is None or self._runtime.context.images != images:
-            self._runtime = Runtime(self.plan, images, self.dtype, _CPU)
         height, width = self.spec.shape[1:]
         planes = torch.zeros(height * width, images, self.spec.channels, dtype=torch.uint8)
 
@@ -136,9 +134,12 @@ class Execution:
             return self.image[levels.long()].to(self.dtype)
 
         with exact_arithmetic(), self._steps.tuner(None, _CPU) as tuner:
-            self._runtime.begin(self.image[planes.long()].to(self.dtype))
+            if self._runtime is None or self._runtime.context.images != images:
+                self._runtime = Runtime(self.plan, images, self.dtype, _CPU)
+            runtime = self._runtime  # used by one thread at once, as exact_arithmetic() is held by one
+            runtime.begin(self.image[planes.long()].to(self.dtype))
             for step, work in enumerate(self.plan.values_per_step):
-                tuner.run(work * images, partial(self._runtime.step, step, drawn))
+                tuner.run(work * images, partial(runtime.step, step, drawn))
         # [H * W, images, C] -> [images, C, H * W] -> [images, C, H, W]
         return planes.permute(1, 2, 0).reshape(images, self.spec.channels, height, width)
 

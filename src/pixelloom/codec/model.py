@@ -15,9 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pixelloom import __version__
 from pixelloom.codec import sizes, stored_graph
 from pixelloom.codec.coder import Decoder, Encoder
 from pixelloom.codec.execution import Execution, Order
+from pixelloom.codec.head_parts import LARGEST
 from pixelloom.codec.heads import IntegerHead, load_head
 from pixelloom.codec.lowering import PROFILES
 from pixelloom.codec.operations import IntegerNode
@@ -33,6 +35,7 @@ CARRIERS = {"float32": torch.float32, "float64": torch.float64}
 ANSWERED = 16  # images of the known answer; torch has other convolutions for 16 images or more
 _BATCH = 64  # images of a parallel pass, at most
 _KEPT = 4  # other sizes whose plans are kept
+_NO_IDENTITY = ("card", "identity", "bounds")  # fields of a file that do not determine the bytes of images
 
 
 @dataclass
@@ -73,12 +76,7 @@ class CodecModel:
         """SHA-256 of all that determines the bytes of a file; a resized model has that of the exported one."""
         if self.original is not None:
             return self.original.identity
-        described, tensors = self._stored()
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-        for name in sorted(tensors):
-            digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
-            digest.update(tensors[name].numpy().tobytes())
-        return digest.digest()
+        return _identity_of(*self._stored())
 
     @cached_property
     def is_local(self) -> bool:
@@ -128,7 +126,11 @@ class CodecModel:
             return self.execution(next(name for name, dtype in CARRIERS.items() if dtype == known.dtype))
         for carrier in [self.carrier] if self.carrier else CARRIERS:
             execution = self.execution(carrier)
-            if answer_of(execution) == self.answer:
+            try:
+                found = answer_of(execution)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:  # of nodes that do not fit together
+                raise ModelError(f"the exported model cannot be executed: {shortened(str(error), 200)}") from error
+            if found == self.answer:
                 return execution
         raise ModelError(
             "this machine does not compute the integers of the exported model: no precision gives its known answer. "
@@ -238,7 +240,8 @@ class CodecModel:
             ModelError: if it cannot be written; an existing file is then unchanged.
         """
         described, tensors = self._stored()
-        save_tensors(Path(path), tensors, described | {"card": self.card, "identity": self.identity.hex()})
+        beside = {"card": self.card, "identity": self.identity.hex(), "bounds": self.bounds}
+        save_tensors(Path(path), tensors, described | beside)
 
     @classmethod
     def load(cls, path: Path | str) -> CodecModel:
@@ -248,39 +251,61 @@ class CodecModel:
             ModelError: if it is missing, damaged, or not an export, naming what is wrong.
         """
         tensors, meta = load_tensors(Path(path))
-        if meta.get("codec") != FORMAT:
-            what = f"an export of format {meta['codec']}" if "codec" in meta else "a model, not an export"
+        if "codec" not in meta:
+            raise ModelError(f"{path}: a model, not an export; `pixelloom export MODEL --codec FILE` makes one")
+        if meta["codec"] != FORMAT:
             raise ModelError(
-                f"{path}: {what}; `pixelloom export MODEL --codec FILE` makes an export that this version reads"
+                f"{path}: an export of format {shortened(repr(meta['codec']))}; this is Pixelloom {__version__}, which "
+                f"reads format {FORMAT}: update Pixelloom"
             )
         try:
             found = _loaded(meta, tensors)
-        except (ModelError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (ModelError, KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise ModelError(f"{path}: damaged or not an export: {shortened(str(error), 300)}") from error
+        # Of what is stored, so that the identity of a file does not change with the code that writes exports
+        found.identity = _identity_of({k: v for k, v in meta.items() if k not in _NO_IDENTITY}, tensors)
         if found.identity.hex() != meta.get("identity"):
             raise ModelError(f"{path}: damaged: its contents do not match its identity; use another copy")
         return found
 
 
+def _identity_of(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of JSON with sorted keys, and of name, type, shape and bytes of each tensor, sorted by name."""
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.digest()
+
+
 def _loaded(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CodecModel:
-    if meta["profile"] not in PROFILES:
-        raise ModelError(f"profile {meta['profile']!r} is not known here; a newer Pixelloom may know it")
-    spec = ImageSpec(**{name: int(value) for name, value in meta["image"].items()})
-    groups, steps = meta["groups"], tensors["steps"].long()
+    profile, groups = meta["profile"], meta["groups"]
+    if type(profile) is not int or profile not in PROFILES:
+        raise ModelError(f"profile {shortened(repr(profile))} is not known here; a newer Pixelloom may know it")
+    spec = ImageSpec(**meta["image"])
+    steps = tensors["steps"].long()
     of_head = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
     head = load_head(meta["head"], of_head)
     nodes = stored_graph.load(meta["nodes"], tensors)
-    if groups not in (1, spec.channels) or tuple(steps.shape) != spec.shape or not isinstance(meta["answer"], str):
+    if any(type(value) is not int for value in (groups, *asdict(spec).values())):
+        raise ModelError("its shape of images or its channel groups are no integers")
+    if tensors["steps"].dtype != torch.int32 or groups not in (1, spec.channels) or tuple(steps.shape) != spec.shape:
         raise ModelError("its order of values does not fit its images")
+    if not isinstance(meta["answer"], str):
+        raise ModelError("its known answer is missing")
     if head.levels != spec.levels or head.channels * groups != spec.channels:
         raise ModelError("its head does not fit its images")
     if nodes[-1].features != head.parameters * groups or nodes[-1].size != (spec.height, spec.width):
         raise ModelError("its output does not fit its head")
+    if nodes[-1].largest > LARGEST:
+        raise ModelError(f"its output may exceed {LARGEST}, more than a head takes")
+    if nodes[0].size != nodes[-1].size or any(max(n.size[0] / spec.height, n.size[1] / spec.width) > 2 for n in nodes):
+        raise ModelError("its grids of positions do not fit its images")
     if nodes[0].features != spec.channels or len(nodes[0].tensors.get("table", ())) != spec.levels:
         raise ModelError("its image does not fit its levels")
     card = meta.get("card")
     return CodecModel(
-        nodes, head, spec, groups, steps, meta["answer"], meta["profile"], dict(card) if isinstance(card, dict) else {}
+        nodes, head, spec, groups, steps, meta["answer"], profile, dict(card) if isinstance(card, dict) else {}
     )
 
 

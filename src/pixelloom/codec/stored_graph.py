@@ -59,7 +59,7 @@ def load(stored: Any, tensors: Mapping[str, Tensor]) -> list[IntegerNode]:
     for number, entry in enumerate(stored):
         try:
             nodes.append(_node(entry, tensors))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             raise ModelError(f"node {number}: cannot be read: {shortened(str(error), 200)}") from error
     return nodes
 
