@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pixelloom import __version__
+import pixelloom
 from pixelloom.codec import sizes, stored_graph
 from pixelloom.codec.coder import Decoder, Encoder
 from pixelloom.codec.execution import Execution, Order
@@ -255,7 +255,7 @@ class CodecModel:
             raise ModelError(f"{path}: a model, not an export; `pixelloom export MODEL --codec FILE` makes one")
         if meta["codec"] != FORMAT:
             raise ModelError(
-                f"{path}: an export of format {shortened(repr(meta['codec']))}; this is Pixelloom {__version__}, which "
+                f"{path}: an export of format {shortened(repr(meta['codec']))}; this is Pixelloom {pixelloom.__version__}, which "
                 f"reads format {FORMAT}: update Pixelloom"
             )
         try:
