@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,8 +33,7 @@ class Parts:
         with PxlFile(data) as file:
             self.header, self.trailer, self.index = file.header, file.trailer, file.index
         self.head = data[:HEADER_SIZE]
-        spec = self.header.spec
-        ends = [block.start + block.head_size + block.length(spec) for block in self.index.blocks]
+        ends = [block.end for block in self.index.blocks]
         self.blocks = [data[block.start : end] for block, end in zip(self.index.blocks, ends, strict=True)]
         self.middle = data[ends[-1] if ends else HEADER_SIZE : self.index.end]
         self.tail = data[self.index.end : -TRAILER_SIZE]
@@ -119,25 +118,53 @@ def header(parts: Parts, other: Parts, draw: Draw) -> bytes:
 
 
 def counts(parts: Parts, other: Parts, draw: Draw) -> bytes:
-    """The end claims another number of images or another content, and its CRC is right."""
-    images, content = parts.trailer.images, parts.trailer.content
-    new = [images + 1, images - 1, images + parts.header.block, 0, (1 << 32) - 1, int(draw.integers(1 << 32))]
-    trailer = parts.trailer._replace(images=new[draw.integers(len(new))])
+    """Index and perhaps head claim another number of images, or the end another content; the end's CRC is right."""
     if not draw.integers(4):
-        trailer = parts.trailer._replace(content=content ^ 1 << int(draw.integers(32)))
-    return parts.joined(trailer=trailer)
+        return parts.joined(trailer=parts.trailer._replace(content=parts.trailer.content ^ 1 << int(draw.integers(32))))
+    i = int(draw.integers(len(parts.blocks)))
+    block = parts.index.blocks[i]
+    new = [block.n + 1, block.n - 1, 0, parts.header.block, layout.MAX_BLOCK, 1 << 32, int(draw.integers(1 << 16))]
+    n = new[draw.integers(len(new))]
+    return _described(parts, i, draw, block._replace(tag=block.tag | 2, n=n))
+
+
+def size(parts: Parts, other: Parts, draw: Draw) -> bytes:
+    """Index and perhaps head give a block another size, or its size or none; the end's CRC is right."""
+    i = int(draw.integers(len(parts.blocks)))
+    block = parts.index.blocks[i]
+    _, height, width = block.spec.shape
+    new = [
+        *((width, height), (height + 1, width), (height, width + 1), (max(1, height // 2), 2 * width)),
+        *((1 << 16, 1), ((1 << 16) - 1,) * 2, (1 << 11,) * 2, parts.header.spec.shape[1:]),
+        tuple(draw.integers(1, 40, 2).tolist()),
+    ]
+    height, width = new[draw.integers(len(new))]
+    spec = replace(block.spec, height=height, width=width)
+    sized = bool(draw.integers(4))
+    return _described(parts, i, draw, block._replace(spec=spec, sized=sized, tag=block.tag | 2 * sized))
+
+
+def _described(parts: Parts, i: int, draw: Draw, claimed: layout.Block) -> bytes:
+    """Block i with another description in the index, and perhaps in its head, with a CRC that is right or not."""
+    block, blocks, entries = parts.index.blocks[i], list(parts.blocks), _entries(parts)
+    entries[i] = (claimed.description, block.check or 0)
+    if draw.integers(4):
+        check = int.from_bytes(blocks[i][block.head_size - 4 : block.head_size], "little")
+        blocks[i] = claimed.head(check) + blocks[i][block.head_size :]
+    return parts.joined(blocks=blocks, index=_index(parts, entries))
 
 
 def index(parts: Parts, other: Parts, draw: Draw) -> bytes:
     """An entry of the index has another tag, or bytes of the index are random; its CRC is right."""
     entries, tail = _entries(parts), bytearray(parts.tail)
-    i = draw.integers(len(entries))
-    tag, check = entries[i]
-    entries[i] = (int(draw.choice([0, 1, 2, 3, tag ^ 1, tag ^ 2, tag + 4, max(tag - 4, 0), 1 << 33])), check)
+    i = int(draw.integers(len(entries)))
+    block = parts.index.blocks[i]
+    tag = int(draw.choice([0, 1, 2, 3, 5, block.tag ^ 1, block.tag ^ 2, block.tag + 4, max(block.tag - 4, 0), 1 << 33]))
+    entries[i] = (block._replace(tag=tag).description, entries[i][1])
     if draw.integers(2):
         tail[draw.integers(len(tail))] ^= 1 << draw.integers(8)
         return parts.joined(index=bytes(tail))
-    return parts.joined(index=_index(parts, entries) if entries[i][0] != tag else parts.tail + b"\0")
+    return parts.joined(index=_index(parts, entries) if block.tag != tag else parts.tail + b"\0")
 
 
 def lengths(parts: Parts, other: Parts, draw: Draw) -> bytes:
@@ -148,8 +175,9 @@ def lengths(parts: Parts, other: Parts, draw: Draw) -> bytes:
     data = blocks[i]
     check = int.from_bytes(data[block.head_size - 4 : block.head_size], "little")
     payload = data[block.head_size :]
-    blocks[i] = layout.head(tag, block.n, check) + payload
-    entries[i] = (tag, zlib.crc32((payload + b"".join(blocks[i + 1 :]))[: (tag >> 2) - 1]) & 0xFFFF)
+    claimed = block._replace(tag=tag)
+    blocks[i] = claimed.head(check) + payload
+    entries[i] = (claimed.description, zlib.crc32((payload + b"".join(blocks[i + 1 :]))[: (tag >> 2) - 1]) & 0xFFFF)
     return parts.joined(blocks=blocks, index=_index(parts, entries))
 
 
@@ -164,17 +192,16 @@ def payload(parts: Parts, other: Parts, draw: Draw) -> bytes:
     return parts.joined(blocks=blocks, index=_index(parts, entries))
 
 
-def _entries(parts: Parts) -> list[tuple[int, int]]:
-    return [(block.tag, block.check or 0) for block in parts.index.blocks]
+def _entries(parts: Parts) -> list[tuple[bytes, int]]:
+    return [(block.description, block.check or 0) for block in parts.index.blocks]
 
 
-def _index(parts: Parts, entries: list[tuple[int, int]]) -> bytes:
-    """An index of entries, with the end of the file's own."""
-    rest = parts.tail[len(b"".join(layout.varint(tag) + struct.pack("<H", check) for tag, check in _entries(parts))) :]
-    return b"".join(layout.varint(tag) + struct.pack("<H", check) for tag, check in entries) + rest
+def _index(parts: Parts, entries: list[tuple[bytes, int]]) -> bytes:
+    """An index of entries, for the same stored files and manifest."""
+    return layout.pack_index(entries, parts.index.manifest - parts.index.stored, parts.index.end - parts.index.manifest)
 
 
 MUTATIONS: tuple[Callable[[Parts, Parts, Draw], bytes], ...] = (
     *(flips, flips, flips, cut, cut, longer, missing, inserted, zeros, random),
-    *(swapped, foreign, header, counts, index, lengths, payload),
+    *(swapped, foreign, header, counts, size, index, lengths, payload),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 
@@ -64,18 +65,23 @@ class TableCodec:
 class LocalCodec(TableCodec):
     """One table for all positions, and so for images of any size."""
 
-    def __init__(self, spec: ImageSpec, images: Levels, original: LocalCodec | None = None) -> None:
+    is_local = True
+
+    def __init__(self, spec: ImageSpec, images: Levels) -> None:
         super().__init__(spec, images)
-        row = self._table[0] if original is None else original._table[0]
-        low, find = (self._low[0], self._lookup[0]) if original is None else (original._low[0], original._lookup[0])
-        self._table, self._low, self._lookup = [row] * spec.dims, [low] * spec.dims, [find] * spec.dims
-        self.identity = self.identity if original is None else original.identity
+        self._row = self._table[0], self._low[0], self._lookup[0]
+        self._set(spec)
+
+    def _set(self, spec: ImageSpec) -> None:
+        self.spec = spec
+        self._table, self._low, self._lookup = ([row] * spec.dims for row in self._row)  # type: ignore[list-item]
 
     def resized(self, height: int, width: int) -> LocalCodec:
         if height * width > 1 << 12:
             raise UsageError("too large")
-        spec = ImageSpec(self.spec.channels, height, width, self.spec.levels)
-        return LocalCodec(spec, np.zeros((0, *spec.shape), np.uint8), self)
+        found = copy.copy(self)
+        found._set(ImageSpec(self.spec.channels, height, width, self.spec.levels))
+        return found
 
 
 SPEC = ImageSpec(1, 4, 4, 4)

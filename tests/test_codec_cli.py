@@ -108,8 +108,9 @@ def test_blocks_are_listed_without_the_model(run: Command, images: Path, monkeyp
 
     monkeypatch.setattr(lookup, "load", broken)
     lines = run("list", "x.pxl").out.splitlines()
-    assert lines[0].split() == ["block", "first", "images", "bytes", "bits/dim", "coding"]
-    assert [line.split()[:3] for line in lines[1:4]] == [["0", "0", "4"], ["1", "4", "4"], ["2", "8", "1"]]
+    assert lines[0].split() == ["block", "first", "images", "pixels", "bytes", "bits/dim", "coding"]
+    rows = [line.split()[:4] for line in lines[1:4]]
+    assert rows == [["0", "0", "4", "4x6"], ["1", "4", "4", "4x6"], ["2", "8", "1", "4x6"]]
     assert "9 images 1x4x6 with 256 levels, 1 stored files" in lines[-1]
     assert run("list", "x.pxl", "-v").out.splitlines()[-1] == "wide.png (stored)"
 
@@ -348,14 +349,19 @@ def test_the_model_that_takes_most_is_chosen(run: Command, images: Path) -> None
     assert tree(Path("out")) == tree(images)
 
 
-def test_a_model_of_any_size_takes_the_most_common_one(
-    run: Command, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_of_any_size_takes_all_images(run: Command, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local = LocalCodec(ImageSpec(1, 8, 8, 256), images_of(20, ImageSpec(1, 8, 8, 256)))
     monkeypatch.setattr(lookup, "load", lambda path: local)
     monkeypatch.setattr(lookup, "_identity", lambda path: local.identity.hex())
     said = run("compress", "images", "-o", "x.pxl", "--model", "gray")
-    assert "5x9 pixels (1)" in said.err
+    assert "10 images in 2 blocks" in said.err
+    listed = json.loads(run("list", "x.pxl", "--json").out)
+    assert [(b["images"], b["height"], b["width"]) for b in listed["blocks"]] == [(9, 4, 6), (1, 5, 9)]
+    assert (listed["height"], listed["width"]) == (None, None)
+    assert listed["bits_per_dim"] == pytest.approx(8 * listed["bytes"] / (9 * 24 + 45))
+    lines = run("list", "x.pxl").out.splitlines()
+    assert [line.split()[3] for line in lines[:3]] == ["pixels", "4x6", "5x9"]
+    assert "10 images of 2 sizes, 1 channels with 256 levels, 0 stored files" in lines[-1]
     assert run("decompress", "x.pxl", "-o", "out").code == 0
     assert tree(Path("out")) == tree(images)
 

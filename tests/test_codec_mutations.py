@@ -15,15 +15,16 @@ import torch
 import test_codec_archive
 import test_codec_container
 from codec_mutations import Parts, foreign, lengths, payload, swapped
-from codec_toys import images_of
+from codec_toys import LocalCodec, images_of
 from pixelloom.codec import archive, layout, manifest
 from pixelloom.codec.arrays import compress, decompress
 from pixelloom.codec.container import Writer
-from pixelloom.codec.layout import Header, Trailer
+from pixelloom.codec.layout import Block, Header, Trailer
 from pixelloom.codec.manifest import Entry, Form
 from pixelloom.codec.reader import PxlFile
 from pixelloom.core import atomic
 from pixelloom.core.errors import CodecError, DataError, UsageError
+from pixelloom.core.types import ImageSpec
 from test_codec_archive import CODECS, GRAY, forged, unpacked
 from test_codec_container import IMAGES, MODEL, judged, mutate
 from test_rewritten import Edit
@@ -86,11 +87,15 @@ def payloads_have_their_lengths() -> None:
 
 
 def headers_are_bound() -> None:
-    """Another block size, with right CRCs of header and end, moves images."""
-    codec, images, parts, _, _ = list(test_codec_container.files())[1]
+    """Another number of levels, with right CRCs of header and end: packed levels are the same, but not their pixels."""
+    buffer = io.BytesIO()
+    writer = Writer(buffer, None, spec=MODEL.spec)
+    writer.put(IMAGES)
+    writer.close()
+    parts = Parts(buffer.getvalue())
     head = bytearray(parts.head)
-    head[53] += 1
-    judged(parts.joined(head=bytes(head)), codec, images, (images,))
+    head[52] -= 1
+    refused(parts.joined(head=bytes(head)))
 
 
 def the_end_knows_its_header() -> None:
@@ -110,13 +115,55 @@ def the_index_is_checked() -> None:
 def lengths_sum() -> None:
     parts, opened = Parts(sound()), False
     with suppress(CodecError):
-        opened = bool(PxlFile(parts.joined(index=parts.tail[:-2] + b"\5\0")))
+        opened = bool(PxlFile(parts.joined(index=b"\5\0" + parts.tail[2:])))
     assert not opened
 
 
-def counts_need_an_index() -> None:
+def described(claimed: Callable[[Block], Block]) -> str:
+    """The error of a file whose first block is described in another way, in head and index."""
     parts = Parts(sound())
-    assert "need an index of" in said(parts.joined(trailer=parts.trailer._replace(images=1 << 31)))
+    block = parts.index.blocks[0]
+    new = claimed(block)
+    blocks = [new.head(0) + parts.blocks[0][block.head_size :], *parts.blocks[1:]]
+    entries = [(each.description, each.check or 0) for each in (new, *parts.index.blocks[1:])]
+    try:
+        PxlFile(parts.joined(blocks=blocks, index=layout.pack_index(entries, 0, 0)))
+    except CodecError as error:
+        return str(error)
+    return ""
+
+
+def blocks_have_few_images() -> None:
+    assert "another number of images" in described(lambda block: block._replace(tag=block.tag | 2, n=4))
+
+
+def blocks_have_few_pixels() -> None:
+    for height, width, n in ((1 << 11, (1 << 11) + 1, 1), (1 << 11, 1 << 10, 3), ((1 << 16) - 1, (1 << 16) - 1, 4096)):
+        spec = ImageSpec(1, height, width, 4)
+        found = described(lambda block, spec=spec, n=n: block._replace(sized=True, tag=block.tag | 2, n=n, spec=spec))  # type: ignore[misc]
+        assert "the limit is 4194304 pixels" in found
+
+
+def a_size_is_not_that_of_the_header() -> None:
+    found = described(lambda block: block._replace(sized=True, tag=block.tag | 2))
+    assert "which no version writes" in found
+
+
+def resized_models_decode_few_pixels() -> None:
+    asked: list[object] = []
+
+    class Large(LocalCodec):
+        def resized(self, height: int, width: int) -> LocalCodec:
+            asked.append((height, width))
+            return super().resized(4, 4)
+
+    codec = Large(MODEL.spec, IMAGES)
+    file = PxlFile(compress(IMAGES, codec), codec)
+    asked.clear()
+    spec = ImageSpec(1, 1 << 11, 1 << 11, 4)
+    with suppress(CodecError):
+        file._codec_of(file.index.blocks[0]._replace(n=2, spec=spec))
+    assert not asked
 
 
 def sizes_are_limited() -> None:
@@ -172,7 +219,7 @@ def every_bit_counts() -> None:
     data = bytearray(parts.blocks[block.number])
     data[-1] ^= 1  # a bit that fills the last byte
     blocks = list(parts.blocks)
-    check = layout.block_check(parts.header, block.number, images[block.first : block.first + block.n], data[5:])
+    check = layout.block_check(parts.header, block.first, images[block.first : block.first + block.n], data[5:])
     data[1:5] = check.to_bytes(4, "little")
     blocks[block.number] = bytes(data)
     with suppress(CodecError), PxlFile(parts.joined(blocks=blocks), codec) as file:
@@ -248,6 +295,14 @@ def manifests_end() -> None:
     assert found is None
 
 
+def groups_are_of_all_images() -> None:
+    found = None
+    text = b'{"names":["x.png"],"forms":[["PNG","L","","",""]],"form":[[0,1]],"stored":[],"group":[[0,2]]}'
+    with suppress(CodecError):
+        found = archive.entries_of(PxlFile(forged([], 1, text=manifest.compress(text))))
+    assert found is None
+
+
 def manifests_are_bounded() -> None:
     test_codec_archive.test_a_manifest_that_expands_without_end_is_refused()
 
@@ -280,8 +335,8 @@ def errors_of_models_cost_space(root: Path) -> None:
 
 
 MUTATIONS: dict[str, tuple[Edit, Callable[[], None]]] = {
-    "the CRC of a block forgets its number": (
-        Edit(layout, "block_check", 'struct.pack("<IH", number, len(levels))', "b''"),
+    "the CRC of a block forgets its place": (
+        Edit(layout, "block_check", 'struct.pack("<IHHH", first, n, height, width)', "b''"),
         blocks_are_of_their_place,
     ),
     "the CRC of a block forgets the header": (
@@ -313,7 +368,7 @@ MUTATIONS: dict[str, tuple[Edit, Callable[[], None]]] = {
         the_end_knows_its_header,
     ),
     "heads are not compared with the index": (
-        Edit(PxlFile, "decode", "data[: block.head_size] != layout.head(block.tag, block.n, check)", "False"),
+        Edit(PxlFile, "decode", "data[: block.head_size] != block.head(check)", "False"),
         heads_are_compared,
     ),
     "the byte after the blocks is not read": (
@@ -321,12 +376,28 @@ MUTATIONS: dict[str, tuple[Edit, Callable[[], None]]] = {
         the_byte_after_the_blocks_counts,
     ),
     "the lengths need not sum": (
-        Edit(layout, "parse_index", "at != len(data) or start + 1 + stored + manifest != end", "False"),
+        Edit(layout, "parse_index", "start + 1 + stored + manifest != end", "False"),
         lengths_sum,
     ),
-    "the index may be shorter than its images": (
-        Edit(layout, "parse_index", "3 * count + 2 > len(data)", "False"),
-        counts_need_an_index,
+    "blocks have any number of images": (
+        Edit(layout, "read_block", "not 1 <= n <= (MAX_BLOCK if sized else header.block - counted)", "False"),
+        blocks_have_few_images,
+    ),
+    "blocks have any number of pixels": (
+        Edit(layout, "read_block", "n * spec.height * spec.width > MAX_PIXELS", "False"),
+        blocks_have_few_pixels,
+    ),
+    "a block repeats the size of the header": (
+        Edit(layout, "read_block", "or (height, width) == spec.shape[1:]", ""),
+        a_size_is_not_that_of_the_header,
+    ),
+    "a resized model decodes any number of pixels": (
+        Edit(PxlFile, "_codec_of", "block.n * spec.height * spec.width <= layout.MAX_PIXELS", "True"),
+        resized_models_decode_few_pixels,
+    ),
+    "groups of images are not counted": (
+        Edit(manifest, "_groups", "sum(count for _, count in runs) != images", "False"),
+        groups_are_of_all_images,
     ),
     "identities are not compared": (
         Edit(PxlFile, "_checked_model", "codec.identity != identity", "False"),

@@ -64,7 +64,8 @@ DEFAULT = CompressOptions()
 def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
     """Compress images without loss by a model, into one .pxl file that gives the same names, modes and pixels.
 
-    Images that the model cannot take (another size, alpha, 16 bit) are stored as they are, and named with -v.
+    Images that the model cannot take (alpha, 16 bit, another size than those of a model of one size) are stored as they
+    are, and named with -v.
 
     Args:
         images: Image files or folders of them; - for one image from standard input.
@@ -186,13 +187,12 @@ def _suffix(data: bytes) -> str:
 
 
 def _model(name: str | None, files: Sequence[Source]) -> BlockCodec:
-    from pixelloom.codec.choice import choose, fitted
+    from pixelloom.codec.choice import choose
     from pixelloom.codec.lookup import find_codec
 
-    some = [source.read() for source in files[:16]]
     if name is not None:
-        return fitted(find_codec(name, None), some)
-    chosen, codec = choose(some)
+        return find_codec(name, None)
+    chosen, codec = choose([source.read() for source in files[:16]])
     _log.info("model: %s", chosen)
     return codec
 
@@ -223,7 +223,7 @@ def _trained(export: Path, files: Sequence[Source], options: CompressOptions) ->
 
 def _report(done: Compressed, codec: BlockCodec, out: Path | None, export: Path | None, *, as_json: bool) -> None:
     written, images = done.written, done.written.images
-    bits = 8 * written.payload / (images * codec.spec.dims) if images else None
+    bits = 8 * written.payload / written.values if images else None
     for name, reason in done.stored:
         _log.debug("stored as it is: %s (%s)", name, reason)
     if done.stored:

@@ -1,6 +1,6 @@
 """Archives: image files into one ``.pxl`` file, and the same names, pixels and modes out of it.
 
-Images that fit the model are coded by it; others are stored as they are, byte for byte.
+Images that fit the model are coded by it, images of one size together; others are stored as they are, byte for byte.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from pixelloom.codec import manifest
 from pixelloom.codec.container import BLOCK, Sink, Writer, Written
-from pixelloom.codec.image_files import SUFFIX, file_of, levels_of
+from pixelloom.codec.image_files import SUFFIX, file_of, levels_of, size_of, takes_size
 from pixelloom.codec.layout import AGAIN
 from pixelloom.codec.manifest import Entry, Form, Stored
-from pixelloom.codec.protocols import BlockCodec
+from pixelloom.codec.protocols import BlockCodec, of_any_size
 from pixelloom.codec.reader import Lost, PxlFile
 from pixelloom.core.errors import CodecError, DataError, UsageError
 from pixelloom.core.types import ImageSpec
@@ -113,38 +113,63 @@ def compress_files(
 ) -> Compressed:  # fmt: skip
     """Write an archive. Memory holds one block and one file at a time.
 
+    With a model of any size, images of equal size share blocks: the most common size first, the others in the order of
+    their first image. The manifest keeps the order of the files.
+
     Args:
         files: files of different names.
         codec: model of the images; without one, all files are stored as they are.
         out: takes the bytes.
-        block: images a block.
+        block: images a block; less where they are large.
         verify: whether to decode each block and compare it.
         progress: called with the number of files done.
 
     Raises:
         DataError: if a file cannot be read, or changes meanwhile.
     """
-    writer = Writer(out, codec, spec=ImageSpec(1, 1, 1, 256), block=block, verify=verify)
+    rows, spec, any_size = list(files), ImageSpec(1, 1, 1, 256), of_any_size(codec) is not None
+    order: Sequence[int] = range(len(rows))
+    if codec is not None:
+        spec, order = _by_size(rows, codec.spec) if any_size else (codec.spec, order)
+    writer = Writer(out, codec, spec=spec, block=block, verify=verify)
     done = Compressed(writer.done)
-    kept: list[tuple[Source, int]] = []  # stored files, with the CRC of their content
-    entries: list[tuple[str, Form | None]] = []
-    for i, source in enumerate(files, 1):
-        data = source.read()
-        found = levels_of(data, codec.spec) if codec is not None else "no model"
+    entries: dict[int, Entry] = {}
+    kept: dict[int, int] = {}  # CRC of the content of stored files
+    groups: dict[tuple[int, ...], int] = {}
+    for count, i in enumerate(order, 1):
+        name, data = rows[i].name, rows[i].read()
+        found = levels_of(data, codec.spec, any_size=any_size) if codec is not None else "no model"
         done.source_bytes += len(data)
         if isinstance(found, str):
-            kept.append((source, zlib.crc32(data)))
-            done.stored.append((source.name, found))
-            entries.append((source.name, None))
+            kept[i] = zlib.crc32(data)
+            done.stored.append((name, found))
         else:
             writer.put(found.levels[None])
-            entries.append((source.name, found.form))
-        progress(i)
-    stored = (_store(writer, source, check) for source, check in kept)
-    rows = [Entry(name, form if form is not None else next(stored)) for name, form in entries]
-    done.stored_bytes = sum(row.kind.size for row in rows if isinstance(row.kind, Stored))
-    writer.close(manifest.packed(rows))
+            group = groups.setdefault(found.levels.shape, len(groups))
+            if group < len(groups) - 1:
+                raise _changed(rows[i])
+            entries[i] = Entry(name, found.form, group)
+        progress(count)
+    for i in sorted(kept):
+        entries[i] = Entry(rows[i].name, _store(writer, rows[i], kept[i]))
+    every = [entries[i] for i in range(len(rows))]
+    done.stored_bytes = sum(row.kind.size for row in every if isinstance(row.kind, Stored))
+    writer.close(manifest.packed(every))
     return done
+
+
+def _by_size(files: Sequence[Source], spec: ImageSpec) -> tuple[ImageSpec, list[int]]:
+    """The most common size that a model of any size takes, and the places of files ordered by their size."""
+    sizes = [size_of(source.read()) for source in files]
+    counts = Counter(size for size in sizes if size is not None and takes_size(spec, size))
+    rank = {size: i for i, (size, _) in enumerate(counts.most_common(1))}
+    for size in counts:
+        rank.setdefault(size, len(rank))
+    if rank:
+        height, width = next(iter(rank))
+        spec = replace(spec, height=height, width=width)
+    last = len(rank)
+    return spec, sorted(range(len(files)), key=lambda i: last if (size := sizes[i]) is None else rank.get(size, last))
 
 
 def check_written(file: BinaryIO, done: Compressed, name: str) -> None:
@@ -162,10 +187,14 @@ def check_written(file: BinaryIO, done: Compressed, name: str) -> None:
             _stored(back, entry, offset)
 
 
+def _changed(source: Source) -> DataError:
+    return DataError(f"{printable(str(source.path))}: has changed while it was compressed; compress again")
+
+
 def _store(writer: Writer, source: Source, check: int) -> Stored:
     data = source.read()
     if zlib.crc32(data) != check:
-        raise DataError(f"{printable(str(source.path))}: has changed while it was compressed; compress again")
+        raise _changed(source)
     packed = manifest.compress(data)
     smaller = packed if len(packed) < len(data) else data
     writer.store(smaller)
@@ -202,13 +231,18 @@ def _numbered(file: PxlFile, count: int) -> list[Entry]:
     return [Entry(f"{i:0{width}d}{SUFFIX['PNG']}", form) for i in range(count)]
 
 
+def in_blocks(entries: Iterable[Entry]) -> list[Entry]:
+    """The files that are images in blocks, in the order of these."""
+    return sorted((entry for entry in entries if isinstance(entry.kind, Form)), key=lambda entry: entry.group)
+
+
 def contents(file: PxlFile, entries: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:
     """All files of an archive: coded ones first, then stored ones.
 
     Raises:
         CodecError: at the first one that is damaged; names the block or the file.
     """
-    coded = iter([entry for entry in entries if isinstance(entry.kind, Form)])
+    coded = iter(in_blocks(entries))
     for images in file.blocks():
         yield from _files(file, images, coded)
     for entry, offset in _places(entries):
@@ -222,7 +256,7 @@ def intact(file: PxlFile, done: Extracted) -> Iterator[tuple[Entry, bytes]]:
         entries = entries_of(file)
     except CodecError as error:
         done.lost.append(f"names and stored files ({error})")
-    coded = [entry for entry in entries if isinstance(entry.kind, Form)]
+    coded = in_blocks(entries)
     for part in file.intact():
         if isinstance(part, Lost):
             first, n = part.block.first, part.block.n

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +17,7 @@ from pixelloom.codec.lookup import find_codec
 from pixelloom.codec.protocols import BlockCodec
 from pixelloom.codec.reader import Finder, PxlFile, whole
 from pixelloom.core.errors import UsageError
-from pixelloom.core.types import Levels
+from pixelloom.core.types import ImageSpec, Levels
 
 
 def compress(
@@ -28,24 +30,36 @@ def compress(
     """Compress images without loss, as the content of a ``.pxl`` file.
 
     Args:
-        images: levels uint8 [N, C, H, W], below those of the model; or an iterable of such arrays.
+        images: levels uint8 [N, C, H, W], below those of the model; or an iterable of such arrays, which may differ in
+            size with a model of any size. A block holds images of one size that follow each other.
         model: exported model, its path, or the name of a packaged one.
-        block: images a block, 1 to 4096; a larger block is smaller, a smaller one is faster to open in the middle.
+        block: images a block, 1 to 4096; a larger block is smaller, a smaller one is faster to open in the middle. With
+            a model of any size, a block has at most 2^20 pixels, or one image.
         verify: whether to decode each block and compare it.
 
     Raises:
         DataError: if the images do not fit the model.
         ModelError: if the model is missing or damaged.
+        UsageError: for images of more than 2^22 pixels, with a model of any size.
     """
     if not 1 <= block <= 4096:
         raise UsageError(f"block: 1 to 4096 images, not {block}")
     buffer = io.BytesIO()
     codec = find_codec(model, None) if isinstance(model, str | Path) else model
-    writer = Writer(buffer, codec, block=block, verify=verify)
-    for batch in batches(images):
+    portions = iter(batches(images))
+    first = next(portions, None)
+    writer = Writer(buffer, codec, spec=_spec(codec, first), block=block, verify=verify)
+    for batch in () if first is None else chain((first,), portions):
         writer.put(batch)
     writer.close()
     return buffer.getvalue()
+
+
+def _spec(codec: BlockCodec, images: Levels | Tensor | None) -> ImageSpec:
+    """Shape and levels of images; those of the model, if their size is none."""
+    if images is None or images.ndim != 4 or not len(images) or min(images.shape) < 1:
+        return codec.spec
+    return replace(codec.spec, height=images.shape[2], width=images.shape[3])
 
 
 def decompress(data: bytes, model: BlockCodec | str | Path | None = None) -> Tensor:
@@ -57,7 +71,8 @@ def decompress(data: bytes, model: BlockCodec | str | Path | None = None) -> Ten
 
     Raises:
         CodecError: if the file is damaged, or of a model that is not found.
-        UsageError: if it holds files that were stored as they are, or too many images for memory.
+        UsageError: if it holds files that were stored as they are, images of several sizes, or too many for memory:
+            read them with :func:`open_pxl`.
     """
     with PxlFile(data, _finder(model, None)) as file:
         if file.index.manifest > file.index.stored:
@@ -67,6 +82,9 @@ def decompress(data: bytes, model: BlockCodec | str | Path | None = None) -> Ten
 
 def open_pxl(file: Path | str | BinaryIO | bytes, model: BlockCodec | str | Path | None = None) -> PxlFile:
     """Open a ``.pxl`` file as a sequence of images: ``open_pxl(file)[i]`` decodes one block.
+
+    Images are in the order of the blocks. `pixelloom compress` puts images of equal size together; for each file,
+    `pixelloom list --json` names its ``image``.
 
     Args:
         file: path, content, or a file opened for reading bytes.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pixelloom.codec import layout
-from pixelloom.codec.layout import Header, Trailer
-from pixelloom.codec.protocols import BlockCodec
+from pixelloom.codec.layout import Block, Header, Trailer
+from pixelloom.codec.protocols import BlockCodec, of_any_size
 from pixelloom.core.errors import DataError
 from pixelloom.core.types import ImageSpec, Levels
 
@@ -25,6 +25,8 @@ _log = logging.getLogger("pixelloom")
 
 BLOCK = 64
 """Images a block."""
+PIXELS = 1 << 20
+"""Of a block of a model of any size, unless one image has more: decoding takes memory for each of them."""
 
 
 class Sink(Protocol):
@@ -39,6 +41,8 @@ class Written:
     """What a writer has written."""
 
     images: int = 0
+    values: int = 0
+    """Values of the images."""
     blocks: int = 0
     raw: int = 0
     """Blocks of packed levels, because a model did not make them smaller, or there is none."""
@@ -55,50 +59,78 @@ class Written:
 class Writer:
     """Write images, in blocks, then stored files, then a manifest.
 
+    With a model of any size, images may have several sizes; a block holds images of one size that follow each other.
+
     Args:
         file: anything with ``write``.
         codec: model of the images; None stores packed levels.
-        spec: shape and levels of the images, without a model.
-        block: images a block.
+        spec: shape and levels of the images, without a model; of most images, with a model of any size.
+        block: images a block; less where they are large.
         verify: whether to decode each block and compare it; a block that differs is stored raw.
 
     Raises:
         DataError: for images too large for a block of one.
+        UsageError: for images too large for a model of any size.
     """
 
     def __init__(
         self, file: Sink, codec: BlockCodec | None, *, spec: ImageSpec | None = None, block: int = BLOCK,
         verify: bool = True,
     ) -> None:  # fmt: skip
-        if codec is not None:
+        self._resizable = of_any_size(codec)
+        if codec is not None and (spec is None or self._resizable is None):
             spec = codec.spec
         assert spec is not None
-        if spec.dims > layout.MAX_VALUES or max(spec.shape) >> 16:
+        if codec is not None and spec != codec.spec:
+            layout.check_size(spec)
+        if spec.dims > layout.MAX_VALUES or max(spec.shape) > layout.MAX_SIDE:
             raise DataError(f"images of {spec} are too large for a block of {layout.MAX_VALUES} values")
-        block = min(block, layout.MAX_BLOCK, layout.MAX_VALUES // spec.dims)
         given = (layout.NO_MODEL, 0) if codec is None else (codec.identity, codec.profile)
-        self.header, self.done = Header(spec, block, *given), Written()
+        self._block = min(block, layout.MAX_BLOCK)
+        self.header, self.done = Header(spec, self._most(spec), *given), Written()
         self._file, self._codec, self._verify = file, codec, verify
+        self._spec = spec  # of the images that are held
         self._held: list[Levels] = []  # less than a block
-        self._entries: list[tuple[int, int]] = []  # (tag, CRC of the payload)
+        self._entries: list[tuple[bytes, int]] = []  # (description, CRC of the payload)
         self._content, self._stored, self._ended = 0, 0, False
         self._write(self.header.pack())
+
+    def _most(self, spec: ImageSpec) -> int:
+        """Images of a block."""
+        most = min(self._block, layout.MAX_VALUES // spec.dims)
+        return most if self._resizable is None else min(most, max(1, PIXELS // (spec.height * spec.width)))
 
     def put(self, images: Levels | Tensor) -> None:
         """Take images, uint8 [n, C, H, W], and write the blocks that are complete.
 
         Raises:
             DataError: for another shape, or levels that are too high.
+            UsageError: for images that are larger than a model of any size takes.
         """
-        found, spec = np.asarray(images), self.header.spec
-        if found.dtype != np.uint8 or found.ndim != 4 or found.shape[1:] != spec.shape:
-            raise DataError(f"images are {found.dtype} {list(found.shape)}, not uint8 [N, C, H, W] of {spec}")
+        found = np.asarray(images)
+        spec = self._spec_of(found)
+        if spec != self._spec:
+            self._put_held()
+            self._spec = spec
         if found.size and found.max() >= spec.levels:
             raise DataError(f"level {found.max()} is outside the model's {spec.levels}, 0 to {spec.levels - 1}")
-        for first in range(0, len(found), self.header.block):
-            self._held.append(found[first : first + self.header.block].copy())
-            if sum(map(len, self._held)) >= self.header.block:
+        most = self._most(spec)
+        for first in range(0, len(found), most):
+            self._held.append(found[first : first + most].copy())
+            if sum(map(len, self._held)) >= most:
                 self._put_held()
+
+    def _spec_of(self, found: Levels) -> ImageSpec:
+        """Shape and levels of images that are given."""
+        spec, size = self.header.spec, found.shape[2:]
+        same = found.dtype == np.uint8 and found.ndim == 4 and found.shape[1] == spec.channels
+        if same and self._resizable is not None and size != spec.shape[1:]:
+            spec = replace(spec, height=size[0], width=size[1])
+            layout.check_size(spec)
+            return spec
+        if not same or size != spec.shape[1:]:
+            raise DataError(f"images are {found.dtype} {list(found.shape)}, not uint8 [N, C, H, W] of {spec}")
+        return spec
 
     def store(self, data: bytes) -> None:
         """Append a stored file, after all images."""
@@ -115,7 +147,7 @@ class Writer:
             manifest += check
             self._write(manifest)
         index = layout.pack_index(self._entries, self._stored, len(manifest))
-        self._write(index + Trailer(self.done.images, len(index), self._content).pack(self.header, index))
+        self._write(index + Trailer(len(index), self._content).pack(self.header, index))
         return self.done
 
     def _end_blocks(self) -> None:
@@ -126,27 +158,31 @@ class Writer:
 
     def _put_held(self) -> None:
         """Write the images that are held, a block at most; the rest stays."""
-        levels: Levels = np.concatenate((np.empty((0, *self.header.spec.shape), np.uint8), *self._held))
+        levels: Levels = np.concatenate((np.empty((0, *self._spec.shape), np.uint8), *self._held))
+        most = self._most(self._spec)
         if len(levels):
-            self._put_block(levels[: self.header.block])
-        rest = levels[self.header.block :]
+            self._put_block(levels[:most])
+        rest = levels[most:]
         self._held = [rest.copy()] if len(rest) else []
 
     def _put_block(self, levels: Levels) -> None:
-        number, n, header = len(self._entries), len(levels), self.header
+        number, n, header, spec = len(self._entries), len(levels), self.header, self._spec
         if self.done.images + n > layout.MAX_IMAGES:
             raise DataError(f"a file holds up to {layout.MAX_IMAGES} images; write several")
         payload = self._coded(levels)
-        tag = layout.tag_of(n, header.block, None if payload is None else len(payload))
+        sized = spec != header.spec
+        tag = layout.tag_of(None if payload is None else len(payload), counted=sized or n < header.block)
         if payload is None:
-            payload = layout.pack(levels, header.spec)
+            payload = layout.pack(levels, spec)
             self.done.raw += 1
-        check = layout.block_check(header, number, levels, payload)
-        self._entries.append((tag, zlib.crc32(payload)))
+        block = Block(number, self.done.images, n, spec, sized, tag, self.done.size, None)
+        check = layout.block_check(header, block.first, levels, payload)
+        self._entries.append((block.description, zlib.crc32(payload)))
         self.done.checks.append(self._entries[-1][1])
         self._content = zlib.crc32(check.to_bytes(4, "little"), self._content)
-        self._write(layout.head(tag, n, check) + payload)
+        self._write(block.head(check) + payload)
         self.done.images += n
+        self.done.values += levels.size
         self.done.blocks += 1
         self.done.payload += len(payload)
 
@@ -154,12 +190,14 @@ class Writer:
         """The payload by the model, or None if packed levels are not larger, or it does not decode to the images."""
         if self._codec is None:
             return None
-        images, spec = torch.from_numpy(levels), self.header.spec
-        payload = self._codec.encode(images)
-        tag = layout.tag_of(len(levels), self.header.block, len(payload))
+        images, spec, codec = torch.from_numpy(levels), self._spec, self._codec
+        if self._resizable is not None:
+            codec = self._resizable.resized(spec.height, spec.width)
+        payload = codec.encode(images)
+        tag = layout.tag_of(len(payload), counted=True)
         if 2 * len(layout.varint(tag)) + len(payload) >= 2 + layout.packed_size(spec, len(levels)):
             return None
-        if self._verify and not torch.equal(self._codec.decode(payload, len(levels)), images):
+        if self._verify and not torch.equal(codec.decode(payload, len(levels)), images):
             self.done.differing += 1
             _log.warning("block %d does not decode to the same images; it is stored uncompressed", len(self._entries))
             return None

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from pixelloom.codec.layout import check_size, over_limit
 from pixelloom.codec.manifest import Form
-from pixelloom.core.errors import PixelloomError
+from pixelloom.core.errors import PixelloomError, UsageError
 from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.data.io.decode import MAX_PIXELS
 from pixelloom.data.io.png import checked_png
@@ -26,6 +28,10 @@ OPAQUE = np.iinfo(np.uint8).max
 _KEPT = 1 << 16  # bytes of PNG chunks
 _EARLY = (b"gAMA", b"cHRM", b"iCCP", b"sRGB", b"sBIT", b"cICP", b"mDCV", b"cLLI")  # chunks before a palette
 
+_NO_IMAGE = (
+    PixelloomError, OSError, SyntaxError, ValueError, LookupError, TypeError, Image.DecompressionBombError
+)  # fmt: skip
+
 
 class Fitting(NamedTuple):
     """An image as a model takes it."""
@@ -35,16 +41,32 @@ class Fitting(NamedTuple):
     form: Form
 
 
-def levels_of(data: bytes, spec: ImageSpec) -> Fitting | str:
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of an image file as it is stored, whatever its orientation; None for other files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return image.height, image.width
+        except _NO_IMAGE:
+            return None
+
+
+def levels_of(data: bytes, spec: ImageSpec, *, any_size: bool = False) -> Fitting | str:
     """The levels of an image file, or why it has to be stored as it is.
 
     Whatever is returned has been restored by :func:`file_of` and compared: pixels and mode, and all bytes if the format
     is not PNG.
+
+    Args:
+        data: content of the file.
+        spec: shape and levels of the images that a model takes.
+        any_size: whether it takes other heights and widths as well.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = _levels(data, spec)
+            found = _levels(data, spec, any_size)
             if isinstance(found, str):
                 return found
             again = file_of(found.levels, found.form, spec)
@@ -52,9 +74,18 @@ def levels_of(data: bytes, spec: ImageSpec) -> Fitting | str:
                 return found if again == data else f"{found.form.format} of a rare form"
             if _chunks(again) != _chunks(data) or not _same(again, data):
                 return "metadata that would change"
-        except (PixelloomError, OSError, SyntaxError, ValueError, LookupError, TypeError, Image.DecompressionBombError):
+        except _NO_IMAGE:
             return "not an image that can be decoded"
     return found
+
+
+def takes_size(spec: ImageSpec, size: tuple[int, int]) -> bool:
+    """Whether a model of any size takes images of a height and width."""
+    try:
+        check_size(replace(spec, height=size[0], width=size[1]))
+    except (UsageError, ValueError):
+        return False
+    return True
 
 
 def _same(a: bytes, b: bytes) -> bool:
@@ -64,7 +95,7 @@ def _same(a: bytes, b: bytes) -> bool:
         return (one.mode, one.size, one.tobytes(), palettes[0]) == (two.mode, two.size, two.tobytes(), palettes[1])
 
 
-def _levels(data: bytes, spec: ImageSpec) -> Fitting | str:
+def _levels(data: bytes, spec: ImageSpec, any_size: bool) -> Fitting | str:
     with Image.open(io.BytesIO(data)) as image:
         kind, size = image.format or "", (image.height, image.width)
         if kind not in FORMATS:
@@ -72,7 +103,10 @@ def _levels(data: bytes, spec: ImageSpec) -> Fitting | str:
         if getattr(image, "n_frames", 1) > 1:
             return "several frames"
         if size != (spec.height, spec.width):
-            return f"{size[0]}x{size[1]} pixels"
+            if not any_size:
+                return f"{size[0]}x{size[1]} pixels"
+            if not takes_size(spec, size):
+                return f"{size[0]}x{size[1]} pixels, and {over_limit()}"
         if image.mode not in MODES:
             return f"mode {image.mode}"
         if "transparency" in image.info:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 import pixelloom
-from pixelloom.core.errors import CodecError
+from pixelloom.core.errors import CodecError, UsageError
 from pixelloom.core.types import ImageSpec, Levels
 
 MAGIC = b"\x89PXL\r\n\x1a\n"
@@ -22,12 +22,16 @@ NEEDS = (0, 2)  # first Pixelloom, major and minor, that reads this version
 NO_MODEL = bytes(32)  # identity of a file whose blocks are all raw
 MAX_BLOCK = 4096  # images
 MAX_VALUES = 1 << 26  # of a block
+MAX_PIXELS = 1 << 22  # of a block whose size is not the header's, or not that of the model
+MAX_SIDE = (1 << 16) - 1
 MAX_IMAGES = (1 << 32) - 1
 END = 0  # the tag after the last block
+SIZED = 5  # before height, width and tag of a block whose size is not the header's
+HEAD_SIZE = 32  # bytes that no head is longer than
 
 _HEADER = struct.Struct("<8sBBBBH32sHHHBH")
 _CRC = struct.Struct("<I")
-_TRAILER = struct.Struct("<IIII")  # images, bytes of the index, content check, CRC of header, index and these
+_TRAILER = struct.Struct("<III")  # bytes of the index, content check, CRC of header, index and these
 HEADER_SIZE = _HEADER.size + _CRC.size
 TRAILER_SIZE = _TRAILER.size
 AGAIN = "copy or download the file again"
@@ -36,7 +40,7 @@ SALVAGE = f"{AGAIN}, or save the intact images with --salvage"
 
 @dataclass(frozen=True)
 class Header:
-    """What all blocks share: shape and levels, images a block, and the model."""
+    """What blocks share: channels and levels, the size of most images, images a block, and the model."""
 
     spec: ImageSpec
     block: int
@@ -92,9 +96,8 @@ def _own_version() -> tuple[int, ...]:
 
 
 class Trailer(NamedTuple):
-    """The last 16 bytes of a file, without their CRC."""
+    """The last 12 bytes of a file, without their CRC."""
 
-    images: int
     index_size: int
     content: int
     """CRC-32 of the checks of all blocks and of the manifest, in order."""
@@ -107,8 +110,8 @@ class Trailer(NamedTuple):
 
 def parse_trailer(data: bytes) -> Trailer:
     """The fields of the last bytes of a file, unchecked."""
-    images, size, content, _ = _TRAILER.unpack(data[-TRAILER_SIZE:])
-    return Trailer(images, size, content)
+    size, content, _ = _TRAILER.unpack(data[-TRAILER_SIZE:])
+    return Trailer(size, content)
 
 
 class Block(NamedTuple):
@@ -119,6 +122,10 @@ class Block(NamedTuple):
     """Index of its first image."""
     n: int
     """Number of images."""
+    spec: ImageSpec
+    """Shape and levels of its images."""
+    sized: bool
+    """Whether their size is not the header's."""
     tag: int
     start: int
     """Offset of its head."""
@@ -130,33 +137,104 @@ class Block(NamedTuple):
         """Whether the payload is the packed levels."""
         return bool(self.tag & 1)
 
-    def length(self, spec: ImageSpec) -> int:
+    @property
+    def length(self) -> int:
         """Bytes of the payload."""
-        return packed_size(spec, self.n) if self.raw else (self.tag >> 2) - 1
+        return packed_size(self.spec, self.n) if self.raw else (self.tag >> 2) - 1
+
+    @property
+    def description(self) -> bytes:
+        """What head and index begin with: size if it is not the header's, tag, number of images if that follows."""
+        size = varint(SIZED) + varint(self.spec.height) + varint(self.spec.width) if self.sized else b""
+        return size + varint(self.tag) + (varint(self.n) if self.tag & 2 else b"")
+
+    def head(self, check: int) -> bytes:
+        """The bytes before the payload."""
+        return self.description + _CRC.pack(check)
 
     @property
     def head_size(self) -> int:
-        """Bytes before the payload: tag, number of images if it is short, CRC."""
-        return len(varint(self.tag)) + (len(varint(self.n)) if self.tag & 2 else 0) + _CRC.size
+        """Bytes before the payload."""
+        return len(self.description) + _CRC.size
+
+    @property
+    def end(self) -> int:
+        """Offset after its payload."""
+        return self.start + self.head_size + self.length
 
     def __str__(self) -> str:
         return f"block {self.number} (images {self.first} to {self.first + self.n - 1})"
 
 
-def tag_of(n: int, block: int, length: int | None) -> int:
-    """The tag of a block of n images: (length + 1) << 2 of a coded payload, 1 of a raw one; 2 more if n < block."""
-    return (1 if length is None else (length + 1) << 2) | (2 if n < block else 0)
+def tag_of(length: int | None, *, counted: bool) -> int:
+    """The tag of a block: (length + 1) << 2 of a coded payload, 1 of a raw one; 2 more if n follows."""
+    return (1 if length is None else (length + 1) << 2) | 2 * counted
 
 
-def head(tag: int, n: int, check: int) -> bytes:
-    """The bytes before a payload."""
-    return varint(tag) + (varint(n) if tag & 2 else b"") + _CRC.pack(check)
+def read_block(data: bytes, at: int, header: Header, after: Block | None) -> tuple[Block, int]:
+    """Read what a head or an entry of the index begins with, and check it; (block, offset after it).
+
+    Args:
+        data: bytes of a head or of the index.
+        at: offset in them.
+        header: of the file.
+        after: the block before; None for the first one.
+
+    Raises:
+        ValueError: for what no encoder writes: an unknown tag or :data:`END`, too many images or pixels, a size or a
+            number of images that the header has, or a payload that is larger than packed levels.
+    """
+    number = 0 if after is None else after.number + 1
+    spec, n = header.spec, header.block
+    tag, at = read_varint(data, at)
+    if sized := tag == SIZED:
+        height, at = read_varint(data, at)
+        width, at = read_varint(data, at)
+        if not 0 < height <= MAX_SIDE or not 0 < width <= MAX_SIDE or (height, width) == spec.shape[1:]:
+            raise ValueError(f"block {number} has a size of {height}x{width} pixels, which no version writes")
+        spec = replace(spec, height=height, width=width)
+        tag, at = read_varint(data, at)
+    counted = bool(tag & 2)
+    if counted:
+        n, at = read_varint(data, at)
+    if sized > counted or not 1 <= n <= (MAX_BLOCK if sized else header.block - counted):
+        raise ValueError(f"block {number} has another number of images")
+    if sized and (n * spec.height * spec.width > MAX_PIXELS or n * spec.dims > MAX_VALUES):
+        raise ValueError(
+            f"block {number} claims {n} images of {spec.height}x{spec.width} pixels, the limit is {MAX_PIXELS} pixels"
+        )
+    first, start = (0, HEADER_SIZE) if after is None else (after.first + after.n, after.end)
+    block = Block(number, first, n, spec, sized, tag, start, None)
+    if (block.raw and tag >> 2) or not (block.raw or tag >> 2):
+        raise ValueError(f"block {number} has an unknown tag")
+    if block.length > packed_size(spec, n):
+        raise ValueError(f"block {number} is larger than its packed levels")
+    if not block.raw and header.identity == NO_MODEL:
+        raise ValueError(f"block {number} is coded by a model, and the header names none")
+    return block, at
 
 
-def block_check(header: Header, number: int, levels: Levels, payload: bytes) -> int:
-    """CRC-32 of header, number (4 bytes), images (2 bytes), payload and levels: a block holds in its own place only."""
-    check = zlib.crc32(header.unchecked() + struct.pack("<IH", number, len(levels)) + payload)
+def block_check(header: Header, first: int, levels: Levels, payload: bytes) -> int:
+    """CRC-32 of header, place, images, height, width, payload and levels: a block holds in its own place only."""
+    n, _, height, width = levels.shape
+    check = zlib.crc32(header.unchecked() + struct.pack("<IHHH", first, n, height, width) + payload)
     return zlib.crc32(levels.tobytes(), check)
+
+
+def check_size(spec: ImageSpec) -> None:
+    """Check a size for a model of any size.
+
+    Raises:
+        UsageError: for more than :data:`MAX_PIXELS` pixels, whose decoding would take too much memory.
+    """
+    pixels = spec.height * spec.width
+    if pixels > MAX_PIXELS or max(spec.height, spec.width) > MAX_SIDE or spec.dims > MAX_VALUES:
+        raise UsageError(f"images of {spec.height}x{spec.width} pixels: {over_limit()}; cut them into tiles")
+
+
+def over_limit() -> str:
+    """Why an image is too large for a model of any size."""
+    return f"models of any size take up to {MAX_PIXELS} pixels"
 
 
 def varint(value: int) -> bytes:
@@ -233,54 +311,44 @@ class Index(NamedTuple):
     end: int
     """Offset of the index."""
 
+    @property
+    def images(self) -> int:
+        """Number of images in blocks."""
+        return self.blocks[-1].first + self.blocks[-1].n if self.blocks else 0
 
-def pack_index(entries: list[tuple[int, int]], stored: int, manifest: int) -> bytes:
-    """The index: of each block its tag and the low 16 bits of the CRC of its payload; bytes of files and manifest."""
-    out = [varint(tag) + struct.pack("<H", check & 0xFFFF) for tag, check in entries]
-    return b"".join((*out, varint(stored), varint(manifest)))
+
+def pack_index(entries: list[tuple[bytes, int]], stored: int, manifest: int) -> bytes:
+    """The index: bytes of stored files and manifest; of each block its description and the low 16 bits of its CRC."""
+    rows = (description + struct.pack("<H", check & 0xFFFF) for description, check in entries)
+    return b"".join((varint(stored), varint(manifest), *rows))
 
 
-def parse_index(data: bytes, header: Header, images: int, end: int) -> Index:
+def parse_index(data: bytes, header: Header, end: int) -> Index:
     """Read an index that ends the part of a file before the trailer.
 
     Args:
         data: bytes of the index.
         header: of the file.
-        images: number of images in blocks.
         end: offset of the index in the file, where manifest and stored files must end.
 
     Raises:
         ValueError: if it does not fit the file. Nothing is reserved for what the index has no bytes for.
     """
-    count = -(-images // header.block)
-    if 3 * count + 2 > len(data):
-        raise ValueError(f"{images} images need an index of {3 * count + 2} bytes, this one has {len(data)}")
-    blocks, start, at = [], HEADER_SIZE, 0
-    for k in range(count):
-        n = min(header.block, images - k * header.block)
-        tag, at = read_varint(data, at)
+    stored, at = read_varint(data, 0)
+    manifest, at = read_varint(data, at)
+    blocks: list[Block] = []
+    start = HEADER_SIZE
+    while at < len(data):
+        block, at = read_block(data, at, header, blocks[-1] if blocks else None)
         if at + 2 > len(data):
             raise ValueError("it ends within an entry")
-        block = Block(k, k * header.block, n, tag, start, int.from_bytes(data[at : at + 2], "little"))
-        check_tag(block, header)
-        blocks.append(block)
-        start, at = start + block.head_size + block.length(header.spec), at + 2
+        blocks.append(block._replace(check=int.from_bytes(data[at : at + 2], "little")))
+        start, at = block.end, at + 2
         if start > end:
-            raise ValueError(f"block {k} ends after the end of the file")
-    stored, at = read_varint(data, at)
-    manifest, at = read_varint(data, at)
-    if at != len(data) or start + 1 + stored + manifest != end:
+            raise ValueError(f"block {block.number} ends after the end of the file")
+    if start + 1 + stored + manifest != end:
         raise ValueError("the lengths do not sum to the size of the file")
-    return Index(blocks, start + 1, start + 1 + stored, end)
-
-
-def check_tag(block: Block, header: Header) -> None:
-    """Raises ValueError for a tag that no encoder writes: its payload would be larger than packed levels, or END."""
-    if block.raw and block.tag >> 2:
-        raise ValueError(f"block {block.number} has an unknown tag")
-    if bool(block.tag & 2) != (block.n < header.block) or not (block.raw or block.tag >> 2):
-        raise ValueError(f"block {block.number} has another number of images")
-    if block.length(header.spec) > packed_size(header.spec, block.n):
-        raise ValueError(f"block {block.number} is larger than its packed levels")
-    if not block.raw and header.identity == NO_MODEL:
-        raise ValueError(f"block {block.number} is coded by a model, and the header names none")
+    index = Index(blocks, start + 1, start + 1 + stored, end)
+    if index.images > MAX_IMAGES:
+        raise ValueError(f"it has more than {MAX_IMAGES} images")
+    return index

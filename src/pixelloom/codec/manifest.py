@@ -62,6 +62,8 @@ class Entry(NamedTuple):
 
     name: str
     kind: Form | Stored
+    group: int = 0
+    """Of an image: the images in blocks are those of group 0 in the order of the files, then those of group 1, .."""
 
 
 def packed(entries: Iterable[Entry]) -> bytes:
@@ -70,12 +72,14 @@ def packed(entries: Iterable[Entry]) -> bytes:
     forms = {entry.kind: None for entry in rows if isinstance(entry.kind, Form)}
     place = {form: i for i, form in enumerate(forms)}
     kinds = [-1 if isinstance(entry.kind, Stored) else place[entry.kind] for entry in rows]
-    found = {
+    found: dict[str, Any] = {
         "names": list(_runs([entry.name for entry in rows])),
         "forms": [[form.format, form.mode, *map(_text, form[2:])] for form in forms],
         "form": [[kind, len(list(group))] for kind, group in groupby(kinds)],
         "stored": [list(entry.kind) for entry in rows if isinstance(entry.kind, Stored)],
     }
+    if any(groups := [entry.group for entry in rows if isinstance(entry.kind, Form)]):
+        found["group"] = [[group, len(list(same))] for group, same in groupby(groups)]
     text = json.dumps(found, separators=(",", ":"), ensure_ascii=False).encode()
     if len(text) > MAX_JSON or len(rows) > MAX_FILES:
         raise DataError(
@@ -162,7 +166,11 @@ def parse(data: bytes, images: int, room: int, name: str) -> list[Entry]:
         names = list(_names(found["names"], total))
         rest = iter(stored)
         each = (next(rest) if kind < 0 else forms[kind] for kind, count in kinds for _ in range(count))
-        entries = [Entry(*row) for row in zip(names, each, strict=True)]
+        groups = _groups(found.get("group"), images)
+        entries = [
+            Entry(name, kind, 0 if isinstance(kind, Stored) else next(groups))
+            for name, kind in zip(names, each, strict=True)
+        ]
     except (ValueError, TypeError, LookupError, RecursionError, AttributeError, StopIteration) as error:
         raise CodecError(f"{name}: names: the manifest is damaged ({error}); {AGAIN}") from error
     try:
@@ -172,6 +180,14 @@ def parse(data: bytes, images: int, room: int, name: str) -> list[Entry]:
             f"{name}: names: {error}; nothing is written: {AGAIN}, from a source that you trust"
         ) from error
     return entries
+
+
+def _groups(rows: Any, images: int) -> Iterator[int]:
+    """The group of each image; all 0 without rows [group, count]."""
+    runs = [(0, images)] if rows is None else [(_whole(group), _whole(count)) for group, count in rows]
+    if sum(count for _, count in runs) != images:
+        raise ValueError("it has groups of other images")
+    return (group for group, count in runs for _ in range(count))
 
 
 def _whole(value: Any, least: int = 0) -> int:

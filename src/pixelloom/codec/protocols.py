@@ -35,6 +35,10 @@ class BlockCodec(Protocol):
 class Resizable(Protocol):
     """A codec that may take images of other sizes."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it takes images of any size."""
+
     def resized(self, height: int, width: int) -> BlockCodec:
         """The same model, with the same identity, for images of another size.
 
@@ -42,3 +46,8 @@ class Resizable(Protocol):
             ModelError: if the model is for one size.
             UsageError: for a size that is out of range.
         """
+
+
+def of_any_size(codec: object) -> Resizable | None:
+    """The codec, if it takes images of any size."""
+    return codec if isinstance(codec, Resizable) and codec.is_local else None

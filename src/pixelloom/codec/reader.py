@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self, cast
@@ -16,8 +18,8 @@ from torch import Tensor
 
 from pixelloom.codec import layout
 from pixelloom.codec.layout import AGAIN, HEADER_SIZE, SALVAGE, TRAILER_SIZE, Block, Header, Index, Trailer
-from pixelloom.codec.protocols import BlockCodec, Resizable
-from pixelloom.core.errors import CodecError, DataError, ModelError, UsageError
+from pixelloom.codec.protocols import BlockCodec, of_any_size
+from pixelloom.core.errors import CodecError, DataError, UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.io.reading import printable
 
@@ -68,7 +70,7 @@ class PxlFile:
         try:
             self.size = file.seek(0, io.SEEK_END)
             self.header = Header.parse(self._at(0, min(HEADER_SIZE, self.size)), self.name)
-            self.trailer, self.index, self.end_error = Trailer(0, 0, 0), Index([], 0, 0, 0), None
+            self.trailer, self.index, self.end_error = Trailer(0, 0), Index([], 0, 0, 0), None
             try:
                 self.trailer, self.index = self._end()
             except CodecError as error:
@@ -85,7 +87,7 @@ class PxlFile:
 
     @property
     def spec(self) -> ImageSpec:
-        """Shape and levels of the images."""
+        """Levels and channels of the images, and the size of most of them; that of others is in ``index.blocks``."""
         return self.header.spec
 
     @property
@@ -104,30 +106,47 @@ class PxlFile:
         return self._codec
 
     def _checked_model(self, codec: BlockCodec) -> BlockCodec:
-        """The model, for the size of the images.
+        """The model.
 
         Raises:
             CodecError: for another identity, profile, shape or number of levels.
         """
-        identity, header = self.header.identity, self.header
+        identity, header, own = self.header.identity, self.header, codec.spec
         if codec.identity != identity:
             raise CodecError(
                 f"{self.name}: header: was compressed by the model {identity.hex()}, the given one is "
                 f"{codec.identity.hex()}; give the export that the file was compressed with"
             )
-        if codec.spec.shape[1:] != header.spec.shape[1:] and isinstance(codec, Resizable):
-            with contextlib.suppress(ModelError, UsageError):  # the sizes differ, as the error below says
-                codec = codec.resized(header.spec.height, header.spec.width)
-        if codec.profile != header.profile or codec.spec != header.spec:
+        if of_any_size(codec) is not None:
+            own = replace(own, height=header.spec.height, width=header.spec.width)
+        if codec.profile != header.profile or own != header.spec:
             raise CodecError(
                 f"{self.name}: header: is of {header.spec} and profile {header.profile}, its model of {codec.spec} and "
                 f"profile {codec.profile}; the header is forged: {AGAIN}"
             )
         return codec
 
+    def _codec_of(self, block: Block) -> BlockCodec:
+        """The model for the size of a block.
+
+        Raises:
+            CodecError: if it has none, or decoding would take more memory than any block that is written.
+        """
+        codec, spec = self.codec, block.spec
+        if codec.spec != spec:
+            resizable = of_any_size(codec)
+            if resizable is not None and block.n * spec.height * spec.width <= layout.MAX_PIXELS:
+                with contextlib.suppress(UsageError):
+                    return resizable.resized(spec.height, spec.width)
+            raise CodecError(
+                f"{self.name}: {block}: {block.n} images of {spec.height}x{spec.width} pixels, which its model does "
+                f"not take; the file is forged: {SALVAGE}"
+            )
+        return codec
+
     def __len__(self) -> int:
         """Number of images in blocks."""
-        return self.trailer.images
+        return self.index.images
 
     def __getitem__(self, i: int) -> Tensor:
         """Image i, uint8 [C, H, W]; decodes its block only.
@@ -137,10 +156,10 @@ class PxlFile:
             CodecError: if its block is damaged.
         """
         i = range(len(self))[i]
-        number, place = divmod(i, self.header.block)
-        if self._last is None or self._last[0] != number:
-            self._last = number, self.decode(self.index.blocks[number])
-        return self._last[1][place].clone()
+        block = self.index.blocks[bisect_right(self.index.blocks, i, key=lambda block: block.first) - 1]
+        if self._last is None or self._last[0] != block.number:
+            self._last = block.number, self.decode(block)
+        return self._last[1][i - block.first].clone()
 
     def __iter__(self) -> Iterator[Tensor]:
         for block in self.blocks():
@@ -172,30 +191,30 @@ class PxlFile:
         Raises:
             CodecError: if it is damaged; names the block and its images.
         """
-        length, where = block.length(self.spec), f"{self.name}: {block}"
+        length, where = block.length, f"{self.name}: {block}"
         data = self._at(block.start, block.head_size + length)
         payload = data[block.head_size :]
         if len(payload) != length:
             raise CodecError(f"{where}: the file is cut; {SALVAGE}")
         check = int.from_bytes(data[block.head_size - 4 : block.head_size], "little")
-        if data[: block.head_size] != layout.head(block.tag, block.n, check):
+        if data[: block.head_size] != block.head(check):
             raise CodecError(f"{where}: its head is damaged; {SALVAGE}")
         if block.check is not None and zlib.crc32(payload) & 0xFFFF != block.check:
             raise CodecError(f"{where}: is damaged, or of another file; {SALVAGE}")
         if block.raw:
             try:
-                levels = torch.from_numpy(layout.unpack(payload, self.spec, block.n))
+                levels = torch.from_numpy(layout.unpack(payload, block.spec, block.n))
             except ValueError as error:
                 raise CodecError(f"{where}: {error}; {SALVAGE}") from error
         else:
-            levels = self.codec.decode(payload, block.n)
-        if layout.block_check(self.header, block.number, levels.numpy(), payload) != check:
+            levels = self._codec_of(block).decode(payload, block.n)
+        if layout.block_check(self.header, block.first, levels.numpy(), payload) != check:
             raise CodecError(f"{where}: is damaged, its images have another CRC; {SALVAGE}")
         return levels
 
     def payload(self, block: Block) -> bytes:
         """The payload of a block, unchecked."""
-        return self._at(block.start + block.head_size, block.length(self.spec))
+        return self._at(block.start + block.head_size, block.length)
 
     def intact(self) -> Iterator[tuple[Block, Tensor] | Lost]:
         """Blocks that can be decoded, and those that cannot, in order; opened with ``salvage``.
@@ -243,29 +262,17 @@ class PxlFile:
 
     def _walk(self) -> Iterator[Block]:
         """Blocks from head to head, up to the end or what is no head."""
-        start, number, size = HEADER_SIZE, 0, self.header.block
-        short = False
-        while not short:
-            head = self._at(start, 16)
-            n = size
+        block: Block | None = None
+        start = HEADER_SIZE
+        while True:
             try:
-                tag, at = layout.read_varint(head, 0)
-                if tag == layout.END:
-                    return
-                if tag & 2:
-                    n, at = layout.read_varint(head, at)
-                    short = True
-                block = Block(number, number * size, n, tag, start, None)
-                if not 1 <= n <= size:
-                    return
-                layout.check_tag(block, self.header)
-            except ValueError:
+                block, _ = layout.read_block(self._at(start, layout.HEAD_SIZE), 0, self.header, block)
+            except ValueError:  # the end, also
                 return
-            start += block.head_size + block.length(self.spec)
+            start = block.end
             if start > self.size:
                 return
             yield block
-            number += 1
 
     def stored(self, offset: int, length: int) -> bytes:
         """Bytes of the part with stored files."""
@@ -304,7 +311,7 @@ class PxlFile:
         if trusted and trailer.pack(self.header, index) != tail:
             raise CodecError(damaged)
         try:
-            found = layout.parse_index(index, self.header, trailer.images, at)
+            found = layout.parse_index(index, self.header, at)
         except ValueError as error:
             raise CodecError(f"{self.name}: index: {error}; {SALVAGE}") from error
         if trusted and self._at(found.stored - 1, 1) != layout.varint(layout.END):
@@ -336,9 +343,13 @@ def whole(file: PxlFile) -> Tensor:
 
     Raises:
         CodecError: at the first block that is damaged.
-        UsageError: for files of more than 2^32 values.
+        UsageError: for images of several sizes, or more than 2^32 values.
     """
-    if len(file) * file.spec.dims > 1 << 32:
+    specs = {block.spec for block in file.index.blocks} or {file.spec}
+    if len(specs) > 1:
+        raise UsageError(f"{file.name}: holds images of {len(specs)} sizes; read them with pixelloom.open_pxl")
+    spec = specs.pop()
+    if len(file) * spec.dims > 1 << 32:
         raise UsageError(f"{file.name}: {len(file)} images are too many for memory; read them with pixelloom.open_pxl")
     found = list(file.blocks())
-    return torch.cat(found) if found else torch.from_numpy(np.empty((0, *file.spec.shape), np.uint8))
+    return torch.cat(found) if found else torch.from_numpy(np.empty((0, *spec.shape), np.uint8))
