@@ -34,7 +34,7 @@ CARRIERS = {"float32": torch.float32, "float64": torch.float64}
 """Precisions that may hold the integers, the faster one first."""
 ANSWERED = 16  # images of the known answer; torch has other convolutions for 16 images or more
 _BATCH = 64  # images of a parallel pass, at most
-_KEPT = 4  # other sizes whose plans are kept
+_KEPT = 4  # other sizes whose plans are kept, at most, and of sizes.MAX_PIXELS pixels together
 _NO_IDENTITY = ("card", "identity", "bounds")  # fields of a file that do not determine the bytes of images
 
 
@@ -103,11 +103,16 @@ class CodecModel:
             sizes.reach(self.nodes)
             spec, nodes = sizes.spec_of_size(self.spec, height, width), sizes.of_size(self.nodes, size)
             found = replace(self, nodes=nodes, spec=spec, original=self)
-            found.steps = torch.from_numpy(found._execution.own_order.steps)
-            if len(self._sizes) >= _KEPT:
+            while self._sizes and (len(self._sizes) >= _KEPT or self._planned + height * width > sizes.MAX_PIXELS):
                 self._sizes.pop(next(iter(self._sizes)))
+            found.steps = torch.from_numpy(found._execution.own_order.steps)
             self._sizes[size] = found
         return self._sizes[size]
+
+    @property
+    def _planned(self) -> int:
+        """Pixels of the sizes whose plans are kept."""
+        return sum(height * width for height, width in self._sizes)
 
     def execution(self, carrier: str) -> Execution:
         """The lowered network in one precision."""
@@ -255,8 +260,8 @@ class CodecModel:
             raise ModelError(f"{path}: a model, not an export; `pixelloom export MODEL --codec FILE` makes one")
         if meta["codec"] != FORMAT:
             raise ModelError(
-                f"{path}: an export of format {shortened(repr(meta['codec']))}; this is Pixelloom {pixelloom.__version__}, which "
-                f"reads format {FORMAT}: update Pixelloom"
+                f"{path}: an export of format {shortened(repr(meta['codec']))}; this is Pixelloom "
+                f"{pixelloom.__version__}, which reads format {FORMAT}: update Pixelloom"
             )
         try:
             found = _loaded(meta, tensors)
