@@ -9,7 +9,8 @@ the export, which both sides need, is stated beside (``export_bytes``).
     ideal      bits/dim by the integer tables of the export; ``loss_percent`` compares it with float
     file       .pxl files with one block, and with blocks of 64
     formats    PNG, WebP, JPEG XL (effort 7 and 9), each as one file an image and as one mosaic; xz -9e of packed levels
-    speed      images/s of the float32 pass, of encoding, and of decoding with blocks of --timed images, in turn
+    speed      images/s of the float32 pass, of encoding, and of decoding four blocks of --timed images at once, as
+               `decompress` does, in turn; each the best of three
 
 Every file is decoded and compared. Binary images are 1-bit PNG, and 0 and 255 in the other formats.
 """
@@ -40,6 +41,7 @@ from pixelloom.data.pixels import to_bytes
 from pixelloom.runs.evaluate import load_data
 from pixelloom.runs.export import export
 
+BLOCKS = 4  # decoded at once
 OUT = Path(__file__).parent / "results" / "codec.json"
 Pixels = npt.NDArray[np.uint8]
 
@@ -121,19 +123,20 @@ def best(call: Callable[[], Any], repeats: int) -> float:
 
 def speed(model: pl.PixelModel, codec: CodecModel, levels: Tensor, repeats: int = 3) -> dict[str, float]:
     """Images/s of pass, encoding and decoding, measured in turn, and their ratios to the pass."""
-    payload = codec.encode(levels)
+    blocks = levels.chunk(BLOCKS)
+    payloads = [codec.encode(block) for block in blocks]
     seconds = {"pass": math.inf, "encode": math.inf, "decode": math.inf}
     calls: dict[str, Callable[[], Any]] = {
         "pass": lambda: model.log_prob(levels, threads=1),
         "encode": lambda: codec.encode(levels),
-        "decode": lambda: codec.decode(payload, len(levels)),
+        "decode": lambda: codec.decode_blocks(payloads, len(blocks[0])),
     }
     for _ in range(repeats):
         for name, call in calls.items():
             seconds[name] = min(seconds[name], best(call, 1))
     rates = {name: len(levels) / value for name, value in seconds.items()}
     ratios = {f"{name}_to_pass": rates[name] / rates["pass"] for name in ("encode", "decode")}
-    return {"block": len(levels), **rates, **ratios}
+    return {"block": len(blocks[0]), "blocks": BLOCKS, **rates, **ratios}
 
 
 def measured(model: pl.PixelModel, codec: CodecModel, n: int, timed: int) -> dict[str, Any]:
@@ -153,7 +156,7 @@ def measured(model: pl.PixelModel, codec: CodecModel, n: int, timed: int) -> dic
     return {
         "n": len(levels), "images": str(spec), "float": before, "ideal": ideal,
         "loss_percent": 100 * (ideal / before - 1),
-        "file": files, "formats": formats(levels, spec), "speed": speed(model, codec, levels[:timed]),
+        "file": files, "formats": formats(levels, spec), "speed": speed(model, codec, levels[: BLOCKS * timed]),
     }  # fmt: skip
 
 
@@ -163,7 +166,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--export", type=Path)
     parser.add_argument("-n", type=int, default=1000)
-    parser.add_argument("--timed", type=int, default=128)
+    parser.add_argument("--timed", type=int, default=64)
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     torch.set_num_threads(1)

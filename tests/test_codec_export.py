@@ -21,7 +21,7 @@ from pixelloom.codec.export import entropy, image_table, lower
 from pixelloom.codec.lowering import PROFILES, as_integer
 from pixelloom.codec.model import _NO_IDENTITY, CodecModel, _identity_of, known_images
 from pixelloom.codec.parallel import ParallelPass
-from pixelloom.core.errors import ModelError, UsageError
+from pixelloom.core.errors import CodecError, ModelError, UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling, to_model
 from pixelloom.engine.safetensors_io import load_tensors, save_tensors
@@ -332,3 +332,20 @@ def test_export_says_what_is_wrong(run: Command, line: str, code: int, said: str
     found = run(*line.split())
     assert found.code == code, found.err
     assert said in found.err
+
+
+def test_blocks_of_a_file_are_decoded_several_at_once(codec: CodecModel) -> None:
+    """Blocks before a damaged one are given out before its error, whatever group it is in."""
+    images = images_of(GRAY, 43, 9)
+    content = pl.compress(images, codec, block=4)
+    with pl.open_pxl(content, codec) as file:
+        assert [len(block) for block in file.blocks()] == [4] * 10 + [3]
+        assert torch.equal(torch.cat(list(file.blocks())), images)
+        places = [block.start + block.head_size for block in file.index.blocks]
+    for damaged in (0, 2, 5, 10):
+        broken = bytearray(content)
+        broken[places[damaged]] ^= 1
+        seen = []
+        with pl.open_pxl(bytes(broken), codec) as file, pytest.raises(CodecError, match=f"block {damaged}"):
+            seen.extend(file.blocks())
+        assert torch.equal(torch.cat([*seen, images[:0]]), images[: 4 * damaged])

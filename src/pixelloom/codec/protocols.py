@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -29,6 +30,14 @@ class BlockCodec(Protocol):
 
     def decode(self, payload: bytes, n: int) -> Tensor:
         """Levels uint8 [n, C, H, W] of a payload. Any payload gives some levels; a wrong one gives wrong levels."""
+
+
+@runtime_checkable
+class Joint(Protocol):
+    """A codec that decodes several blocks at once, faster than one after the other."""
+
+    def decode_blocks(self, payloads: Sequence[bytes], n: int) -> Tensor:
+        """Levels uint8 [blocks, n, C, H, W] of payloads of n images each; a wrong one does not affect the others."""
 
 
 @runtime_checkable
