@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codec_models import GRAY, images_of, model_of
 from commands import Command, caller
+from pixelloom.codec import archive
+from pixelloom.codec.export import lower
 from pixelloom.codec.model import CodecModel
-from pixelloom.core.errors import DataError
+from pixelloom.core.errors import CodecError, DataError
 from pixelloom.core.types import ImageSpec, Levels
 from pixelloom.runs import own_codec
 
@@ -77,7 +80,7 @@ def test_a_folder_is_compressed_by_its_own_model(
     small = {"model.channels": 4, "model.layers": 2, "model.hidden": 4, "train.images": 3000, "train.minutes": None}
     recipe = own_codec._recipe
     monkeypatch.setattr(own_codec, "_recipe", lambda spec: (recipe(spec)[0], recipe(spec)[1] | small))
-    said = run("compress", "images", "--train-minutes", "0.2", "--json")
+    said = run("compress", "images", "--train-minutes", "5", "--json")  # ends by train.images
     assert said.code == 0, said.err
     found = json.loads(said.out)
     assert found["images"] == 60
@@ -88,6 +91,30 @@ def test_a_folder_is_compressed_by_its_own_model(
     for path in folder.iterdir():
         back = np.asarray(Image.open(tmp_path / "back" / path.name))
         assert np.array_equal(back, np.asarray(Image.open(path)))
+
+
+def test_an_earlier_file_keeps_its_model_until_the_new_one_is_whole(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run: Command = caller(capsys)
+    (tmp_path / "a.png").write_bytes(drawn(GRAY.shape[1:], [0], 1)[0])
+    (tmp_path / "a.pxl").write_bytes(b"earlier file")
+    (tmp_path / "a.safetensors").write_bytes(b"earlier model")
+    codec = lower(model_of("gated-pixelcnn", GRAY), images_of(GRAY, 4))
+    monkeypatch.setattr(own_codec, "train_codec", lambda *_: codec)
+
+    def damaged(*_: object) -> None:
+        raise CodecError("reads back with other bytes")
+
+    options = ("compress", "a.png", "-o", "a.pxl", "--train-minutes", "1", "-f")
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "check_written", damaged)
+        assert run(*options).code == 5
+    assert (tmp_path / "a.pxl").read_bytes() == b"earlier file"
+    assert (tmp_path / "a.safetensors").read_bytes() == b"earlier model"
+    assert run(*options).code == 0
+    assert CodecModel.load(tmp_path / "a.safetensors").identity == codec.identity
 
 
 def test_train_minutes_needs_a_place_beside_the_file(

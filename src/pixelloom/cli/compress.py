@@ -20,6 +20,7 @@ from pixelloom.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from pixelloom.codec.archive import Compressed, Source
+    from pixelloom.codec.model import CodecModel
     from pixelloom.codec.protocols import BlockCodec
 
 _log = logging.getLogger("pixelloom")
@@ -84,7 +85,8 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
     if out is not None and out.resolve() in {source.path.resolve() for source in files if source.content is None}:
         raise UsageError(f"{out}: is one of the images; choose another name")
     export = _export_of(out, options)
-    codec = _model(options.model, files) if export is None else _trained(export, files, options)
+    own = None if export is None else _trained(export, files, options)
+    codec = own if own is not None else _model(options.model, files)
     with signals(), Meter(f"compressing {len(files)} files", len(files)) as meter:
         given = {"block": options.block, "verify": not options.no_verify, "progress": meter.show}
         if out is None:
@@ -95,6 +97,8 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
                 done = compress_files(files, codec, file, **given)  # type: ignore[arg-type]
                 if not options.no_verify:
                     check_written(file, done, str(out))
+                if own is not None and export is not None:  # an earlier file keeps its model until this one is whole
+                    own.save(export)
     if options.rm:
         for source in files:
             source.path.unlink()
@@ -211,14 +215,12 @@ def _export_of(out: Path | None, options: CompressOptions) -> Path | None:
     return export
 
 
-def _trained(export: Path, files: Sequence[Source], options: CompressOptions) -> BlockCodec:
+def _trained(export: Path, files: Sequence[Source], options: CompressOptions) -> CodecModel:
     from pixelloom.runs.own_codec import train_codec
 
     assert options.train_minutes is not None
     outputs.probe(export.parent)
-    codec = train_codec((source.read() for source in files), options.train_minutes)
-    codec.save(export)
-    return codec
+    return train_codec((source.read() for source in files), options.train_minutes)
 
 
 def _report(done: Compressed, codec: BlockCodec, out: Path | None, export: Path | None, *, as_json: bool) -> None:
