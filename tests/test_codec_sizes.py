@@ -12,7 +12,7 @@ from torch import Tensor
 
 from codec_models import images_of, model_of
 from pixelloom.codec import sizes
-from pixelloom.codec.export import lower
+from pixelloom.codec.export import entropy, lower
 from pixelloom.codec.kinds import executable
 from pixelloom.codec.model import CodecModel
 from pixelloom.codec.operations import IntegerNode
@@ -186,3 +186,20 @@ def test_few_plans_are_kept() -> None:
     for height in range(1, 12):
         codec.resized(height, 3)
     assert len(codec._sizes) <= 4
+
+
+def test_wide_integers_cost_less_and_are_never_held_in_float32() -> None:
+    """Profile 2 has 16 bits where profile 1 has 12, and sums beyond 2^24."""
+    model = model_of("pixelcnn", SPEC["logistics"], "logistics", **LOCAL)
+    images = images_of(SPEC["logistics"], 8)
+    bits = -model.log_prob(images).double() / np.log(2)
+    codecs = [lower(model, images, profile=profile) for profile in (1, 2)]
+    losses = [float((entropy(codec, images) / bits - 1).abs().max()) for codec in codecs]
+    assert losses[1] < losses[0] / 4
+    wide = codecs[1]
+    assert max(wide.bounds) >= 1 << 24 > max(codecs[0].bounds[:2])
+    assert wide._execution.dtype == torch.float64
+    assert torch.equal(wide.decode(wide.encode(images), 8), images)
+    large = wide.resized(9, 8)
+    levels = images_of(large.spec, 2)
+    assert torch.equal(large.decode(large.encode(levels), 2), levels)

@@ -52,8 +52,8 @@ class Profile:
     bound: int = 1 << 24
 
 
-PROFILES = {1: Profile()}
-"""Number of a profile, which files name -> widths."""
+PROFILES = {1: Profile(), 2: Profile(act=16, weight=14, pre=16, bound=1 << 53)}
+"""Number of a profile, which files name -> widths. The first is exact in float32 and float64, the second in float64."""
 
 MARGIN = 1.25  # room above the largest calibrated magnitude
 _FINEST = 30  # largest exponent of a scale
@@ -265,7 +265,7 @@ class Lowering:
         total = self.emit(
             "linear", node, [source.number], self.edges(node, [source]), (-largest, largest), 0,
             numbers={"taps": taps, "stride": list(kernel.stride)},
-            tensors={"weight": whole.to(torch.int16), "bias": offset.to(torch.int32)},
+            tensors={"weight": whole.to(torch.int16), "bias": offset.long()},
         )  # fmt: skip
         shift = (exponents.double() - k).view(-1, 1, 1)
         like = Node(node.name, ir.Image(), (), (), node.features, node.size)

@@ -32,6 +32,7 @@ from pixelloom.layers.reads import Size
 FORMAT = 1
 CARRIERS = {"float32": torch.float32, "float64": torch.float64}
 """Precisions that may hold the integers, the faster one first."""
+_EXACT = {"float32": 1 << 24, "float64": 1 << 53}  # they hold all integers up to it
 ANSWERED = 16  # images of the known answer; torch has other convolutions for 16 images or more
 _BATCH = 64  # images of a parallel pass, at most
 _KEPT = 4  # other sizes whose plans are kept, at most, and of sizes.MAX_PIXELS pixels together
@@ -129,7 +130,9 @@ class CodecModel:
         if self.original is not None:
             known = self.original._execution
             return self.execution(next(name for name, dtype in CARRIERS.items() if dtype == known.dtype))
-        for carrier in [self.carrier] if self.carrier else CARRIERS:
+        bound = PROFILES[self.profile].bound
+        held = [name for name in CARRIERS if bound <= _EXACT[name]]
+        for carrier in [self.carrier] if self.carrier else held:
             execution = self.execution(carrier)
             try:
                 found = answer_of(execution)

@@ -32,12 +32,14 @@ def prove(nodes: Sequence[IntegerNode], bound: int) -> list[int]:
     found = []
     for number, node in enumerate(nodes):
         label = f"{node.name or 'node'} (node {number}, {node.kind})"
-        _well_formed(nodes, number, label)
+        _well_formed(nodes, number, label, bound)
         try:
             largest = _LARGEST[node.kind](node, [nodes[i] for i in node.inputs])
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
             raise ModelError(f"{label}: its parameters are inconsistent: {error}") from error
-        most, precision = (1 << 53, "float64") if node.kind in _WIDE else (bound, "float32")
+        most, precision = (
+            (1 << 53, "float64") if node.kind in _WIDE else (bound, "float32" if bound <= 1 << 24 else "float64")
+        )
         if largest >= most:
             raise ModelError(
                 f"{label}: integers up to {largest} are not exact in {precision}, which needs less than {most}"
@@ -46,13 +48,13 @@ def prove(nodes: Sequence[IntegerNode], bound: int) -> list[int]:
     return found
 
 
-def _well_formed(nodes: Sequence[IntegerNode], number: int, label: str) -> None:
+def _well_formed(nodes: Sequence[IntegerNode], number: int, label: str, bound: int) -> None:
     node = nodes[number]
     if node.kind not in KINDS or (node.kind == "image") != (number == 0):
         raise ModelError(f"{label}: a kind of node that is not known here; a newer Pixelloom may know it")
     if any(not 0 <= source < number for source in node.inputs) or (number and not node.inputs):
         raise ModelError(f"{label}: reads a node that does not come before it")
-    if not -(1 << 24) < node.low <= node.high < 1 << 24 or node.features < 1 or min(node.size) < 1:
+    if not -bound < node.low <= node.high < bound or node.features < 1 or min(node.size) < 1:
         raise ModelError(f"{label}: impossible bounds or sizes")
     if {edge.source for edge in node.edges} != set(node.inputs):
         raise ModelError(f"{label}: its reads do not fit its inputs")
