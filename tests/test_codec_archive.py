@@ -311,6 +311,7 @@ BAD_MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another format": lambda m: m | {"forms": [["EPS", "L", "", "", ""]]},
     "another mode": lambda m: m | {"forms": [["PNG", "F", "", "", ""]]},
     "no base64": lambda m: m | {"forms": [["PNG", "L", "??", "", ""]]},
+    "chunks of no PNG": lambda m: m | {"forms": [["BMP", "L", "AAAA", "", ""]]},
     "a palette without its mode": lambda m: m | {"forms": [["PNG", "L", "", "", "AAAA"]]},
     "a mode without its palette": lambda m: m | {"forms": [["PNG", "P", "", "", ""]]},
     "stored files that are not there": lambda m: m | {"stored": [[5, 5, 0]], "form": [[0, 3], [-1, 1]]},
@@ -326,6 +327,13 @@ def test_forged_manifests_are_refused(case: str, tmp_path: Path) -> None:
     text = manifest.compress(json.dumps(BAD_MANIFESTS[case](sound)).encode())
     with pytest.raises(CodecError, match=r"names: the manifest is damaged \(.*file again"):
         unpacked(forged(rows, 3, text=text), tmp_path / "out", CODECS[GRAY])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mode_that_its_format_lacks_is_named(tmp_path: Path) -> None:
+    rows = [Entry(name, Form("BMP", "LA")) for name in "abc"]
+    with pytest.raises(CodecError, match=r"names: a: cannot write mode LA as BMP"):
+        unpacked(forged(rows, 3), tmp_path / "out", CODECS[GRAY])
     assert not (tmp_path / "out").exists()
 
 

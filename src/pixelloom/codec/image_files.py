@@ -181,7 +181,10 @@ def file_of(levels: Levels, form: Form, spec: ImageSpec) -> bytes:
             plain = np.concatenate((plain, np.full_like(plain[..., :1], OPAQUE)), -1)
         image = Image.fromarray(np.ascontiguousarray(plain[..., 0] if form.mode == "L" else plain), form.mode)
     buffer = io.BytesIO()
-    image.save(buffer, form.format)
+    try:
+        image.save(buffer, form.format)
+    except OSError as error:  # a mode that the format lacks
+        raise ValueError(str(error)) from error
     return with_chunks(buffer.getvalue(), form) if form.before or form.after else buffer.getvalue()
 
 

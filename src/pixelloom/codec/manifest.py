@@ -203,6 +203,8 @@ def _form(row: Any) -> Form:
     before, after, palette = (base64.b64decode(text, validate=True) for text in rest)
     if len(palette) % 3 or len(palette) > 768 or bool(palette) != (mode == "P"):
         raise ValueError("a palette of another length")
+    if (before or after) and form != "PNG":
+        raise ValueError("chunks of a file that is no PNG")
     return Form(form, mode, before, after, palette)
 
 
