@@ -87,6 +87,7 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
     export = _export_of(out, options)
     own = None if export is None else _trained(export, files, options)
     codec = own if own is not None else _model(options.model, files)
+    before = {source.path: _state(source.path) for source in files} if options.rm else {}
     with signals(), Meter(f"compressing {len(files)} files", len(files)) as meter:
         given = {"block": options.block, "verify": not options.no_verify, "progress": meter.show}
         if out is None:
@@ -99,10 +100,18 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
                     check_written(file, done, str(out))
                 if own is not None and export is not None:  # an earlier file keeps its model until this one is whole
                     own.save(export)
-    if options.rm:
-        for source in files:
-            source.path.unlink()
+    for path, state in before.items():
+        if _state(path) == state:
+            path.unlink()
+        else:
+            _log.warning("%s: has changed meanwhile, and is kept", path)
     _report(done, codec, out, export, as_json=options.json)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Time of the last change and size of a file."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def check_removal(keep: bool, rm: bool) -> None:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelloom.codec.kinds import executable
-from pixelloom.codec.operations import ROWS, IntegerNode, Lookup, here, power
+from pixelloom.codec.operations import ROWS, IntegerNode, Lookup, here, power, times_powers
 from pixelloom.codec.parallel import readers_of
 from pixelloom.layers.reads import Kernel
 from pixelloom.sampling.fast import ir
@@ -351,7 +351,7 @@ def _is_shift(node: IntegerNode) -> bool:
 
 def _factor(node: IntegerNode) -> Tensor:
     """The factors of a rescaling node, float64 [features or 1]."""
-    return torch.ldexp(node.tensors["multiplier"].double(), node.tensors["shift"].double()).flatten()
+    return times_powers(node.tensors["multiplier"], node.tensors["shift"]).flatten()
 
 
 def _kernel(node: ir.Node) -> Kernel:

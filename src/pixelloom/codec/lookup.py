@@ -58,12 +58,16 @@ def find_codec(model: str | Path | None, identity: bytes | None, beside: Path | 
         return found
     if identity is None:
         raise ModelError(f"--model: give the name of a packaged model ({names()}) or the path of an export")
+    damaged = ""
     for path in _candidates(beside):
-        if _identity(path) == identity.hex() and (found := load(path)).identity == identity:
-            return found
+        if _identity(path) == identity.hex():
+            try:
+                return load(path)
+            except ModelError as error:  # another copy may be intact
+                damaged = f" ({error})"
     place = "" if beside is None else " or beside the file"
     raise CodecError(
-        f"{file}needs the model {identity.hex()}, which is not among the packaged ones ({names()}){place}; "
+        f"{file}needs the model {identity.hex()}, which is not among the packaged ones ({names()}){place}{damaged}; "
         "give the export that the file was compressed with, --model PATH"
     )
 

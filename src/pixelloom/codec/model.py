@@ -106,7 +106,9 @@ class CodecModel:
             found = replace(self, nodes=nodes, spec=spec, original=self)
             while self._sizes and (len(self._sizes) >= _KEPT or self._planned + height * width > sizes.MAX_PIXELS):
                 self._sizes.pop(next(iter(self._sizes)))
-            found.steps = torch.from_numpy(found._execution.own_order.steps)
+            # Of the stored graph itself, as the format defines it: fusion may change the schedule.
+            plain = Execution(nodes, spec, self.groups, self._execution.dtype, fuse=False)
+            found.steps = torch.from_numpy(plain.own_order.steps)
             self._sizes[size] = found
         return self._sizes[size]
 
@@ -117,7 +119,7 @@ class CodecModel:
 
     def execution(self, carrier: str) -> Execution:
         """The lowered network in one precision."""
-        order = Order(self.steps.numpy(), self.groups) if self.original is None else None
+        order = Order(self.steps.numpy(), self.groups)
         return Execution(self.nodes, self.spec, self.groups, CARRIERS[carrier], order)
 
     @cached_property
@@ -258,7 +260,12 @@ class CodecModel:
         Raises:
             ModelError: if it is missing, damaged, or not an export, naming what is wrong.
         """
-        tensors, meta = load_tensors(Path(path))
+        with torch.device("cpu"):
+            return cls._load(Path(path))
+
+    @classmethod
+    def _load(cls, path: Path) -> CodecModel:
+        tensors, meta = load_tensors(path)
         if "codec" not in meta:
             raise ModelError(f"{path}: a model, not an export; `pixelloom export MODEL --codec FILE` makes one")
         if meta["codec"] != FORMAT:

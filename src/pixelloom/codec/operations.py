@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,6 +77,11 @@ class Lookup:
 def rounded(x: Tensor, low: int, high: int) -> Tensor:
     """The nearest integers, clamped, in place of a temporary tensor."""
     return x.round_().clamp_(low, high)
+
+
+def times_powers(multiplier: Tensor, shift: Tensor) -> Tensor:
+    """multiplier * 2^shift, exactly, float64; torch.ldexp computes the power by a function that need not be exact."""
+    return torch.from_numpy(np.ldexp(multiplier.double().numpy(), shift.to(torch.int32).numpy()))
 
 
 def power(exponent: int) -> float:
@@ -255,7 +261,7 @@ def _tensor(value: Tensor, _: ir.Constants) -> Tensor:
 
 def _factors(node: IntegerNode) -> ir.Operation:
     """Rescaling by integers times powers of two, per feature."""
-    factors = torch.ldexp(node.tensors["multiplier"].double(), node.tensors["shift"].double())
+    factors = times_powers(node.tensors["multiplier"], node.tensors["shift"])
     return ir.Elementwise(Rescale(node), (ir.Operand(0), ir.Constant(partial(_tensor, factors))), {})
 
 

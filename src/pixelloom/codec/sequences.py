@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelloom.codec.operations import IntegerNode, Lookup, power, rounded
+from pixelloom.codec.operations import IntegerNode, Lookup, power, rounded, times_powers
 from pixelloom.codec.tables import exponential_table, sigmoid_table, tanh_table
 from pixelloom.layers.reads import Earlier
 
@@ -142,7 +142,7 @@ class PositionLinear:
         self.own, self.low, self.high = where.own, node.low, node.high
         self.weight = node.tensors["weight"]  # [positions, out, positions, in]
         self.bias = node.tensors["bias"].double()  # [positions, out]
-        self.factor = torch.ldexp(torch.ones_like(self.bias), node.tensors["shift"].double())
+        self.factor = times_powers(torch.ones_like(self.bias), node.tensors["shift"])
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
         """([B, n, in], [B, N, in], [B, N, in], bool [n, N] or None) -> [B, n, out]; only the values are read."""
