@@ -149,6 +149,12 @@ def a_size_is_not_that_of_the_header() -> None:
     assert "which no version writes" in found
 
 
+def a_size_has_a_number() -> None:
+    spec = ImageSpec(1, 3, 7, 4)
+    found = described(lambda block: block._replace(sized=True, tag=block.tag & ~2, spec=spec))
+    assert "another number of images" in found
+
+
 def resized_models_decode_few_pixels() -> None:
     asked: list[object] = []
 
@@ -352,7 +358,7 @@ MUTATIONS: dict[str, tuple[Edit, Callable[[], None]]] = {
         lambda: test_codec_container.test_a_model_that_errs_costs_space_only(Caplog()),  # type: ignore[arg-type]
     ),
     "the CRC of a block is not compared": (
-        Edit(PxlFile, "decode", "payload) != check:", "payload) != check and False:"),
+        Edit(PxlFile, "_checked", "payload) != check:", "payload) != check and False:"),
         payloads_have_their_bytes,
     ),
     "the content is not compared": (
@@ -368,7 +374,7 @@ MUTATIONS: dict[str, tuple[Edit, Callable[[], None]]] = {
         the_end_knows_its_header,
     ),
     "heads are not compared with the index": (
-        Edit(PxlFile, "decode", "data[: block.head_size] != block.head(check)", "False"),
+        Edit(PxlFile, "_read", "data[: block.head_size] != block.head(check)", "False"),
         heads_are_compared,
     ),
     "the byte after the blocks is not read": (
@@ -390,6 +396,10 @@ MUTATIONS: dict[str, tuple[Edit, Callable[[], None]]] = {
     "a block repeats the size of the header": (
         Edit(layout, "read_block", "or (height, width) == spec.shape[1:]", ""),
         a_size_is_not_that_of_the_header,
+    ),
+    "a size needs no number of images": (
+        Edit(layout, "read_block", "sized > counted or ", ""),
+        a_size_has_a_number,
     ),
     "a resized model decodes any number of pixels": (
         Edit(PxlFile, "_codec_of", "block.n * spec.height * spec.width <= layout.MAX_PIXELS", "True"),
