@@ -448,7 +448,7 @@ def test_a_mistyped_name_gets_the_nearest_one(tmp_path: Path, monkeypatch: pytes
         ({"size": "9999x3"}, "HEIGHTxWIDTH"),
         ({"seed": -1}, "greater than or equal to 0"),
         ({"limit": 0}, "greater than or equal to 1"),
-        ({"fit": "stretch"}, "'crop', 'resize', 'pad' or 'error'"),
+        ({"fit": "stretch"}, "'crop', 'resize', 'pad', 'tiles' or 'error'"),
         ({"level": 4}, "Extra inputs"),
     ],
 )

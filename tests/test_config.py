@@ -110,7 +110,7 @@ def test_strings_are_read_as_yaml(given: dict[str, object], field: str, value: o
         ("data: {levels: many}", ["data.levels", "whole number", "'many'"]),
         ("data: {binarize: sttic}", ["data.binarize", "none, static, dynamic", "'sttic'"]),
         ("data: {levels: 4, binarize: static}", ["data", "binarize=static", "levels is 4"]),
-        ("data: {fit: stretch}", ["data.fit", "'crop', 'resize', 'pad' or 'error'"]),
+        ("data: {fit: stretch}", ["data.fit", "'crop', 'resize', 'pad', 'tiles' or 'error'"]),
         ("optim: {lr: -1}", ["optim.lr", "greater than 0", "(given: -1)"]),
         ("optim: {lr: .nan}", ["optim.lr", "nan"]),
         ("optim: {betas: [0.9]}", ["optim.betas"]),
