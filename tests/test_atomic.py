@@ -187,10 +187,14 @@ def test_an_error_while_a_lock_is_held_is_not_hidden(tmp_path: Path) -> None:
 
 OWN = """
 with atomic.lock_file(Path(sys.argv[1]), "process of the test") as other:
-    if len(sys.argv) > 2 and os.fork() == 0:  # a data worker, which outlives its parent
-        os.close(1)
-        time.sleep(5)
-        os._exit(0)
+    if len(sys.argv) > 2:
+        read, write = os.pipe()
+        if os.fork() == 0:  # a data worker, which outlives its parent
+            os.close(1)
+            os.write(write, b"x")  # what runs after a fork has run
+            time.sleep(5)
+            os._exit(0)
+        os.read(read, 1)
     print(other, flush=True)
     sys.stdin.readline()
 """
