@@ -135,3 +135,21 @@ def test_train_minutes_needs_a_place_beside_the_file(
         assert said in found.err
     assert (tmp_path / "b.safetensors").read_bytes() == b"kept"
     assert run("compress", "a.png", "--train-minutes", "0").code == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("compress a.png --modl x", "--modl: neither an option nor a file. Did you mean '--model'?"),
+        ("compress a.png --train-minuts=3", "Did you mean '--train-minutes'?"),
+        ("decompress --salvge", "Did you mean '--salvage'?"),
+        ("test --modl=x", "Did you mean '--model'?"),
+    ],
+)
+def test_a_typo_in_an_option_is_no_file(
+    line: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = caller(capsys)(*line.split())
+    assert found.code == 2
+    assert said in found.err

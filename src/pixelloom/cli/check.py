@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pixelloom.cli.compress import Named
+from pixelloom.cli.compress import Named, check_names
 from pixelloom.cli.console import say, say_json
 from pixelloom.cli.decompress import opened
 from pixelloom.cli.options import Flag
@@ -23,6 +23,7 @@ def check(*files: Named, model: str | None = None, json: Flag = False) -> None:
     """
     if not files:
         raise UsageError("FILES: name .pxl files")
+    check_names(files, ["model", "json"])
     rows: list[dict[str, object]] = []
     errors: list[CodecError | DataError] = []
     for file in files:

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -16,7 +16,7 @@ from cyclopts.validators import Number
 from pixelloom.cli import outputs
 from pixelloom.cli.console import Meter, memory, say, say_json
 from pixelloom.cli.options import Flag, number, whole_number
-from pixelloom.core.errors import DataError, UsageError
+from pixelloom.core.errors import DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from pixelloom.codec.archive import Compressed, Source
@@ -75,6 +75,7 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
     from pixelloom.codec.archive import check_written, compress_files
     from pixelloom.core.atomic import whole_file
 
+    check_names(images, [field.name for field in fields(options)])
     check_removal(options.keep, options.rm)
     if options.rm and (options.no_verify or STREAM in images or options.out == STREAM):
         raise UsageError("--rm: removes sources of verified files only; leave out --no-verify and -")
@@ -106,6 +107,15 @@ def compress(*images: Named, options: CompressOptions = DEFAULT) -> None:
         else:
             _log.warning("%s: has changed meanwhile, and is kept", path)
     _report(done, codec, out, export, as_json=options.json)
+
+
+def check_names(names: Sequence[str], options: Sequence[str]) -> None:
+    """Raises UsageError for a name that begins with -- and is no file: a typo in an option, most likely."""
+    for name in names:
+        if name.startswith("--") and not Path(name).exists():
+            word = name.split("=")[0]
+            hint = did_you_mean(word, [f"--{option.replace('_', '-')}" for option in options])
+            raise UsageError(f"{word}: neither an option nor a file.{hint}")
 
 
 def _state(path: Path) -> tuple[int, int]:

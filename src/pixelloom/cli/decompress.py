@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING
 from cyclopts import Parameter
 
 from pixelloom.cli import outputs
-from pixelloom.cli.compress import STREAM, SUFFIX, Force, Keep, Named, Out, check_removal, no_terminal, signals
+from pixelloom.cli.compress import (
+    STREAM,
+    SUFFIX,
+    Force,
+    Keep,
+    Named,
+    Out,
+    check_names,
+    check_removal,
+    no_terminal,
+    signals,
+)
 from pixelloom.cli.console import say, say_json
 from pixelloom.cli.options import Flag
 from pixelloom.core.errors import CodecError, UsageError
@@ -63,6 +74,7 @@ def decompress(file: Named, /, *, options: DecompressOptions = DEFAULT) -> None:
     """
     from pixelloom.codec.archive import extract
 
+    check_names([file], [field.name for field in fields(options)])
     check_removal(options.keep, options.rm)
     if options.rm and STREAM in (file, options.out):
         raise UsageError("--rm: is for files, not for standard input or output")
