@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pixelloom.codec.export import entropy, image_table, lower
 from pixelloom.codec.lowering import PROFILES, as_integer
 from pixelloom.codec.model import _NO_IDENTITY, CodecModel, _identity_of, known_images
 from pixelloom.codec.parallel import ParallelPass
+from pixelloom.codec.proof import prove
 from pixelloom.core.errors import CodecError, ModelError, UsageError
 from pixelloom.core.types import ImageSpec
 from pixelloom.data.pixels import Scaling, to_model
@@ -199,7 +201,9 @@ def test_a_forged_export_is_refused_by_name(codec: CodecModel, tmp_path: Path, c
         CodecModel.load(path)
 
 
-def test_nodes_that_do_not_fit_together_are_refused_when_they_are_executed(codec: CodecModel, tmp_path: Path) -> None:
+def test_nodes_that_do_not_fit_together_are_refused_also_when_they_are_executed(
+    codec: CodecModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "codec.safetensors"
     codec.save(path)
     tensors, meta = load_tensors(path)
@@ -212,11 +216,38 @@ def test_nodes_that_do_not_fit_together_are_refused_when_they_are_executed(codec
     tensors["extra"] = torch.zeros(high - low + 1, dtype=torch.int16)
     meta["identity"] = _identity_of({k: v for k, v in meta.items() if k not in _NO_IDENTITY}, tensors).hex()
     save_tensors(path, tensors, meta)
+    with pytest.raises(ModelError, match="reads 2 nodes, which does not fit its kind"):
+        CodecModel.load(path)
+    monkeypatch.setattr("pixelloom.codec.model.prove", lambda nodes, bound: [0] * len(nodes))
     forged = CodecModel.load(path)
     with pytest.raises(ModelError, match="cannot be executed"):
         forged.encode(images_of(GRAY, 1))
     with pytest.raises(ModelError, match="cannot be executed"):
         forged.decode(b"", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "said"),
+    [
+        ("table", "size", (7, 5), "its grid is not that of its inputs"),
+        ("rescale", "features", 1, "has other features than its input"),
+        ("sum", "features", 5, "its features are not those of its inputs|do not fit the features"),
+        ("product", "inputs", (0,), "reads 1 nodes|do not fit its inputs"),
+    ],
+)
+def test_the_proof_compares_nodes_with_their_inputs(
+    codec: CodecModel, kind: str, field: str, value: Any, said: str
+) -> None:
+    nodes = list(codec.nodes)
+    number = next(i for i, node in enumerate(nodes) if node.kind == kind)
+    node = replace(nodes[number], **{field: value})
+    if field == "features":  # reads that fit by themselves
+        node = replace(node, edges=tuple(replace(edge, features=None) for edge in node.edges))
+    if field == "inputs":
+        node = replace(node, edges=tuple(replace(edge, source=0, input=0, features=None) for edge in node.edges[:1]))
+    nodes[number] = node
+    with pytest.raises(ModelError, match=said):
+        prove(nodes, PROFILES[1].bound)
 
 
 def test_the_identity_of_a_file_is_that_of_its_stored_integers(

@@ -21,6 +21,8 @@ from pixelloom.layers.reads import HERE, Closure, Earlier, Offsets
 _WIDEST = 60  # largest magnitude of a binary exponent
 _WIDE = ("normalize", "lstm", "attention", "position-linear")  # computed in float64
 _READERS = ("linear", "shift", "shuffle", "lstm", "running-sum", "attention", "position-linear")  # of other positions
+_INPUTS = {"sum": 2, "product": 2, "attention": 3, "position-linear": 3}  # number of inputs, where it is not one
+_SAME = ("relu", "table", "rescale", "negative", "normalize", "shift", "crop")  # a feature reads its own
 
 
 def prove(nodes: Sequence[IntegerNode], bound: int) -> list[int]:
@@ -66,6 +68,15 @@ def _well_formed(nodes: Sequence[IntegerNode], number: int, label: str, bound: i
             raise ModelError(f"{label}: reads other positions than its own")
         if edge.features is not None and tuple(edge.features.shape) not in ((node.features, read), (read, read)):
             raise ModelError(f"{label}: its reads do not fit the features of its inputs")
+    sources = [nodes[source] for source in node.inputs]
+    if node.kind not in (*_READERS, "crop") and any(source.size != node.size for source in sources):
+        raise ModelError(f"{label}: its grid is not that of its inputs")
+    if node.kind != "concat" and len(sources) != _INPUTS.get(node.kind, min(1, number)):
+        raise ModelError(f"{label}: reads {len(sources)} nodes, which does not fit its kind")
+    if node.kind in _SAME and sources[0].features != node.features:
+        raise ModelError(f"{label}: has other features than its input")
+    if node.kind in ("sum", "product", "affine") and any(source.features not in (1, node.features) for source in sources):
+        raise ModelError(f"{label}: its features are not those of its inputs")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -85,21 +96,6 @@ def _image(node: IntegerNode, inputs: list[IntegerNode]) -> int:
     return node.largest
 
 
-def _read(node: IntegerNode, weight: torch.Tensor) -> torch.Tensor:
-    """Which weights belong to declared reads, bool [taps, in, out]: others would make the two executions differ."""
-    seen = torch.zeros(weight.shape, dtype=torch.bool)
-    stride = tuple(node.numbers["stride"])
-    for edge in node.edges:
-        _require(isinstance(edge.where, Offsets) and edge.where.stride == stride, "its stride does not fit its reads")
-        assert isinstance(edge.where, Offsets)
-        for number, tap in enumerate(node.numbers["taps"]):
-            if tuple(tap) in edge.where.taps:
-                seen[number] |= (
-                    torch.ones(weight.shape[1:], dtype=torch.bool) if edge.features is None else edge.features.T
-                )
-    return seen
-
-
 def _linear(node: IntegerNode, inputs: list[IntegerNode]) -> int:
     weight, bias = node.tensors["weight"], node.tensors["bias"]
     shape = (len(node.numbers["taps"]), inputs[0].features, node.features)
@@ -113,7 +109,6 @@ def _linear(node: IntegerNode, inputs: list[IntegerNode]) -> int:
             if tuple(tap) in where.taps:
                 read[number] |= True if edge.features is None else edge.features.T  # [out, in] -> [in, out]
     _require(not bool((weight != 0)[~read].any()), "a weight of what it does not read")
-    _require(not bool((weight * ~_read(node, weight)).any()), "weights of features that it does not read")
     sums = weight.double().abs().sum((0, 1)) * inputs[0].largest + bias.double().abs()
     largest = int(sums.max())
     _require(node.high >= largest and node.low <= -largest, "its sums exceed its bounds")
