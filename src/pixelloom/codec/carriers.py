@@ -22,8 +22,12 @@ def exact_arithmetic() -> Iterator[None]:
     """Context in which float32 sums of products are taken by multiplications and additions in full precision."""
     mkldnn = torch.backends.mkldnn
     products = (mkldnn.matmul, mkldnn.conv)  # type: ignore[attr-defined]
-    plain = torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.backends.nnpack.flags(enabled=False)
-    with _SETTINGS, plain[0], plain[1], plain[2]:
+    with (
+        _SETTINGS,
+        torch.device("cpu"),
+        torch.autocast("cpu", enabled=False),
+        torch.backends.nnpack.flags(enabled=False),
+    ):
         before = [each.fp32_precision for each in products]
         enabled = mkldnn.set_flags(True, None, None, None)[0]  # type: ignore[no-untyped-call]  # oneDNN alone: the other flags stay
         try:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelloom.core.errors import ModelError
-from pixelloom.layers.reads import HERE, Earlier, Kernel, Offsets
+from pixelloom.layers.reads import Earlier, Kernel, Offsets
 from pixelloom.sampling.fast import ir
 from pixelloom.sampling.fast.ir import Constant, Constants, Node, Operand
 from pixelloom.sampling.fast.recurrence_executor import topological_levels
@@ -86,7 +86,7 @@ class ParallelPass:
             case ir.Shuffle(factor=factor):
                 return lambda values: _rows(F.pixel_shuffle(_planes(values[0]), factor))
             case ir.Recurrence():
-                return _recurrence(node.operation)
+                return _recurrence(node, node.operation)
             case ir.Attention():
                 return _attention(node)
             case _:
@@ -176,7 +176,7 @@ def _shifted(value: Tensor, where: Offsets, size: tuple[int, int]) -> Tensor:
     return out
 
 
-def _recurrence(operation: ir.Recurrence) -> Run:
+def _recurrence(node: Node, operation: ir.Recurrence) -> Run:
     """One call of ``step`` for each topological level of the grid, unless its owner computes whole images."""
     owner = getattr(operation.step, "__self__", None)
     if owner is not None and hasattr(owner, "whole"):
@@ -187,13 +187,10 @@ def _recurrence(operation: ir.Recurrence) -> Run:
         n, height, width, _ = x.shape
         grid = [(y, q) for y in range(height) for q in range(width)]
         outside = height * width
-        states: Tensor | None = None
+        states = x.new_zeros(n, outside + 1, node.features)  # the last one lies outside
         for level in topological_levels(grid, operation.carried):
             places = torch.tensor([index for index, _ in level])
             found = x.flatten(1, 2)[:, places]  # [B, H * W, in] -> [B, positions, in]
-            if states is None:
-                width_of_state = _state_features(operation, found[:1, :1].flatten(0, 1))
-                states = x.new_zeros(n, outside + 1, width_of_state)  # the last one lies outside
             carried = [
                 states[:, torch.tensor([outside if (q := sources[i]) is None else q for _, sources in level])]
                 for i in range(len(operation.carried))
@@ -201,24 +198,9 @@ def _recurrence(operation: ir.Recurrence) -> Run:
             # [B, positions, features] -> [B * positions, features], and back
             value = operation.step(found.flatten(0, 1), *(state.flatten(0, 1) for state in carried))
             states[:, places] = value.view(n, len(level), -1)
-        assert states is not None
         return states[:, :outside].view(n, height, width, -1).contiguous()
 
     return run
-
-
-def _state_features(operation: ir.Recurrence, x: Tensor) -> int:
-    """Number of features of a state, from the owner of ``step`` or by trial."""
-    owner = getattr(operation.step, "__self__", None)
-    if owner is not None and hasattr(owner, "state_features"):
-        return int(owner.state_features)
-    for features in (x.shape[1], *range(1, 4 * x.shape[1] + 1)):
-        try:
-            if operation.step(x, *(x.new_zeros(len(x), features) for _ in operation.carried)).shape[1] == features:
-                return int(features)
-        except RuntimeError:
-            continue
-    raise ModelError("a recurrence whose state has an unknown number of features")
 
 
 def _attention(node: Node) -> Run:
@@ -246,8 +228,3 @@ def readers_of(inputs: Sequence[Sequence[int]]) -> list[list[int]]:
         for source in dict.fromkeys(sources):
             found[source].append(number)
     return found
-
-
-def is_here(node: Node) -> bool:
-    """Whether a node reads at its own position only."""
-    return all(edge.where == HERE for edge in node.edges)

@@ -75,7 +75,9 @@ def _well_formed(nodes: Sequence[IntegerNode], number: int, label: str, bound: i
         raise ModelError(f"{label}: reads {len(sources)} nodes, which does not fit its kind")
     if node.kind in _SAME and sources[0].features != node.features:
         raise ModelError(f"{label}: has other features than its input")
-    if node.kind in ("sum", "product", "affine") and any(source.features not in (1, node.features) for source in sources):
+    if node.kind in ("sum", "product", "affine") and any(
+        source.features not in (1, node.features) for source in sources
+    ):
         raise ModelError(f"{label}: its features are not those of its inputs")
 
 

@@ -33,7 +33,6 @@ class Cell:
     def __init__(self, node: IntegerNode) -> None:
         numbers = node.numbers
         self.features = node.features // 2
-        self.state_features = node.features
         self.carried = tuple((int(down), int(right)) for down, right in numbers["carried"])
         self.center, self.most, self.largest = numbers["center"], numbers["most"], node.high
         self.weight = node.tensors["weight"].double()
@@ -67,7 +66,6 @@ class RunningSum:
     """The sum over all positions up to each one, in raster order: exact, so that its order does not matter."""
 
     def __init__(self, node: IntegerNode) -> None:
-        self.state_features = node.features
         self.carried = ((0, -1), (-1, node.size[1] - 1))
 
     def step(self, x: Tensor, beside: Tensor, above: Tensor) -> Tensor:
