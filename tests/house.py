@@ -16,6 +16,7 @@ SRC = Path(__file__).parent.parent / "src" / "pixelloom"
 # A file imports only from lower floors, or from its own room. Rooms of one floor do not import each other.
 FLOORS: tuple[dict[str, str], ...] = (
     {"core": "types, errors, random streams, atomic files, CPU threads"},
+    {"hub": "the Hugging Face hub: names, downloads, uploads, errors"},
     {"data": "files and data sets to integer levels; splits, batches, model space; `data/io/` reads and writes"},
     {"layers": "layers of networks, which declare what they read", "heads": "distributions of a pixel's levels"},
     {"networks": "one file a paper, in `pixel/` and `gan/`; both tables", "objectives": "losses, penalties, phases"},
@@ -25,10 +26,17 @@ FLOORS: tuple[dict[str, str], ...] = (
         "metrics": "likelihood, distances, memorization, accuracy by class",
     },
     {"models": "network, head and data scaling in one; pretrained models", "viz": "grids, curves, maps as images"},
-    {"codec": "lossless compression: integer copies of models, a range coder, `.pxl` files"},
+    {
+        "codec": "lossless compression: integer copies of models, a range coder, `.pxl` files",
+        "onnx": "models as ONNX graphs, for other runtimes",
+    },
     {"runs": "configuration, recipes, run folders, training and evaluation"},
-    {"api": "the functions of `import pixelloom`", "report": "models side by side as HTML and PNG"},
-    {"cli": "the command line, one file a command", "studio": "the page in a browser"},
+    {
+        "api": "the functions of `import pixelloom`",
+        "report": "models side by side as HTML and PNG",
+        "studio": "the page in the browser",
+    },
+    {"cli": "the command line, one file a command"},
     {"__init__": "names for `import pixelloom`", "__main__": "`python -m pixelloom`"},
 )  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

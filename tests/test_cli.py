@@ -69,6 +69,7 @@ COMMANDS = (
     "compress",
     "decompress",
     "test",
+    "studio",
 )
 QUICK = [f"--{field}={value}" for field, value in TINY.items()]
 QUICK += ["--samples=0", "--train.validate-every=1000", "--train.sample-every=1000000"]

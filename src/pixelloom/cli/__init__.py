@@ -1,6 +1,6 @@
 """The command line: ``pixelloom train``, ``sample``, ``complete``, ``score``, ``evaluate``, ``compare``, ``attention``,
 ``interpolate``, ``explain``, ``info``, ``inspect``, ``list``, ``config``, ``export``, ``compress``, ``decompress``,
-``test``.
+``test``, ``push``, ``pull``.
 
 Results go to standard output, progress, warnings and errors to standard error. torch is imported when a command runs,
 so that help and usage errors are fast.
@@ -36,8 +36,11 @@ from pixelloom.cli import (
     inspect,
     interpolate,
     listing,
+    pull,
+    push,
     sample,
     score,
+    studio,
     train,
 )
 from pixelloom.cli.console import logs
@@ -85,7 +88,10 @@ app.command(listing.config, usage="Usage: pixelloom config RECIPE|NETWORK [--jso
 app.command(export.export, usage="Usage: pixelloom export MODEL --codec FILE [OPTIONS]", sort_key=14)
 app.command(compress.compress, usage="Usage: pixelloom compress IMAGES... -o FILE [OPTIONS]", sort_key=15)
 app.command(decompress.decompress, usage="Usage: pixelloom decompress FILE [-o FOLDER] [OPTIONS]", sort_key=16)
+app.command(studio.studio, usage="Usage: pixelloom studio [MODEL...] [OPTIONS]", sort_key=18)
 app.command(check.check, name="test", usage="Usage: pixelloom test FILE... [OPTIONS]", sort_key=17)
+app.command(push.push, usage="Usage: pixelloom push MODEL USER/NAME [OPTIONS]", sort_key=18)
+app.command(pull.pull, usage="Usage: pixelloom pull USER/NAME[@REVISION] [OPTIONS]", sort_key=19)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
