@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow test-all test-portable docs notebooks lint types format clean
+.PHONY: setup demo test test-slow test-all test-browser test-portable docs notebooks lint types format clean
 
 setup: $(STAMP)
 
@@ -25,13 +25,18 @@ demo: setup
 PROFILE ?= few
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu and not slow" --hypothesis-profile=$(PROFILE)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu and not slow and not browser" --hypothesis-profile=$(PROFILE)
 
 # Smoke tests of benchmarks, and what training runs attain.
 test-slow: setup
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not gpu"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not gpu and not browser"
 
 test-all: test test-slow
+
+# What needs the extras for pages and ONNX, and Chromium (`chromium` in PATH, or CHROMIUM=/path/to/it).
+test-browser: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[studio,browser,onnx]'
+	$(BIN)/python -m pytest -m browser
 
 # The tenth of the tests whose results depend most on arithmetic (a head, the samplers, the engine with its resumed runs,
 # the losses of GANs, layers that iterate or normalize, the tutorials' networks), as a processor without AVX and without

@@ -1,7 +1,8 @@
-"""``pixelloom export``: a trained model as a file for the codec."""
+"""``pixelloom export``: a trained model as a file for the codec, or as an ONNX file."""
 
 from __future__ import annotations
 
+from json import loads
 from pathlib import Path
 from typing import Annotated
 
@@ -19,20 +20,25 @@ def export(
     /,
     *,
     codec: Path | None = None,
+    onnx: Path | None = None,
     data: str | None = None,
     calibration: Count = 128,
     validation: Annotated[int, Parameter(validator=Number(gte=0), converter=whole_number)] = 64,
     force: Flag = False,
     json: Flag = False,
 ) -> None:
-    """Lower a model to integers, for `pixelloom compress`: the same probabilities on every machine.
+    """Lower a model to integers, for `pixelloom compress`: the same probabilities on every machine. Or write ONNX.
 
-    The model must be a pixel model without classes, conditioning image and further pixel orders. The file holds
-    integers only. Keep it: compressed files can be read with this very export alone.
+    For the codec, the model must be a pixel model without classes, conditioning image and further pixel orders. The
+    file holds integers only. Keep it: compressed files can be read with this very export alone.
+
+    With --onnx, one pass of a pixel model (levels to parameters of the head), or the generator of a GAN (latent
+    vectors to images), is written for ONNX Runtime and other runtimes.
 
     Args:
         model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
         codec: File to write (.safetensors), or a folder for it; default: the model's folder.
+        onnx: ONNX file to write (.onnx), instead of an export for the codec.
         data: Images for calibration and measurement; default: the training data.
         calibration: Number of training images that set the ranges of the integers, evenly spaced.
         validation: Number of validation images on which bits/dim are compared; 0 for none.
@@ -46,6 +52,13 @@ def export(
     from pixelloom.runs.folder import find
 
     folder = find(model)
+    if onnx is not None:
+        if codec is not None:
+            raise UsageError("--onnx, --codec: write one file at a time")
+        if data is not None:
+            raise UsageError("--data: is for --codec; --onnx takes no images")
+        _write_onnx(model, folder, onnx, force=force, json=json)
+        return
     if codec is None and model in PRETRAINED:
         raise UsageError("--codec: name the file or folder to write, as in --codec exports")
     path = folder if codec is None else codec
@@ -73,3 +86,25 @@ def export(
     if found.n:
         loss = f"{found.model:.4f} before, {found.lowered:.4f} after lowering ({found.loss:+.3f} %)"
         say(f"bits/dim    {loss}; {found.n} validation images")
+
+
+def _write_onnx(model: str, folder: Path, path: Path, *, force: bool, json: bool) -> None:
+    from pixelloom.engine.safetensors_io import digest_of
+    from pixelloom.models.description import WEIGHTS
+    from pixelloom.models.registry import load_model
+    from pixelloom.onnx.export import export_onnx
+    from pixelloom.runs.folder import BEST
+
+    if path.suffix != ".onnx":
+        raise UsageError(f"--onnx {path}: the name of an ONNX file ends in .onnx")
+    outputs.check_file(path, force)
+    outputs.probe(path.parent)
+    name = folder.parent.name if folder.name == BEST else folder.name
+    metadata = export_onnx(load_model(folder), path, name, digest_of(folder / WEIGHTS))
+    size = path.stat().st_size
+    if json:
+        say_json({"file": str(path), "bytes": size, "metadata": metadata})
+        return
+    say(f"file        {path}, {size:,} bytes")
+    say(f"inputs      {', '.join(loads(metadata['inputs']))}")
+    say("checked     ONNX Runtime computes what torch computes, within 1e-4 of the largest output")
