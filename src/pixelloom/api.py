@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pixelloom.core.errors import UsageError
 from pixelloom.data.memory import NAME as IN_MEMORY
+from pixelloom.hub.client import Access
+from pixelloom.hub.reference import Reference, is_reference
+from pixelloom.hub.snapshots import model_folder
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.metrics.results import Result
 from pixelloom.metrics.scores import Kind
@@ -37,18 +40,37 @@ if TYPE_CHECKING:
     from pixelloom.models.pixel import PixelModel
 
 
-def load(model: str | Path, *, network: NetworkLike | None = None) -> GenerativeModel:
+def load(
+    model: str | Path,
+    *,
+    network: NetworkLike | None = None,
+    revision: str | None = None,
+    cache_dir: Path | str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> GenerativeModel:
     """Load a model, onto the CPU.
 
     Args:
-        model: run folder, model folder, name of a run under ``runs/``, or name of a pretrained model.
+        model: run folder, model folder, name of a run under ``runs/``, name of a pretrained model, or
+            ``hf:USER/NAME@REVISION`` for a model on the Hugging Face hub.
         network: for a model of :meth:`PixelModel.of`, its network, or its class if that takes no arguments. The weights
             are loaded into it; a file never holds code.
+        revision: of a model on the hub: branch, tag or commit hash.
+        cache_dir: of a model on the hub: cache folder; default: that of ``huggingface_hub``.
+        local_files_only: of a model on the hub: use the cache alone.
+        token: of a model on the hub: access token; default: $HF_TOKEN, or that of ``hf auth login``.
 
     Raises:
-        ModelError: if there is none, its file is damaged or of another format, or its network has to be given.
+        ModelError: if there is none, its file is damaged or of another format, or its network has to be given; if it
+            cannot be downloaded from the hub.
     """
-    return load_model(find(model), network)
+    if not is_reference(model):
+        if revision or cache_dir or local_files_only or token:
+            raise UsageError(f"load: revision, cache_dir, local_files_only and token are of models hf:..., not {model}")
+        return load_model(find(model), network)
+    reference = Reference.parse(str(model) if revision is None else f"{model}@{revision}")
+    return load_model(model_folder(reference, Access(cache_dir, local_files_only, token)), network)
 
 
 def train(

@@ -24,6 +24,7 @@ from pixelloom.layers.self_attention import attention_maps
 from pixelloom.models.description import CONFIG, DISCRIMINATOR, FILES, WEIGHTS, Description, check_finite, rebuild
 from pixelloom.models.family import Ability
 from pixelloom.models.inputs import LabelsLike, at_least, check_labels, check_levels
+from pixelloom.models.sharing import Shared
 from pixelloom.models.truncation import Truncated
 from pixelloom.networks import GAN_NETWORKS, build_pair
 from pixelloom.sampling import latent_noise
@@ -44,7 +45,7 @@ class GANDescription(Description):
 
 
 @final
-class GANModel:
+class GANModel(Shared):
     """A generator, and the discriminator that it was trained with.
 
     Args:

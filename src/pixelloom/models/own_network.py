@@ -21,6 +21,7 @@ from pixelloom.heads.config import HeadConfig
 from pixelloom.heads.discrete import Head, make_head
 from pixelloom.layers.compiled import uncompiled
 from pixelloom.models.pixel_description import OWN, OwnNetwork, PixelDescription
+from pixelloom.models.sharing import Shared
 from pixelloom.sampling.fast.analysis import assert_autoregressive
 from pixelloom.sampling.fast.causality import NotAutoregressiveError
 from pixelloom.sampling.fast.random_twin import evaluated
@@ -36,7 +37,7 @@ _warned: WeakSet[nn.Module] = WeakSet()
 _log = logging.getLogger("pixelloom")
 
 
-class OfOwnNetwork:
+class OfOwnNetwork(Shared):
     """A model that a network of one's own can be made into."""
 
     def __init__(self, network: nn.Module, description: PixelDescription) -> None:

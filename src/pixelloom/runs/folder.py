@@ -15,6 +15,8 @@ from pixelloom.core.atomic import lock_file, remove_parts, write_bytes
 from pixelloom.core.errors import ModelError, UsageError, did_you_mean
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.launch import launch
+from pixelloom.hub.reference import Reference, is_reference
+from pixelloom.hub.snapshots import model_folder
 from pixelloom.models import pretrained
 from pixelloom.models.description import WEIGHTS
 from pixelloom.runs.compose import compose, dump_yaml, read_yaml
@@ -33,9 +35,13 @@ _log = logging.getLogger("pixelloom")
 def find(name: str | Path) -> Path:
     """Find the model folder of MODEL: a model folder, a run folder, a run under ``runs/``, or a pretrained model.
 
+    ``hf:USER/NAME@REVISION`` is a model on the Hugging Face hub, which is downloaded into its cache.
+
     Raises:
         ModelError: if there is none; the message suggests the nearest name.
     """
+    if is_reference(name):
+        return model_folder(Reference.parse(str(name)))
     if Path(name).name == WEIGHTS and Path(name).is_file():  # the weights themselves
         return Path(name).parent
     for folder in (Path(name), Path(name) / BEST, RUNS / name / BEST):

@@ -39,6 +39,7 @@ from pixelloom.engine.micro_batches import bytes_per_image, micro_batches
 from pixelloom.engine.state import Hook, Run, State
 from pixelloom.engine.threads import choose_threads
 from pixelloom.models.description import FILES
+from pixelloom.models.model_card import model_card
 from pixelloom.models.pixel import PixelModel
 from pixelloom.objectives.base import Monitor, Objective
 from pixelloom.runs import identity
@@ -59,7 +60,6 @@ from pixelloom.runs.folder import (
     open_folder,
     warn_of_cut,
 )
-from pixelloom.runs.model_card import model_card
 from pixelloom.runs.pace import adapt
 from pixelloom.viz import curves
 

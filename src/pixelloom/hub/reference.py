@@ -1,0 +1,67 @@
+"""Names of repositories on the Hugging Face hub: ``hf:user/name``, with ``:config`` and ``@revision`` where wanted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pixelloom.core.errors import UsageError, shortened
+
+PREFIX = "hf:"
+_PART = r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?"
+_FORM = re.compile(
+    rf"(?P<repo>{_PART}/{_PART})(?::(?P<config>[\w.+-]{{1,96}}))?(?:@(?P<revision>[\w.+/-]{{1,200}}))?", re.ASCII
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A repository on the hub.
+
+    Attributes:
+        repo: USER/NAME.
+        revision: branch, tag or commit; None for the main branch.
+        config: configuration of a data set; None for its only or default one.
+    """
+
+    repo: str
+    revision: str | None = None
+    config: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, *, config: bool = False) -> Reference:
+        """Parse ``user/name@revision``, with or without ``hf:``.
+
+        Args:
+            text: the name.
+            config: whether ``:config`` may follow the name.
+
+        Raises:
+            UsageError: for another text.
+        """
+        match = _FORM.fullmatch(text.removeprefix(PREFIX))
+        plain = match is not None and not ({"--", ".."} & {text[i : i + 2] for i in range(len(text))})
+        if match is None or not plain or (match["config"] and not config):
+            form = "USER/NAME, USER/NAME:CONFIG or USER/NAME@REVISION" if config else "USER/NAME or USER/NAME@REVISION"
+            raise UsageError(f"{shortened(text)!r}: a repository of the Hugging Face hub is named {form}")
+        return cls(match["repo"], match["revision"], match["config"])
+
+    @property
+    def name(self) -> str:
+        """The name without the user."""
+        return self.repo.partition("/")[2]
+
+    @property
+    def is_commit(self) -> bool:
+        """Whether the revision is a whole commit hash, whose files never change."""
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+
+    def __str__(self) -> str:
+        config = f":{self.config}" if self.config else ""
+        return f"{PREFIX}{self.repo}{config}{f'@{self.revision}' if self.revision else ''}"
+
+
+def is_reference(text: object) -> bool:
+    """Whether a name is one of the hub."""
+    return isinstance(text, str) and text.startswith(PREFIX)
