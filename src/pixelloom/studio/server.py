@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pixelloom.core.errors import UsageError
 from pixelloom.studio.images import MAX_BYTES
 from pixelloom.studio.library import Library
+from pixelloom.studio.training import Trainings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OWN = ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "GRADIO_ROOT_PATH")
@@ -45,21 +47,27 @@ class ServeOptions:
         return self.host in LOOPBACK and not self.share
 
 
-def prepare_environment() -> None:
-    """Turn off gradio's own connections and settings by environment; before gradio is imported."""
+def prepare_environment() -> dict[str, str]:
+    """Turn off gradio's own connections and settings, before gradio is imported; returns the environment before."""
+    before = dict(os.environ)
     for name in _OWN:
         os.environ.pop(name, None)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("PIXELLOOM_OFFLINE", "1")  # visitors start no downloads of data sets
+    return before
 
 
 class _Policy:
-    """Adds a content security policy to every answer: the page loads nothing from elsewhere."""
+    """Adds a content security policy to every answer: the page loads nothing from elsewhere.
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    A page of this computer alone answers only under its own names, so that no other site reaches it by a name that
+    resolves to this computer (DNS rebinding).
+    """
+
+    def __init__(self, app: Any, local: bool) -> None:
+        self.app, self.local = app, local
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def with_policy(message: Any) -> None:
@@ -68,7 +76,23 @@ class _Policy:
                 message = {**message, "headers": [*headers, (b"x-content-type-options", b"nosniff")]}
             await send(message)
 
-        await self.app(scope, receive, with_policy if scope["type"] == "http" else send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif self.local and not _is_own(dict(scope["headers"]).get(b"host", b"")):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"this page answers on this computer only"})
+        else:
+            await self.app(scope, receive, with_policy)
+
+
+def _is_own(host: bytes) -> bool:
+    """Whether the Host header names this computer."""
+    name = (
+        host.decode("latin-1").rpartition(":")[0]
+        if host.rstrip(b"0123456789").endswith(b":")
+        else host.decode("latin-1")
+    )
+    return name.strip("[]") in LOOPBACK
 
 
 @contextmanager
@@ -80,7 +104,7 @@ def serving(library: Library, options: ServeOptions) -> Iterator[str]:
     Raises:
         UsageError: if gradio is not installed, or host and port cannot be used.
     """
-    prepare_environment()
+    environment = prepare_environment()
     with tempfile.TemporaryDirectory(prefix="pixelloom-studio-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
@@ -90,20 +114,23 @@ def serving(library: Library, options: ServeOptions) -> Iterator[str]:
             raise UsageError(f"studio: needs gradio ({error}); pip install 'pixelloom[studio]'") from error
         from pixelloom.studio.page import CSS, build
 
-        page = build(library, queue=options.queue, train=options.local)
+        trainings = Trainings(Path(folder), environment) if options.local else None
+        page = build(library, queue=options.queue, trainings=trainings)
         try:
             _, local, public = page.launch(
                 server_name=options.host, server_port=options.port, share=options.share, prevent_thread_lock=True,
                 quiet=True, inbrowser=False, show_error=False, footer_links=[], run_history=False, allowed_paths=[],
                 max_file_size=MAX_BYTES, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False,
-                css_paths=[CSS], theme=theme(gr), app_kwargs={"middleware": [Middleware(_Policy)]},
+                css_paths=[CSS], theme=theme(gr), app_kwargs={"middleware": [Middleware(_Policy, local=options.local)]},
             )  # fmt: skip
         except OSError as error:
             raise UsageError(f"--host {options.host}, --port {options.port}: {error}") from error
         try:
             yield public or local
         finally:
-            page.close()
+            if trainings is not None:
+                trainings.close()
+            page.close(verbose=False)
 
 
 def theme(gr: Any) -> Any:
