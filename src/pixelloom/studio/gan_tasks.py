@@ -67,8 +67,10 @@ def compare(one: Entry, other: Entry, n: object, seed: object, files: list[tuple
     count, start = integer("images", n, 1, 36), integer("seed", seed, 0, LARGEST_SEED)
     both = (one, other)
     rows = [["", one.name, other.name]]
-    facts = [_facts(entry) for entry in both]
-    rows += [[name, *(each.get(name, "") for each in facts)] for name in dict.fromkeys((*facts[0], *facts[1]))]
+    columns_of = [_about(entry) for entry in both]
+    rows += [
+        [name, *(each.get(name, "") for each in columns_of)] for name in dict.fromkeys((*columns_of[0], *columns_of[1]))
+    ]
     if files:
         rows += _bits(one, other, files)
     drawn = []
@@ -81,7 +83,7 @@ def compare(one: Entry, other: Entry, n: object, seed: object, files: list[tuple
     return table(rows[0], rows[1:]), drawn[0], drawn[1]
 
 
-def _facts(entry: Entry) -> dict[str, str]:
+def _about(entry: Entry) -> dict[str, str]:
     model, record = entry.model, entry.model.description.training
     spec, best = model.spec, record.validation
     return {

@@ -109,7 +109,7 @@ def compare_tab(library: Library, model: Any) -> Part:
             start = seed("compare-seed")
         files = file_field("Images whose bits/dim are compared (optional)", "compare-files")
         button = gr.Button("Compare", variant="primary", elem_id="compare-button")
-        facts = html("compare-table")
+        summary = html("compare-table")
         with gr.Row():
             left, right = html("compare-left"), html("compare-right")
 
@@ -118,8 +118,8 @@ def compare_tab(library: Library, model: Any) -> Part:
             return gan_tasks.compare(*both, count, first, contents_of(paths) if paths else [])
 
         inputs = [model, other, number, start, files]
-        button.click(polite(run), inputs, [facts, left, right], api_name="compare", **QUEUE)
-    return Part(tab, [facts, left, right], lambda _: ["", "", ""])
+        button.click(polite(run), inputs, [summary, left, right], api_name="compare", **QUEUE)
+    return Part(tab, [summary, left, right], lambda _: ["", "", ""])
 
 
 def train_tab(trainings: Trainings) -> Part:
