@@ -70,6 +70,8 @@ COMMANDS = (
     "decompress",
     "test",
     "studio",
+    "push",
+    "pull",
 )
 QUICK = [f"--{field}={value}" for field, value in TINY.items()]
 QUICK += ["--samples=0", "--train.validate-every=1000", "--train.sample-every=1000000"]

@@ -326,8 +326,8 @@ def test_names_that_are_none(name: str, run: Command, hub: Hub) -> None:
 
 def test_references() -> None:
     assert Reference.parse("hf:a/b.c@refs/pr/1") == Reference("a/b.c", "refs/pr/1")
-    assert Reference.parse("a/b:gray@v1", config=True) == Reference("a/b", "v1", "gray")
-    assert str(Reference.parse("a/b:gray@v1", config=True)) == "hf:a/b:gray@v1"
+    assert Reference.parse("a/b:gray@v1", "dataset") == Reference("a/b", "v1", "gray", "dataset")
+    assert str(Reference.parse("a/b:gray@v1", "dataset")) == "hf:a/b:gray@v1"
     with pytest.raises(UsageError, match="hf:"):
         pl.load("digits", revision="main")
 

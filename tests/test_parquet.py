@@ -272,7 +272,7 @@ def test_columns_that_are_no_images(tmp_path: Path) -> None:
         read(path)
     images = hub_column([flat(1), flat(2)])
     path = write(tmp_path / "b.parquet", {"left": images, "right": images})
-    with pytest.raises(DataError, match="several columns of images: left, right; rename the one to read to image"):
+    with pytest.raises(DataError, match="several columns of images: left, right; choose one by --image-column"):
         read(path)
     assert levels(read(write(tmp_path / "c.parquet", {"mask": images, "image": hub_column([flat(3), flat(4)])}))) == [
         3,

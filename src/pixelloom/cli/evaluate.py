@@ -133,6 +133,7 @@ def _sets(source: str, data_options: DataOptions, wishes: _Wishes) -> _Found:
     """Two sets of images, without a model."""
     from pixelloom.data.catalog import DATASETS, load
     from pixelloom.data.io.download import progress_bar
+    from pixelloom.hub.reference import is_reference
     from pixelloom.runs.evaluate import checked
     from pixelloom.runs.image_sets import load_samples, measure_sets, set_metrics
     from pixelloom.runs.matching import EVERY
@@ -146,7 +147,7 @@ def _sets(source: str, data_options: DataOptions, wishes: _Wishes) -> _Found:
     config = checked(settings)
     with progress_bar() as shown:
         data = load(config, shown)
-    split = wishes.split or ("test" if config.source in DATASETS else EVERY)
+    split = wishes.split or ("test" if config.source in DATASETS or is_reference(config.source) else EVERY)
     drawn = load_samples(source, config, data)
     options = wishes.options(names, split, wishes.number or sum(drawn.counts().values()))
     measured = measure_sets(drawn, data, options)

@@ -56,6 +56,7 @@ def inspect(
         data: Data and its transforms, as in training.
     """
     from pixelloom.data.catalog import DATASETS, load
+    from pixelloom.data.hub_source import source_path
     from pixelloom.data.io.download import progress_bar
     from pixelloom.runs.evaluate import checked
     from pixelloom.viz.grid import save_png
@@ -66,8 +67,9 @@ def inspect(
     out = outputs.free(Path("inspect.png"), force=force) if out is None else out
     outputs.check_image(out, force)
     with progress_bar() as shown, _without_notes():
-        found = load(checked({**settings, "source": source}), shown)
-    about = _about(found) | ({} if source in DATASETS else _files(Path(source).expanduser()))
+        config = checked({**settings, "source": source})
+        found = load(config, shown)
+    about = _about(found) | ({} if source in DATASETS else _files(source_path(config), config.image_column))
     sheet = _sheet(found, number or _COLUMNS, seed)
     outputs.probe(out.parent)
     with outputs.writing(out):
@@ -169,7 +171,7 @@ def _labels(data: Dataset, name: str) -> Any:
     return np.zeros(0, np.int64) if labels is None else np.asarray(labels)[np.asarray(labels) >= 0]
 
 
-def _files(path: Path) -> dict[str, Any]:
+def _files(path: Path, column: str | None) -> dict[str, Any]:
     """Sizes and color modes of the files of a folder, archive, list or Parquet file, by their headers; other files."""
     import numpy as np
     from PIL import Image
@@ -178,10 +180,10 @@ def _files(path: Path) -> dict[str, Any]:
     from pixelloom.data.io.folders import holds_arrays
     from pixelloom.data.io.scan import open_listing
 
-    if holds_arrays(path):
+    if holds_arrays(path, column):
         return {}
     sizes, modes, damaged = Counter[str](), Counter[str](), list[str]()
-    with open_listing(path) as listing:
+    with open_listing(path, column) as listing:
         count = len(listing.names)
         read = np.unique(np.linspace(0, count - 1, min(count, _MOST_FILES)).astype(int)).tolist()
         for i in read:

@@ -129,7 +129,7 @@ def _run_fields() -> list[tuple[str, FieldInfo]]:
 _TRAIN = ("minutes", "images", "epochs", "seed", "precision", "device", "devices", "threads")
 _SOURCE = (
     *("source", "root", "levels", "binarize", "size", "gray", "fit", "resample", "background", "bits", "range"),
-    *("frames", "bad_images", "splits", "class_level", "labels", "label_column"),
+    *("frames", "bad_images", "splits", "class_level", "labels", "label_column", "image_column"),
 )
 
 if TYPE_CHECKING:  # a type checker cannot read derived classes

@@ -15,9 +15,10 @@ from pixelloom.core.errors import DataError, did_you_mean
 from pixelloom.core.types import ImageSpec
 from pixelloom.data import synthetic
 from pixelloom.data.config import DataConfig
+from pixelloom.data.hub_source import source_path
 from pixelloom.data.io import published_formats
 from pixelloom.data.io.download import PUBLISHED, Progress, provide
-from pixelloom.data.io.folders import KINDS, exists, expanded, read_images
+from pixelloom.data.io.folders import KINDS, exists, read_images
 from pixelloom.data.io.idx import read_idx
 from pixelloom.data.io.published_formats import CIFAR_CLASSES
 from pixelloom.data.io.reading import printable
@@ -34,6 +35,7 @@ from pixelloom.data.splits import (
 )
 from pixelloom.data.transforms import in_color, resized, transformed
 from pixelloom.data.user_splits import from_user
+from pixelloom.hub.reference import is_reference
 
 log = logging.getLogger("pixelloom")
 
@@ -196,7 +198,7 @@ DATASETS: dict[str, Entry] = {
 
 def _user_images(config: DataConfig) -> Dataset:
     """Read a user's images; splits are named by folders or arrays, or 80/10/10 by content hash."""
-    path = expanded(Path(config.source))
+    path = source_path(config)
     if not exists(path) and path.name == config.source and not path.suffix:
         raise DataError(
             f"data.source: no data set or path is named {printable(config.source)!r}."
@@ -204,4 +206,6 @@ def _user_images(config: DataConfig) -> Dataset:
         )
     decoded = read_images(path, config.reading, config.cache, config.labeling)
     whole = Split(decoded.images, decoded.labels, decoded.source_levels)
-    return from_user(config.source, whole, decoded.splits, decoded.classes, decoded.note, config.seed, decoded.files)
+    commit = f"commit {path.name} of the hub" if is_reference(config.source) else ""
+    note = "; ".join(filter(None, (decoded.note, commit)))
+    return from_user(config.source, whole, decoded.splits, decoded.classes, note, config.seed, decoded.files)

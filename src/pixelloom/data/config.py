@@ -26,7 +26,7 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(
-        "digits", description="name of a data set, or path of a folder, zip, .npz, .npy or list of files"
+        "digits", description="name of a data set, path of a folder, zip, .npz, .npy or list of files, or hf:USER/NAME"
     )
     root: Path | None = Field(None, description="folder with <name>/<published files>; default: $PIXELLOOM_DATA")
     levels: int | None = Field(None, ge=2, le=256, description="quantize values to this number of levels")
@@ -54,6 +54,7 @@ class DataConfig(BaseModel):
     class_level: int | None = Field(None, ge=1, description="folder level that names the class; default: the first")
     labels: str | None = Field(None, description="file with labels, or none to ignore labels")
     label_column: int | None = Field(None, ge=0, description="which label to take of several per image, from 0")
+    image_column: str | None = Field(None, description="column of images in Parquet files; default: found by its type")
     shape: str | None = Field(None, description="shape of flat images in arrays, HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH")
     transpose: bool = Field(False, description="swap rows and columns of the images in arrays, as EMNIST needs")
     seed: int = Field(
@@ -143,7 +144,9 @@ class DataConfig(BaseModel):
         """The options of finding splits and classes."""
         from pixelloom.data.io.layout import Labeling
 
-        return Labeling(_split_folders(self.splits), self.class_level, self.labels, self.label_column)
+        return Labeling(
+            _split_folders(self.splits), self.class_level, self.labels, self.label_column, self.image_column
+        )
 
     @property
     def threshold(self) -> float | None:

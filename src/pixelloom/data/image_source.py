@@ -11,7 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -20,9 +19,10 @@ from pixelloom.core import rng
 from pixelloom.core.errors import DataError
 from pixelloom.core.types import ImageSpec, Labels, Levels
 from pixelloom.data.config import DataConfig
+from pixelloom.data.hub_source import source_path
 from pixelloom.data.io.arrangement import arranged
 from pixelloom.data.io.decode import ACCEPTED, Reading, decode, size_of
-from pixelloom.data.io.folders import KINDS, expanded, holds_arrays, is_image_source
+from pixelloom.data.io.folders import KINDS, holds_arrays, is_image_source
 from pixelloom.data.io.layout import Labeling
 from pixelloom.data.io.listing import Listing
 from pixelloom.data.io.reading import DamageError, printable
@@ -202,10 +202,10 @@ def holds_files(config: DataConfig) -> bool:
     Raises:
         DataError: for a path that does not exist.
     """
-    path = expanded(Path(config.source))
+    path = source_path(config)
     if not path.exists():
         raise DataError(f"{printable(config.source)}: no such file or folder; give {KINDS}")
-    return is_image_source(path) and not holds_arrays(path)
+    return is_image_source(path) and not holds_arrays(path, config.image_column)
 
 
 @contextmanager
@@ -215,8 +215,8 @@ def open_files(config: DataConfig, spec: ImageSpec) -> Iterator[FileImages]:
     Raises:
         DataError: if the source cannot be read, or has no image.
     """
-    path = expanded(Path(config.source))
-    with open_listing(path) as listing:
+    path = source_path(config)
+    with open_listing(path, config.image_column) as listing:
         if not listing.names:
             found = f"found {listing.other_kinds()}" if listing.others else "it is empty"
             raise DataError(f"{path}: no image found ({found}); accepted are {' '.join(ACCEPTED)}")

@@ -95,7 +95,7 @@ def explained(reference: Reference, error: type[PixelloomError], instead: str = 
 def _reason(error: Exception, reference: Reference) -> str:
     """What went wrong, and what to do."""
     errors = _errors()
-    page = f"{endpoint()}/{reference.repo}"
+    page = f"{endpoint()}/{reference.page}"
     cause = error.__cause__ or error.__context__
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(cause, Exception):
         return _reason(cause, reference)  # the client's wrapper for a failed request

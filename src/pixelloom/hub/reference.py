@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from pixelloom.core.errors import UsageError, shortened
 
@@ -23,34 +24,41 @@ class Reference:
         repo: USER/NAME.
         revision: branch, tag or commit; None for the main branch.
         config: configuration of a data set; None for its only or default one.
+        kind: model or dataset.
     """
 
     repo: str
     revision: str | None = None
     config: str | None = None
+    kind: Literal["model", "dataset"] = "model"
 
     @classmethod
-    def parse(cls, text: str, *, config: bool = False) -> Reference:
+    def parse(cls, text: str, kind: Literal["model", "dataset"] = "model") -> Reference:
         """Parse ``user/name@revision``, with or without ``hf:``.
 
         Args:
             text: the name.
-            config: whether ``:config`` may follow the name.
+            kind: model or dataset; ``:config`` may follow the name of a data set.
 
         Raises:
             UsageError: for another text.
         """
         match = _FORM.fullmatch(text.removeprefix(PREFIX))
         plain = match is not None and not ({"--", ".."} & {text[i : i + 2] for i in range(len(text))})
-        if match is None or not plain or (match["config"] and not config):
-            form = "USER/NAME, USER/NAME:CONFIG or USER/NAME@REVISION" if config else "USER/NAME or USER/NAME@REVISION"
+        if match is None or not plain or (match["config"] and kind == "model"):
+            form = "USER/NAME or USER/NAME@REVISION" if kind == "model" else "USER/NAME, :CONFIG and @REVISION optional"
             raise UsageError(f"{shortened(text)!r}: a repository of the Hugging Face hub is named {form}")
-        return cls(match["repo"], match["revision"], match["config"])
+        return cls(match["repo"], match["revision"], match["config"], kind)
 
     @property
     def name(self) -> str:
         """The name without the user."""
         return self.repo.partition("/")[2]
+
+    @property
+    def page(self) -> str:
+        """The path of its page."""
+        return self.repo if self.kind == "model" else f"datasets/{self.repo}"
 
     @property
     def is_commit(self) -> bool:

@@ -1,4 +1,4 @@
-"""Downloads of a few named files of a repository, into the cache of the hub; nothing else is downloaded, and no code run.
+"""Downloads of a few named files of a repository into the cache of the hub; no other file, and no code is run.
 
 The cache names each file by the hub's hash of its content, SHA-256 for large files and Git's SHA-1 for small ones, so
 that files are verified at each use. The client itself compares only the number of bytes.
@@ -76,13 +76,13 @@ def check_files(
     _log.info("%s: %s bytes in %d files", reference, f"{total:,}", sum(name in sizes for name in known))
 
 
-def download(reference: Reference, name: str, access: Access, *, kind: str = "model", force: bool = False) -> Path:
+def download(reference: Reference, name: str, access: Access, *, force: bool = False) -> Path:
     """Download a file into the cache, unless it is there. An interrupted download is continued."""
     with _bars():
         found: str = library().hf_hub_download(
             reference.repo,
             name,
-            repo_type=kind,
+            repo_type=reference.kind,
             revision=reference.revision,
             cache_dir=access.cache_dir,
             token=access.token,

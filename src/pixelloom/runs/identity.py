@@ -16,6 +16,7 @@ from pixelloom.core.errors import DataError, UsageError
 from pixelloom.data.catalog import DATASETS
 from pixelloom.data.config import DataConfig
 from pixelloom.data.splits import NAMES, Dataset, Split
+from pixelloom.hub.reference import is_reference
 from pixelloom.models.training_record import TrainingRecord
 from pixelloom.runs.config import RunConfig
 from pixelloom.runs.matching import EVERY, split_of
@@ -36,8 +37,8 @@ def fingerprint(data: Dataset) -> dict[str, Any]:
 
 
 def absolute(source: str) -> str:
-    """The absolute path of data; empty for a named data set."""
-    return "" if source in DATASETS else str(Path(source).expanduser().absolute())
+    """The absolute path of data; empty for a named data set and one of the Hugging Face hub."""
+    return "" if source in DATASETS or is_reference(source) else str(Path(source).expanduser().absolute())
 
 
 def about(config: RunConfig, content: Mapping[str, Any]) -> dict[str, Any]:

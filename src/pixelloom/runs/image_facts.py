@@ -11,9 +11,10 @@ import numpy.typing as npt
 from pixelloom.core.errors import DataError
 from pixelloom.data.catalog import DATASETS, load
 from pixelloom.data.config import DataConfig
+from pixelloom.data.hub_source import source_path
 from pixelloom.data.io.array_files import is_array_source
 from pixelloom.data.io.decode import decode
-from pixelloom.data.io.folders import expanded, is_image_source
+from pixelloom.data.io.folders import is_image_source
 from pixelloom.data.io.reading import DamageError, SizeError
 from pixelloom.data.io.scan import has_images, open_listing
 from pixelloom.data.memory import dataset_of
@@ -35,19 +36,18 @@ def image_facts(config: DataConfig, arrays: Any = None) -> ImageFacts:
         DataError: if the data cannot be read.
         UsageError: for an option that does not fit the images.
     """
-    path = Path(config.source)
     if arrays is not None:
         return _of_dataset(dataset_of(arrays, config=config), config)
-    if config.source in DATASETS or not _holds_image_files(path):
+    if config.source in DATASETS:
         return _of_dataset(load(config), config)
-    return _of_files(expanded(path), config)
+    path = source_path(config)
+    return _of_files(path, config) if _holds_image_files(path, config) else _of_dataset(load(config), config)
 
 
-def _holds_image_files(path: Path) -> bool:
-    path = expanded(path)
+def _holds_image_files(path: Path, config: DataConfig) -> bool:
     if not is_image_source(path):
         return False  # loading it names the error
-    return has_images(path) if path.is_dir() else not is_array_source(path)
+    return has_images(path) if path.is_dir() else not is_array_source(path, config.image_column)
 
 
 def _of_dataset(data: Dataset, config: DataConfig) -> ImageFacts:
@@ -69,7 +69,7 @@ def _of_dataset(data: Dataset, config: DataConfig) -> ImageFacts:
 
 def _of_files(path: Path, config: DataConfig) -> ImageFacts:
     frames: list[Pixels] = []
-    with open_listing(path) as listing:
+    with open_listing(path, config.image_column) as listing:
         count = len(listing.names)
         rows = np.arange(min(count, _SEEN)) * count // max(1, min(count, _SEEN))
         for i in rows.tolist():

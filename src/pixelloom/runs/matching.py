@@ -13,6 +13,7 @@ from pixelloom.core.types import Labels
 from pixelloom.data.catalog import DATASETS, Dataset, Split
 from pixelloom.data.config import DataConfig
 from pixelloom.data.splits import NAMES
+from pixelloom.hub.reference import is_reference
 from pixelloom.models.family import GenerativeModel
 
 EVERY = "all"
@@ -38,12 +39,12 @@ def split_of(data: Dataset, name: str) -> Split:
 
 
 def default_split(model: GenerativeModel, config: DataConfig) -> str:
-    """``test`` for the training data and named data sets; ``all`` for other images, none of which was trained on."""
+    """``test`` for the training data, named data sets and those of the hub; ``all`` for other images."""
     record = model.description.training
     same = record.data is not None and record.data.source == config.source
     if record.path and not same:  # from another folder, a relative path does not lead to the training data
         same = Path(config.source).expanduser().resolve() == Path(record.path).resolve()
-    return "test" if same or config.source in DATASETS else EVERY
+    return "test" if same or config.source in DATASETS or is_reference(config.source) else EVERY
 
 
 def matched(model: GenerativeModel, data: Dataset) -> Dataset:

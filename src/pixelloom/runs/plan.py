@@ -222,4 +222,4 @@ def _are_files(*sources: str) -> bool:
     """Whether all sources are paths, not names of data sets."""
     from pixelloom.data.catalog import DATASETS
 
-    return not any(source in DATASETS for source in sources)
+    return not any(source in DATASETS or source.startswith("hf:") for source in sources)

@@ -67,10 +67,10 @@ def arrays_of(path: Path, reading: Reading, labeling: Labeling) -> Arrays:
     return replace(arrays, note="; ".join(filter(None, (note, arrays.note))))
 
 
-def is_array_source(path: Path) -> bool:
+def is_array_source(path: Path, column: str | None = None) -> bool:
     """Whether a path is a file of arrays, or a folder of ``.npy`` or IDX files."""
     if is_parquet(path):
-        return not holds_files(path)
+        return not holds_files(path, column)
     if path.is_dir():
         try:
             return bool(_npy_files(path) or cifar_files(path)) or any(

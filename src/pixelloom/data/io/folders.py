@@ -121,9 +121,9 @@ def is_image_source(path: Path) -> bool:
     )
 
 
-def holds_arrays(path: Path) -> bool:
+def holds_arrays(path: Path, column: str | None = None) -> bool:
     """Whether the images of a source are arrays, not files; a folder with images is one of files."""
-    return is_array_source(path) if not path.is_dir() else not has_images(path) and is_array_source(path)
+    return (not path.is_dir() or not has_images(path)) and is_array_source(path, column)
 
 
 def read_images(
@@ -151,7 +151,9 @@ def read_images(
         what = "a single image is not a data set" if suffix in ACCEPTED else "not a source of images"
         raise DataError(f"{printable(str(path))}: {what}; give {KINDS}")
     folder = cache_folder(cache)
-    images = (_from_arrays if holds_arrays(path) else _from_files)(path, reading, labeling, folder)
+    images = (_from_arrays if holds_arrays(path, labeling.image_column) else _from_files)(
+        path, reading, labeling, folder
+    )
     if images.note:
         whole = len(images.note) <= _SHOWN or log.isEnabledFor(logging.DEBUG)
         short = images.note if whole else f"{images.note[:_SHOWN]}... (in full with -v, and in the model card)"
@@ -164,7 +166,7 @@ def _from_files(path: Path, reading: Reading, labeling: Labeling, folder: Path) 
     paged = path.is_file() and path.suffix.lower() in PAGES
     if paged:
         reading = replace(reading, frames="all")
-    with open_listing(path) as whole:
+    with open_listing(path, labeling.image_column) as whole:
         if not whole.names:
             found = f"found {whole.other_kinds()}" if whole.others else "it is empty"
             raise DataError(f"{path}: no image found ({found}); accepted are {' '.join(ACCEPTED)}")
@@ -336,7 +338,7 @@ def _size_error(listing: Listing, reading: Reading) -> DataError:
 def _from_arrays(path: Path, reading: Reading, labeling: Labeling, folder: Path) -> DecodedImages:
     """Read a source of arrays; a large ``.npy`` is memory-mapped directly."""
     arrays = arrays_of(path, reading, labeling)
-    return decoded_arrays(arrays, reading, folder, _key(reading, path, splits=labeling.splits))
+    return decoded_arrays(arrays, reading, folder, _key(reading, path, splits=labeling.part))
 
 
 def decoded_arrays(arrays: Arrays, reading: Reading, folder: Path, key: str | None) -> DecodedImages:

@@ -30,12 +30,19 @@ class Labeling:
         class_level: the folder level that names the class, from 1, not counting wrappers and splits; None: the first.
         labels: a file with the labels, ``none`` to ignore labels, or None to look for one.
         label_column: which label of several per image, from 0.
+        image_column: column of images in Parquet files; None to find it.
     """
 
     splits: tuple[tuple[str, str], ...] | None = None
     class_level: int | None = None
     labels: str | None = None
     label_column: int | None = None
+    image_column: str | None = None
+
+    @property
+    def part(self) -> object:
+        """What selects images of a source of arrays, for the cache."""
+        return self.splits if self.image_column is None else (self.splits, self.image_column)
 
 
 @dataclass(frozen=True)

@@ -41,26 +41,27 @@ __all__ = ["holds_files", "is_parquet", "parquet_arrays", "parquet_listing"]
 _LEVELS = 256
 
 
-def holds_files(path: Path) -> bool:
-    """Whether the images are encoded files, not numbers.
+def holds_files(path: Path, column: str | None = None) -> bool:
+    """Whether the images are encoded files, not numbers; those of ``column`` if it is given.
 
     Raises:
         DataError: as :func:`columns_of`.
     """
-    return _schema(path, files_of(path)).kind == "files"
+    return _schema(files_of(path), column).kind == "files"
 
 
-def parquet_listing(path: Path) -> Listing:
-    """The encoded images of a source, a row each, in the order of its splits and files.
+def parquet_listing(path: Path, column: str | None = None) -> Listing:
+    """The encoded images of a source, a row each, in the order of its splits and files; those of ``column`` if given.
 
     Raises:
         DataError: for a damaged file, or no column of images.
     """
     files = files_of(path)
-    columns = _schema(path, files)
+    columns = _schema(files, column)
     shards = [shard_of(path, file) for file in files]
     counts = [shard.rows for shard in shards]
-    names = [f"{shard.name}, row {row}" for shard in shards for row in range(shard.rows)]
+    where = "" if column is None else f"{column}, "  # a name is part of the key of the cache
+    names = [f"{shard.name}, {where}row {row}" for shard in shards for row in range(shard.rows)]
     return Listing(
         path,
         names,
@@ -81,7 +82,7 @@ def parquet_arrays(path: Path, labeling: Labeling) -> dict[str, StoredArray]:
         DataError: for a damaged file, or images of several shapes.
     """
     files = files_of(path)
-    columns = _schema(path, files)
+    columns = _schema(files, labeling.image_column)
     shards = [shard_of(path, file) for file in files]
     parts, split, _ = splits_of(path, shards, labeling)
     label, _ = _label_column(columns, labeling)
@@ -97,14 +98,14 @@ def parquet_arrays(path: Path, labeling: Labeling) -> dict[str, StoredArray]:
     return keys
 
 
-def _schema(path: Path, files: Sequence[Path]) -> Columns:
+def _schema(files: Sequence[Path], column: str | None) -> Columns:
     """The columns of all files, which are those of the first one."""
     found = []
     for file in files:
         with reading_errors(file):
             import pyarrow.parquet as pq
 
-            found.append(columns_of(file, pq.read_schema(file)))
+            found.append(columns_of(file, pq.read_schema(file), column))
         if (found[-1].kind, found[-1].images) != (found[0].kind, found[0].images):
             raise DataError(f"{file}: has other columns of images than {files[0].name}; give one of the files")
     return found[0]

@@ -32,8 +32,13 @@ class Columns:
     classes: dict[str, tuple[str, ...]]
 
 
-def columns_of(path: Path, schema: Any) -> Columns:
+def columns_of(path: Path, schema: Any, chosen: str | None = None) -> Columns:
     """Interpret a ``pyarrow.Schema``.
+
+    Args:
+        path: the file, for errors.
+        schema: its schema.
+        chosen: the column of images; None to find it by its type.
 
     Raises:
         DataError: for no column of images, or several without a common name.
@@ -43,6 +48,10 @@ def columns_of(path: Path, schema: Any) -> Columns:
     names = list(schema.names)
     labels = tuple(name for name in names if name in classes or _is_label(name))
     others = [name for name in names if name not in labels and names.count(name) == 1]
+    if chosen is not None:
+        if names.count(chosen) != 1:
+            raise DataError(f"{path}: --image-column {chosen}: no such column; choose of {listed(names)}")
+        labels, others = tuple(name for name in labels if name != chosen), [chosen]
     marked = [name for name in others if _type_of(features.get(name)) == "Image"]
     files = marked or [name for name in others if _encoded(schema.field(name).type)]
     if files:
@@ -68,7 +77,7 @@ def _one(path: Path, names: list[str]) -> str:
     """
     common = [name for name in names if name.lower() in IMAGE_NAMES]
     if len(names) > 1 and len(common) != 1:
-        raise DataError(f"{path}: several columns of images: {listed(names)}; rename the one to read to image")
+        raise DataError(f"{path}: several columns of images: {listed(names)}; choose one by --image-column")
     return (common or names)[0]
 
 

@@ -31,14 +31,18 @@ PAGES = (".tif", ".tiff")
 
 
 @contextmanager
-def open_listing(path: Path) -> Iterator[Listing]:
+def open_listing(path: Path, column: str | None = None) -> Iterator[Listing]:
     """List the image files of a folder, zip, tar, text list or Parquet files, readable within the context.
+
+    Args:
+        path: the source.
+        column: the column of images of Parquet files; None to find it.
 
     Raises:
         DataError: if the source cannot be read.
     """
     if is_parquet(path):
-        yield parquet_listing(path)
+        yield parquet_listing(path, column)
     elif path.is_dir():
         yield _folder(path)
     elif path.suffix.lower() in (".txt", ".csv"):
