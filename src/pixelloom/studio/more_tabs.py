@@ -50,7 +50,7 @@ def compress_tab(library: Library, model: Any) -> Part:
 
 def interpolate_tab(library: Library, model: Any) -> Part:
     """Interpolate between images of a GAN."""
-    with gr.Tab("Interpolate", id="interpolate", elem_id="tab-interpolate", visible=False) as tab:
+    with gr.Tab("Interpolate", id="interpolate", elem_id="tab-interpolate", visible="hidden") as tab:
         with gr.Row():
             stops = gr.Slider(
                 2, gan_tasks.MOST_STOPS, 4, step=1, label="Images", elem_id="interpolate-stops", min_width=120
@@ -73,7 +73,7 @@ def interpolate_tab(library: Library, model: Any) -> Part:
 
 def attend_tab(library: Library, model: Any) -> Part:
     """Attention maps of a generator."""
-    with gr.Tab("Attend", id="attend", elem_id="tab-attend", visible=False) as tab:
+    with gr.Tab("Attend", id="attend", elem_id="tab-attend", visible="hidden") as tab:
         with gr.Row():
             number = gr.Slider(1, gan_tasks.MOST_MAPS, 4, step=1, label="Images", elem_id="attend-n", min_width=120)
             start = seed("attend-seed")

@@ -48,7 +48,8 @@ def build(library: Library, *, queue: int = 32, trainings: Trainings | None = No
             entry = library.entry(name)
             shown = tabs_of(entry.model, train=trainings is not None)
             updates = [html.escape(summary(entry)), gr.Tabs(selected=shown[0])]
-            updates += [gr.Tab(visible=tab in shown) for tab in parts]
+            # gradio 6.31 does not hide a tab that it has shown by visible=False.
+            updates += [gr.Tab(visible=True if tab in shown else "hidden") for tab in parts]
             for part in parts.values():
                 updates += part.refresh(entry)
             return updates

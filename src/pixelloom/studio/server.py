@@ -106,6 +106,7 @@ def serving(library: Library, options: ServeOptions) -> Iterator[str]:
     """
     environment = prepare_environment()
     with tempfile.TemporaryDirectory(prefix="pixelloom-studio-") as folder:
+        earlier = os.environ.get("GRADIO_TEMP_DIR", folder)
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             import gradio as gr
@@ -131,6 +132,7 @@ def serving(library: Library, options: ServeOptions) -> Iterator[str]:
             if trainings is not None:
                 trainings.close()
             page.close(verbose=False)
+            os.environ["GRADIO_TEMP_DIR"] = earlier  # of another studio of this process
 
 
 def theme(gr: Any) -> Any:
