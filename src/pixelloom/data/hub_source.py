@@ -20,7 +20,7 @@ from pixelloom.data.io.folders import expanded
 from pixelloom.data.io.reading import listed
 from pixelloom.data.io.split_names import split_of
 from pixelloom.hub.client import Access, endpoint, offline
-from pixelloom.hub.datasets import Files, fetched, parquet_files
+from pixelloom.hub.datasets import Files, downloaded, parquet_files
 from pixelloom.hub.reference import Reference, is_reference
 
 log = logging.getLogger("pixelloom")
@@ -51,7 +51,7 @@ def _provided(source: str, folders: tuple[str, ...] | None, cache: Path, _: str,
     reference, access = Reference.parse(source, "dataset"), Access()
     files = parquet_files(reference, access)
     splits = _wanted(reference, files, folders)
-    paths = fetched(files, splits, access)
+    paths = downloaded(files, splits, access)
     name = "--".join([*reference.repo.split("/"), files.config or "all", *sorted(filter(None, splits))])
     root = cache / "hub" / name / files.commit[:16]
     for split, found in paths.items():

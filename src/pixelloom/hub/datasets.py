@@ -69,7 +69,7 @@ def parquet_files(reference: Reference, access: Access) -> Files:
     raise DataError(f"{reference}: has no Parquet files; without @REVISION, the copy that the hub converts is read")
 
 
-def fetched(files: Files, splits: Iterable[str], access: Access) -> dict[str, list[Path]]:
+def downloaded(files: Files, splits: Iterable[str], access: Access) -> dict[str, list[Path]]:
     """Download the files of some splits into the cache of the hub; the paths by split.
 
     Raises:
