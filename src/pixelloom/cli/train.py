@@ -16,6 +16,7 @@ from pixelloom.cli.training_options import (
     data_settings,
     dotted,
 )
+from pixelloom.runs.names import check_name
 
 
 def train(
@@ -45,6 +46,8 @@ def train(
         training: Budget, seed and device.
         fields: All other fields of the configuration.
     """
+    if recipe is not None:
+        check_name(recipe)
     from pixelloom.runs.folder import is_first_process
     from pixelloom.runs.plan import as_text, joined, planned
     from pixelloom.runs.train import carry_out

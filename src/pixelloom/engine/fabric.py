@@ -11,21 +11,18 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 
 from pixelloom.core.errors import UsageError
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.launch import PARENT, Launch, check_port, hidden, launch
 from pixelloom.engine.memory import keep_freed_memory, out_of_memory
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _log = logging.getLogger("pixelloom")
 
@@ -40,6 +37,11 @@ def make_fabric(config: TrainConfig) -> Fabric:
     Raises:
         UsageError: if the requested device, number of devices, port or precision is not available.
     """
+    from lightning_fabric import Fabric  # here, since it imports torch._dynamo and torchmetrics, which takes seconds
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    from pixelloom.engine.environments import environment
+
     keep_freed_memory()
     device = choose_device(config)
     precision = choose_precision(config, device)
@@ -72,7 +74,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
                 devices=devices,
                 num_nodes=nodes,
                 precision=precision,
-                plugins=[_environment(started, devices)],
+                plugins=[environment(started, devices)],
                 strategy=DDPStrategy(timeout=timedelta(seconds=config.timeout)) if several else "auto",
             )
             fabric.launch()
@@ -130,35 +132,6 @@ def memory_explained(config: TrainConfig) -> Iterator[None]:
                 f"the batch, or raise accumulate, which needs less memory for the same result."
             ) from error
         raise
-
-
-class _Alone(LightningEnvironment):
-    """The environment of a process that starts the others of its machine, whatever LOCAL_RANK says."""
-
-    def __init__(self, node_rank: int) -> None:
-        super().__init__()
-        self._node_rank = node_rank
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """False: this process starts the others."""
-        return False
-
-    def local_rank(self) -> int:
-        """The first of its machine."""
-        return 0
-
-    def node_rank(self) -> int:
-        """Index of the machine."""
-        return self._node_rank
-
-
-def _environment(started: Launch, devices: int) -> ClusterEnvironment:
-    if started.by == "torchrun":
-        return TorchElasticEnvironment()
-    if started.by == "srun":
-        return SLURMEnvironment(auto_requeue=False)
-    return LightningEnvironment() if started.by == "parent" else _Alone(started.rank // devices)
 
 
 def _processes(config: TrainConfig, device: str, started: Launch) -> tuple[int, int]:

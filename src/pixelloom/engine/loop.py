@@ -1,8 +1,6 @@
 """The training loop, for all families: each step runs the phases of the objective on one batch.
-
-The loop has no hidden state: the data of a step come from ``stream(step)``, its noise from
-(seed, step, rank, phase, micro-batch). So a run with a budget in images or epochs that is killed and resumed ends with
-the same bits, on the same device with equally many threads and processes.
+Data come from ``stream(step)``, noise from (seed, step, rank, phase, micro-batch): a run with a budget in images or
+epochs that is resumed ends with the same bits, on the same device with equally many threads and processes.
 """
 
 from __future__ import annotations
@@ -10,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from pixelloom.core.errors import ModelError
 from pixelloom.core.rng import seed_of
@@ -26,6 +23,9 @@ from pixelloom.engine.signals import Signals
 from pixelloom.engine.state import Hook, PhaseState, Run, State
 from pixelloom.engine.stopping import after_step, ends_explained, finish_step, stop
 from pixelloom.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def fit(

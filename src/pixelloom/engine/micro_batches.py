@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from pixelloom.core.types import Batch
 from pixelloom.engine.threads import first_rows, passes
 from pixelloom.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 MOST = 4 << 30
 """Bytes that a micro-batch may keep for the backward pass. It does not depend on the machine, so that runs repeat."""

@@ -9,11 +9,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,6 +20,10 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.optim import EMA, build_optimizer
 from pixelloom.engine.signals import Signals
 from pixelloom.objectives.base import Objective, Phase, Stats
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.wrappers import _FabricModule
 
 
 @dataclass

@@ -10,15 +10,17 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from lightning_fabric import Fabric
 
 from pixelloom.core.threads import usable
 from pixelloom.core.types import Batch
 from pixelloom.engine.config import TrainConfig
 from pixelloom.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _log = logging.getLogger("pixelloom")
 

@@ -10,10 +10,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from pixelloom.core.types import Batch
 from pixelloom.engine.config import TrainConfig
@@ -23,6 +22,9 @@ from pixelloom.objectives.base import Objective
 from pixelloom.runs.config import RunConfig
 from pixelloom.runs.drawing import PROBE, Clock, EnoughError, Limit
 from pixelloom.runs.family import Setup
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _log = logging.getLogger("pixelloom")
 

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pixelloom.core.errors import UsageError, did_you_mean
 from pixelloom.data.catalog import DataConfig
 from pixelloom.engine.config import TrainConfig
 from pixelloom.heads.config import HeadConfig
@@ -23,6 +20,7 @@ from pixelloom.networks.pixel.transformer import PixelTransformerConfig
 from pixelloom.objectives.config import OptimConfig, Penalties, Policy
 from pixelloom.runs.config import OWN, GANRun, PixelRun, RunConfig
 from pixelloom.runs.families import config_of, known_networks
+from pixelloom.runs.names import unknown_name
 
 _THIRD = OptimConfig(lr=4e-3, clip=1e-2)
 # A learning rate of 1.2e-2 is better after one epoch, and diverges later.
@@ -289,7 +287,4 @@ def recipe(name: str) -> RunConfig:
     networks = known_networks()
     if name in (*networks, OWN):
         return config_of(name).of_network(name)
-    known = list(dict.fromkeys([*RECIPES, *networks]))
-    if Path(name).exists():
-        raise UsageError(f"no recipe or network is called {name!r}; for these images: `pixelloom train --data {name}`")
-    raise UsageError(f"no recipe or network is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
+    raise unknown_name(name, [*RECIPES, *networks])

@@ -14,10 +14,9 @@ from contextlib import nullcontext
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from pixelloom.core.atomic import whole_folder, write_bytes
@@ -62,6 +61,9 @@ from pixelloom.runs.folder import (
 )
 from pixelloom.runs.pace import adapt
 from pixelloom.viz import curves
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _OVERTIME = 1.1  # times a budget in minutes
 _log = logging.getLogger("pixelloom")
