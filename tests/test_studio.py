@@ -61,7 +61,8 @@ def test_other_states_of_a_canvas_are_refused() -> None:
     wrong: list[object] = [
         None, 3, "", "[]", "null", "[" * 100_000, json.dumps(good | {"hole": "11111"}), json.dumps(good | {"hole": 7}),
         json.dumps(good | {"hole": "111112"}), json.dumps(good | {"pixels": "A"}),
-        json.dumps(good | {"pixels": "AAAA"}), json.dumps(good | {"pixels": "AgAAAAAA"}), json.dumps({"hole": "111111"}), canvas.empty(ImageSpec(1, 3, 3, 2)),
+        json.dumps(good | {"pixels": "AAAA"}),
+        json.dumps(good | {"pixels": "AgAAAAAA"}), json.dumps({"hole": "111111"}), canvas.empty(ImageSpec(1, 3, 3, 2)),
     ]  # fmt: skip
     for state in wrong:
         with pytest.raises(UsageError, match="canvas: holds no image of 2 x 3 pixels"):

@@ -66,6 +66,7 @@ class Studio:
         shape = "x".join(map(str, (self.model(name).spec.height, self.model(name).spec.width)))
         page.wait_for_function("text => document.querySelector('#about').innerText.includes(text)",
                                arg=shape.replace("x", " x "))  # fmt: skip
+        page.wait_for_timeout(400)  # updates of the tabs
         return page
 
     def _seen(self, request: Any) -> None:
@@ -346,6 +347,7 @@ def test_two_models_side_by_side(studio: Studio) -> None:
     page.close()
 
 
+@pytest.mark.timeout(600)
 def test_a_run_is_trained_watched_stopped_and_resumed(studio: Studio) -> None:
     page = studio.page("digits")
     tab(page, "Train")
@@ -362,7 +364,9 @@ def test_a_run_is_trained_watched_stopped_and_resumed(studio: Studio) -> None:
     assert checkpoints
     page.click("#train-resume")
     page.wait_for_selector("#train-line :text('page: in progress')")
-    page.wait_for_function("() => document.querySelector('#train-log').innerText.includes('resum')", timeout=2 * WAIT)
+    page.wait_for_function(
+        "() => document.querySelector('#train-log').innerText.includes('validation')", timeout=2 * WAIT
+    )
     page.click("#train-stop")
     page.wait_for_selector("#train-line :text('page: ended, code 143')")
     page.fill("#train-name input, #train-name textarea", "../page")

@@ -65,7 +65,7 @@ class Library:
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
-        self._folders = {name: find(name) for name in dict.fromkeys((*names, *pretrained.PRETRAINED))}
+        self._folders = {name: find(name) for name in dict.fromkeys((*names, *pretrained.MODELS))}
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
 
