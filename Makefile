@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow test-all test-browser test-portable docs notebooks lint types format clean
+.PHONY: setup demo test test-slow test-all test-browser test-portable docs page notebooks lint types format clean
 
 setup: $(STAMP)
 
@@ -34,7 +34,7 @@ test-slow: setup
 test-all: test test-slow
 
 # What needs the extras for pages and ONNX, and Chromium (`chromium` in PATH, or CHROMIUM=/path/to/it).
-test-browser: setup
+test-browser: page
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[studio,browser,onnx]'
 	$(BIN)/python -m pytest -m browser
 
@@ -51,6 +51,20 @@ test-portable: setup
 # The site, into /site; a broken link, a page that the navigation lacks and any warning stop it.
 docs: setup
 	$(BIN)/python docs/build.py
+
+# What the page docs/browser needs, in docs/browser/vendor: ONNX Runtime for browsers (the version of package-lock.json, by
+# npm), the packaged model, and the model as ONNX. `make docs` after it puts the page into the site.
+PAGE := docs/browser
+RUNTIME := ort.wasm.bundle.min.mjs ort-wasm-simd-threaded.wasm
+
+page: setup
+	mkdir -p build/page $(PAGE)/vendor
+	cp $(PAGE)/package.json $(PAGE)/package-lock.json build/page
+	npm ci --prefix build/page --ignore-scripts --no-audit --no-fund --silent
+	cp $(RUNTIME:%=build/page/node_modules/onnxruntime-web/dist/%) $(PAGE)/vendor
+	cp src/pixelloom/models/pretrained/binarized-mnist/model.safetensors $(PAGE)/vendor/binarized-mnist.safetensors
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
+	$(BIN)/pixelloom export binarized-mnist --onnx $(PAGE)/vendor/binarized-mnist.onnx --force
 
 # The notebooks of examples/notebooks are kept as Python files; here they are converted and executed.
 NOTEBOOKS := $(wildcard examples/notebooks/*.py)
