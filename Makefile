@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow test-all test-browser test-portable docs page notebooks lint types format clean
+.PHONY: setup demo test test-slow test-all test-browser test-data test-portable docs page notebooks lint types format clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ test-slow: setup
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not gpu and not browser"
 
 test-all: test test-slow
+
+# Pretrained models on the published test images, which are found by PIXELLOOM_DATA.
+test-data: setup
+	$(BIN)/python -m pytest -m "data and not slow"
 
 # What needs the extras for pages and ONNX, and Chromium (`chromium` in PATH, or CHROMIUM=/path/to/it).
 test-browser: page

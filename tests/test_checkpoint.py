@@ -162,3 +162,17 @@ def test_remove_parts_takes_only_temporaries(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     remove_parts(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"step-1.safetensors", ".hidden", "a.part"}
+
+
+def test_half_storage_rounds_to_float16_and_loads_as_float32(tmp_path: Path) -> None:
+    weights = torch.tensor([1 / 3, -2.0, 1e-3])
+    path = tmp_path / "half"
+    save_tensors(path, {"weights": weights, "count": torch.tensor(7), "half": TENSORS["half"]}, META, half=True)
+    tensors, meta = load_tensors(path)
+    assert meta == META
+    assert tensors["weights"].dtype == torch.float32
+    assert tensors["weights"].tolist() == [float(np.float16(value)) for value in (1 / 3, -2.0, 1e-3)]
+    assert (tensors["count"].dtype, tensors["half"].dtype) == (torch.int64, torch.bfloat16)
+    assert safetensors.torch.load_file(path)["weights"].dtype == torch.float16
+    save_tensors(path, {"weights": weights}, META)
+    assert torch.equal(load_tensors(path)[0]["weights"], weights)

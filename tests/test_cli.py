@@ -39,7 +39,7 @@ from pixelloom.data.config import DataConfig
 from pixelloom.data.pixels import quantize
 from pixelloom.engine.config import TrainConfig
 from pixelloom.models.pixel import PixelModel
-from pixelloom.models.pretrained import PRETRAINED
+from pixelloom.models.pretrained import MODELS
 from pixelloom.networks import GAN_NETWORKS, PIXEL_NETWORKS
 from pixelloom.runs import folder
 from pixelloom.runs.compose import compose
@@ -338,7 +338,7 @@ def test_the_lists_hold_the_tables(run: Command) -> None:
         "recipes": ("recipe", RECIPES),
         "networks": ("network", PIXEL_NETWORKS | GAN_NETWORKS),
         "datasets": ("dataset", DATASETS),
-        "models": ("model", PRETRAINED),
+        "models": ("model", MODELS),
     }
     for kind, (key, table) in tables.items():
         assert [row[key] for row in json.loads(run("list", kind, "--json").out)] == list(table)

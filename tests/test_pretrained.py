@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -20,17 +21,39 @@ from pixelloom.models import pretrained
 from pixelloom.models.description import WEIGHTS
 from pixelloom.runs.folder import find
 
-each_model = pytest.mark.parametrize("name", pretrained.PRETRAINED)
+each_model = pytest.mark.parametrize("name", pretrained.MODELS)
 
 
 @each_model
 def test_weights_are_those_of_the_table_and_of_the_card(name: str) -> None:
     folder = pretrained.folder(name)
     with safe_open(str(folder / WEIGHTS), "pt") as file:
-        assert file.metadata()["sha256"] == pretrained.PRETRAINED[name]
-    assert pretrained.PRETRAINED[name] in (folder / "README.md").read_text(encoding="utf-8")
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 4_000_000
+        assert file.metadata()["sha256"] == pretrained.MODELS[name].sha256
+    assert pretrained.MODELS[name].sha256 in (folder / "README.md").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8_000_000
     pl.load(name)  # which compares the contents with their digest
+
+
+@each_model
+def test_the_card_has_the_result_of_the_table(name: str) -> None:
+    promised, card = pretrained.MODELS[name], (pretrained.folder(name) / "README.md").read_text(encoding="utf-8")
+    value, unit = promised.result.split()[:2]
+    assert f"{value} {unit}" in card
+    assert f"{promised.n:,}" in card
+    low, high = map(float, re.findall(r"[\d.]+", promised.result)[2:])
+    assert low < float(value) < high
+
+
+@each_model
+def test_the_page_has_the_table(name: str) -> None:
+    promised, page = pretrained.MODELS[name], Path(__file__).parents[1] / "docs/models.md"
+    row = f"| `{name}` | {promised.about} | {promised.result} | {promised.n:,} |"
+    assert row in page.read_text(encoding="utf-8")
+
+
+def test_all_of_them_take_at_most_16_megabytes() -> None:
+    files = [path for name in pretrained.MODELS for path in pretrained.folder(name).iterdir()]
+    assert sum(path.stat().st_size for path in files) < 16_000_000
 
 
 @each_model
@@ -40,13 +63,13 @@ def test_the_card_says_how_the_model_was_made(name: str) -> None:
     assert record.data is not None
     assert record.data.root is None
     assert record.validation.n is not None
-    assert record.validation.n >= 1000
+    assert record.validation.n >= 100
 
 
 def test_folders_are_the_table() -> None:
     here = Path(pretrained.__file__).parent
     assert {path.name for path in here.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(
-        pretrained.PRETRAINED
+        pretrained.MODELS
     )
 
 

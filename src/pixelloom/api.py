@@ -78,6 +78,7 @@ def train(
     *,
     config: Path | str | None = None,
     data: Any = None,
+    start: Path | str | None = None,
     out: Path | str | None = None,
     minutes: float | None = None,
     images: int | None = None,
@@ -100,6 +101,8 @@ def train(
         data: name of a data set, path of a folder, zip, array or list of images, or images in memory: arrays, tensors,
             a pair (images, labels), or {"train": ..., "val": ..., "test": ...}, see
             :func:`pixelloom.data.memory.dataset_of`.
+        start: model whose weights the run starts from, for fine-tuning: run folder, model folder or name. Tensors of
+            the same name and shape are loaded, the others are logged.
         out: run folder; default: ``runs/<recipe>``, or ``runs/<recipe>-<data>`` for other data, with a number if it is
             taken.
         minutes: budget in minutes. A budget replaces those of the recipe.
@@ -121,6 +124,7 @@ def train(
     named = data is None or isinstance(data, str | Path)
     given: dict[str, object] = {
         "data.source": None if data is None else as_text(str(data) if named else IN_MEMORY),
+        "start": None if start is None else as_text(str(start)),
         "train.minutes": minutes,
         "train.images": images,
         "train.epochs": epochs,

@@ -46,7 +46,7 @@ def export(
         json: Print one JSON object.
     """
     from pixelloom.codec.lookup import EXPORT, SUFFIX
-    from pixelloom.models.pretrained import PRETRAINED
+    from pixelloom.models.pretrained import MODELS
     from pixelloom.models.registry import load_model, require
     from pixelloom.runs.export import export as exported
     from pixelloom.runs.folder import find
@@ -59,7 +59,7 @@ def export(
             raise UsageError("--data: is for --codec; --onnx takes no images")
         _write_onnx(model, folder, onnx, force=force, json=json)
         return
-    if codec is None and model in PRETRAINED:
+    if codec is None and model in MODELS:
         raise UsageError("--codec: name the file or folder to write, as in --codec exports")
     path = folder if codec is None else codec
     if path.suffix != SUFFIX:

@@ -83,16 +83,22 @@ def _models() -> list[dict[str, str]]:
     import json
 
     from pixelloom.models import pretrained
-    from pixelloom.models.description import CONFIG
+    from pixelloom.models.description import CONFIG, WEIGHTS
 
     rows = []
-    for name in pretrained.PRETRAINED:
+    for name, promised in pretrained.MODELS.items():
         folder = pretrained.folder(name)
-        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        found = about["training"]["validation"]
-        shown = ", ".join(f"{value:.4f} {metric}" for metric, value in found["metrics"].items())
-        validation = f"{shown} (N={found['n']})"
-        rows.append({"model": name, "network": about["network"], "validation": validation, "folder": str(folder)})
+        network = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["network"]
+        rows.append(
+            {
+                "model": name,
+                "about": promised.about,
+                "network": network,
+                "test": f"{promised.result}, N={promised.n:,}",
+                "size": f"{(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB",
+                "folder": str(folder),
+            }
+        )
     return rows
 
 

@@ -173,7 +173,7 @@ def _check_folder(folder: Path) -> None:
     """Check that a calibration can be kept in a model folder."""
     from pixelloom.models import pretrained
 
-    if any(folder.samefile(pretrained.folder(name)) for name in pretrained.PRETRAINED):
+    if any(folder.samefile(pretrained.folder(name)) for name in pretrained.MODELS):
         raise UsageError(
             f"--save: {folder.name} belongs to the installed package; save a copy of the model elsewhere: "
             f'pl.load("{folder.name}").save("models/{folder.name}")'

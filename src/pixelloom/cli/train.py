@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from pixelloom.cli.console import say
 from pixelloom.cli.options import Flag
@@ -24,6 +27,7 @@ def train(
     /,
     *,
     config: Path | None = None,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
     out: Path | None = None,
     resume: Flag = False,
     force: Flag = False,
@@ -38,6 +42,8 @@ def train(
         recipe: Name of a recipe or a network, see `pixelloom list`; default: one that is picked for the images of
             --data, the device and the budget.
         config: YAML file with settings that override the recipe; the config.yaml of a run repeats the run.
+        start: Model whose weights the run starts from (fine-tuning): run folder, model folder, or name. Layers of the
+            same name and shape are loaded, the others are named.
         out: Run folder; default: runs/RECIPE, or runs/RECIPE-DATA for other data, with a number if it is taken.
         resume: Resume the run in that folder with its own settings; its budget may be changed.
         force: Replace the run in that folder; other files in the folder are kept.
@@ -55,7 +61,7 @@ def train(
     options = {f"data.{name}": value for name, value in data_settings(data).items()}
     options |= {f"train.{name}": value for name, value in training.given().items()}
     plain = {name: as_text(value) if isinstance(value, str) else value for name, value in options.items()}
-    overrides = joined(dotted(fields), plain)
+    overrides = joined(dotted(fields), plain | ({} if start is None else {"start": as_text(start)}))
     plan, folder = planned(recipe, config=config, out=out, overrides=overrides, resume=resume, force=force)
     carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data)
     if is_first_process(plan.train):

@@ -122,7 +122,7 @@ def _run_fields() -> list[tuple[str, FieldInfo]]:
     found: dict[str, FieldInfo] = {}
     for family in RUN_FAMILIES.values():
         found = family.config.model_fields | found
-    del found["recipe"], found["network"]  # the argument of the command
+    del found["recipe"], found["network"], found["start"]  # arguments of the command
     return sorted(found.items(), key=lambda item: not _is_section(item[1]))
 
 

@@ -21,7 +21,7 @@ _MOST = 32  # exports beside a file that are looked at
 
 def packaged() -> dict[str, Path]:
     """Exported models of the package, by name."""
-    paths = {name: pretrained.folder(name) / EXPORT for name in pretrained.PRETRAINED}
+    paths = {name: pretrained.folder(name) / EXPORT for name in pretrained.MODELS}
     return {name: path for name, path in paths.items() if path.is_file()}
 
 

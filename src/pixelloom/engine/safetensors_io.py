@@ -3,6 +3,8 @@
 A file is plain safetensors with two entries in its ``__metadata__``: ``pixelloom``, JSON with the caller's metadata,
 and ``sha256``, a digest of that JSON and of the name, dtype, shape and bytes of every tensor. The digest detects
 flipped bits, which safetensors does not. Nothing is unpickled.
+
+Weights may be stored in float16, half the size (``storage``); they are loaded as float32.
 """
 
 from __future__ import annotations
@@ -25,10 +27,17 @@ from pixelloom.core.errors import ModelError, shortened
 FORMAT = 2
 NEEDS = "0.2"  # first version that reads FORMAT; stored in each file, so that older versions can name it
 LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors
+HALF = "float16"
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, half: bool = False) -> str:
     """Write dense tensors (any device, contiguous or not) and JSON-serializable ``meta`` to ``path``.
+
+    Args:
+        path: file to write.
+        tensors: name -> tensor.
+        meta: what else the file has.
+        half: store float32 tensors as float16; values above 65,504 become infinite, and 11 bits are kept of the others.
 
     Returns:
         The SHA-256 of the contents.
@@ -37,14 +46,18 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
         ModelError: if the disk is full or the folder cannot be written; an existing file is then unchanged.
     """
     # Copies, since safetensors accepts neither non-contiguous tensors nor shared memory (tied weights).
-    whole = {k: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for k, t in tensors.items()}
-    text = json.dumps({"format": FORMAT, "needs": NEEDS, "meta": dict(meta)}, sort_keys=True)
+    kinds = {torch.float32: torch.float16} if half else {}
+    whole = {k: torch.empty(t.shape, dtype=kinds.get(t.dtype, t.dtype)).copy_(t.detach()) for k, t in tensors.items()}
+    storage = {"storage": HALF} if half else {}
+    text = json.dumps({"format": FORMAT, "needs": NEEDS, "meta": dict(meta), **storage}, sort_keys=True)
     sha256 = _digest(text, whole)
     write_bytes(path, safetensors.torch.save(whole, {"pixelloom": text, "sha256": sha256}))
     return sha256
 
 
-def save_described(path: Path, readable: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+def save_described(
+    path: Path, readable: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, half: bool = False
+) -> str:
     """Call :func:`save_tensors`, and write ``meta`` and the digest to a JSON file ``readable``.
 
     Raises:
@@ -55,7 +68,7 @@ def save_described(path: Path, readable: Path, tensors: Mapping[str, Tensor], me
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModelError(f"{path.parent}: cannot be created: {error.strerror}") from error
-    sha256 = save_tensors(path, tensors, meta)
+    sha256 = save_tensors(path, tensors, meta, half=half)
     write_bytes(readable, (json.dumps(dict(meta) | {"sha256": sha256}, indent=2) + "\n").encode())
     return sha256
 
@@ -75,6 +88,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     stored, meta = _metadata(path, content[8 : 8 + int.from_bytes(content[:8], "little")])
     if _digest(stored["pixelloom"], tensors) != stored["sha256"]:
         raise ModelError(f"{path}: damaged: its contents do not match their SHA-256; use another copy.")
+    if json.loads(stored["pixelloom"]).get("storage") == HALF:
+        tensors = {k: t.float() if t.dtype == torch.float16 else t for k, t in tensors.items()}
     return tensors, meta
 
 

@@ -1,7 +1,7 @@
 """Saving, loading and publishing a model by the conventions of diffusers and timm.
 
-A repository on the hub holds ``model.safetensors``, ``config.json`` and ``README.md``. Only these are downloaded, loading
-is strict, and no code of a repository is run.
+A repository on the hub holds ``model.safetensors``, ``config.json`` and ``README.md``. Only these are downloaded,
+loading is strict, and no code of a repository is run.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class TrainingRecord(BaseModel):
     counts: dict[str, int] = Field({}, description="images of each split")
     classes: tuple[str, ...] = Field((), description="names of the data's classes")
     note: str = Field("", description="remark of the data set")
+    start: str = Field("", description="model whose weights the run started from, with their SHA-256")
     seed: int | None = None
     pixelloom: str = Field("", description="version")
     command: str = ""

@@ -39,6 +39,9 @@ class RunConfig(BaseModel):
         validate_default=True,
         description="settings of the network, as in --model.channels 64; `pixelloom config NETWORK` prints them",
     )
+    start: str = Field(
+        "", description="model whose weights the run starts from, for fine-tuning; layers that fit are loaded"
+    )
     classes: bool = Field(False, description="train a class-conditional model on the labels of the data")
     train: TrainConfig = TrainConfig()
     validation_images: int | None = Field(

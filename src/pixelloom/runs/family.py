@@ -51,6 +51,8 @@ class Setup(ABC, Generic[C, M]):
         self.classes = len(data.classes) if config.classes else 0
         self.on_images: Callable[[int], None] = _ignore
         """Called during validation with the number of images that were measured."""
+        self.start = config.start
+        """The model that the run starts from, for the training record."""
         torch.manual_seed(config.train.seed)
         self.model = self.build()
 
@@ -112,6 +114,7 @@ class Setup(ABC, Generic[C, M]):
             content={name: split["images"] for name, split in self.fingerprint["splits"].items()},
             classes=tuple(map(str, self.data.classes)),
             note=self.data.note,
+            start=self.start,
             seed=self.config.train.seed,
             pixelloom=pixelloom.__version__,
             command=_command(),

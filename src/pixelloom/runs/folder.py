@@ -47,7 +47,7 @@ def find(name: str | Path) -> Path:
     for folder in (Path(name), Path(name) / BEST, RUNS / name / BEST):
         if (folder / WEIGHTS).is_file():
             return folder
-    if str(name) in pretrained.PRETRAINED:
+    if str(name) in pretrained.MODELS:
         return pretrained.folder(str(name))
     if Path(name).exists():
         raise ModelError(
@@ -55,8 +55,8 @@ def find(name: str | Path) -> Path:
         )
     known = sorted(path.parent.parent.name for path in RUNS.glob(f"*/{BEST}/{WEIGHTS}"))
     have = f" Runs: {', '.join(known)}." if known else " Train one with: pixelloom train digits --minutes 1"
-    come = f" Pretrained: {', '.join(pretrained.PRETRAINED)}" if pretrained.PRETRAINED else ""
-    near = did_you_mean(str(name), [*known, *pretrained.PRETRAINED])
+    come = f" Pretrained: {', '.join(pretrained.MODELS)}" if pretrained.MODELS else ""
+    near = did_you_mean(str(name), [*known, *pretrained.MODELS])
     raise ModelError(f"no model is called {str(name)!r}.{near}{have}{come}")
 
 

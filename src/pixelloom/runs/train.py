@@ -60,6 +60,7 @@ from pixelloom.runs.folder import (
     warn_of_cut,
 )
 from pixelloom.runs.pace import adapt
+from pixelloom.runs.start import start_from
 from pixelloom.viz import curves
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def train(
         data = load(config.data, shown) if arrays is None else dataset_of(arrays, config=config.data)
     identity.check_data(config, data, before, allow=changed_data)
     setup = set_up(config, data, own)
+    if config.start and not before:  # the checkpoint of a resumed run has the weights
+        start_from(setup, config.start)
     objective = setup.objective()
     stream = Stream(
         data.train,
