@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow test-all test-browser test-data test-portable docs page notebooks lint types format clean
+.PHONY: setup demo test test-slow test-all test-browser test-data test-onnx test-portable docs page notebooks lint types format clean
 
 setup: $(STAMP)
 
@@ -25,17 +25,22 @@ demo: setup
 PROFILE ?= few
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu and not slow and not browser" --hypothesis-profile=$(PROFILE)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu and not slow and not browser and not data" --hypothesis-profile=$(PROFILE)
 
 # Smoke tests of benchmarks, and what training runs attain.
 test-slow: setup
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not gpu and not browser"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not gpu and not browser and not data"
 
 test-all: test test-slow
 
 # Pretrained models on the published test images, which are found by PIXELLOOM_DATA.
 test-data: setup
 	$(BIN)/python -m pytest -m "data and not slow"
+
+# Models as ONNX, in ONNX Runtime.
+test-onnx: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
+	$(BIN)/python -m pytest -m browser tests/test_onnx.py
 
 # What needs the extras for pages and ONNX, and Chromium (`chromium` in PATH, or CHROMIUM=/path/to/it).
 test-browser: page
