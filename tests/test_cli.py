@@ -72,6 +72,7 @@ COMMANDS = (
     "studio",
     "push",
     "pull",
+    "doctor",
 )
 QUICK = [f"--{field}={value}" for field, value in TINY.items()]
 QUICK += ["--samples=0", "--train.validate-every=1000", "--train.sample-every=1000000"]
@@ -233,7 +234,7 @@ def test_the_page_on_the_command_line_is_true(run: Command) -> None:
     commands = [line for line in page.splitlines() if line.startswith("pixelloom ")]
     assert len(commands) > 10
     for line in commands:
-        app.parse_args(line.split()[1:], exit_on_error=False, print_error=False)
+        app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)
     told = set(re.findall(r"`(--[a-z][a-z-]*)", page))
     help_texts = [run(name, "--help").out for name in COMMANDS]
     there = {word for text in help_texts for word in re.findall(r"(?<![\w.-])--[a-z][a-z-]*(?=[ ,])", text)}

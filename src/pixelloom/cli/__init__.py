@@ -29,6 +29,7 @@ from pixelloom.cli import (
     complete,
     compress,
     decompress,
+    doctor,
     evaluate,
     explain,
     export,
@@ -90,6 +91,7 @@ app.command(compress.compress, usage="Usage: pixelloom compress IMAGES... -o FIL
 app.command(decompress.decompress, usage="Usage: pixelloom decompress FILE [-o FOLDER] [OPTIONS]", sort_key=16)
 app.command(studio.studio, usage="Usage: pixelloom studio [MODEL...] [OPTIONS]", sort_key=18)
 app.command(check.check, name="test", usage="Usage: pixelloom test FILE... [OPTIONS]", sort_key=17)
+app.command(doctor.doctor, usage="Usage: pixelloom doctor [--no-speed] [--json]", sort_key=20)
 app.command(push.push, usage="Usage: pixelloom push MODEL USER/NAME [OPTIONS]", sort_key=18)
 app.command(pull.pull, usage="Usage: pixelloom pull USER/NAME[@REVISION] [OPTIONS]", sort_key=19)
 
