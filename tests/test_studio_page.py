@@ -316,6 +316,20 @@ def test_a_compressed_file_is_downloaded_and_opened_again(studio: Studio, tmp_pa
     page.close()
 
 
+def says(page: Any, place: str, text: str) -> None:
+    """Wait until an element, which the page may draw again at any time, has a text."""
+    page.wait_for_function(
+        "([place, text]) => document.querySelector(place)?.innerText.includes(text)",
+        arg=[place, text],
+        timeout=2 * WAIT,
+    )
+
+
+def near(found: Any, wanted: Any) -> bool:
+    """Whether images of a GAN are equal but for the rounding of sums, which depends on the number of threads."""
+    return int(abs(found.astype(int) - wanted.astype(int)).max()) <= 1
+
+
 def test_a_gan_interpolates_and_attends(studio: Studio) -> None:
     page, model = studio.page("gan"), studio.model("gan")
     tab(page, "Interpolate")
@@ -324,7 +338,7 @@ def test_a_gan_interpolates_and_attends(studio: Studio) -> None:
     page.fill("#interpolate-steps input[type=number]", "2")
     page.click("#interpolate-button")
     path = model.interpolate(3, 2, seed=3)
-    assert (shown(page, "#interpolate-images", 6) == rgb(path[[0, 1, 2, 2, 3, 4]], 256)).all()
+    assert near(shown(page, "#interpolate-images", 6), rgb(path[[0, 1, 2, 2, 3, 4]], 256))
     tab(page, "Attend")
     page.click("#attend-button")
     page.wait_for_selector("#attend-line :text('attention layers')")
@@ -342,7 +356,7 @@ def test_two_models_side_by_side(studio: Studio) -> None:
     page.click("#compare-button")
     for place, name in (("#compare-left", "digits"), ("#compare-right", "gan")):
         model = studio.model(name)
-        assert (shown(page, place, 4) == rgb(model.sample(4, seed=0), model.spec.levels)).all()
+        assert near(shown(page, place, 4), rgb(model.sample(4, seed=0), model.spec.levels))
     assert f"{studio.model('gan').parameters:,}" in page.inner_text("#compare-table")
     page.close()
 
@@ -356,19 +370,19 @@ def test_a_run_is_trained_watched_stopped_and_resumed(studio: Studio) -> None:
     page.click('[role=option]:text-is("digits")')
     page.fill("#train-minutes input", "30")
     page.click("#train-start")
-    page.wait_for_selector("#train-line :text('page: in progress')")
+    says(page, "#train-line", "page: in progress")
     page.wait_for_selector("#train-images img", timeout=2 * WAIT)
     page.click("#train-stop")
-    page.wait_for_selector("#train-line :text('page: ended, code 143')")
+    says(page, "#train-line", "page: ended, code 143")
     checkpoints = [path.name for path in Path("runs/page/checkpoints").iterdir()]
     assert checkpoints
     page.click("#train-resume")
-    page.wait_for_selector("#train-line :text('page: in progress')")
+    says(page, "#train-line", "page: in progress")
     page.wait_for_function(
         "() => document.querySelector('#train-log').innerText.includes('validation')", timeout=2 * WAIT
     )
     page.click("#train-stop")
-    page.wait_for_selector("#train-line :text('page: ended, code 143')")
+    says(page, "#train-line", "page: ended, code 143")
     page.fill("#train-name input, #train-name textarea", "../page")
     page.click("#train-watch")
     page.wait_for_selector(":text('run: a name of letters')")
