@@ -20,7 +20,7 @@ from pixelloom.engine.safetensors_io import save_described
 from pixelloom.metrics.likelihood import Likelihood
 from pixelloom.models import pretrained
 from pixelloom.models.description import CONFIG, WEIGHTS
-from pixelloom.models.registry import family_of
+from pixelloom.models.model_card import model_card
 
 CARD = "README.md"
 
@@ -36,22 +36,12 @@ def shown(found: Likelihood, levels: int) -> str:
     return f"{value:.{digits}f} {unit} (95 %: {low:.{digits}f} to {high:.{digits}f})"
 
 
-def card(name: str, model: pl.GenerativeModel, about: str, facts: dict[str, str]) -> str:
-    """The model card, Markdown."""
-    record = model.description.training
-    rows = {
-        "network": f"{model.description.network}, {model.parameters:,} parameters",
-        "images": f"{model.spec.channels}x{model.spec.height}x{model.spec.width} with {model.spec.levels} levels",
-        "data": record.data.source if record.data else "",
-        "split": record.splits,
-        "training": f"{record.images:,} images seen, {record.epochs} epochs, {record.minutes} minutes, "
-        f"seed {record.seed}",
-        "chosen on": f"validation, {record.validation.n} images",
-        **facts,
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
-    usage = family_of(model).card_usage.replace("PATH OF THIS FOLDER", name)
-    return f"# {name}\n\n{about}\n\n| | |\n|---|---|\n{table}\n\n{usage}".rstrip() + "\n"
+def card(name: str, model: pl.GenerativeModel, sha256: str, about: str, facts: dict[str, str]) -> str:
+    """The card of the run, with the model's name, a sentence about it, and the figures of the test split."""
+    head, _, table = model_card(model, sha256).partition("\n")
+    rows = "".join(f"| {key} | {value} |\n" for key, value in facts.items())
+    table = table.replace("| weights |", f"{rows}| weights |", 1).replace("PATH OF THIS FOLDER", name)
+    return f"# {name}\n\n{about} ({head.removeprefix('# ')})\n{table}"
 
 
 def main() -> None:
@@ -93,12 +83,10 @@ def main() -> None:
     facts = {
         "test": f"{shown(found, levels)}, {found.n:,} images of the test split",
         "date of the test": datetime.date.today().isoformat(),
-        "command": f"`{options.command}`",
         "license of the data": options.license,
         "stored as": "float16; the test figure is that of float32 to its last digit" if options.half else "float32",
-        "weights": f"SHA-256 of contents {sha256}",
     }
-    (draft / CARD).write_text(card(options.name, stored, options.about, facts), encoding="utf-8")
+    (draft / CARD).write_text(card(options.name, stored, sha256, options.about, facts), encoding="utf-8")
     if target.exists():
         shutil.rmtree(target)
     draft.rename(target)

@@ -50,6 +50,14 @@ class Reference:
             raise UsageError(f"{shortened(text)!r}: a repository of the Hugging Face hub is named {form}")
         return cls(match["repo"], match["revision"], match["config"], kind)
 
+    def at(self, revision: str | None) -> Reference:
+        """The repository at another revision; itself for None.
+
+        Raises:
+            UsageError: for a text that cannot be a revision.
+        """
+        return self if revision is None else Reference.parse(f"{self.repo}@{revision}", self.kind)
+
     @property
     def name(self) -> str:
         """The name without the user."""

@@ -1,4 +1,4 @@
-"""The YAML YAML header of a model card, by which the Hugging Face hub shows and finds a model.
+"""The YAML header of a model card, by which the Hugging Face hub shows and finds a model.
 
 Source: https://huggingface.co/docs/hub/model-cards#model-card-metadata.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pixelloom.hub.reference import Reference, is_reference
 from pixelloom.models.family import GenerativeModel
 
 _FENCE = "---\n"
@@ -25,7 +26,7 @@ _DATASETS = {
 
 
 def hub_card(model: GenerativeModel, card: str, license_: str | None = None) -> str:
-    """A model card with YAML header; YAML header that it already has is kept.
+    """A model card with a YAML header; entries that the card already has are kept.
 
     Args:
         model: the model.
@@ -62,7 +63,7 @@ def _metadata(model: GenerativeModel) -> dict[str, Any]:
         "tags": list(dict.fromkeys(tags)),
     }
     source = "" if record.data is None else record.data.source
-    linked = source.removeprefix("hf:").partition("@")[0].partition(":")[0] if source.startswith("hf:") else None
+    linked = Reference.parse(source, "dataset").repo if is_reference(source) else None
     if dataset := linked or _DATASETS.get(source):
         meta["datasets"] = [dataset]
     measured = record.validation

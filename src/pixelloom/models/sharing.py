@@ -60,9 +60,7 @@ class Shared:
 
         folder = Path(name)
         if is_reference(name) or not (folder / WEIGHTS).is_file():
-            reference = Reference.parse(str(name))
-            if revision is not None:
-                reference = Reference.parse(f"{reference.repo}@{revision}")
+            reference = Reference.parse(str(name)).at(revision)
             folder = model_folder(reference, Access(cache_dir, local_files_only, token))
         model: Any = load_model(folder, network)
         if not isinstance(model, cls):
@@ -140,9 +138,7 @@ def push_folder(
     from pixelloom.models.hub_card import hub_card
     from pixelloom.models.model_card import model_card
 
-    target = Reference.parse(repo)
-    if revision is not None:
-        target = Reference.parse(f"{target.repo}@{revision}")
+    target = Reference.parse(repo).at(revision)
     try:
         card = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

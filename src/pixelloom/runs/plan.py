@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelloom.core.errors import UsageError, did_you_mean
+from pixelloom.hub.reference import is_reference
 from pixelloom.runs.compose import compose, elsewhere, fields_of, read_yaml
 from pixelloom.runs.config import Overrides, PixelRun, RunConfig
 from pixelloom.runs.folder import CONFIG, RUNS
@@ -222,4 +223,4 @@ def _are_files(*sources: str) -> bool:
     """Whether all sources are paths, not names of data sets."""
     from pixelloom.data.catalog import DATASETS
 
-    return not any(source in DATASETS or source.startswith("hf:") for source in sources)
+    return not any(source in DATASETS or is_reference(source) for source in sources)
