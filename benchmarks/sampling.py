@@ -20,6 +20,8 @@ recipe, with the channels and levels of its data.
     clock             "wall", or "cpu" with --cpu-time: the seconds are then those that the process was given, which on
                       a machine that others use, and with one thread, is the fairer comparison
 
+With ``--against PATH`` this build is compared with that of another checkout instead, see ``sampling_against.py``.
+
 The tutorial's figures are null for all networks but PixelCNN.
 
 Each combination lives in a process of its own. Its variants take turns, and the median of each counts, so that a busy
@@ -52,6 +54,7 @@ from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.models.pixel import PixelDescription, PixelModel
 from pixelloom.runs.recipes import PIXEL_RUNS, recipe
 from pixelloom.sampling.fast.sampler import FastSampler, make_plan
+from sampling_against import compare
 
 CHANNELS_AND_LEVELS = {"mnist": (1, 256), "digits": (1, 17), "colored-mnist": (3, 4), "cifar10": (3, 256)}
 SIZES = {"pixelcnn-pp-cifar10": 32}  # where it is not 28
@@ -239,10 +242,16 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="count CPU time, for a machine that others use")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--figure", type=Path, help="draw seconds over image size to this PNG")
+    parser.add_argument("--against", type=Path, help="another checkout, to compare the two builds in CPU time")
     args = parser.parse_args()
     rows = []
     names = args.network or [name for name in PIXEL_RUNS if name not in LARGE]
     for name, size, batch in itertools.product(names, args.size or [0], args.batch or [25]):
+        if args.against:
+            row = compare(args.against, name, batch, size or SIZES.get(name, 28), args.repeats)
+            line = f"{name:19} {batch:4} images: {row['fast_s']} s, {row['ratio']}x faster, {row['passes']} passes"
+            print(json.dumps(row) if args.json else line, flush=True)
+            continue
         rows.append(in_a_process(name, batch, size or SIZES.get(name, 28), args.repeats, args.cpu_time))
         row = rows[-1]
         theirs = row["tutorial_speedup"] and f"{row['tutorial_speedup']}x the tutorial's, "
@@ -251,7 +260,7 @@ def main() -> None:
             f"{row['passes']} passes, {row['speedup']}x the plain loop, {theirs or ''}{row['peak_mb']} MB"
         )
         print(json.dumps(row) if args.json else line, flush=True)
-    if args.figure:
+    if args.figure and rows:
         figure(rows, args.figure)
 
 
