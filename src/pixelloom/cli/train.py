@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from pixelloom.cli.console import say
 from pixelloom.cli.options import Flag
+from pixelloom.cli.sweep import sweep_runs
 from pixelloom.cli.training_options import (
     NO_DATA,
     NO_FIELDS,
@@ -19,6 +20,7 @@ from pixelloom.cli.training_options import (
     data_settings,
     dotted,
 )
+from pixelloom.core.errors import UsageError
 from pixelloom.runs.names import check_name
 
 
@@ -32,6 +34,7 @@ def train(
     resume: Flag = False,
     force: Flag = False,
     allow_changed_data: Flag = False,
+    sweep: tuple[str, str] | None = None,
     data: DataOptions = NO_DATA,
     training: TrainOptions = NO_TRAINING,
     fields: FieldOptions = NO_FIELDS,
@@ -48,6 +51,8 @@ def train(
         resume: Resume the run in that folder with its own settings; its budget may be changed.
         force: Replace the run in that folder; other files in the folder are kept.
         allow_changed_data: Resume on data whose content is not that of the run.
+        sweep: FIELD VALUES: one run for each value of a numeric field, as in `--sweep penalties.r1 0.01,0.1,1`, each
+            with the budget given and in its own folder, and a table of their results.
         data: Data and its transforms.
         training: Budget, seed and device.
         fields: All other fields of the configuration.
@@ -62,6 +67,11 @@ def train(
     options |= {f"train.{name}": value for name, value in training.given().items()}
     plain = {name: as_text(value) if isinstance(value, str) else value for name, value in options.items()}
     overrides = joined(dotted(fields), plain | ({} if start is None else {"start": as_text(start)}))
+    if sweep is not None:
+        if allow_changed_data:
+            raise UsageError("--sweep: leave out --allow-changed-data")
+        sweep_runs(recipe, sweep, overrides, config=config, out=out, resume=resume, force=force)
+        return
     plan, folder = planned(recipe, config=config, out=out, overrides=overrides, resume=resume, force=force)
     carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data)
     if is_first_process(plan.train):
