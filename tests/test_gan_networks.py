@@ -21,7 +21,7 @@ from pixelloom.networks.gan import r3gan
 from pixelloom.networks.gan.dcgan import DCGANConfig
 from pixelloom.networks.gan.r3gan import R3GANConfig
 from pixelloom.networks.gan.sagan import SAGANConfig
-from pixelloom.networks.gan.sngan import DownBlock, SNGANConfig, UpBlock
+from pixelloom.networks.gan.sngan import EPS, DownBlock, SNGANConfig, UpBlock, class_deviation
 
 each_kind = pytest.mark.parametrize("kind", PAIRS)
 SIZES = (16, 32, 64, 128)
@@ -333,6 +333,45 @@ def test_sngan_discriminator_sums_over_positions() -> None:
     h = h.clamp(min=0).sum((2, 3))
     expected = h @ network.last.weight[0] + network.last.bias + (network.projection.weight[labels] * h).sum(1)
     torch.testing.assert_close(network(x, labels), expected)
+
+
+def test_class_deviation_is_that_of_the_images_of_a_class() -> None:
+    h, labels = torch.randn(40, 5) * 3 + 7, torch.randint(4, (40,))
+    labels[0], labels[1:][labels[1:] == labels[0]] = 4, 3  # one image of class 4
+    found = class_deviation(h, labels)
+    for c in range(5):
+        rows = labels == c
+        expected = (h[rows].var(0, correction=0) + EPS).sqrt().expand(int(rows.sum()), -1)
+        torch.testing.assert_close(found[rows], expected)
+    assert torch.equal(found[0], torch.full((5,), EPS).sqrt())
+    torch.testing.assert_close(class_deviation(h, None), (h.var(0, correction=0) + EPS).sqrt().expand(40, -1))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(class_deviation(h, labels), found)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_sngan_deviation_adds_a_term_that_tells_equal_images_from_various_ones(classes: int) -> None:
+    config = SNGANConfig(latent=6, generator_width=8, discriminator_width=6, deviation=True)
+    network = awake(build_pair("sngan", config, spec(32), classes=classes)[1]).eval()
+    x, labels = torch.randn(6, 1, 32, 32), torch.tensor([0, 0, 0, 1, 1, 2]) if classes else None
+    h = network.blocks(x).clamp(min=0).sum((2, 3))
+    deviation = class_deviation(h, labels)
+    expected = network.last(h)[:, 0] + deviation @ network.spread.weight[0]
+    if labels is not None:
+        expected = expected + (network.projection.weight[labels] * h).sum(1)
+    torch.testing.assert_close(network(x, labels), expected)
+    same = x[:1].expand(6, -1, -1, -1)  # its logit differs among various images and among equal ones
+    assert (network(x, labels) - network(same, labels))[0].abs() > 1e-4
+    y = x.clone().requires_grad_()  # the slope is finite for a class with one image, and for equal images
+    gradient = torch.autograd.grad(network(y, labels).sum(), y)[0]
+    assert torch.isfinite(gradient).all()
+    y = same.clone().requires_grad_()
+    gradient = torch.autograd.grad(network(y, labels).sum(), y)[0]
+    assert torch.isfinite(gradient).all()
+    plain = build_pair("sngan", config.model_copy(update={"deviation": False}), spec(32), classes=classes)[1]
+    assert network.state_dict().keys() - plain.state_dict().keys() == {
+        key for key in network.state_dict() if key.startswith("spread.")
+    }
 
 
 def test_r3gan_block_and_conditioning_are_their_equations() -> None:

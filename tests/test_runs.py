@@ -351,6 +351,14 @@ def test_a_wasserstein_loss_with_a_free_slope_is_told(
     assert ("add --penalties.gradient 10" in caplog.text) is warned
 
 
+def test_a_deviation_over_the_batch_needs_batches_of_one_kind() -> None:
+    config = small("sngan")
+    model = config.model.model_copy(update={"deviation": True})
+    set_up(config.model_copy(update={"model": model}), load(config.data))
+    with pytest.raises(UsageError, match=r"joint_batch: model.deviation"):
+        set_up(config.model_copy(update={"model": model, "joint_batch": True}), load(config.data))
+
+
 def test_the_dial_warns_in_a_run(caplog: pytest.LogCaptureFixture) -> None:
     (hook,) = (hook for hook in wired().hooks() if type(hook).__name__ == "_Overfitting")
     with caplog.at_level(logging.WARNING, "pixelloom"):

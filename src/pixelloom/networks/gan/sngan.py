@@ -7,6 +7,11 @@ At 32x32 with the default widths these are the paper's networks (appendix B, tab
 concatenated to z (not in the paper), the generator's batch norms have gains and biases per class, and the logit is
 phi(h) + <e_y, h>.
 
+With ``deviation`` the logit has a term for the batch: d is the standard deviation of each of the features h over the
+images of the same class in the batch, and psi(d) is added. A discriminator of single images has no direct measure of
+how much the images of a class vary, and the generator's vary too little for long. The statistic is that of Karras et
+al. 2018, "Progressive Growing of GANs", section 3, here for each class and each feature.
+
 Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks"; Miyato and Koyama 2018,
 "cGANs with Projection Discriminator".
 """
@@ -30,6 +35,9 @@ from pixelloom.networks.gan.resolutions import sides, widths
 BOTTOM = 8
 """Side at which the discriminator stops halving."""
 
+EPS = 0.01
+"""Added to the variance of a feature: the square root has a bounded slope where a class has one image."""
+
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, Projection)
 
 
@@ -44,6 +52,10 @@ class SNGANConfig(BaseModel):
     doubling: bool = Field(
         False,
         description="double the features each time the side is halved, up to 16 times (paper, 128x128)",
+    )
+    deviation: bool = Field(
+        False,
+        description="show the discriminator how much the images of a class vary in the batch (minibatch deviation)",
     )
 
     def features(self, width: int, stages: tuple[int, ...]) -> tuple[int, ...]:
@@ -111,6 +123,7 @@ class SNGANDiscriminator(nn.Module):
             *(DownBlock(a, b, first=i == 0, down=i < len(halved)) for i, (a, b) in enumerate(pairs))
         )
         self.last = spectral(xavier(nn.Linear(features[-1], 1)))
+        self.spread = spectral(xavier(nn.Linear(features[-1], 1, bias=False))) if config.deviation else None
         if classes:
             self.projection = spectral(xavier(Projection(classes, features[-1])))
 
@@ -119,6 +132,8 @@ class SNGANDiscriminator(nn.Module):
         check_given("labels", labels, self.classes)
         h = F.relu(self.blocks(x)).sum(dim=(2, 3))  # [B, features, 8, 8] -> [B, features]
         logits: Tensor = self.last(h)[:, 0]  # [B, 1] -> [B]
+        if self.spread is not None:
+            logits = logits + self.spread(class_deviation(h, labels))[:, 0]
         return logits + self.projection(h, labels) if self.classes else logits
 
 
@@ -144,6 +159,27 @@ class DownBlock(nn.Module):
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         out: Tensor = h + self.skip(x)
         return out
+
+
+def class_deviation(h: Tensor, labels: Tensor | None) -> Tensor:
+    """sqrt(v + 0.01) with v the variance of each feature over the images of the same class.
+
+    Args:
+        h: features of a batch, [B, features].
+        labels: int64 [B]; None if all images are of one class.
+
+    Returns:
+        float32 [B, features]; rows of the same class are equal.
+    """
+    h = h.float()  # bf16 is too coarse for squares
+    if labels is None:
+        labels = h.new_zeros(len(h), dtype=torch.long)
+    same = (labels[:, None] == labels).float()  # [B, B]
+    share = same / same.sum(1, keepdim=True)
+    with torch.autocast(h.device.type, enabled=False):
+        centered = h - share @ h
+        variance = share @ centered.square()
+    return (variance + EPS).sqrt()
 
 
 def xavier(layer: Layer, gain: float = 1.0) -> Layer:
