@@ -981,7 +981,7 @@ def test_info_tells_what_a_model_is(run: Command, model: PixelModel) -> None:
     assert stored["sha256"] in text
     assert facts["parameters"] == sum(p.numel() for p in model.network.parameters())
     assert f"{facts['parameters']:,}" in text
-    assert facts["image"] == {"channels": 1, "height": 8, "width": 8, "levels": 17}
+    assert facts["image"] == {"channels": 1, "height": 8, "width": 8, "levels": 17, "palette": None}
     assert "categorical" in text
     assert text.endswith("# # #\n# . .\n. . .\n")  # mask A of a 3x3 kernel
 

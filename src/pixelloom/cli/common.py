@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +31,26 @@ def loaded(name: str, device: Device) -> GenerativeModel:
     return api.load(name).to(chosen)
 
 
-def log_threads(model: GenerativeModel, threads: int | None) -> None:
-    """Log the number of CPU threads, or the range that it is chosen from."""
+@contextmanager
+def in_processes(model: GenerativeModel, devices: int, threads: int | None = None) -> Iterator[GenerativeModel]:
+    """A context with the model in several processes, for the option --devices; 1 gives the model itself."""
+    from pixelloom.models.parallel import parallel
+
+    with parallel(model, devices, threads=threads) as found:
+        yield found
+
+
+def log_threads(model: GenerativeModel, threads: int | None, devices: int = 1) -> None:
+    """Log the number of CPU threads, or the range that it is chosen from, and the number of processes."""
     import torch
 
     from pixelloom.core import threads as cores
 
-    most = min(cores.usable(), torch.get_num_threads())
+    if devices > 1:
+        _log.info("devices: %d processes (%s)", devices, model.device.type)
+        most = cores.usable(devices)
+    else:
+        most = min(cores.usable(), torch.get_num_threads())
     if threads is not None:
         _log.info("threads: %d (as set)", threads)
     elif model.device.type == "cpu" and most > 1:
@@ -55,9 +70,11 @@ def image_of(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) 
         UsageError: if the model's images are neither gray nor RGB.
         DataError: if the file cannot be read.
     """
+    import numpy as np
     import torch
 
     from pixelloom.data.io.decode import Reading, decode
+    from pixelloom.data.palette import indexed
     from pixelloom.data.pixels import quantize
 
     if spec.channels not in (1, 3):
@@ -66,8 +83,10 @@ def image_of(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) 
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    reading = Reading((spec.height, spec.width) if fitted else None, gray=spec.channels == 1)
+    reading = Reading((spec.height, spec.width) if fitted else None, gray=not spec.color)
     pixels = decode(content, str(path), reading).frames[0].transpose(2, 0, 1)[None]
+    if spec.palette is not None:
+        return torch.from_numpy(indexed(np.broadcast_to(pixels, (1, 3, *pixels.shape[2:])), spec.palette))
     return torch.from_numpy(quantize(pixels, 256, spec.levels)).expand(1, spec.channels, -1, -1)
 
 

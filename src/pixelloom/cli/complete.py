@@ -187,8 +187,8 @@ def _grid(spec: ImageSpec, levels: Tensor, hidden: Tensor, done: Completions, ou
 
     def shown(images: Tensor) -> Levels:
         """Levels [N, C, H, W] -> RGB bytes [N, 3, H, W]."""
-        found = to_bytes(images.numpy(), spec.levels)
-        return np.repeat(found, 3, axis=1) if spec.channels == 1 else found[:, :3]
+        found = to_bytes(images.numpy(), spec.display)
+        return np.repeat(found, 3, axis=1) if found.shape[1] == 1 else found[:, :3]
 
     truth = shown(levels)
     given = np.where(hidden.numpy(), np.array(_HIDDEN, np.uint8)[:, None, None], truth)

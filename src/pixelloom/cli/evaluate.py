@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import loaded, log_threads
+from pixelloom.cli.common import in_processes, loaded, log_threads
 from pixelloom.cli.console import Meter, say, say_json, say_table
-from pixelloom.cli.options import Device, Flag, Index, OptionalCount, OptionalNumber
+from pixelloom.cli.options import Count, Device, Flag, Index, OptionalCount, OptionalNumber
 from pixelloom.cli.training_options import NO_DATA, DataOptions, data_settings
 from pixelloom.core.errors import UsageError
 
@@ -42,6 +42,7 @@ def evaluate(
     force: Flag = False,
     threads: OptionalCount = None,
     device: Device = "auto",
+    devices: Count = 1,
     json: Flag = False,
     data: DataOptions = NO_DATA,
 ) -> None:
@@ -65,6 +66,7 @@ def evaluate(
         force: Overwrite an existing PNG.
         threads: CPU threads; default: chosen by measured time.
         device: auto: cuda if available.
+        devices: Number of processes that sample and score, which share the cores or have one GPU each.
         json: Print one JSON object.
         data: Data and its transforms.
     """
@@ -84,15 +86,15 @@ def evaluate(
             if model is None:
                 header, likelihood, measured, options = _sets(str(samples), data, wishes)
             else:
-                found = loaded(model, device)
-                log_threads(found, threads)
-                header, likelihood, measured, options = _measured(model, found, data, wishes)
+                with in_processes(loaded(model, device), devices, threads) as found:
+                    log_threads(found, threads, devices)
+                    header, likelihood, measured, options = _measured(model, found, data, wishes)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         raise UsageError("out of memory while measuring; --device cpu may have more") from error
     if neighbors is not None and measured is not None:
-        _draw_neighbors(neighbors, measured, found.spec.levels)
+        _draw_neighbors(neighbors, measured)
         header["neighbors"] = str(neighbors)
     if json:
         metrics_of = {} if measured is None else _as_dict(measured, options)
@@ -230,13 +232,13 @@ def _split_name(split: object) -> str:
     return "all splits" if split == "all" else f"{split} split"
 
 
-def _draw_neighbors(path: Path, measured: Measured, levels: int) -> None:
+def _draw_neighbors(path: Path, measured: Measured) -> None:
     from pixelloom.viz import nearest
     from pixelloom.viz.grid import save_png
 
     assert measured.neighbors is not None
     with outputs.writing(path):
-        save_png(nearest.draw(measured.samples, measured.reference, measured.neighbors, levels), path)
+        save_png(nearest.draw(measured.samples, measured.reference, measured.neighbors, measured.levels), path)
 
 
 def _as_dict(measured: Measured, wishes: MeasureOptions) -> dict[str, object]:

@@ -212,7 +212,7 @@ def _sheet(data: Dataset, columns: int, seed: int) -> Any:
     from pixelloom.viz.grid import grid, table
 
     order = rng.permutation(len(data.train), seed, rng.Stream.REFERENCE)
-    labels, levels = data.train.labels, data.source_levels if data.dynamic else data.spec.levels
+    labels, levels = data.train.labels, data.source_levels if data.dynamic else data.spec.display
     if labels is None or not data.classes:
         return grid(_take(data, order[: columns * columns]), levels, min(columns, len(order)))
     each = [order[np.asarray(labels)[order] == number][:columns] for number in range(len(data.classes))]

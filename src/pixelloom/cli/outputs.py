@@ -159,7 +159,7 @@ class _Grid:
         assert options.out is not None
         self.path, self.count, self.kept, self._rows = options.out, 0, False, rows
         self._levels, self._columns, self._scale, self._first = (
-            spec.levels,
+            spec.display,
             options.columns,
             options.scale,
             options.first,
@@ -218,7 +218,7 @@ class _Singles:
     """
 
     def __init__(self, folder: Path, first: int, spec: ImageSpec, rows: Rows) -> None:
-        self.path, self.count, self.kept, self._first, self._levels = folder, 0, False, first, spec.levels
+        self.path, self.count, self.kept, self._first, self._levels = folder, 0, False, first, spec.display
         self._folders = [folder / name for name in rows.folders] or [folder]
         for path in self._folders:
             probe(path)

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import loaded
+from pixelloom.cli.common import in_processes, loaded
 from pixelloom.cli.console import Meter, say, say_json, say_table
-from pixelloom.cli.options import Device, Flag, OptionalCount, OptionalReal
+from pixelloom.cli.options import Count, Device, Flag, OptionalCount, OptionalReal
 from pixelloom.cli.score_classes import classify_images
 from pixelloom.cli.training_options import NO_SCORED_DATA, ScoredDataOptions, data_settings
 from pixelloom.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pixelloom.core.types import Levels
+    from pixelloom.core.types import Display, Levels
     from pixelloom.data.image_source import ImageSource
     from pixelloom.metrics.anomaly import Detection
     from pixelloom.metrics.scores import Kind
+    from pixelloom.models.family import GenerativeModel
     from pixelloom.runs.anomaly import Maps, Scorer
     from pixelloom.runs.kept_calibration import Kept
     from pixelloom.runs.score import ImageScores
@@ -73,6 +74,8 @@ class ScoreOptions:
     """Overwrite existing files."""
     device: Device = "auto"
     """auto: cuda if available."""
+    devices: Count = 1
+    """Number of processes, which share the cores or have one GPU each; the scores are those of one process."""
 
 
 DEFAULT = ScoreOptions()
@@ -90,25 +93,31 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
         data: Data to score, fitted as in training; default: the test split of the training data.
     """
     from pixelloom.metrics.anomaly import needed
-    from pixelloom.runs.anomaly import Scorer
-    from pixelloom.runs.defects import PixelAreas, of_images, open_defects
-    from pixelloom.runs.evaluate import data_for
     from pixelloom.runs.folder import find
-    from pixelloom.runs.score import opened, score_images
 
     needed(_RATE if options.false_alarms is None else options.false_alarms)  # raises for a rate out of range
     _check(options)
     folder = find(model)
     if options.save:
         _check_folder(folder)
-    found = loaded(str(folder), options.device)
-    settings = data_settings(data)
+    with in_processes(loaded(str(folder), options.device), options.devices) as found:
+        _score(folder, found, options, data_settings(data))
+
+
+def _score(folder: Path, found: GenerativeModel, options: ScoreOptions, settings: dict[str, Any]) -> None:
+    """Score or classify with a model."""
+    from pixelloom.models.parallel import beside
+    from pixelloom.runs.anomaly import Scorer
+    from pixelloom.runs.defects import PixelAreas, of_images, open_defects
+    from pixelloom.runs.evaluate import data_for
+    from pixelloom.runs.score import opened, score_images
+
     name = settings.pop("source", None)
     if options.classify:
         with opened(found, name, options.split, settings) as source:
             classify_images(found, source, options.limit, options.csv, as_json=options.json)
         return
-    background = None if options.background is None else loaded(options.background, options.device)
+    background = None if options.background is None else beside(found, loaded(options.background, options.device))
     maps = options.maps is not None or options.layout is not None or (options.save and hasattr(found, "nats"))
     scorer = Scorer(found, background, maps=maps)
     with ExitStack() as stack:
@@ -133,7 +142,7 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
                     on_images=lambda done, _: meter.show(done), **more,
                 )  # fmt: skip
 
-        on_maps = None if options.maps is None else _map_writer(options.maps, found.spec.levels, calibration.scale)
+        on_maps = None if options.maps is None else _map_writer(options.maps, found.spec.display, calibration.scale)
         areas = None if defects is None else PixelAreas(defects, on_maps)
         result = scored(source, csv=options.csv, on_maps=areas or on_maps)
         detections = {} if outliers is None else result.against(scored(outliers))
@@ -219,7 +228,7 @@ def _check_others(calibration: str, scored: str) -> None:
         raise UsageError(f"calibrate: {scored} are the images to score; calibrate on others")
 
 
-def _map_writer(folder: Path, levels: int, scale: float) -> Callable[[list[str], Levels, Maps], None]:
+def _map_writer(folder: Path, levels: Display, scale: float) -> Callable[[list[str], Levels, Maps], None]:
     """A function that writes the maps of a batch: NAME.map.png and NAME.map.npy."""
     from pixelloom.viz.anomaly import overlay
     from pixelloom.viz.grid import save_png

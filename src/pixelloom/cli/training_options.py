@@ -128,7 +128,7 @@ def _run_fields() -> list[tuple[str, FieldInfo]]:
 
 _TRAIN = ("minutes", "images", "epochs", "seed", "precision", "device", "devices", "threads")
 _SOURCE = (
-    *("source", "root", "levels", "binarize", "size", "gray", "fit", "resample", "background", "bits", "range"),
+    *("source", "root", "levels", "palette", "binarize", "size", "gray", "fit", "resample", "background", "bits", "range"),
     *("frames", "bad_images", "splits", "class_level", "labels", "label_column", "image_column"),
 )
 
@@ -153,11 +153,11 @@ else:
         _DATA,
         _fields_of(DataConfig, {name: _DATA_NAMES.get(name, name) for name in _SOURCE}),
     )
-    ScoredDataOptions = _derive(  # --background names a model there
+    ScoredDataOptions = _derive(  # --background names a model there, and a palette is that of the model
         "ScoredDataOptions",
         "Data to score, and their transforms; default: those of training.",
         _DATA,
-        _fields_of(DataConfig, {name: _DATA_NAMES.get(name, name) for name in _SOURCE if name != "background"}),
+        _fields_of(DataConfig, {name: _DATA_NAMES.get(name, name) for name in _SOURCE if name not in ("background", "palette")}),
     )
     TrainOptions = _derive(
         "TrainOptions", "Budget, seed and device.", _TRAINING, _fields_of(TrainConfig, {name: name for name in _TRAIN})

@@ -76,11 +76,12 @@ def refuse(model: PixelModel) -> None:
     """Refuse a model whose bytes would depend on more than the image.
 
     Raises:
-        ModelError: for classes, a conditioning image, or several pixel orders.
+        ModelError: for classes, a conditioning image, a palette, or several pixel orders.
     """
     description = model.description
     refused: dict[str, Any] = {
         "classes": description.classes, "a conditioning image": model.condition,
+        "a palette": model.spec.palette,
         "pixel orders": order_ensemble.orders(model.network) > 1,
     }  # fmt: skip
     for what, present in refused.items():

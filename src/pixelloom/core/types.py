@@ -13,6 +13,9 @@ import torch
 Levels: TypeAlias = npt.NDArray[np.uint8]
 """Images as integer levels, uint8 [N, C, H, W], with values below ``ImageSpec.levels``."""
 
+Display: TypeAlias = int | str
+"""How levels are shown: their number, for intensities from black to white, or the colors of a palette, "#rrggbb,..."."""
+
 Labels: TypeAlias = npt.NDArray[np.int64]
 """Class indices, int64 [N]."""
 
@@ -25,18 +28,33 @@ Conditioning: TypeAlias = Mapping[str, torch.Tensor]
 class ImageSpec:
     """Shape of an image and number of levels of its values (2 for binary, 256 for 8-bit).
 
+    With a palette, "#rrggbb,..." with a color for each level, an image has one channel, of indices of colors.
+
     Raises:
-        ValueError: for channels, height or width below 1, or levels outside 2..256.
+        ValueError: for channels, height or width below 1, levels outside 2..256, or a palette that does not fit.
     """
 
     channels: int
     height: int
     width: int
     levels: int
+    palette: str | None = None
 
     def __post_init__(self) -> None:
         if min(self.channels, self.height, self.width) < 1 or not 2 <= self.levels <= 256:
             raise ValueError(f"an image has positive sides and 2 to 256 levels, not {self}")
+        if self.palette is not None and (self.channels != 1 or len(self.palette.split(",")) != self.levels):
+            raise ValueError(f"a palette has a color for each level of the only channel, not {self.palette!r}")
+
+    @property
+    def display(self) -> Display:
+        """How the levels are shown."""
+        return self.palette or self.levels
+
+    @property
+    def color(self) -> bool:
+        """Whether images are shown in color."""
+        return self.channels == 3 or self.palette is not None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -49,7 +67,8 @@ class ImageSpec:
         return self.channels * self.height * self.width
 
     def __str__(self) -> str:
-        return f"{self.channels}x{self.height}x{self.width} with {self.levels} levels"
+        values = f"{self.levels} levels" if self.palette is None else f"a palette of {self.levels} colors"
+        return f"{self.channels}x{self.height}x{self.width} with {values}"
 
 
 class Batch(NamedTuple):

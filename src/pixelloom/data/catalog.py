@@ -79,6 +79,9 @@ def load_for(spec: ImageSpec, config: DataConfig, progress: Progress | None = No
     Raises:
         DataError: as :func:`load`, and for images of another shape or number of levels.
     """
+    if spec.palette is not None:  # that of the model, whatever the data are
+        none = {"gray": False, "levels": None, "binarize": "none"}
+        config = config.model_copy(update={"palette": spec.palette, **none})
     data = load(config, progress)
     if spec.channels == 3 and data.spec == replace(spec, channels=1):
         data = in_color(data)

@@ -30,7 +30,7 @@ class Condition:
         image: shape and levels of the images.
 
     Raises:
-        ValueError: for an unknown rule, or a factor that does not divide the sides of the images.
+        ValueError: for an unknown rule, or a factor that does not divide the sides of the images, or a palette.
     """
 
     rule: str
@@ -40,6 +40,8 @@ class Condition:
         check_rule(self.rule)
         if self.rule == "none":
             raise ValueError("the rule none has no conditioning image")
+        if self.image.palette is not None:
+            raise ValueError(f"{self.rule} needs intensities, but the images are indices of a palette")
         if self.image.height % self.factor or self.image.width % self.factor:
             raise ValueError(
                 f"{self.rule} needs sides divisible by {self.factor}, but the images are {self.image.height}x"

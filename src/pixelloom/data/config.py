@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # NumPy and Pillow, which the command line does not need
     from pixelloom.data.io.layout import Labeling
     from pixelloom.data.io.reading import Reading
 
+_COLOR = re.compile(r"#[0-9a-f]{6}")
 _THRESHOLD = re.compile(r"threshold@(\d*\.?\d+)")
 _SIDES = re.compile(r"(\d+)x(\d+)")
 _SHAPE = re.compile(r"\d+x\d+(x\d+)?")
@@ -21,7 +22,7 @@ _MAX_SIDE = 1 << 12
 
 
 class DataConfig(BaseModel):
-    """A data set and its transforms, applied in this order: gray, size, levels or binarization."""
+    """A data set and its transforms, applied in this order: gray, size, levels, palette or binarization."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,6 +31,11 @@ class DataConfig(BaseModel):
     )
     root: Path | None = Field(None, description="folder with <name>/<published files>; default: $PIXELLOOM_DATA")
     levels: int | None = Field(None, ge=2, le=256, description="quantize values to this number of levels")
+    palette: int | str | None = Field(
+        None,
+        description="color images as indices of a palette: its number of colors, fitted to the training images, or the "
+        "colors, as #rrggbb,#rrggbb",
+    )
     binarize: str = Field("none", description="none, static, dynamic or threshold@T with 0 <= T < 1")
     size: int | str | None = Field(None, description="side in pixels, or HEIGHTxWIDTH")
     gray: bool = Field(False, description="one channel, ITU-R 601 luma")
@@ -70,6 +76,11 @@ class DataConfig(BaseModel):
         if rule not in ("none", "static", "dynamic") and not (match and 0 <= float(match[1]) < 1):
             raise ValueError(f"choose none, static, dynamic or threshold@T with 0 <= T < 1, not {rule!r}")
         return rule
+
+    @field_validator("palette")
+    @classmethod
+    def _valid_palette(cls, palette: int | str | None) -> int | str | None:
+        return None if palette is None else checked_palette(palette)
 
     @field_validator("size")
     @classmethod
@@ -114,6 +125,14 @@ class DataConfig(BaseModel):
             raise ValueError(f"binarize={self.binarize} gives 2 levels, but levels is {self.levels}; remove one")
         return self
 
+    @model_validator(mode="after")
+    def _colors_for_a_palette(self) -> DataConfig:
+        if self.palette is not None and (self.binarize != "none" or self.levels is not None or self.gray):
+            raise ValueError(
+                "palette gives color images levels of its own; remove gray, levels and binarize, or palette"
+            )
+        return self
+
     @property
     def sides(self) -> tuple[int, int] | None:
         """The requested (height, width); None to keep the size of the images."""
@@ -153,6 +172,26 @@ class DataConfig(BaseModel):
         """T of ``threshold@T``, else None."""
         match = _THRESHOLD.fullmatch(self.binarize)
         return float(match[1]) if match else None
+
+
+def checked_palette(palette: int | str) -> int | str:
+    """A number of colors from 2 to 256, or as many different colors, "#rrggbb,...", in lower case.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(palette, str) and palette.isdecimal() and len(palette) < 4:
+        palette = int(palette)
+    if isinstance(palette, int):
+        if not 2 <= palette <= 256:
+            raise ValueError(f"choose 2 to 256 colors, not {palette}")
+        return palette
+    colors = [color.strip() for color in palette.lower().split(",")]
+    if not all(_COLOR.fullmatch(color) for color in colors):
+        raise ValueError("give a number of colors, or colors as #rrggbb,#rrggbb")
+    if not 2 <= len(set(colors)) == len(colors) <= 256:
+        raise ValueError(f"choose 2 to 256 different colors, not {len(colors)} with {len(set(colors))} different ones")
+    return ",".join(colors)
 
 
 def _sides(size: int | str) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from pixelloom.data.io.layout import Labeling
 from pixelloom.data.io.listing import Listing
 from pixelloom.data.io.reading import DamageError, printable
 from pixelloom.data.io.scan import open_listing
+from pixelloom.data.palette import indexed
 from pixelloom.data.pixels import draw_bits_each
 from pixelloom.data.splits import Split
 from pixelloom.data.stream import take_batch
@@ -126,9 +127,10 @@ class FileImages:
             raise DataError(f"{listing.path}: image files have 1 or 3 channels, the model's images {spec.channels}")
         self.title, self._listing = printable(str(listing.path)), listing
         self.names: Sequence[str] = listing.names
+        self._stored = (3 if spec.color else 1, spec.height, spec.width)
         self._spec, self._config, self.changes, self.bad = spec, config, Counter[str](), 0
         self._reading = Reading(
-            (spec.height, spec.width), config.gray or spec.channels == 1, fit_of_one(config), config.background,
+            (spec.height, spec.width), config.gray or not spec.color, fit_of_one(config), config.background,
             bits=config.bits, range=config.reading.range, resample=config.resample,
         )  # fmt: skip
         self.classes, self._labels = self._labeled()
@@ -156,14 +158,14 @@ class FileImages:
                     raise DataError(f"{self.title}: {error}; repair or remove it, or set --bad-images skip") from error
                 self.bad += 1
                 _log.warning("%s: not scored: %s", self.title, error)
-        images = np.stack(found) if found else np.empty((0, *self._spec.shape), np.uint8)
+        images = np.stack(found) if found else np.empty((0, *self._stored), np.uint8)
         names = [self.names[rows[place]] for place in good]
         labels = np.array([self._labels.get(name, -1) for name in names], np.int64) if self.classes else None
         return Taken(self._leveled(images, [rows[place] for place in good]), labels, good)
 
     def _decoded(self, row: int) -> Levels:
         """One image, bytes uint8 [C, H, W]."""
-        content, name, shape = self._listing.read(row), self.names[row], self._spec.shape
+        content, name, shape = self._listing.read(row), self.names[row], self._stored
         frames, remarks = decode(content, name, self._reading)
         self.changes.update({remark for remark in remarks if not remark.startswith("with 16-bit values")})
         if size_of(content) != shape[1:]:
@@ -176,6 +178,8 @@ class FileImages:
     def _leveled(self, images: Levels, rows: list[int]) -> Levels:
         """Bytes -> levels of the model."""
         config = self._config
+        if self._spec.palette is not None:
+            return indexed(images, self._spec.palette)
         if config.binarize in ("static", "dynamic"):
             stream = rng.Stream.EVAL_BITS if config.binarize == "dynamic" else rng.Stream.STATIC_BITS_TEST
             return draw_bits_each(images, 256, config.seed, stream, rows)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from pixelloom.core import rng
-from pixelloom.core.types import Levels
-from pixelloom.data.tables import bytes_table, quantize_table, threshold_table
+from pixelloom.core.types import Display, Levels
+from pixelloom.data.palette import colors_of
+from pixelloom.data.tables import LEVELS, bytes_table, quantize_table, threshold_table
 
 _CHUNK = 4096  # images read at once from a memory-mapped array
 
@@ -102,6 +103,22 @@ def from_model(y: torch.Tensor, levels: int, scaling: Scaling) -> torch.Tensor:
     return v.round().clamp(0, levels - 1).to(torch.uint8)
 
 
-def to_bytes(images: Levels, levels: int) -> Levels:
-    """Convert levels to display bytes 0..255, monotonically; ``quantize(_, 256, levels)`` is the exact inverse."""
+def to_bytes(images: Levels, levels: Display) -> Levels:
+    """Convert levels [..., C, H, W] to display bytes 0..255, of the same shape, or [..., 3, H, W] with a palette.
+
+    Without a palette this is monotone, and ``quantize(_, 256, levels)`` is the exact inverse.
+    """
+    if isinstance(levels, str):
+        return np.moveaxis(colors_of(levels)[images[..., 0, :, :]], -1, -3)  # [..., H, W, 3] -> [..., 3, H, W]
     return bytes_table(levels)[images]
+
+
+def shown(images: Levels, levels: Display) -> tuple[Levels, int]:
+    """Images and their levels for functions that need intensities: with a palette, RGB bytes [..., 3, H, W] and 256."""
+    return (to_bytes(images, levels), LEVELS) if isinstance(levels, str) else (images, levels)
+
+
+def in_levels(images: torch.Tensor, display: Display) -> tuple[torch.Tensor, int]:
+    """Images, uint8 [N, C, H, W], and their number of levels; those of a palette become RGB of 256 levels."""
+    found, levels = shown(images.numpy(), display)
+    return torch.from_numpy(found), levels

@@ -11,24 +11,30 @@ from PIL import Image
 
 from pixelloom.core import rng
 from pixelloom.core.errors import UsageError
+from pixelloom.core.types import Levels
 from pixelloom.data.config import DataConfig
 from pixelloom.data.io.fit import fit_to
 from pixelloom.data.io.reading import Reading
+from pixelloom.data.palette import fit_palette, indexed
 from pixelloom.data.pixels import to_bytes
 from pixelloom.data.splits import NAMES, Dataset, Split
 from pixelloom.data.tables import Table, quantize_table, threshold_table
 
 log = logging.getLogger("pixelloom")
-_CHUNK = 4096  # images that are compared at once
+_CHUNK = 4096  # images that are compared or converted at once
+_FITTED = 10_000  # training images that a palette is fitted to, about
 
 
 def transformed(data: Dataset, config: DataConfig) -> Dataset:
-    """Quantize or binarize, and keep the first ``config.limit`` training images; states if all images are equal.
+    """Quantize, binarize or index images, and keep the first ``config.limit`` training ones; states if all are equal.
 
     Raises:
         UsageError: for an option that does not fit the images.
     """
-    data = quantized(data, config) if config.binarize == "none" else binarized(data, config)
+    if config.palette is not None:
+        data = with_palette(data, config.palette)
+    else:
+        data = quantized(data, config) if config.binarize == "none" else binarized(data, config)
     if config.limit is not None:
         data = replace(data, train=data.train.first(config.limit))
     if not data.dynamic and len(data.train) > 1 and _all_equal(data.train):
@@ -115,6 +121,39 @@ def quantized(data: Dataset, config: DataConfig) -> Dataset:
     if levels == data.source_levels:
         return data
     return _with_table(data, quantize_table(data.source_levels, levels), levels, f"quantized to {levels} levels")
+
+
+def with_palette(data: Dataset, palette: int | str) -> Dataset:
+    """Color images as indices of a palette, held in memory.
+
+    Args:
+        data: RGB images.
+        palette: number of colors, fitted to the training images, or the colors.
+
+    Raises:
+        UsageError: for images that are not in color.
+    """
+    if data.spec.channels != 3:
+        raise UsageError(f"data.palette: the images of {data.name} are not in color; remove it")
+    if isinstance(palette, int):
+        step = max(1, len(data.train) // _FITTED)
+        seen = data.train.take(np.arange(0, len(data.train), step))[0]
+        palette = fit_palette(to_bytes(seen, data.source_levels), palette)
+    levels = len(palette.split(","))
+    stores: dict[int, Levels] = {}  # splits may share one
+
+    def of(split: Split) -> Split:
+        if id(split.store) not in stores:
+            store = stores[id(split.store)] = np.empty((len(split.store), 1, *split.store.shape[2:]), np.uint8)
+            for at in range(0, len(store), _CHUNK):
+                pixels = to_bytes(np.asarray(split.store[at : at + _CHUNK]), data.source_levels)
+                store[at : at + _CHUNK] = indexed(pixels, palette)
+        return replace(split, store=stores[id(split.store)], levels=levels, table=None)
+
+    train, val, test = (of(data.split(name)) for name in NAMES)
+    spec = replace(data.spec, channels=1, levels=levels, palette=palette)
+    changed = replace(data, spec=spec, train=train, val=val, test=test, source_levels=levels)
+    return _with_note(changed, f"indexed by a palette of {levels} colors")
 
 
 def binarized(data: Dataset, config: DataConfig) -> Dataset:

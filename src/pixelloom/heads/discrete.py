@@ -179,6 +179,8 @@ def make_head(config: HeadConfig, spec: ImageSpec) -> Head:
                 "head.channels: a mixture of logistics orders the channels of a pixel; use head.channels=ordered, or "
                 "head.kind=categorical"
             )
+        if spec.palette is not None:
+            raise UsageError("head.kind: logistics needs intensities, not a palette; use head.kind=categorical")
         return Logistics(spec, config.mixtures)
     binary = config.kind == "bernoulli" or (config.kind == "auto" and spec.levels == 2)
     return (Bernoulli if binary else Categorical)(spec, config.channels)

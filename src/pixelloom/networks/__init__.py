@@ -104,10 +104,9 @@ def build_network(
     if condition and not takes_condition(name):
         raise UsageError(f"condition: {no_condition(name)}")
     check_orders(orders, spec)
-    if orders > 1 and (condition or getattr(config, "orders", 1) > 1):
-        other = "a conditioning image" if condition else "model.orders"
-        raise UsageError(f"orders: {orders} symmetries of the grid and {other} cannot be combined; choose one of them")
-    inner = replace(spec, channels=spec.channels * embedding) if embedding else spec
+    if orders > 1 and getattr(config, "orders", 1) > 1:
+        raise UsageError(f"orders: {orders} symmetries of the grid and model.orders cannot be combined; choose one")
+    inner = replace(spec, channels=spec.channels * embedding, palette=None) if embedding else spec
     try:
         more = {"condition": condition} if condition else {}
         joint = joint_classes(orders, classes) if orders > 1 else classes

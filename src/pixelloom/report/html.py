@@ -10,7 +10,7 @@ import io
 from importlib import resources
 from typing import Any
 
-from pixelloom.core.types import Levels
+from pixelloom.core.types import Display, Levels
 from pixelloom.report.charts import Chart, charts, color, in_ink
 from pixelloom.report.model import Comparison, ModelEntry
 from pixelloom.viz.grid import grid
@@ -46,8 +46,8 @@ def _model(place: int, model: ModelEntry, comparison: Comparison) -> dict[str, A
         "name": model.name,
         "color": color(place),
         "about": model.about,
-        "given": None if model.given is None else _grid(model.given, model.spec.levels),
-        "samples": _grid(model.samples, model.spec.levels),
+        "given": None if model.given is None else _grid(model.given, model.spec.display),
+        "samples": _grid(model.samples, model.spec.display),
         "caption": model.caption(comparison.seed),
         "row": list(model.row().items()),
     }
@@ -58,7 +58,7 @@ def _chart(chart: Chart) -> dict[str, str]:
     return {"title": chart.title, "alt": chart.alt, "note": chart.note, "light": light, "dark": dark}
 
 
-def _grid(images: Levels, levels: int) -> str:
+def _grid(images: Levels, levels: Display) -> str:
     buffer = io.BytesIO()
     grid(images, levels).save(buffer, "PNG")
     return _inline(buffer.getvalue())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from pixelloom.core.types import Levels
+from pixelloom.core.types import Display, Levels
 from pixelloom.report.charts import charts, color, in_ink
 from pixelloom.report.model import Comparison, ModelEntry
 from pixelloom.viz import canvas
@@ -32,7 +32,7 @@ def draw(comparison: Comparison) -> Image.Image:
     models = comparison.models
     column = max(
         _FEW[1] if len(models) <= _FEW[0] else _COLUMN,
-        *(_grid(model.samples, model.spec.levels, 0).width for model in models),
+        *(_grid(model.samples, model.spec.display, 0).width for model in models),
     )
     drawn = [(chart, Image.open(io.BytesIO(in_ink(chart.draw(), INK)))) for chart in charts(comparison)]
     columns = min(len(models), _ABREAST)
@@ -61,12 +61,12 @@ def _band(comparison: Comparison, places: range, column: int) -> Image.Image:
     models = [comparison.models[place] for place in places]
     rows: list[Row] = [
         ("", [_head(model, place, column) for place, model in zip(places, models, strict=True)]),
-        ("samples", [_grid(model.samples, model.spec.levels, column) for model in models]),
+        ("samples", [_grid(model.samples, model.spec.display, column) for model in models]),
         ("", [canvas.paragraph([Line(m.caption(comparison.seed), _CAPTION, SOFT)], column) for m in models]),
     ]
     if any(model.given is not None for model in models):
         blank = Image.new("RGB", (1, 1), "white")
-        given = [blank if m.given is None else _grid(m.given, m.spec.levels, column) for m in models]
+        given = [blank if m.given is None else _grid(m.given, m.spec.display, column) for m in models]
         rows.append(("given", given))
     texts = [model.row() for model in models]
     rows += [(what, [canvas.paragraph([Line(text[what])], column) for text in texts]) for what in texts[0]]
@@ -94,7 +94,7 @@ def _head(model: ModelEntry, place: int, column: int) -> Image.Image:
     return block
 
 
-def _grid(images: Levels, levels: int, width: int) -> Image.Image:
+def _grid(images: Levels, levels: Display, width: int) -> Image.Image:
     """A grid as large as the width allows, in whole pixels."""
     scale = 1
     while grid_layout(len(images), images.shape[1:], scale=scale + 1).size[1] <= width:

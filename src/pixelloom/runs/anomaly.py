@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,8 @@ from torch import Tensor
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.core.types import Levels
 from pixelloom.data.image_source import ImageSource, Taken
+from pixelloom.data.pixels import shown
+from pixelloom.engine.workers import each
 from pixelloom.metrics.anomaly import Scores, needed
 from pixelloom.metrics.likelihood import batch_size
 from pixelloom.metrics.scores import KINDS, Kind, Reference, Statistics, coded_bits
@@ -113,7 +117,9 @@ class Scorer:
         background = (
             None if self.background is None else negative_log_likelihood(self.background, images).numpy() / unit
         )
-        return Statistics(nats.numpy() / unit, coded_bits(images, spec.levels), background), found
+        pixels, levels = shown(images, spec.display)
+        coded = coded_bits(pixels, levels) * (pixels.shape[1] / spec.channels)  # three bytes for an index of a palette
+        return Statistics(nats.numpy() / unit, coded, background), found
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -184,13 +190,22 @@ def parts(
     scorer: Scorer, source: ImageSource, rows: Sequence[int], on_images: OnImages | None = None
 ) -> Iterator[Part]:
     """Measure the images at some rows, a batch at a time."""
-    for start in range(0, len(rows), scorer.batch):
-        some = rows[start : start + scorer.batch]
-        taken = source.take(some)
-        statistics, bits = scorer.measure(taken.images)
-        yield Part(some, taken, statistics, bits)
-        if on_images is not None:
-            on_images(start + len(some), len(rows))
+    read = deque[tuple[Sequence[int], Taken]]()  # batches that are not measured yet
+    done = 0
+
+    def batches() -> Iterator[tuple[Scorer, Levels]]:
+        for start in range(0, len(rows), scorer.batch):
+            some = rows[start : start + scorer.batch]
+            read.append((some, source.take(some)))
+            yield scorer, read[-1][1].images
+
+    with closing(each(scorer.model, Scorer.measure, batches())) as measured:
+        for statistics, bits in measured:
+            some, taken = read.popleft()
+            yield Part(some, taken, statistics, bits)
+            done += len(some)
+            if on_images is not None:
+                on_images(done, len(rows))
 
 
 def spaced(n: int, limit: int | None) -> list[int]:

@@ -88,7 +88,8 @@ class PixelRun(RunConfig):
     head: HeadConfig = HeadConfig()
     inputs: Literal["unit", "symmetric", "standard", "embedding"] = Field(
         "symmetric",
-        description="scaling of the input: [0, 1], [-1, 1], mean 0 and deviation 1, or a learned vector for each level",
+        description="scaling of the input: [0, 1], [-1, 1], mean 0 and deviation 1, or a learned vector for each level "
+        "(always with a palette)",
     )
     embedding: int = Field(8, ge=1, le=256, description="with inputs=embedding: features of each level's vector")
     label_dropout: float = Field(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from pixelloom.data.config import DataConfig
 from pixelloom.data.io.download import progress_bar
 from pixelloom.data.memory import NAME as IN_MEMORY
 from pixelloom.data.memory import dataset_of
+from pixelloom.data.pixels import in_levels
 from pixelloom.data.splits import NAMES as SPLITS
 from pixelloom.data.stream import ordered, take_batch
 from pixelloom.engine.memory import keep_freed_memory
+from pixelloom.engine.workers import each
 from pixelloom.metrics import results
 from pixelloom.metrics.class_accuracy import accuracy, applies, digits_of
 from pixelloom.metrics.distances import enough
@@ -79,12 +82,16 @@ class MeasureOptions:
 
 @dataclass(frozen=True)
 class Measured:
-    """Results, the samples (uint8 [N, C, H, W]) and the real images; ``neighbors`` with the metric ``nearest``."""
+    """Results, the samples and the real images; ``neighbors`` with the metric ``nearest``.
+
+    Images are uint8 [N, C, H, W] with ``levels`` levels; those of a palette are RGB.
+    """
 
     results: list[Result]
     samples: Tensor
     reference: Reference
     neighbors: TrainingNeighbors | None
+    levels: int
 
 
 def applicable_metrics(model: GenerativeModel, metrics: Sequence[str] | None, split: str) -> tuple[str, ...]:
@@ -142,10 +149,11 @@ def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_d
     for name, value, smallest in (("n", options.n, 1), ("seed", options.seed, 0), ("limit", limit, 1)):
         at_least(name, value, smallest)
     data = matched(model, data)
-    space = extractor_for(options.features, data.spec.channels, data.name).on(model.device)
+    display = data.spec.display
+    space = extractor_for(options.features, 3 if data.spec.color else data.spec.channels, data.name).on(model.device)
     held_out, conditioning = _held_out(model, data, options)
     asked = possible_metrics(options, data, space.num_features, len(held_out.images), options.n)
-    samples = draw(model, options.n, seed=options.seed, on_draw=on_draw, **conditioning)
+    samples, levels = in_levels(draw(model, options.n, seed=options.seed, on_draw=on_draw, **conditioning), display)
     training = (
         some_of(data, "train", most_images(data), options.seed, rng.Stream.TRAINING).images
         if "nearest" in asked
@@ -153,8 +161,9 @@ def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_d
     )
     if training is not None and len(training) < len(data.train):
         _log.warning("nearest: searches %d of %d training images, selected at random", len(training), len(data.train))
-    reference = Reference(held_out.images, training)
-    levels, neighbors, found = data.spec.levels, None, []
+    held_out = held_out._replace(images=in_levels(held_out.images, display)[0])
+    reference = Reference(held_out.images, None if training is None else in_levels(training, display)[0])
+    neighbors, found = None, []
     if "nearest" in asked:
         neighbors = training_neighbors(samples, reference, levels, seed=options.seed)
     distances = [name for name in METRICS if name in asked]
@@ -171,7 +180,7 @@ def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_d
             _log.warning(
                 "%s: skipped: only %.1f %% of the real images are recognized", result.name, 100 * (result.baseline or 0)
             )
-    return Measured(found, samples, reference, neighbors)
+    return Measured(found, samples, reference, neighbors, levels)
 
 
 def draw(
@@ -328,7 +337,8 @@ def scored(
         raise DataError(f"{data.name}: the {split} split has no image to score")
     images = counted(ordered(part, data.spec, batch_size(data.spec), dynamic=data.dynamic, limit=limit), on_images)
     score_split = score_conditional if model.description.classes else score
-    return likelihood(score_split(require(model, "likelihood", "likelihood").log_prob, images), data.spec.dims)
+    log_prob = require(model, "likelihood", "likelihood").log_prob
+    return likelihood(score_split(log_prob, images, partial(each, model)), data.spec.dims)
 
 
 def _load(spec: ImageSpec, data: DataConfig) -> Dataset:
@@ -383,8 +393,8 @@ def data_for(model: GenerativeModel, source: str | None = None, changes: Overrid
     if source is not None and source != trained.get("source"):
         # Other data need not have the published form of the training data: ask for the model's shape and levels.
         spec = model.spec
-        needed = {"size": f"{spec.height}x{spec.width}", "gray": spec.channels == 1}
-        if trained.get("binarize", "none") == "none":
+        needed = {"size": f"{spec.height}x{spec.width}", "gray": not spec.color and spec.channels == 1}
+        if trained.get("binarize", "none") == "none" and spec.palette is None:
             needed["levels"] = spec.levels
         named = {"source": source} | {key: value for key, value in needed.items() if not trained.get(key)}
     return checked(trained | named | dict(changes or {}))

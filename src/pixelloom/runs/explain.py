@@ -57,7 +57,7 @@ def explanation(
         title=f"{about.network} on {source}: the prediction of one pixel"
         + (f", class {(*about.class_names, 'none')[int(labels)]}" if label is not None and labels is not None else ""),
         image=levels[0].cpu().numpy(),
-        levels=spec.levels,
+        levels=spec.display,
         position=position,
         taps=first_taps(flow),
         field=field_of(flow, position),

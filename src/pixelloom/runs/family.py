@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import pixelloom
 from pixelloom.core.errors import UsageError
+from pixelloom.core.types import Display
 from pixelloom.data.catalog import Dataset
 from pixelloom.data.stream import ordered
 from pixelloom.engine.state import Hook
@@ -126,7 +127,7 @@ def spaced_images(data: Dataset, split: str, n: int | None) -> Tensor:
     return torch.cat([b.images for b in ordered(data.split(split), data.spec, 64, dynamic=data.dynamic, limit=n)])
 
 
-def by_class(images: Tensor, data: Dataset, levels: int) -> Image:
+def by_class(images: Tensor, data: Dataset, levels: Display) -> Image:
     """A table with one named row per class, of images of which number i has class i modulo the number of classes."""
     return table(images.numpy(), levels, len(data.classes), names=data.classes)
 

@@ -49,6 +49,8 @@ class GANSetup(Setup[GANRun, GANModel]):
     def build(self) -> GANModel:
         """Build the untrained generator and discriminator."""
         config, data = self.config, self.data
+        if data.spec.palette is not None:
+            raise UsageError("data.palette: a GAN generates intensities; remove it, or choose a pixel model")
         if config.matching_aware and self.classes < 2:
             raise UsageError("matching_aware: needs --classes, and data of two or more classes")
         if config.joint_batch and getattr(config.model, "deviation", False):

@@ -13,6 +13,7 @@ import numpy as np
 
 import pixelloom
 from pixelloom.core.errors import DataError, UsageError
+from pixelloom.core.types import ImageSpec
 from pixelloom.data.catalog import DATASETS
 from pixelloom.data.config import DataConfig
 from pixelloom.data.splits import NAMES, Dataset, Split
@@ -54,6 +55,19 @@ def comment(config: RunConfig, content: Mapping[str, Any]) -> str:
     """A line for ``config.yaml``: where the data are, and the beginning of the SHA-256 of each split."""
     splits = ", ".join(f"{name} {split['images'][:16]} (N={split['n']})" for name, split in content["splits"].items())
     return f"data: {absolute(config.data.source) or config.data.source}; SHA-256 of {splits}"
+
+
+def with_palette(config: RunConfig, spec: ImageSpec) -> RunConfig:
+    """The configuration with the colors of the palette that was fitted to the data, so that it can be repeated.
+
+    Indices of a palette have no order, so a pixel network takes a learned vector for each.
+    """
+    if spec.palette is None:
+        return config
+    changes: dict[str, Any] = {"data": config.data.model_copy(update={"palette": spec.palette})}
+    if "inputs" in type(config).model_fields:
+        changes["inputs"] = "embedding"
+    return config.model_copy(update=changes)
 
 
 def original_data(config: RunConfig, before: Mapping[str, Any]) -> RunConfig:

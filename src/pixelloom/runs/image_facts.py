@@ -64,6 +64,7 @@ def _of_dataset(data: Dataset, config: DataConfig) -> ImageFacts:
         stored=levels,
         colors=colors,
         sized=config.size is not None,
+        palette=data.spec.palette is not None,
     )
 
 
@@ -86,6 +87,9 @@ def _of_files(path: Path, config: DataConfig) -> ImageFacts:
     height, width = (side, side) if mixed else sizes.pop()
     values = np.unique(np.concatenate([np.unique(frame) for frame in frames]))
     stored = 2 if config.binarize != "none" else config.levels or 256
+    if config.palette is not None:
+        n = palette_size(config.palette)
+        return ImageFacts(count, height, width, 1, n, n, n, config.size is not None, mixed, palette=True)
     return ImageFacts(
         count=count,
         height=height,
@@ -97,6 +101,11 @@ def _of_files(path: Path, config: DataConfig) -> ImageFacts:
         sized=config.size is not None,
         mixed=mixed,
     )
+
+
+def palette_size(palette: int | str) -> int:
+    """The number of colors of ``DataConfig.palette``."""
+    return palette if isinstance(palette, int) else len(palette.split(","))
 
 
 def levels_needed(values: Pixels) -> int:

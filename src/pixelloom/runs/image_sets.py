@@ -7,6 +7,7 @@ from pixelloom.core.errors import DataError, UsageError, did_you_mean
 from pixelloom.data.catalog import Dataset, load_for
 from pixelloom.data.config import DataConfig
 from pixelloom.data.io.download import progress_bar
+from pixelloom.data.pixels import in_levels
 from pixelloom.metrics import results
 from pixelloom.metrics.extractors import extractor_for
 from pixelloom.metrics.results import METRICS, Reference
@@ -39,8 +40,9 @@ def load_samples(source: str, config: DataConfig, data: Dataset) -> Dataset:
         DataError: if they cannot be read.
     """
     spec = data.spec
-    needed = {"source": source, "size": f"{spec.height}x{spec.width}", "gray": spec.channels == 1, "limit": None}
-    if config.binarize == "none":
+    needed: dict[str, object] = {"source": source, "size": f"{spec.height}x{spec.width}", "limit": None}
+    needed["gray"] = not spec.color and spec.channels == 1
+    if config.binarize == "none" and spec.palette is None:
         needed["levels"] = spec.levels
     with progress_bar() as shown:
         return load_for(spec, checked(config.model_dump() | needed), shown)
@@ -59,10 +61,9 @@ def measure_sets(samples: Dataset, data: Dataset, options: MeasureOptions) -> Me
     held_out = some_of(data, options.split, most, options.seed, rng.Stream.REFERENCE)
     if not len(drawn.images) or not len(held_out.images):
         raise DataError(f"{data.name}: the {options.split} split has no images to measure against")
-    space = extractor_for(options.features, data.spec.channels, data.name)
+    space = extractor_for(options.features, 3 if data.spec.color else data.spec.channels, data.name)
     asked = possible_metrics(options, data, space.num_features, len(held_out.images), len(drawn.images))
-    reference = Reference(held_out.images, None)
-    found = results.measure(
-        drawn.images, reference, data.spec.levels, metrics=list(asked), extractor=space, seed=options.seed
-    )
-    return Measured(found, drawn.images, reference, None)
+    images, levels = in_levels(drawn.images, data.spec.display)
+    reference = Reference(in_levels(held_out.images, data.spec.display)[0], None)
+    found = results.measure(images, reference, levels, metrics=list(asked), extractor=space, seed=options.seed)
+    return Measured(found, images, reference, None, levels)

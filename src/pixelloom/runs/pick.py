@@ -40,6 +40,7 @@ class ImageFacts:
         colors: number of different colors or gray values that were seen, at most 256.
         sized: whether ``--size`` is given.
         mixed: whether images have several sizes.
+        palette: whether ``--palette`` is given.
     """
 
     count: int
@@ -51,6 +52,7 @@ class ImageFacts:
     colors: int = 256
     sized: bool = False
     mixed: bool = False
+    palette: bool = False
 
     @property
     def square(self) -> bool:
@@ -64,9 +66,9 @@ class ImageFacts:
 
     def __str__(self) -> str:
         black_and_white = self.levels == 2 and self.channels == 1
-        kind = "color" if self.channels == 3 else "black-and-white" if black_and_white else "gray"
+        kind = "color" if self.channels == 3 or self.palette else "black-and-white" if black_and_white else "gray"
         size = "several sizes" if self.mixed else f"{self.height}x{self.width}"
-        what = "colors" if self.channels == 3 else "gray values"
+        what = "colors" if self.channels == 3 or self.palette else "gray values"
         few = f", {self.colors} {what}" if self.colors <= FEW_LEVELS and not black_and_white else ""
         return f"{self.count:,} {kind} image{'s' * (self.count != 1)} of {size}{few}"
 
@@ -119,6 +121,12 @@ class Choice:
 
 
 RULES = (
+    Rule(
+        "`--palette`",
+        lambda images, _: images.palette,
+        "gated-pixelcnn",
+        "a pixel model of indices has only colors of the palette, and one value a pixel",
+    ),
     Rule(
         f"both sides at most {TINY} pixels",
         lambda images, _: max(images.height, images.width) <= TINY,

@@ -127,11 +127,11 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         """
         seed = self.config.train.seed
         if model.condition is None and model.description.null_class:
-            return grid(model.sample(n, seed=seed, on_step=on_step).numpy(), model.spec.levels)
+            return grid(model.sample(n, seed=seed, on_step=on_step).numpy(), model.spec.display)
         if model.condition is None:
             n = max(1, n // self.classes) * self.classes
             images = model.sample(n, seed=seed, labels=torch.arange(n) % self.classes, on_step=on_step)
-            return by_class(images, self.data, model.spec.levels)
+            return by_class(images, self.data, model.spec.display)
         truth = spaced_images(self.data, "val", math.ceil(math.sqrt(n)))
         seen, rows = model.condition.of(truth), len(truth)
         if model.condition.masks:
@@ -140,7 +140,7 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         labels = None if model.description.null_class else row % self.classes
         images = model.sample(len(row), seed=seed, condition=seen[row], labels=labels, on_step=on_step)
         left, right = model.condition.to_images(seen).numpy(), truth.numpy()
-        return table(images.numpy(), model.spec.levels, rows, left=left, right=right)
+        return table(images.numpy(), model.spec.display, rows, left=left, right=right)
 
 
 def _scaling(config: PixelRun, data: Dataset) -> Scaling:

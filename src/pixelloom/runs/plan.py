@@ -193,6 +193,8 @@ def _resumed(folder: Path, recipe: str | None, file: Mapping[str, Any], changes:
     if recipe is not None and recipe != begun.recipe:
         raise UsageError(f"{folder}: is a run of {begun.recipe!r}, not of {recipe!r}; choose another --out")
     plan = _changed(compose(begun, file=_with_one_budget(file)), changes)
+    if plan.data.palette == len(str(begun.data.palette).split(",")):  # the number of the fitted colors
+        plan = plan.model_copy(update={"data": plan.data.model_copy(update={"palette": begun.data.palette})})
     before, after = flat(begun.model_dump(mode="json")), flat(plan.model_dump(mode="json"))
     changed = [key for key in after if after[key] != before.get(key) and not is_free(key)]
     if "data.source" in changed and _are_files(str(before["data.source"]), str(after["data.source"])):

@@ -139,6 +139,7 @@ def train(
     fabric = make_fabric(config.train)
     with fabric.rank_zero_first(), progress_bar() as shown:  # downloads and decodes once
         data = load(config.data, shown) if arrays is None else dataset_of(arrays, config=config.data)
+    config = identity.with_palette(config, data.spec)
     identity.check_data(config, data, before, allow=changed_data)
     setup = set_up(config, data, own)
     if config.start and not before:  # the checkpoint of a resumed run has the weights

@@ -1,6 +1,7 @@
 """The state of the pixel canvas as JSON: levels of an image and its hole, pixel by pixel.
 
-{"shape": [C, H, W], "levels": L, "pixels": base64 of C * H * W bytes, "hole": H * W characters 0 or 1}
+{"shape": [C, H, W], "levels": L, "pixels": base64 of C * H * W bytes, "hole": H * W characters 0 or 1}, and with a
+palette "palette": "#rrggbb,..."
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelloom.core.errors import UsageError
-from pixelloom.core.types import ImageSpec, Levels
+from pixelloom.core.types import Display, ImageSpec, Levels
 
 Hole = npt.NDArray[np.bool_]
 """True for hidden pixels, bool [H, W]."""
 _LONGEST = 1 << 22  # characters
 
 
-def dumped(image: Levels, hole: Hole, levels: int) -> str:
+def dumped(image: Levels, hole: Hole, levels: Display) -> str:
     """The JSON of an image, levels uint8 [C, H, W], and a hole, bool [H, W]."""
-    state = {
+    colors = {"palette": levels} if isinstance(levels, str) else {}
+    state = colors | {
         "shape": list(image.shape),
-        "levels": levels,
+        "levels": len(levels.split(",")) if isinstance(levels, str) else levels,
         "pixels": base64.b64encode(np.ascontiguousarray(image).tobytes()).decode("ascii"),
         "hole": "".join("1" if hidden else "0" for hidden in hole.ravel()),
     }
@@ -33,7 +35,7 @@ def dumped(image: Levels, hole: Hole, levels: int) -> str:
 
 def empty(spec: ImageSpec) -> str:
     """The JSON of a black image whose pixels are all hidden."""
-    return dumped(np.zeros(spec.shape, np.uint8), np.ones(spec.shape[1:], np.bool_), spec.levels)
+    return dumped(np.zeros(spec.shape, np.uint8), np.ones(spec.shape[1:], np.bool_), spec.display)
 
 
 def parsed(text: object, spec: ImageSpec) -> tuple[Levels, Hole]:

@@ -77,7 +77,7 @@ def compare(one: Entry, other: Entry, n: object, seed: object, files: list[tuple
     for entry in both:
         if draws(entry.model):
             images = entry.model.sample(count, seed=start, **sample_options(entry, 1.0, None, None)).numpy()
-            drawn.append(gallery(pngs_of(images, entry.model.spec.levels), side=80))
+            drawn.append(gallery(pngs_of(images, entry.model.spec.display), side=80))
         else:
             drawn.append("<p>needs a conditioning image</p>")
     return table(rows[0], rows[1:]), drawn[0], drawn[1]

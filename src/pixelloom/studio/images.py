@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pixelloom.core.errors import DataError, UsageError
-from pixelloom.core.types import Levels
+from pixelloom.core.types import Display, Levels
 from pixelloom.data.image_source import ImageSource
 from pixelloom.data.io.decode import ACCEPTED
 from pixelloom.models.family import GenerativeModel
@@ -35,7 +35,7 @@ def png_of(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def pngs_of(images: Levels, levels: int) -> list[bytes]:
+def pngs_of(images: Levels, levels: Display) -> list[bytes]:
     """A PNG file, pixel by pixel, of each image, levels uint8 [N, C, H, W]."""
     return [png_of(to_image(image, levels)) for image in images]
 

@@ -121,7 +121,7 @@ def summary(entry: Entry) -> str:
     """One line about a model."""
     model, about = entry.model, entry.model.description
     spec, data = model.spec, about.training.data
-    colors = {1: "gray", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels")
+    colors = "palette" if spec.palette else {1: "gray", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels")
     parts = [
         f"{family_of(model).title}, {about.network}, {model.parameters:,} parameters",
         f"{spec.height} x {spec.width}, {colors}, {spec.levels} levels",

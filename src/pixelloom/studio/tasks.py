@@ -76,7 +76,7 @@ def draw(
     if not draws(entry.model):
         raise UsageError("this model needs a conditioning image; use pixelloom sample --condition")
     options = sample_options(entry, temperature, truncation, class_name)
-    levels = entry.model.spec.levels
+    levels = entry.model.spec.display
     for frame in frames(lambda on_step: entry.model.sample(count, seed=start, on_step=on_step, **options)):
         images = gallery(pngs_of(frame.images, levels))
         yield images, f"{count} images, seed {start}" if frame.done else f"step {frame.step} of {frame.steps}"
@@ -86,13 +86,13 @@ def example(entry: Entry, seed: object, class_name: str | None = None) -> str:
     """The canvas with an image of the model, whose lower half is hidden."""
     options = sample_options(entry, 1.0, None, class_name)
     image = entry.model.sample(1, seed=integer("seed", seed, 0, LARGEST_SEED), **options)[0].numpy()
-    return canvas.dumped(image, lower_half(entry), entry.model.spec.levels)
+    return canvas.dumped(image, lower_half(entry), entry.model.spec.display)
 
 
 def on_canvas(entry: Entry, name: str, content: bytes) -> str:
     """The canvas with an image file, whose lower half is hidden."""
     image = levels_of(entry.model, [(name, content)])[1][0]
-    return canvas.dumped(image, lower_half(entry), entry.model.spec.levels)
+    return canvas.dumped(image, lower_half(entry), entry.model.spec.display)
 
 
 def lower_half(entry: Entry) -> canvas.Hole:
@@ -121,7 +121,7 @@ def complete(entry: Entry, state: object, seed: object, class_name: str | None) 
     order = sorted(range(COMPLETIONS), key=lambda i: -log_prob[i])
     share = torch.softmax(found.log_prob[0], 0).tolist()
     captions = [f"log p = {log_prob[i]:.2f}\n{100 * share[i]:.1f} % of these" for i in order]
-    shown = gallery(pngs_of(found.images[0, order].numpy(), model.spec.levels), captions)
+    shown = gallery(pngs_of(found.images[0, order].numpy(), model.spec.display), captions)
     words = {"order": "exact, in a pixel order", "mask": "given all known pixels", "particles": "by particles"}
     values = int(hole.sum()) * model.spec.channels
     return shown, f"{values} of {model.spec.dims} values hidden; method {found.method} ({words[found.method]}); nats"
@@ -159,14 +159,14 @@ def score(entry: Entry, files: list[tuple[str, bytes]]) -> tuple[str, str]:
 
     def on_maps(names: list[str], images: Any, excess: Any) -> None:
         for name, image, each in zip(names, images, excess, strict=True):
-            drawn[name] = png_of(overlay(image, spec.levels, each, found.scale))
+            drawn[name] = png_of(overlay(image, spec.display, each, found.scale))
 
     with fitted(entry.model, files) as source:
         result = score_images(
             scorer, found, source, false_alarms=FALSE_ALARMS, on_maps=on_maps if scorer.maps else None
         )
         images = {
-            name: png_of(to_image(source.take([row]).images[0], spec.levels))
+            name: png_of(to_image(source.take([row]).images[0], spec.display))
             for row, name in enumerate(source.names)
             if result.rows[row].score is not None and name not in drawn
         }
@@ -194,7 +194,7 @@ def _bits_only(entry: Entry, files: list[tuple[str, bytes]], why: str) -> tuple[
     statistics, maps = Scorer(entry.model, maps=_one_order(entry)).measure(images)
     largest = spec.channels * math.log2(spec.levels)  # bits of a pixel without any model
     shown = (
-        pngs_of(images, spec.levels)
+        pngs_of(images, spec.display)
         if maps is None
         else [png_of(overlay(image, spec.levels, each, largest)) for image, each in zip(images, maps, strict=True)]
     )

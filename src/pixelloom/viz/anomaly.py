@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pixelloom.core.types import Levels
+from pixelloom.core.types import Display, Levels
 from pixelloom.data.pixels import to_bytes
 from pixelloom.viz.canvas import enlarge, hstack
 
@@ -15,12 +15,12 @@ _STRONGEST = 0.85  # share of the color where the scale ends
 _SIDE = 224  # pixels: small images are enlarged to about this size
 
 
-def overlay(image: Levels, levels: int, excess: npt.NDArray[np.float32], scale: float) -> Image.Image:
+def overlay(image: Levels, levels: Display, excess: npt.NDArray[np.float32], scale: float) -> Image.Image:
     """An image and the image under its map, beside each other.
 
     Args:
         image: levels, uint8 [C, H, W]; other than 3 channels are shown as their mean.
-        levels: number of levels.
+        levels: number of levels, or a palette.
         excess: bits above the expected ones, float32 [H, W].
         scale: bits at which colors saturate; one for a whole set, so that maps can be compared.
     """

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from pixelloom.core.types import Levels
+from pixelloom.core.types import Display, Levels
 from pixelloom.data.pixels import to_bytes
 from pixelloom.viz import backend, canvas
 from pixelloom.viz.canvas import SOFT, TEXT, Line, enlarge
@@ -81,7 +81,7 @@ def points(size: Place, rows: int) -> list[Place]:
     return list(itertools.product(ys, xs))
 
 
-def overlay(image: Levels, levels: int, weights: Weights, top: float, scale: int = 1) -> Colors:
+def overlay(image: Levels, levels: Display, weights: Weights, top: float, scale: int = 1) -> Colors:
     """A map [h, w] over an image [C, H, W]: [H scale, W scale, 3]; ``top`` is the weight of the last color."""
     backend.ready()
     from matplotlib import colormaps
@@ -93,7 +93,7 @@ def overlay(image: Levels, levels: int, weights: Weights, top: float, scale: int
     return shades
 
 
-def sheet(strips: Sequence[Strip], levels: int, notes: Sequence[str] = (), scale: int | None = None) -> Image.Image:
+def sheet(strips: Sequence[Strip], levels: Display, notes: Sequence[str] = (), scale: int | None = None) -> Image.Image:
     """Strips below each other, each with its caption, its tiles and, for maps, its color scale.
 
     Args:
@@ -131,7 +131,7 @@ def _caption(strip: Strip) -> Image.Image:
     return canvas.pad(block, right=_GAP)
 
 
-def _tile(strip: Strip, i: int, levels: int, scale: int) -> Image.Image:
+def _tile(strip: Strip, i: int, levels: Display, scale: int) -> Image.Image:
     """Image i of a strip, enlarged, with a frame around the position of its query."""
     image, size = strip.images[i], (strip.images.shape[2], strip.images.shape[3])
     if strip.weights is None:

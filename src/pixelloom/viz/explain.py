@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pixelloom.core.types import Levels
+from pixelloom.core.types import Display, Levels
 from pixelloom.data.pixels import to_bytes
 from pixelloom.layers.reads import Marks, Position
 from pixelloom.viz import backend
@@ -44,7 +44,7 @@ class Explanation:
     Attributes:
         title: model and data.
         image: levels uint8 [C, H, W].
-        levels: number of levels.
+        levels: number of levels, or a palette.
         position: (row, column) of the predicted pixel.
         taps: offsets (down, right) that the first layer reads, (0, 0) for earlier channels of the pixel itself; None
             for a network whose first layer reads all earlier pixels.
@@ -56,7 +56,7 @@ class Explanation:
 
     title: str
     image: Levels
-    levels: int
+    levels: Display
     position: tuple[int, int]
     taps: tuple[Position, ...] | None
     field: Marks

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pixelloom.core.atomic import write_bytes
 from pixelloom.core.errors import UsageError
-from pixelloom.core.types import Levels
+from pixelloom.core.types import Display, Levels
 from pixelloom.data.pixels import to_bytes
 from pixelloom.viz.canvas import TileLayout, column_labels, enlarge, hstack, row_labels, tile_layout, vstack
 
@@ -23,14 +23,14 @@ _COLORS = (1, 3)  # channels that are shown as one image: gray, RGB
 
 
 def grid(
-    images: Levels, levels: int, columns: int | None = None, scale: int | None = None, margin: int | None = None
+    images: Levels, levels: Display, columns: int | None = None, scale: int | None = None, margin: int | None = None
 ) -> Image.Image:
     """Images side by side, row by row, each pixel a square of ``scale`` pixels (nearest neighbor, no smoothing).
 
     Args:
         images: uint8 [N, C, H, W]; one channel is gray, three are RGB; with any other number the channels are shown
             in gray beside each other.
-        levels: number of levels; 0 is black and ``levels - 1`` full intensity.
+        levels: number of levels; 0 is black and ``levels - 1`` full intensity. Or a palette.
         columns: images a row; by default as square a grid as possible.
         scale: by default small images become about 96 pixels wide.
         margin: pixels between images and around them; by default it grows with the scale.
@@ -67,7 +67,7 @@ def grid_layout(
 
 def table(
     images: Levels,
-    levels: int,
+    levels: Display,
     rows: int,
     *,
     left: Levels | None = None,
@@ -103,7 +103,7 @@ def table(
     return vstack([column_labels(heads, layout.column_centers, layout.size[1], _LETTER), block], align="right")
 
 
-def to_image(image: Levels, levels: int) -> Image.Image:
+def to_image(image: Levels, levels: Display) -> Image.Image:
     """One image, levels uint8 [C, H, W], pixel by pixel; read back with as many levels it is the same image."""
     return _image(_display(image[None], levels)[0])
 
@@ -113,7 +113,7 @@ def _image(planes: Levels) -> Image.Image:
     return Image.fromarray(planes[0] if len(planes) == 1 else np.ascontiguousarray(planes.transpose(1, 2, 0)))
 
 
-def _display(images: Levels, levels: int) -> Levels:
+def _display(images: Levels, levels: Display) -> Levels:
     """Display bytes [N, 1 or 3, H, W]; with any other number of channels these lie beside each other."""
     shown = to_bytes(images, levels)
     n, channels, height, width = shown.shape

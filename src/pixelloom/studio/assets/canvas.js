@@ -2,14 +2,22 @@
 const canvas = element.querySelector("canvas"), pen = canvas.getContext("2d");
 const help = element.querySelector(".canvas-help");
 const input = (name) => element.querySelector(`input.${name}`);
-let shape = [1, 1, 1], levels = 2, pixels = new Uint8Array(1), hole = new Uint8Array(1);
+let shape = [1, 1, 1], levels = 2, palette = null, pixels = new Uint8Array(1), hole = new Uint8Array(1);
 let scale = 1, tool = "hide", at = [0, 0], last = null, dirty = false;
+
+const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+
+function nearest(color) {  // index in the palette, by squared distance in RGB
+  const far = (each) => each.reduce((sum, value, i) => sum + (value - color[i]) ** 2, 0);
+  return palette.reduce((best, each, i) => (far(each) < far(palette[best]) ? i : best), 0);
+}
 
 function load() {
   if (!props.value) return;
   const state = JSON.parse(props.value);
   const same = String(shape) === String(state.shape);
   shape = state.shape; levels = state.levels;
+  palette = state.palette ? state.palette.split(",").map(rgb) : null;  // colors of the levels of the only channel
   pixels = Uint8Array.from(atob(state.pixels), (c) => c.charCodeAt(0));
   hole = Uint8Array.from(state.hole, (c) => Number(c));
   const [channels, height, width] = shape;
@@ -17,8 +25,9 @@ function load() {
   canvas.width = width * scale; canvas.height = height * scale;
   input("level").max = levels - 1;
   if (!same) { input("level").value = levels - 1; at = [height >> 1, width >> 1]; }
-  element.querySelector(".of-gray").style.display = channels === 3 ? "none" : "";
-  element.querySelector(".of-color").style.display = channels === 3 ? "" : "none";
+  const colored = channels === 3 || palette !== null;
+  element.querySelector(".of-gray").style.display = colored ? "none" : "";
+  element.querySelector(".of-color").style.display = colored ? "" : "none";
   input("brush").max = Math.max(1, Math.floor(Math.max(height, width) / 3));
   draw();
 }
@@ -28,11 +37,13 @@ function save() {
   dirty = false;
   let text = "";
   for (let i = 0; i < pixels.length; i += 8192) text += String.fromCharCode(...pixels.subarray(i, i + 8192));
-  props.value = JSON.stringify({ shape, levels, pixels: btoa(text), hole: Array.from(hole).join("") });
+  const colors = palette ? { palette: JSON.parse(props.value).palette } : {};
+  props.value = JSON.stringify({ shape, levels, ...colors, pixels: btoa(text), hole: Array.from(hole).join("") });
 }
 
 function shade(y, x) {
   const [channels, height, width] = shape, plane = height * width, i = y * width + x;
+  if (palette) return palette[pixels[i]];
   const of = (c) => Math.round((255 * pixels[c * plane + i]) / (levels - 1));
   return channels === 3 ? [of(0), of(1), of(2)] : [of(0), of(0), of(0)];
 }
@@ -61,14 +72,14 @@ const corner = ([y, x]) => [y - ((brush() - 1) >> 1), x - ((brush() - 1) >> 1)];
 
 function apply(position) {
   const [channels, height, width] = shape, [top, left] = corner(position), plane = height * width;
-  const hex = input("color").value, gray = Number(input("level").value);
-  const bytes = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  const bytes = rgb(input("color").value);
+  const value = palette ? nearest(bytes) : Number(input("level").value);  // of the only channel
   for (let y = Math.max(0, top); y < Math.min(height, top + brush()); y++)
     for (let x = Math.max(0, left); x < Math.min(width, left + brush()); x++) {
       const i = y * width + x;
       hole[i] = tool === "hide" ? 1 : 0;
       if (tool === "paint") for (let c = 0; c < channels; c++)
-        pixels[c * plane + i] = channels === 3 ? Math.round((bytes[c] * (levels - 1)) / 255) : gray;
+        pixels[c * plane + i] = channels === 3 ? Math.round((bytes[c] * (levels - 1)) / 255) : value;
     }
   dirty = true;
 }
