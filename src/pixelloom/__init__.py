@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pixelloom.data.config import DataConfig
     from pixelloom.metrics.likelihood import Likelihood
     from pixelloom.metrics.results import Result
+    from pixelloom.models.parallel import parallel
     from pixelloom.models.pixel import PixelModel
     from pixelloom.runs.config import RunConfig
     from pixelloom.runs.recipes import recipe
@@ -64,6 +65,7 @@ __all__ = [
     "lower",
     "measure",
     "open_pxl",
+    "parallel",
     "receptive_field",
     "recipe",
     "score",
@@ -93,6 +95,7 @@ _HOMES = {
     "lower": "codec.export",
     "measure": "api",
     "open_pxl": "codec.arrays",
+    "parallel": "models.parallel",
     "receptive_field": "sampling.fast.analysis",
     "recipe": "runs.recipes",
     "score": "api",

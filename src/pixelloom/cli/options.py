@@ -122,6 +122,8 @@ class DrawOptions:
     """CPU threads; default: chosen by measured time."""
     device: Device = "auto"
     """auto: cuda if available."""
+    devices: Count = 1
+    """Number of processes, which share the cores or have one GPU each; the images are those of one process."""
     columns: OptionalCount = None
     """Images per row of --out."""
     scale: OptionalCount = None

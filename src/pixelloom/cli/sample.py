@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import image_of, loaded, log_threads
+from pixelloom.cli.common import image_of, in_processes, loaded, log_threads
 from pixelloom.cli.conditioning import Rows, check, rows_of
 from pixelloom.cli.console import Meter, memory, say
 from pixelloom.cli.options import DEFAULT_DRAW_OPTIONS, DrawOptions
@@ -42,30 +42,36 @@ def sample(model: str, /, *, options: DrawOptions = DEFAULT_DRAW_OPTIONS) -> Non
         model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
         options: Number, conditioning, method and output.
     """
-    from pixelloom.engine.signals import Signals
-
     if options.out is None and options.each is None and options.npy is None:
         options = replace(options, out=outputs.free(Path("samples.png"), force=options.force))
     _check(options)
     found = loaded(model, options.device)
     _check_abilities(found, options)
-    rows = rows_of(options, found)
+    with in_processes(found, options.devices, options.threads) as found:
+        _sample(model, found, options)
+
+
+def _sample(name: str, model: GenerativeModel, options: DrawOptions) -> None:
+    """Sample, and print the names of the files."""
+    from pixelloom.engine.signals import Signals
+
+    rows = rows_of(options, model)
     options = replace(options, number=options.images * rows.count)
     outputs.check(options, rows.folders)
-    draw, batch = _plan(found, options)
+    draw, batch = _plan(model, options)
     drawing = _Drawing(
         draw,
         replace(options, batch=batch),
-        outputs.Targets(options, found.spec, rows),
+        outputs.Targets(options, model.spec, rows),
         rows,
-        max(rows.count, _HELD // found.spec.dims),
+        max(rows.count, _HELD // model.spec.dims),
     )
     with Signals() as signals:
         try:
             drawing.run(batch, signals)
             drawing.targets.close()
         except BaseException:  # whatever happened, keep the finished images
-            drawing.rescue(model)
+            drawing.rescue(name)
             raise
     labels = outputs.labels_path(options.npy) if options.npy and rows.folders else None
     for target in filter(None, (options.out, options.each, options.npy, labels)):
@@ -222,7 +228,7 @@ def _plan(model: GenerativeModel, options: DrawOptions) -> tuple[Draw, int]:
     cost = family_of(model).sampling_cost(model, options.images, asked, settings)
     size = "" if cost.bytes_per_image is None else f", {memory(cost.bytes_per_image)} per image"
     _log.info("%s%s, batches of %s", cost.work, size, counted(cost.batch))
-    log_threads(model, options.threads)
+    log_threads(model, options.threads, options.devices)
     return partial(model.sample, seed=options.seed, **settings), cost.batch
 
 

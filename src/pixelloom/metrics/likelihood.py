@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import starmap
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,13 +111,19 @@ def counted(batches: Iterable[Batch], on_images: Callable[[int], None] | None) -
         yield batch
 
 
-def score(log_prob: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Tensor:
-    """Log-probability of every image, float64 [N]."""
-    parts = [log_prob(batch.images).double().cpu() for batch in batches]
+Each = Callable[[Callable[..., Tensor], Iterable[tuple[Any, ...]]], Iterable[Tensor]]
+"""(function, calls) -> ``function(*call)`` of each call, in order."""
+
+
+def score(log_prob: Callable[[Tensor], Tensor], batches: Iterable[Batch], each: Each = starmap) -> Tensor:
+    """Log-probability of every image, float64 [N]; ``each`` carries out the calls."""
+    parts = [found.double().cpu() for found in each(log_prob, ((batch.images,) for batch in batches))]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
-def score_conditional(log_prob: Callable[[Tensor, Tensor | None], Tensor], batches: Iterable[Batch]) -> Tensor:
-    """Log-probability of every image given its label, if there is one, float64 [N]."""
-    parts = [log_prob(batch.images, batch.labels).double().cpu() for batch in batches]
+def score_conditional(
+    log_prob: Callable[[Tensor, Tensor | None], Tensor], batches: Iterable[Batch], each: Each = starmap
+) -> Tensor:
+    """Log-probability of every image given its label, if there is one, float64 [N]; ``each`` carries out the calls."""
+    parts = [found.double().cpu() for found in each(log_prob, ((batch.images, batch.labels) for batch in batches))]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)

@@ -125,6 +125,7 @@ class Family:
         info: details of a model for ``pixelloom info``.
         card_rows: rows of the model card's table, as Markdown.
         card_usage: the end of the model card, as Markdown.
+        any_batch: whether images are the same for any batch size; if not, a value may differ by rounding.
     """
 
     name: str
@@ -135,3 +136,4 @@ class Family:
     info: Callable[[Any], ModelInfo]
     card_rows: Callable[[Any], list[str]]
     card_usage: str
+    any_batch: bool = False

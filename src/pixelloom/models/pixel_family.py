@@ -88,4 +88,5 @@ PIXEL = Family(
     info=_info,
     card_rows=_card_rows,
     card_usage=_USAGE,
+    any_batch=True,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from pixelloom.core.errors import DataError, UsageError
-from pixelloom.core.types import Labels
+from pixelloom.core.types import Labels, Levels
 from pixelloom.data.image_source import ImageSource
+from pixelloom.engine.workers import each
 from pixelloom.metrics.class_accuracy import wilson
 from pixelloom.metrics.likelihood import batch_size
 from pixelloom.models.family import GenerativeModel
@@ -77,15 +78,20 @@ def classify(
     number = _numbers(model, source.classes)
     names: list[str] = []
     log_p, labels = [torch.empty(0, model.description.classes, dtype=torch.float64)], [np.empty(0, np.int64)]
-    for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        taken = source.take(some)
-        names += [source.names[some[place]] for place in taken.good]
-        log_p.append(by_class(model, taken.images))
-        if taken.labels is not None:
-            labels.append(number[taken.labels])
+
+    def batches() -> Iterator[tuple[GenerativeModel, Levels]]:
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            taken = source.take(some)
+            names.extend(source.names[some[place]] for place in taken.good)
+            if taken.labels is not None:
+                labels.append(number[taken.labels])
+            yield model, taken.images
+
+    for done, found in enumerate(each(model, by_class, batches()), 1):
+        log_p.append(found)
         if on_images is not None:
-            on_images(start + len(some), len(rows))
+            on_images(min(done * size, len(rows)), len(rows))
     truth = np.concatenate(labels) if source.classes else None
     if truth is not None and (unknown := int((truth < 0).sum())):
         _log.warning("%s: %d images of no class of the model; they do not count", source.title, unknown)
