@@ -26,6 +26,7 @@ from pixelloom.networks.pixel.pixelcnn import PixelCNNConfig
 
 DIGITS = ImageSpec(1, 8, 8, 17)
 COLOR = ImageSpec(3, 6, 9, 256)
+SPRITES = ImageSpec(1, 6, 9, 4, "#000000,#ff0000,#00c000,#ffffff")
 
 
 def pixel_model(spec: ImageSpec, classes: tuple[str, ...] = (), data: str = "") -> PixelModel:
@@ -60,10 +61,11 @@ def gan_model() -> GANModel:
 
 
 def saved(folder: Path) -> dict[str, Path]:
-    """Model folders: digits, color (two classes), gan."""
+    """Model folders: digits, color (two classes), sprites (a palette), gan."""
     models: dict[str, Any] = {
         "digits": pixel_model(DIGITS, data="digits"),
         "color": pixel_model(COLOR, ("red", "blue")),
+        "sprites": pixel_model(SPRITES),
         "gan": gan_model(),
     }
     for name, model in models.items():

@@ -19,6 +19,7 @@ import torch
 
 import pixelloom as pl
 from browsers import chromium
+from pixelloom.data.pixels import to_bytes
 from pixelloom.models.pixel import PixelModel
 from pixelloom.studio import canvas, tasks
 from pixelloom.studio.images import MAX_BYTES, pngs_of
@@ -253,6 +254,25 @@ def test_the_canvas_is_used_by_keys_alone(studio: Studio, arrived: list[Any]) ->
     image[0, 2, 3] = 16
     assert (arrived[0][1] == hole).all()
     assert (arrived[0][0] == image).all()
+    page.close()
+
+
+def test_a_painted_color_becomes_the_nearest_one_of_the_palette(studio: Studio, arrived: list[Any]) -> None:
+    page, model = studio.page("sprites"), studio.model("sprites")
+    tab(page, "Complete")
+    page.wait_for_selector(".canvas-help:has-text('54 of 54')")
+    page.click("#canvas-example")
+    page.wait_for_selector(".canvas-help:has-text('27 of 54')")
+    brush(page, 1)
+    page.click("[data-tool=paint]")
+    page.fill("input.color", "#e02010")
+    click_pixel(page, model.spec, [(1, 8)])
+    completed(page)
+    image = model.sample(1, seed=0)[0].numpy().copy()
+    image[0, 1, 8] = 1  # red
+    assert (arrived[0][0] == image).all()
+    given = to_bytes(image, model.spec.display)[:, :3].transpose(1, 2, 0)  # the known rows, [3, 9, 3]
+    assert all((drawn[:3] == given).all() for drawn in shown(page, "#complete-images", 8))
     page.close()
 
 
