@@ -29,6 +29,7 @@ _MODERN = OptimConfig(lr=4e-3, betas=(0.9, 0.99), warmup=2_000, decay="cosine", 
 
 # For generators: Adam moves a weight by about its learning rate per step, and small data give few steps.
 _QUICKER = OptimConfig(lr=2e-4, betas=(0.0, 0.9))
+_ANNEALED = OptimConfig(lr=4e-4, betas=(0.0, 0.99), decay="cosine")
 
 PIXEL_RUNS: dict[str, PixelRun] = {
     # The first PixelCNN tutorial: eight masked layers with batch norm, 256-way softmax.
@@ -249,16 +250,19 @@ GAN_RECIPES: dict[str, GANRun] = {
         generator=_QUICKER,
         train=TrainConfig(batch=32, images=120_000, ema=0.1),
     ),
-    # Class-conditional digits, with a quarter of the paper's features in the generator, half in the discriminator.
+    # Class-conditional digits: the run of the pretrained model mnist-gan. Without the deviation, and with the hinge
+    # loss, the digits of a class vary too little.
     "sngan": GANRun(
         network="sngan",
         data=DataConfig(source="mnist", size=32),
-        model=SNGANConfig(latent=64, generator_width=64, discriminator_width=64),
+        model=SNGANConfig(latent=32, generator_width=16, discriminator_width=32, doubling=True, deviation=True),
         classes=True,
-        loss="hinge",
-        discriminator=OptimConfig(lr=1e-3, betas=(0.0, 0.9)),
-        generator=_QUICKER,
-        train=TrainConfig(batch=32, images=160_000, ema=0.1),
+        loss="relativistic",
+        penalties=Penalties(r1=0.1, r2=0.1, lazy_interval=8),
+        discriminator=_ANNEALED,
+        generator=_ANNEALED,
+        train=TrainConfig(batch=64, images=600_000, ema=0.1),
+        validation_images=2_000,
         samples=100,
     ),
     # The relativistic loss with both penalties.
