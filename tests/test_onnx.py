@@ -27,6 +27,7 @@ from pixelloom.networks import GAN_NETWORKS, PIXEL_NETWORKS
 from pixelloom.onnx import export, graphs
 from pixelloom.onnx.export import TOLERANCE, export_onnx
 from settings import live
+from test_condition_networks import model_of as conditioned
 
 pytestmark = pytest.mark.browser
 
@@ -137,6 +138,18 @@ def test_classes_and_a_conditioning_image(condition: str, tmp_path: Path) -> Non
         close(outputs[-1], model.predict(images, labels, cond))
         other = run(path, images=images, labels=(labels + 1) % 4, condition=cond)
         assert np.abs(other - outputs[-1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "pixelcnn-pp", "pixel-transformer"])
+def test_partly_known_images_in_other_networks(name: str, tmp_path: Path) -> None:
+    model, path = conditioned(name), tmp_path / "model.onnx"
+    model.network.float()
+    assert json.loads(export_onnx(model, path, name="toy")["inputs"]) == ["images", "condition"]
+    images = levels(model.spec, 3)
+    cond = graphs.graph_of(model).inputs[1].example(3)
+    found = run(path, images=images, condition=cond)
+    close(found, model.predict(images, None, cond))
+    assert np.abs(run(path, images=images, condition=1 - cond) - found).max() > 1e-3
 
 
 def test_metadata(tmp_path: Path) -> None:

@@ -1,14 +1,55 @@
-"""An encoder of conditioning images whose features at each position depend on the whole image."""
+"""Conditioning images: encoders, and biases that add their features s to a layer.
+
+A network may read all positions of a conditioning image, so that these layers have no masks.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _SMALLEST = 7  # the grid of the lowest scale has at most this side
 _WHOLE = 7  # side of the kernels there: two of them reach across it
+
+
+def condition_layers(
+    kind: str, kernels: Sequence[int], channels: int, features: int, height: int, width: int
+) -> nn.Sequential:
+    """Layers from a conditioning image [B, channels, H, W] to its features s [B, features, H, W].
+
+    Args:
+        kind: ``u-net`` for a :class:`ConditionEncoder`, else convolutions with SiLU.
+        kernels: sides of the convolutions' kernels; without any, s is the conditioning image.
+        channels: of the conditioning image; 0 for none, and no layers.
+        features: of s.
+        height: H.
+        width: W.
+    """
+    layers = nn.Sequential()
+    if channels and kind == "u-net":
+        layers.append(ConditionEncoder(channels, features, height, width))
+    for side in kernels if channels and not layers else ():
+        layers.extend([nn.Conv2d(channels, features, side, padding=side // 2), nn.SiLU()])
+        channels = features
+    return layers
+
+
+def condition_biases(spatial: int, *features: int) -> nn.ModuleList:
+    """For each of some layers a 1x1 convolution of s, to add to the layer's features; all are zero at first.
+
+    Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", eq. 5.
+
+    Args:
+        spatial: features of s; 0 for no conditioning image, and no convolutions.
+        features: of each layer.
+    """
+    biases = [nn.Conv2d(spatial, each, 1, bias=False) for each in features if spatial]
+    for bias in biases:
+        nn.init.zeros_(bias.weight)
+    return nn.ModuleList(biases)
 
 
 class ConditionEncoder(nn.Module):

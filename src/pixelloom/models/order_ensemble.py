@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -151,6 +151,9 @@ class Drawers:
         batch: int,
         mask: Tensor | None,
         labels: Tensor | None,
+        condition: Tensor | None,
+        given: Tensor | None,
+        where: Tensor | None,
         on_step: OnStep | None,
         **options: Any,
     ) -> Tensor:
@@ -164,6 +167,9 @@ class Drawers:
             batch: images per batch.
             mask: must be None.
             labels: classes, int64 [n], or None.
+            condition: conditioning images, uint8 [n or 1, c, h, w], or None.
+            given: partly known images [n, C, H, W] that the conditioning images contain, or None.
+            where: bool [n, C, H, W], the known values of ``given``, or None.
             on_step: callback for each step of each order in a batch, with the images of the batch.
             options: those of a model of one order.
 
@@ -174,11 +180,11 @@ class Drawers:
         if mask is not None:
             refuse(network, "given")
         parts = []
+        of_each = {"labels": labels, "condition": condition, "given": given, "mask": where}
         for start in range(0, n, batch):
-            rows = slice(start, min(start + batch, n))
-            classes = None if labels is None else labels[rows]
-            numbers = range(first + rows.start, first + rows.stop)
-            parts.append(self._batch(network, seed, numbers, classes, on_step, options))
+            rows = torch.arange(start, min(start + batch, n))
+            numbers = range(first + start, first + start + len(rows))
+            parts.append(self._batch(network, seed, numbers, _rows(of_each, rows), on_step, options))
         return torch.cat(parts)
 
     def _batch(
@@ -186,7 +192,7 @@ class Drawers:
         network: nn.Module,
         seed: int,
         numbers: range,
-        labels: Tensor | None,
+        of_each: dict[str, Tensor],
         on_step: OnStep | None,
         options: dict[str, Any],
     ) -> Tensor:
@@ -212,9 +218,10 @@ class Drawers:
                         on_step(turn * steps + step, len(present) * steps, put(found))
 
                 noise = torch.cat([image_noise(model.spec, seed, numbers[row], 1) for row in rows.tolist()])
-                of_rows = None if labels is None else labels[rows.to(labels.device)]
+                of_rows = _rows(of_each, rows)
+                of_rows |= {name: way.taken(of_rows[name]) for name in ("given", "mask") if name in of_rows}
                 # The noise of a pixel does not depend on the order.
-                put(model.draw(way.taken(noise), labels=of_rows, on_step=report, **options))
+                put(model.draw(way.taken(noise), on_step=report, **of_rows, **options))
         return images
 
     @contextmanager
@@ -233,6 +240,12 @@ class Drawers:
 
 def _ordered(network: nn.Module) -> Iterator[Ordered]:
     return (part for part in network.modules() if isinstance(part, Ordered))
+
+
+def _rows(of_each: Mapping[str, Tensor | None], rows: Tensor) -> dict[str, Tensor]:
+    """What some images have, of tensors with one row for each image or one for all; None is left out."""
+    present = {name: value for name, value in of_each.items() if value is not None}
+    return {name: value if len(value) == 1 else value[rows.to(value.device)] for name, value in present.items()}
 
 
 def _kept(network: nn.Module, order: int) -> nn.Module:

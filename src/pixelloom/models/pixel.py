@@ -262,7 +262,7 @@ class PixelModel(OfOwnNetwork):
             return self.order_models.sample(
                 uncompiled(self.network), n, seed=seed, first=first, mask=mask, labels=classes, on_step=on_step,
                 batch=size, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance, method=method,
-                precision=precision, threads=threads,
+                precision=precision, threads=threads, condition=cond, given=known, where=where,
             )  # fmt: skip
         parts = []
         for start in range(0, n, size):

@@ -3,11 +3,13 @@
 In order o the image is first transformed by a symmetry g_o of the grid. The network is autoregressive in raster order,
 and conditioned on the order by a vector, as on a class. Its output is transformed back:
 
-    out(x) = g_o^-1 network(g_o x, class = (o, y))
+    out(x) = g_o^-1 network(g_o x, class = (o, y), condition = g_o c)
 
+with a class y and a conditioning image c, or without them.
 The model is the average of the orders, p(x) = 1/K sum over o of p_o(x) (:mod:`pixelloom.models.order_ensemble`). In
 training each image gets a random order. A region whose pixels come last in one of the orders, such as any half of the
-image, is then completed exactly by ancestral sampling.
+image, is then completed exactly by ancestral sampling. Given a conditioning image, the orders are averaged likewise,
+p(x | c) = 1/K sum over o of p_o(x | c).
 
 Sources: Uria, Murray, Larochelle 2014, "A Deep and Tractable Density Estimator", for ensembles of orders; Jain, Abbeel,
 Pathak 2020, "Locally Masked Convolution for Autoregressive Models", for eight orders of images.
@@ -79,18 +81,23 @@ class Symmetries(nn.Module):
     ranks: Tensor
     own: Tensor
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, outputs, H, W]"""
+    def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, outputs, H, W]; the conditioning image is in raster order, always."""
         check_given("labels", labels, self.classes)
         if self.in_sequence or not (self.order or self.training):  # order 0 needs no permutation
-            out: Tensor = self.network(x, self._joint(self.own, labels))
+            out: Tensor = self.network(x, self._joint(self.own, labels), **self._turned(condition, self.own))
             return out
         if self.order is None:
             order = torch.randint(self.orders, (len(x),), device=x.device)
         else:
             order = torch.full((len(x),), self.order, device=x.device)
-        out = self.network(_permuted(x, self.places[order]), self._joint(order, labels))
+        joint = self._joint(order, labels)
+        out = self.network(_permuted(x, self.places[order]), joint, **self._turned(condition, order))
         return _permuted(out, self.ranks[order])
+
+    def _turned(self, condition: Tensor | None, order: Tensor) -> dict[str, Tensor]:
+        """The conditioning image in the sequence of the order of each image, int64 [B] or [1], as an argument."""
+        return {} if condition is None else {"condition": _permuted(condition, self.places[order])}
 
     def _joint(self, order: Tensor, labels: Tensor | None) -> Tensor:
         """The class of the network for an order and a class: int64 [B]."""
@@ -114,7 +121,8 @@ def joint_classes(orders: int, classes: int) -> int:
 
 
 def _permuted(planes: Tensor, places: Tensor) -> Tensor:
-    """Pixel r of image b becomes its pixel places[b, r]: [B, features, H, W], int64 [B, H * W]."""
-    flat = planes.flatten(2)  # [B, features, H, W] -> [B, features, H * W]
-    out = flat.gather(2, places[:, None].expand(-1, flat.shape[1], -1)).view(planes.shape)
+    """Pixel r of image b becomes its pixel places[b, r]: [B or 1, features, H, W], int64 [B or 1, H * W]."""
+    # [B or 1, features, H, W] -> [B or 1, features, H * W]; both -> [B, features, H * W]
+    flat, index = torch.broadcast_tensors(planes.flatten(2), places[:, None])  # type: ignore[no-untyped-call]
+    out: Tensor = flat.gather(2, index).unflatten(2, planes.shape[2:])
     return out.to(memory_format=torch.channels_last)

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from pixelloom.core.types import ImageSpec
 from pixelloom.layers.blocks import Activation, Positions, make_activation, make_norm
 from pixelloom.layers.class_conditioning import ClassBias, check_given
-from pixelloom.layers.condition_encoder import ConditionEncoder
+from pixelloom.layers.condition_encoder import condition_layers
 from pixelloom.layers.masked_conv import Mask, MaskedConv2d
 from pixelloom.layers.shifted_conv import BoxConv2d
-from pixelloom.networks.pixel.pixelcnn import Side
+from pixelloom.networks.pixel.pixelcnn import ConditionKernels, Encoder, Side
 
 Window = Annotated[Side, Field(ge=3)]
 
@@ -55,12 +55,8 @@ class GatedPixelCNNConfig(BaseModel):
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability after the horizontal gates")
     condition: int = Field(0, ge=0, le=4096, description="channels of the conditioning image")
-    condition_kernels: tuple[Side, ...] = Field(
-        (5, 5), max_length=64, description="sides of the kernels over the conditioning image"
-    )
-    condition_encoder: Literal["auto", "kernels", "u-net"] = Field(
-        "auto", description="of the conditioning image: condition_kernels, or a U-Net; auto: U-Net for condition=mask"
-    )
+    condition_kernels: ConditionKernels = (5, 5)
+    condition_encoder: Encoder = "auto"
 
 
 class GatedPixelCNN(nn.Module):
@@ -81,14 +77,10 @@ class GatedPixelCNN(nn.Module):
     ) -> None:
         super().__init__()
         c, self.classes, self.condition = config.channels, classes, condition or config.condition
-        self.spatial = nn.Sequential()  # s = m(h) of section 2.3
-        width = self.condition
-        if self.condition and config.condition_encoder == "u-net":
-            self.spatial.append(ConditionEncoder(width, c, spec.height, spec.width))
-            width = c
-        for side in config.condition_kernels if self.condition and not self.spatial else ():
-            self.spatial.extend([nn.Conv2d(width, c, side, padding=side // 2), nn.SiLU()])
-            width = c
+        self.spatial = condition_layers(  # s = m(h) of section 2.3
+            config.condition_encoder, config.condition_kernels, self.condition, c, spec.height, spec.width
+        )
+        width = c if self.spatial else self.condition
         self.layers = nn.ModuleList(
             GatedLayer(
                 c if number else spec.channels,

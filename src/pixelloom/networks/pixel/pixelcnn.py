@@ -29,6 +29,7 @@ from pixelloom.layers.blocks import (
     make_norm,
 )
 from pixelloom.layers.class_conditioning import ClassBias, check_given
+from pixelloom.layers.condition_encoder import condition_biases, condition_layers
 from pixelloom.layers.masked_conv import MaskedConv2d
 
 
@@ -39,6 +40,15 @@ def _odd(side: int) -> int:
 
 
 Side = Annotated[int, Field(ge=1, le=63), AfterValidator(_odd)]
+ConditionKernels = Annotated[
+    tuple[Side, ...], Field(max_length=64, description="sides of the kernels over the conditioning image")
+]
+Encoder = Annotated[
+    Literal["auto", "kernels", "u-net"],
+    Field(
+        description="of the conditioning image: condition_kernels, or a U-Net; auto: U-Net for condition=mask",
+    ),
+]
 
 
 class PixelCNNConfig(BaseModel):
@@ -66,12 +76,23 @@ class PixelCNNConfig(BaseModel):
     head_kernels: tuple[Side, ...] = Field(
         (), max_length=64, description="sides of hidden mask B layers before the output layer"
     )
+    condition_kernels: ConditionKernels = (5, 5)
+    condition_encoder: Encoder = "auto"
 
 
 class PixelCNN(nn.Module):
     """A stack of masked convolutions; see :class:`pixelloom.networks.protocols.PixelNetwork`."""
 
-    def __init__(self, config: PixelCNNConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0) -> None:
+    def __init__(
+        self,
+        config: PixelCNNConfig,
+        spec: ImageSpec,
+        *,
+        outputs: int,
+        groups: int,
+        classes: int = 0,
+        condition: int = 0,
+    ) -> None:
         super().__init__()
         c, norm, bias = config.channels, config.norm, config.bias
         self.first = MaskedConv2d(spec.channels, c, config.first_kernel, mask="A", groups=groups, bias=bias)
@@ -91,19 +112,27 @@ class PixelCNN(nn.Module):
         # With zero parameters a categorical head predicts the uniform distribution: log2(levels) bits/dim at first.
         nn.init.zeros_(self.output.weight)
         self.classes = nn.ModuleList(ClassBias(classes, c) for _ in range(1 + config.blocks if classes else 0))
+        self.spatial = condition_layers(
+            config.condition_encoder, config.condition_kernels, condition, c, spec.height, spec.width
+        )
+        self.biases = condition_biases(c if self.spatial else condition, *[c] * (1 + config.blocks))
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, len(self.classes))
-        x = self.first(x)
-        if not self.classes:
-            x = self.blocks(self.enter(self.positions(x)))
-        else:
-            x = self.enter(self.positions(x + self.classes[0](labels)))
-            for block, bias in zip(self.blocks, self.classes[1:], strict=True):
-                x = block(x + bias(labels))
+        check_given("condition", condition, len(self.biases))
+        s = condition if condition is None else self.spatial(condition)
+        x = self.enter(self.positions(self._conditioned(self.first(x), 0, labels, s)))
+        for number, block in enumerate(self.blocks, 1):
+            x = block(self._conditioned(x, number, labels, s))
         out: Tensor = self.output(self.head(x))
         return out
+
+    def _conditioned(self, x: Tensor, number: int, labels: Tensor | None, s: Tensor | None) -> Tensor:
+        """Add the class vector and the bias by s of block ``number``; 0 is the first layer."""
+        if self.classes:
+            x = x + self.classes[number](labels)
+        return x + self.biases[number](s) if self.biases else x
 
 
 def _block(config: PixelCNNConfig, groups: int) -> nn.Module:

@@ -31,9 +31,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from pixelloom.core.types import ImageSpec
 from pixelloom.layers.blocks import Positions, make_norm
 from pixelloom.layers.class_conditioning import ClassBias, check_given
+from pixelloom.layers.condition_encoder import condition_biases, condition_layers
 from pixelloom.layers.output import Output
 from pixelloom.layers.reads import HERE, Read
 from pixelloom.layers.shifted_conv import BoxConv2d
+from pixelloom.networks.pixel.pixelcnn import ConditionKernels, Encoder
 
 
 class PixelCNNPlusPlusConfig(BaseModel):
@@ -49,6 +51,8 @@ class PixelCNNPlusPlusConfig(BaseModel):
     norm: Literal["none", "channel"] = Field("none", description="before each block")
     activation: Literal["concat-elu", "silu"] = Field("concat-elu", description="elu of both signs, or x sigmoid(x)")
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
+    condition_kernels: ConditionKernels = (5, 5)
+    condition_encoder: Encoder = "auto"
 
 
 class PixelCNNPlusPlus(nn.Module):
@@ -58,17 +62,28 @@ class PixelCNNPlusPlus(nn.Module):
     """
 
     def __init__(
-        self, config: PixelCNNPlusPlusConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0
+        self,
+        config: PixelCNNPlusPlusConfig,
+        spec: ImageSpec,
+        *,
+        outputs: int,
+        groups: int,
+        classes: int = 0,
+        condition: int = 0,
     ) -> None:
         super().__init__()
-        c, n, self.classes = config.channels, config.blocks, classes
+        c, n, self.classes, self.condition = config.channels, config.blocks, classes, condition
+        self.spatial = condition_layers(
+            config.condition_encoder, config.condition_kernels, condition, c, spec.height, spec.width
+        )
+        spatial = c if self.spatial else condition
         self.inside = Inside()
         self.above = BoxConv2d(spec.channels + 1, c, top=-2, bottom=-1, left=-1, right=1)
         self.row_above = BoxConv2d(spec.channels + 1, c, top=-1, bottom=-1, left=-1, right=1)
         self.beside = BoxConv2d(spec.channels + 1, c, top=-1, bottom=0, left=-1, right=-1)
 
         def blocks(number: int, *, back: bool) -> list[nn.Module]:
-            return [Block(config, back, classes) for _ in range(number)]
+            return [Block(config, back, classes, spatial) for _ in range(number)]
 
         where = [Positions(c, spec.height, spec.width) if config.positions else nn.Identity() for _ in range(2)]
         self.where_u, self.where_ul = where
@@ -86,17 +101,27 @@ class PixelCNNPlusPlus(nn.Module):
             for layer in [layer for layer in self.modules() if isinstance(layer, BoxConv2d)]:
                 weight_norm(layer)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
+        check_given("condition", condition, self.condition)
+        s = [condition if condition is None else self.spatial(condition)]  # at each scale
         image = self.inside(x)  # [B, C + 1, H, W]
         u, ul = self.where_u(self.above(image)), self.where_ul(self.row_above(image) + self.beside(image))
         made = [(u, ul)]
         for layer in self.down:
-            made.append(layer(*made[-1], labels) if isinstance(layer, Block) else layer(*made[-1]))
+            if isinstance(layer, Block):
+                made.append(layer(*made[-1], labels, s[-1]))
+            else:  # [B, features, h, w] -> [B, features, ceil(h / 2), ceil(w / 2)]
+                made.append(layer(*made[-1]))
+                s.append(None if s[-1] is None else s[-1][:, :, ::2, ::2])
         u, ul = made.pop()
         for layer in self.up:
-            u, ul = layer(u, ul, labels, *made.pop()) if isinstance(layer, Block) else layer(u, ul)
+            if isinstance(layer, Block):
+                u, ul = layer(u, ul, labels, s[-1], *made.pop())
+            else:
+                u, ul = layer(u, ul)
+                s.pop()
         out: Tensor = self.output(ul, x)
         return out
 
@@ -120,33 +145,46 @@ class Block(nn.Module):
         config: features of each stream, norm, activation and dropout.
         back: on the way up, where the streams of the counterpart are read too.
         classes: number of classes, or 0.
+        spatial: features s of the conditioning image, or 0.
     """
 
-    def __init__(self, config: PixelCNNPlusPlusConfig, back: bool, classes: int) -> None:
+    def __init__(self, config: PixelCNNPlusPlusConfig, back: bool, classes: int, spatial: int) -> None:
         super().__init__()
         c = config.channels
         f = c if config.activation == "silu" else 2 * c
-        self.u = Residual(config, down_shifted(f, c), c if back else 0, down_shifted(f, 2 * c), classes)
+        self.u = Residual(config, down_shifted(f, c), c if back else 0, down_shifted(f, 2 * c), classes, spatial)
         self.ul = Residual(
-            config, down_right_shifted(f, c), 2 * c if back else c, down_right_shifted(f, 2 * c), classes
+            config, down_right_shifted(f, c), 2 * c if back else c, down_right_shifted(f, 2 * c), classes, spatial
         )
 
     def forward(
-        self, u: Tensor, ul: Tensor, labels: Tensor | None, u_down: Tensor | None = None, ul_down: Tensor | None = None
+        self,
+        u: Tensor,
+        ul: Tensor,
+        labels: Tensor | None,
+        s: Tensor | None,
+        u_down: Tensor | None = None,
+        ul_down: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """All streams [B, features, H, W], labels int64 [B] or None -> (u', ul')"""
-        u = self.u(u, u_down, labels)
-        return u, self.ul(ul, u if ul_down is None else torch.cat((u, ul_down), dim=1), labels)
+        """All streams [B, features, H, W], labels int64 [B] or None, s [B, spatial, H, W] or None -> (u', ul')"""
+        u = self.u(u, u_down, labels, s)
+        return u, self.ul(ul, u if ul_down is None else torch.cat((u, ul_down), dim=1), labels, s)
 
 
 class Residual(nn.Module):
-    """x + gate(last * D(f(first * f(norm(x)) + A f(a)))), with a bias per class before the gate.
+    """x + gate(last * D(f(first * f(norm(x)) + A f(a)))), with biases by the class and by s before the gate.
 
     f and the norm, none by default, are the configuration's.
     """
 
     def __init__(
-        self, config: PixelCNNPlusPlusConfig, first: BoxConv2d, beside: int, last: BoxConv2d, classes: int
+        self,
+        config: PixelCNNPlusPlusConfig,
+        first: BoxConv2d,
+        beside: int,
+        last: BoxConv2d,
+        classes: int,
+        spatial: int,
     ) -> None:
         super().__init__()
         smooth = config.activation == "silu"
@@ -158,11 +196,12 @@ class Residual(nn.Module):
         self.join = BoxConv2d(beside, features, top=0, bottom=0, left=0, right=0, bias=False) if beside else None
         self.dropout = nn.Dropout(config.dropout)
         self.label = ClassBias(classes, 2 * features) if classes else None
+        self.biases = condition_biases(spatial, 2 * features)
         with torch.no_grad():
             last.weight.mul_(0.1)  # a deep stack starts near the identity
 
-    def forward(self, x: Tensor, a: Tensor | None, labels: Tensor | None) -> Tensor:
-        """x [B, features, H, W], a [B, beside, H, W] -> [B, features, H, W]"""
+    def forward(self, x: Tensor, a: Tensor | None, labels: Tensor | None, s: Tensor | None) -> Tensor:
+        """x [B, features, H, W], a [B, beside, H, W], s [B, spatial, H, W] -> [B, features, H, W]"""
         # W1 * f(x) + A f(a)
         h = self.first(self.activate(self.norm(x)))
         if self.join is not None:
@@ -171,6 +210,8 @@ class Residual(nn.Module):
         h = self.last(self.dropout(self.activate(h)))
         if self.label is not None:
             h = h + self.label(labels)
+        for bias in self.biases:
+            h = h + bias(s)
         out: Tensor = x + self.gate(h)
         return out
 

@@ -36,11 +36,12 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.layers.blocks import Activation, Norm, Positions, make_activation, make_norm
 from pixelloom.layers.causal_attention import PixelBefore
 from pixelloom.layers.class_conditioning import ClassBias, check_given
+from pixelloom.layers.condition_encoder import condition_biases, condition_layers
 from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.output import Output
 from pixelloom.layers.recurrent import DiagonalLSTM, RowLSTM
 from pixelloom.layers.shifted_conv import BoxConv2d, Shift
-from pixelloom.networks.pixel.pixelcnn import Side
+from pixelloom.networks.pixel.pixelcnn import ConditionKernels, Encoder, Side
 
 
 class PixelRNNConfig(BaseModel):
@@ -56,6 +57,8 @@ class PixelRNNConfig(BaseModel):
     norm: Norm = Field("none", description="before each LSTM layer")
     activation: Activation = Field("relu", description="of the 1x1 layers before the output")
     positions: bool = Field(False, description="add learned row and column vectors (fixes the image size)")
+    condition_kernels: ConditionKernels = (5, 5)
+    condition_encoder: Encoder = "auto"
 
 
 class DiagonalBiLSTMConfig(PixelRNNConfig):
@@ -70,18 +73,20 @@ class RowLSTMConfig(PixelRNNConfig):
     kernel: Side = Field(3, description="columns in the kernels of input-to-state and state-to-state, odd")
 
 
-def row_lstm(config: RowLSTMConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0) -> PixelRNN:
+def row_lstm(
+    config: RowLSTMConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0, condition: int = 0
+) -> PixelRNN:
     """Build a PixelRNN of Row LSTM layers; see :class:`pixelloom.networks.protocols.PixelNetwork`."""
-    layer = partial(RowLayer, config, classes)
-    return PixelRNN(config, spec, layer, wrap=False, outputs=outputs, groups=groups, classes=classes)
+    layer, more = partial(RowLayer, config, classes), {"classes": classes, "condition": condition}
+    return PixelRNN(config, spec, layer, wrap=False, outputs=outputs, groups=groups, **more)
 
 
 def diagonal_bilstm(
-    config: DiagonalBiLSTMConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0
+    config: DiagonalBiLSTMConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0, condition: int = 0
 ) -> PixelRNN:
     """Build a PixelRNN of Diagonal BiLSTM layers; see :class:`pixelloom.networks.protocols.PixelNetwork`."""
-    layer = partial(DiagonalLayer, config, classes)
-    return PixelRNN(config, spec, layer, wrap=config.wrap, outputs=outputs, groups=groups, classes=classes)
+    layer, more = partial(DiagonalLayer, config, classes), {"classes": classes, "condition": condition}
+    return PixelRNN(config, spec, layer, wrap=config.wrap, outputs=outputs, groups=groups, **more)
 
 
 class PixelRNN(nn.Module):
@@ -90,30 +95,36 @@ class PixelRNN(nn.Module):
     Args:
         config: number and sizes of the layers.
         spec: the images.
-        layer: builds one LSTM layer, (x [B, 2h, H, W], labels) -> [B, 2h, H, W].
+        layer: builds one LSTM layer from the features of s, (x [B, 2h, H, W], labels, s) -> [B, 2h, H, W].
         wrap: whether the first layer also reads the previous pixel in raster order.
         outputs: parameters per position.
         groups: ordered channels.
         classes: number of classes, or 0.
+        condition: channels of the conditioning image, or 0.
     """
 
     def __init__(
         self,
         config: PixelRNNConfig,
         spec: ImageSpec,
-        layer: Callable[[], nn.Module],
+        layer: Callable[[int], nn.Module],
         *,
         wrap: bool,
         outputs: int,
         groups: int,
         classes: int,
+        condition: int,
     ) -> None:
         super().__init__()
-        features, self.classes = 2 * config.hidden, classes
+        features, self.classes, self.condition = 2 * config.hidden, classes, condition
+        self.spatial = condition_layers(
+            config.condition_encoder, config.condition_kernels, condition, features, spec.height, spec.width
+        )
+        spatial = features if self.spatial else condition
         self.first = MaskedConv2d(spec.channels, features, config.first_kernel, mask="A")
         self.before = PixelBefore(spec.channels, features, spec.width) if wrap else None
         self.positions = Positions(features, spec.height, spec.width) if config.positions else nn.Identity()
-        self.layers = nn.ModuleList(layer() for _ in range(config.layers))
+        self.layers = nn.ModuleList(layer(spatial) for _ in range(config.layers))
         head: list[nn.Module] = []
         for _ in range(config.head_layers):
             head += [make_activation(config.activation), MaskedConv2d(features, config.head, 1, mask="B")]
@@ -121,60 +132,68 @@ class PixelRNN(nn.Module):
         self.head = nn.Sequential(*head)
         self.output = Output(features, spec.channels, outputs, groups)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
+        check_given("condition", condition, self.condition)
+        s = condition if condition is None else self.spatial(condition)
         h = self.first(x)
         if self.before is not None:
             h = h + self.before(x)
         h = self.positions(h)
         for layer in self.layers:
-            h = layer(h, labels)
+            h = layer(h, labels, s)
         out: Tensor = self.output(self.head(h), x)
         return out
 
 
 class RowLayer(nn.Module):
-    """x + up(LSTM(x)) (figure 5); the class vector is added to the gates."""
+    """x + up(LSTM(x)) (figure 5); the class vector and the bias by s are added to the gates."""
 
-    def __init__(self, config: RowLSTMConfig, classes: int) -> None:
+    def __init__(self, config: RowLSTMConfig, classes: int, spatial: int) -> None:
         super().__init__()
         h = config.hidden
         self.norm = make_norm(config.norm, 2 * h, 1)
         self.enter = BoxConv2d(2 * h, 4 * h, top=0, bottom=0, left=-(config.kernel // 2), right=0)
         self.classes = ClassBias(classes, 4 * h) if classes else None
+        self.biases = condition_biases(spatial, 4 * h)
         self.lstm = RowLSTM(h, config.kernel)
         self.up = MaskedConv2d(h, 2 * h, 1, mask="B")
         _open_forget_gates(self.enter, 1)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, 2h, H, W], [B] or None -> [B, 2h, H, W]"""
+    def forward(self, x: Tensor, labels: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """[B, 2h, H, W], labels [B] or None, s [B, spatial, H, W] or None -> [B, 2h, H, W]"""
         gates = self.enter(self.norm(x))  # [B, 4h, H, W]
         if self.classes is not None:
             gates = gates + self.classes(labels)
+        for bias in self.biases:
+            gates = gates + bias(s)
         out: Tensor = self.up(self.lstm(gates).chunk(2, dim=1)[0])  # hidden half of the state, [B, 2h, H, W] -> h
         return x + out
 
 
 class DiagonalLayer(nn.Module):
-    """x + up(left(x) + right(x) shifted down by one row); the class vector is added to the gates."""
+    """x + up(left(x) + right(x) shifted down by one row); class vector and bias by s are added to the gates."""
 
-    def __init__(self, config: PixelRNNConfig, classes: int) -> None:
+    def __init__(self, config: PixelRNNConfig, classes: int, spatial: int) -> None:
         super().__init__()
         h = config.hidden
         self.norm = make_norm(config.norm, 2 * h, 1)
         self.enter = MaskedConv2d(2 * h, 8 * h, 1, mask="B")
         self.classes = ClassBias(classes, 8 * h) if classes else None
+        self.biases = condition_biases(spatial, 8 * h)
         self.left, self.right = DiagonalLSTM(h), DiagonalLSTM(h, mirrored=True)
         self.down = Shift(down=1)
         self.up = MaskedConv2d(h, 2 * h, 1, mask="B")
         _open_forget_gates(self.enter, 2)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, 2h, H, W], [B] or None -> [B, 2h, H, W]"""
+    def forward(self, x: Tensor, labels: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """[B, 2h, H, W], labels [B] or None, s [B, spatial, H, W] or None -> [B, 2h, H, W]"""
         gates = self.enter(self.norm(x))
         if self.classes is not None:
             gates = gates + self.classes(labels)
+        for bias in self.biases:
+            gates = gates + bias(s)
         left, right = gates.chunk(2, dim=1)  # [B, 8h, H, W] -> twice [B, 4h, H, W]
         h = self.left(left).chunk(2, dim=1)[0] + self.down(self.right(right).chunk(2, dim=1)[0])
         out: Tensor = self.up(h)

@@ -31,9 +31,11 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.layers.blocks import make_norm
 from pixelloom.layers.causal_attention import CausalAttention, Rotary
 from pixelloom.layers.class_conditioning import ClassBias, check_given
+from pixelloom.layers.condition_encoder import condition_biases, condition_layers
 from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.output import Output
 from pixelloom.layers.shifted_conv import BoxConv2d
+from pixelloom.networks.pixel.pixelcnn import ConditionKernels, Encoder
 
 
 class PixelSNAILConfig(BaseModel):
@@ -56,6 +58,8 @@ class PixelSNAILConfig(BaseModel):
     norm: Literal["none", "channel"] = Field("none", description="before each residual layer")
     activation: Literal["concat-elu", "silu"] = Field("concat-elu", description="elu of both signs, or x sigmoid(x)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability in residual layers")
+    condition_kernels: ConditionKernels = (5, 5)
+    condition_encoder: Encoder = "auto"
 
     @property
     def width(self) -> int:
@@ -78,26 +82,39 @@ class PixelSNAIL(nn.Module):
     where: Tensor
 
     def __init__(
-        self, config: PixelSNAILConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0
+        self,
+        config: PixelSNAILConfig,
+        spec: ImageSpec,
+        *,
+        outputs: int,
+        groups: int,
+        classes: int = 0,
+        condition: int = 0,
     ) -> None:
         super().__init__()
-        c, self.classes = config.channels, classes
+        c, self.classes, self.condition = config.channels, classes, condition
+        self.spatial = condition_layers(
+            config.condition_encoder, config.condition_kernels, condition, c, spec.height, spec.width
+        )
+        spatial = c if self.spatial else condition
         self.above = BoxConv2d(spec.channels + 1, c, top=-1, bottom=-1, left=-1, right=1)
         self.beside = BoxConv2d(spec.channels + 1, c, top=-1, bottom=0, left=-1, right=-1)
-        self.blocks = nn.ModuleList(Block(config, spec, classes) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(Block(config, spec, classes, spatial) for _ in range(config.blocks))
         self.output = Output(c, spec.channels, outputs, groups)
         rows, columns = (torch.arange(side) / side - 0.5 for side in (spec.height, spec.width))
         where = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
         self.register_buffer("where", where, persistent=False)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
+        check_given("condition", condition, self.condition)
+        s = condition if condition is None else self.spatial(condition)
         inside = torch.cat((x, 0 * x[:, :1] + 1), dim=1)  # a channel of ones distinguishes padding from zeros
         h = self.above(inside) + self.beside(inside)
         where = 0 * h[:, :1] + self.where  # [2, H, W] -> [B, 2, H, W]
         for block in self.blocks:
-            h = block(h, x, where, labels)
+            h = block(h, x, where, labels, s)
         out: Tensor = self.output(h, x)
         return out
 
@@ -105,10 +122,11 @@ class PixelSNAIL(nn.Module):
 class Block(nn.Module):
     """Residual layers, then attention."""
 
-    def __init__(self, config: PixelSNAILConfig, spec: ImageSpec, classes: int) -> None:
+    def __init__(self, config: PixelSNAILConfig, spec: ImageSpec, classes: int, spatial: int) -> None:
         super().__init__()
         c, values = config.channels, config.width
-        self.near = nn.ModuleList(GatedResidual(config, c, near=True, classes=classes) for _ in range(config.layers))
+        given = {"classes": classes, "spatial": spatial}
+        self.near = nn.ModuleList(GatedResidual(config, c, near=True, **given) for _ in range(config.layers))
         known, before = spec.channels + c + 2, c + 2
         self.content = GatedResidual(config, known, near=False)
         self.question = GatedResidual(config, before, near=False)
@@ -118,17 +136,19 @@ class Block(nn.Module):
         self.query = _here(before, config.keys)
         self.rotary = Rotary(config.keys, config.heads, spec) if config.rotary else nn.Identity()
         self.attention = CausalAttention(config.heads, own=False, above=config.window)
-        self.mix = GatedResidual(config, c, near=False, extra=values, classes=classes)
+        self.mix = GatedResidual(config, c, near=False, extra=values, **given)
 
-    def forward(self, h: Tensor, x: Tensor, where: Tensor, labels: Tensor | None) -> Tensor:
-        """h [B, channels, H, W], image x [B, C, H, W], where [B, 2, H, W], labels int64 [B] or None -> as h"""
+    def forward(self, h: Tensor, x: Tensor, where: Tensor, labels: Tensor | None, s: Tensor | None) -> Tensor:
+        """h [B, channels, H, W], image x [B, C, H, W], where [B, 2, H, W], labels int64 [B] or None, and s
+        [B, spatial, H, W] or None -> as h
+        """
         for layer in self.near:
-            h = layer(h, labels)
+            h = layer(h, labels, s)
         # Keys and values from (image, u, where), the query from (u, where)
-        content = self.content(torch.cat((x, h, where), dim=1), labels)
-        query = self.query(self.question(torch.cat((h, where), dim=1), labels))
+        content = self.content(torch.cat((x, h, where), dim=1), labels, s)
+        query = self.query(self.question(torch.cat((h, where), dim=1), labels, s))
         found = self.attention(self.rotary(query), self.rotary(self.key(content)), self.value(content))
-        out: Tensor = self.mix(h, labels, found)  # residual_1x1(u, attention)
+        out: Tensor = self.mix(h, labels, s, found)  # residual_1x1(u, attention)
         return out
 
 
@@ -141,10 +161,18 @@ class GatedResidual(nn.Module):
         near: whether the convolutions are 2x2, else 1x1.
         extra: features of y, or 0.
         classes: number of classes, or 0. A class vector is added to (p, q).
+        spatial: features of s, or 0. A bias by s is added to (p, q).
     """
 
     def __init__(
-        self, config: PixelSNAILConfig, features: int, *, near: bool, extra: int = 0, classes: int = 0
+        self,
+        config: PixelSNAILConfig,
+        features: int,
+        *,
+        near: bool,
+        extra: int = 0,
+        classes: int = 0,
+        spatial: int = 0,
     ) -> None:
         super().__init__()
         conv = _near if near else _here
@@ -154,12 +182,15 @@ class GatedResidual(nn.Module):
         self.enter, self.gate = conv(both * features, features), conv(both * features, 2 * features)
         self.extra = nn.ModuleList([_here(both * extra, features)] if extra else [])
         self.classes = nn.ModuleList([ClassBias(classes, 2 * features)] if classes else [])
+        self.biases = condition_biases(spatial, 2 * features)
         self.dropout = nn.Dropout(config.dropout)
         with torch.no_grad():  # a deep stack starts near the identity
             self.gate.weight.mul_(0.1)
 
-    def forward(self, x: Tensor, labels: Tensor | None, y: Tensor | None = None) -> Tensor:
-        """x [B, features, H, W], labels int64 [B] or None, y [B, extra, H, W] or None -> as x"""
+    def forward(self, x: Tensor, labels: Tensor | None, s: Tensor | None, y: Tensor | None = None) -> Tensor:
+        """x [B, features, H, W], labels int64 [B] or None, s [B, spatial, H, W] or None, y [B, extra, H, W] or None
+        -> as x
+        """
         # (p, q) = conv(a(conv(a(x)) + 1x1(a(y))))
         h = self.enter(self.activate(self.norm(x)))
         if y is not None:
@@ -167,6 +198,8 @@ class GatedResidual(nn.Module):
         h = self.gate(self.dropout(self.activate(h)))
         for bias in self.classes:
             h = h + bias(labels)
+        for bias in self.biases:
+            h = h + bias(s)
         p, q = h.chunk(2, dim=1)  # [B, 2 * features, H, W] -> 2 x [B, features, H, W]
         out: Tensor = x + p * torch.sigmoid(q)
         return out

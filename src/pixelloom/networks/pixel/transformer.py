@@ -25,9 +25,10 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.layers.blocks import ChannelNorm, Positions
 from pixelloom.layers.causal_attention import CausalAttention, PixelBefore, Rotary
 from pixelloom.layers.class_conditioning import ClassBias, check_given
+from pixelloom.layers.condition_encoder import condition_biases, condition_layers
 from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.output import Output
-from pixelloom.networks.pixel.pixelcnn import Side
+from pixelloom.networks.pixel.pixelcnn import ConditionKernels, Encoder, Side
 
 
 class PixelTransformerConfig(BaseModel):
@@ -52,6 +53,8 @@ class PixelTransformerConfig(BaseModel):
     )
     activation: Literal["gelu", "silu"] = Field("gelu", description="of the MLP")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability after each branch")
+    condition_kernels: ConditionKernels = (5, 5)
+    condition_encoder: Encoder = "auto"
 
     @model_validator(mode="after")
     def _heads_divide_channels(self) -> PixelTransformerConfig:
@@ -65,11 +68,22 @@ class PixelTransformer(nn.Module):
     """Transformer layers over the shifted image; see :class:`pixelloom.networks.protocols.PixelNetwork`."""
 
     def __init__(
-        self, config: PixelTransformerConfig, spec: ImageSpec, *, outputs: int, groups: int, classes: int = 0
+        self,
+        config: PixelTransformerConfig,
+        spec: ImageSpec,
+        *,
+        outputs: int,
+        groups: int,
+        classes: int = 0,
+        condition: int = 0,
     ) -> None:
         super().__init__()
         c = config.channels
-        self.classes = classes
+        self.classes, self.condition = classes, condition
+        self.spatial = condition_layers(
+            config.condition_encoder, config.condition_kernels, condition, c, spec.height, spec.width
+        )
+        spatial = c if self.spatial else condition
         self.before = PixelBefore(spec.channels, c, spec.width)
         self.context = nn.Sequential()
         if config.first_kernel > 1:
@@ -77,19 +91,21 @@ class PixelTransformer(nn.Module):
         self.positions = Positions(c, spec.height, spec.width)
         for table in self.positions.parameters():
             nn.init.normal_(table, std=0.1)
-        self.layers = nn.ModuleList(Layer(config, spec, number, classes) for number in range(config.layers))
+        self.layers = nn.ModuleList(Layer(config, spec, number, classes, spatial) for number in range(config.layers))
         self.norm = ChannelNorm(c)
         self.output = Output(c, spec.channels, outputs, groups)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, outputs, H, W]"""
         check_given("labels", labels, self.classes)
+        check_given("condition", condition, self.condition)
+        s = condition if condition is None else self.spatial(condition)
         h = self.before(x)
         for context in self.context:
             h = h + context(x)
         h = self.positions(h)
         for layer in self.layers:
-            h = layer(h, labels)
+            h = layer(h, labels, s)
         out: Tensor = self.output(self.norm(h), x)
         return out
 
@@ -97,11 +113,14 @@ class PixelTransformer(nn.Module):
 class Layer(nn.Module):
     """Causal attention, then an MLP at each position, both residual."""
 
-    def __init__(self, config: PixelTransformerConfig, spec: ImageSpec, number: int, classes: int) -> None:
+    def __init__(
+        self, config: PixelTransformerConfig, spec: ImageSpec, number: int, classes: int, spatial: int
+    ) -> None:
         super().__init__()
         c, hidden = config.channels, config.hidden or 4 * config.channels
         everything = config.every and number % config.every == config.every - 1
         self.classes = nn.ModuleList([ClassBias(classes, c)] if classes else [])
+        self.biases = condition_biases(spatial, c)
         self.norm, self.inner_norm = ChannelNorm(c), ChannelNorm(c)
         self.inputs = nn.Conv2d(c, 3 * c, 1)
         self.rotary = Rotary(c, config.heads, spec) if config.positions == "rotary" else nn.Identity()
@@ -115,10 +134,12 @@ class Layer(nn.Module):
         for last in (self.outputs, self.down):
             nn.init.zeros_(last.weight)
 
-    def forward(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        """[B, channels, H, W], labels int64 [B] or None -> [B, channels, H, W]"""
+    def forward(self, h: Tensor, labels: Tensor | None, s: Tensor | None) -> Tensor:
+        """[B, channels, H, W], labels int64 [B] or None, s [B, spatial, H, W] or None -> [B, channels, H, W]"""
         for bias in self.classes:
             h = h + bias(labels)
+        for bias in self.biases:
+            h = h + bias(s)
         # h + P attention(Q norm(h), K norm(h), V norm(h))
         q, k, v = self.inputs(self.norm(h)).chunk(3, dim=1)  # [B, 3 * channels, H, W] -> 3 x [B, channels, H, W]
         h = h + self.dropout(self.outputs(self.attention(self.rotary(q), self.rotary(k), v)))
