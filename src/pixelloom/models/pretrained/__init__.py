@@ -15,9 +15,10 @@ class Pretrained:
     Attributes:
         sha256: of the contents of model.safetensors, which is also in the file.
         about: what it is, in a line.
-        result: its likelihood on the test split, with the 95 % interval of the mean; the model was selected without it.
-        n: test images of the result, evenly spaced over the split.
-        check: nats/image of :data:`CHECKED` test images, evenly spaced.
+        result: its likelihood on the test split, with the 95 % interval of the mean; of a GAN the share of samples that
+            a classifier finds of their class, or KID. The model was selected without it.
+        n: test images of the result, evenly spaced over the split; of a GAN samples.
+        check: nats/image of :data:`CHECKED` test images, evenly spaced; of a GAN the KID of as many samples.
     """
 
     sha256: str
