@@ -86,6 +86,7 @@ def train(
     seed: int | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
+    logger: Literal["auto", "tensorboard", "trackio", "wandb", "none"] | None = None,
     resume: bool = False,
     force: bool = False,
     allow_changed_data: bool = False,
@@ -111,6 +112,7 @@ def train(
         seed: seed of the weights, the data order, noise and samples.
         precision: "auto" is bf16 if the hardware supports it.
         device: "auto" is CUDA if available.
+        logger: where curves are logged besides the run folder; "auto" is TensorBoard if it is installed.
         resume: resume the run in ``out``.
         force: replace the run in ``out``.
         allow_changed_data: resume on data whose content is not that of the run.
@@ -131,6 +133,7 @@ def train(
         "train.seed": seed,
         "train.precision": precision,
         "train.device": device,
+        "train.logger": logger,
     }
     own, name = (None, recipe) if recipe is None or isinstance(recipe, str) else (recipe, OWN)
     if own is not None:

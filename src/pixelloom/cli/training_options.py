@@ -126,7 +126,7 @@ def _run_fields() -> list[tuple[str, FieldInfo]]:
     return sorted(found.items(), key=lambda item: not _is_section(item[1]))
 
 
-_TRAIN = ("minutes", "images", "epochs", "seed", "precision", "device", "devices", "threads")
+_TRAIN = ("minutes", "images", "epochs", "seed", "precision", "device", "devices", "threads", "logger")
 _SOURCE = (
     *("source", "root", "levels", "palette", "binarize", "size", "gray", "fit", "resample", "background", "bits", "range"),
     *("frames", "bad_images", "splits", "class_level", "labels", "label_column", "image_column"),

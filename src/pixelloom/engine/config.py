@@ -38,6 +38,9 @@ class TrainConfig(BaseModel):
         None, gt=0, description="images between checkpoints; null: 20 per run, and one every 5 minutes"
     )
     sample_every: int | None = Field(None, gt=0, description="images between samples; null: 10 per run")
+    logger: Literal["auto", "tensorboard", "trackio", "wandb", "none"] = Field(
+        "auto", description="where curves are logged besides the run folder; auto: tensorboard if it is installed"
+    )
 
     @model_validator(mode="after")
     def _micro_batches_are_equal(self) -> TrainConfig:

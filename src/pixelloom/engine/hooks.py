@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import json
 import logging
 import math
@@ -15,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
@@ -177,43 +176,6 @@ def _window(values: object, interval: int) -> list[Mapping[str, float]]:
     found = values if isinstance(values, list) and len(values) < interval else []
     numbers = all(isinstance(s, dict) and all(type(v) in (int, float) for v in s.values()) for s in found)
     return list(found) if numbers else []
-
-
-class TensorBoard(Hook):
-    """Writes statistics and metrics as TensorBoard events; usable only if :meth:`installed`."""
-
-    def __init__(self, folder: Path, interval: int = 10) -> None:
-        self.folder, self.interval = folder, interval
-        self._writer: Any = None  # torch's SummaryWriter, untyped
-
-    @staticmethod
-    def installed() -> bool:
-        """Whether the optional package tensorboard is installed."""
-        return importlib.util.find_spec("tensorboard") is not None
-
-    def on_start(self, run: Run) -> None:
-        """Open an event file that replaces events after the current step."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(self.folder), purge_step=run.state.step + 1)
-
-    def on_step(self, run: Run, stats: Mapping[str, float]) -> None:
-        """Write the statistics every ``interval`` steps and at the end."""
-        if run.state.step % self.interval == 0 or run.progress >= 1:
-            self._scalars("train", run, stats)
-
-    def on_validation(self, run: Run, metrics: Mapping[str, float]) -> None:
-        """Write the metrics."""
-        self._scalars("val", run, metrics)
-
-    def close(self) -> None:
-        """Flush and close."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def _scalars(self, split: str, run: Run, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(f"{split}/{name}", value, run.state.step)
 
 
 class BudgetUsedError(Exception):

@@ -29,10 +29,11 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "codec": ("constriction",),
     "data": ("pyarrow",),
     "hub": ("huggingface_hub",),
-    "logging": ("trackio",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "studio": ("gradio",),
     "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
 }
 SPEED = "binarized-mnist"  # the model of the speed test
 _BATCH = 16

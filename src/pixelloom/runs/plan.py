@@ -22,7 +22,14 @@ BUDGETS = ("train.minutes", "train.images", "train.epochs")
 _MACHINE = ("device", "devices", "nodes", "threads", "workers", "timeout")
 _INTERVALS = ("validate_every", "checkpoint_every", "sample_every")
 # Fields that may change when a run is resumed, since they do not change what is computed.
-_FREE = (*BUDGETS, *(f"train.{name}" for name in (*_MACHINE, *_INTERVALS)), "data.root", "data.cache", "samples")
+_FREE = (
+    *BUDGETS,
+    *(f"train.{name}" for name in (*_MACHINE, *_INTERVALS)),
+    "train.logger",
+    "data.root",
+    "data.cache",
+    "samples",
+)
 _log = logging.getLogger("pixelloom")
 
 

@@ -31,7 +31,8 @@ from pixelloom.data.stream import Stream, batches
 from pixelloom.engine.checkpoint import about_of
 from pixelloom.engine.fabric import choose_device, make_fabric, memory_explained
 from pixelloom.engine.fabric import describe as place
-from pixelloom.engine.hooks import BudgetUsedError, EverySamples, MetricsWriter, Progress, TensorBoard, Validate
+from pixelloom.engine.hooks import BudgetUsedError, EverySamples, MetricsWriter, Progress, Validate
+from pixelloom.engine.loggers import check_logger, make_logger
 from pixelloom.engine.loop import fit
 from pixelloom.engine.memory import out_of_memory
 from pixelloom.engine.micro_batches import bytes_per_image, micro_batches
@@ -130,6 +131,7 @@ def train(
         DataError: if the data cannot be read, or are not those that a resumed run was begun with.
         ModelError: if training diverges, or no valid checkpoint fits.
     """
+    check_logger(config.train.logger)
     before = about_of(out / CHECKPOINTS) if resume else {}
     if resume:
         warn_of_cut(out)
@@ -252,9 +254,8 @@ def _hooks(setup: Setup[Any, Any], out: Path) -> list[Hook]:
         *_UnchangedFile.of(setup.data.train),
         *setup.hooks(),
     ]
-    if TensorBoard.installed():
-        hooks.append(TensorBoard(out / "tensorboard"))
-    return hooks
+    logger = make_logger(setup.config.train.logger, out)
+    return hooks if logger is None else [*hooks, logger]
 
 
 class _Watch(Hook):
