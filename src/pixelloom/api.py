@@ -85,7 +85,7 @@ def train(
     epochs: float | None = None,
     seed: int | None = None,
     precision: Literal["auto", "fp32", "bf16"] | None = None,
-    device: Literal["auto", "cpu", "cuda"] | None = None,
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None,
     logger: Literal["auto", "tensorboard", "trackio", "wandb", "none"] | None = None,
     resume: bool = False,
     force: bool = False,
@@ -111,7 +111,7 @@ def train(
         epochs: budget in epochs.
         seed: seed of the weights, the data order, noise and samples.
         precision: "auto" is bf16 if the hardware supports it.
-        device: "auto" is CUDA if available.
+        device: "auto" is CUDA if available, else the CPU; "mps" is Apple's GPU.
         logger: where curves are logged besides the run folder; "auto" is TensorBoard if it is installed.
         resume: resume the run in ``out``.
         force: replace the run in ``out``.

@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from pixelloom.core.errors import UsageError, shortened
 from pixelloom.core.numbers import as_integer, as_number
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Batch = Literal["auto"] | int
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 

@@ -23,7 +23,7 @@ class TrainConfig(BaseModel):
     images: int | None = Field(None, gt=0, description="budget in images")
     minutes: float | None = Field(None, gt=0, description="budget in minutes, with validation and sampling")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 if the hardware supports it")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if available")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda if available, else cpu")
     devices: int = Field(1, gt=0, description="processes on this machine, with one device each")
     nodes: int = Field(1, gt=0, description="machines, if a cluster starts the processes")
     threads: int | None = Field(None, gt=0, description="CPU threads per process; null: measured")

@@ -91,27 +91,47 @@ def describe(fabric: Fabric) -> str:
     """Return device, number of processes and threads, and precision: ``"cpu, 1 process, 2 threads, bf16-mixed"``."""
     name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
     threads = torch.get_num_threads()
-    per_process = "" if fabric.device.type == "cuda" else f" {threads} thread{'s' if threads > 1 else ''},"
+    per_process = "" if fabric.device.type != "cpu" else f" {threads} thread{'s' if threads > 1 else ''},"
     processes = "1 process" if fabric.world_size == 1 else f"{fabric.world_size} processes"
     return f"{name}, {processes},{per_process} {fabric.strategy.precision.precision}"
 
 
-def choose_device(config: TrainConfig) -> Literal["cpu", "cuda"]:
-    """Return the requested device; "auto" is CUDA if available. Raises UsageError if the device is not available."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device: 'cuda' was requested, but there is no CUDA device here; available: 'cpu'.")
+Device = Literal["cpu", "cuda", "mps"]
+
+
+def choose_device(config: TrainConfig) -> Device:
+    """Return the requested device; "auto" is CUDA if available, else the CPU.
+
+    Raises:
+        UsageError: if the device is not available.
+    """
+    there: dict[Device, bool] = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if config.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if there["cuda"] else "cpu"
+    if not there[config.device]:
+        available = ", ".join(repr(device) for device, found in there.items() if found)
+        name = config.device.upper()
+        raise UsageError(
+            f"device: {config.device!r} was requested, but there is no {name} device here; available: {available}."
+        )
     return config.device
 
 
-def choose_precision(config: TrainConfig, device: Literal["cpu", "cuda"]) -> Literal["32-true", "bf16-mixed"]:
+def choose_precision(config: TrainConfig, device: Device) -> Literal["32-true", "bf16-mixed"]:
     """Return the requested precision; "auto" is bf16 if the hardware supports it, since emulation is slow.
+
+    On MPS it is fp32: bf16 has not been tried there.
 
     Weights, EMA and the optimizer's moments are fp32 in both cases. Raises UsageError if bf16 is not supported.
     """
     if device == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device == "mps":
+        supported = False
     else:
         has = torch.cpu.get_capabilities()
         supported = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
@@ -141,9 +161,9 @@ def _processes(config: TrainConfig, device: str, started: Launch) -> tuple[int, 
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     else:
         devices, nodes = config.devices, config.nodes
-    available = torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
+    available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, os.cpu_count() or 1)
     if devices > available:
-        unit = "CUDA devices" if device == "cuda" else "CPU cores"
+        unit = "CPU cores" if device == "cpu" else f"{device.upper()} devices"
         raise UsageError(f"devices: {devices} were requested, available here: {available} {unit}.")
     return devices, nodes
 

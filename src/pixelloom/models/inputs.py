@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +19,7 @@ from pixelloom.layers.copies import copy_of
 if TYPE_CHECKING:
     from pixelloom.models.description import Description
 
+_log = logging.getLogger("pixelloom")
 _INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 Precision = Literal["fp32", "bf16", "fp64"]
@@ -28,6 +30,14 @@ NO_NULL_CLASS = (
 )
 _LARGEST = (1 << 63) - 1  # of a seed or an index
 _LISTED = 20  # names of classes in an error
+
+
+def with_float64(device: str | torch.device) -> torch.device:
+    """The device, or the CPU instead of MPS: samples and likelihoods of pixel models need float64, with a warning."""
+    if torch.device(device).type == "mps":
+        _log.warning("device: MPS has no float64; samples and likelihoods of pixel models are computed on the CPU")
+        return torch.device("cpu")
+    return torch.device(device)
 
 
 def at_least(name: str, given: int, least: int) -> None:

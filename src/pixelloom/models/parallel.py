@@ -144,10 +144,9 @@ def places(device: torch.device, devices: int) -> list[torch.device]:
         UsageError: if there are fewer devices.
     """
     at_least("devices", devices, 1)
-    names = {"cuda": "CUDA devices", "cpu": "CPU cores"}
     available = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(device.type, 1)
     if devices > available:
-        unit = names.get(device.type, f"{device.type} devices")
+        unit = "CPU cores" if device.type == "cpu" else f"{device.type.upper()} devices"
         raise UsageError(f"devices: {devices} were requested, available here: {available} {unit}.")
     return [torch.device("cuda", i) if device.type == "cuda" else torch.device(device.type) for i in range(devices)]
 

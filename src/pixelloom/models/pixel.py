@@ -39,6 +39,7 @@ from pixelloom.models.inputs import (
     in_dtype,
     in_precision,
     of_batch,
+    with_float64,
 )
 from pixelloom.models.own_network import NetworkLike, OfOwnNetwork, builder
 from pixelloom.models.pixel_description import PixelDescription
@@ -110,8 +111,8 @@ class PixelModel(OfOwnNetwork):
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> PixelModel:
-        """Move the weights to a device, in place."""
-        self.network.to(device)
+        """Move the weights to a device, in place; to the CPU instead of MPS, which has no float64."""
+        self.network.to(with_float64(device))
         return self
 
     @property

@@ -144,7 +144,7 @@ def sample_seconds(setup: Setup[Any, Any], clock: Clock = time.monotonic) -> flo
     """Seconds of one sample of the untrained model; of a slow one, extrapolated from the first steps."""
     begun = clock()
     try:
-        setup.sample_grid(setup.model, 1, Limit(PROBE, 0.0, clock))
+        setup.sample_grid(setup.model_of(setup.model.network), 1, Limit(PROBE, 0.0, clock))
     except EnoughError as error:
         return error.seconds
     return clock() - begun

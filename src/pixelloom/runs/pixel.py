@@ -17,6 +17,8 @@ from pixelloom.data.masks import fixed_masks
 from pixelloom.data.pixels import Scaling
 from pixelloom.data.stream import Stream
 from pixelloom.heads.discrete import make_head
+from pixelloom.layers.compiled import uncompiled
+from pixelloom.layers.copies import copy_of
 from pixelloom.models.pixel import PixelModel
 from pixelloom.models.pixel_description import PixelDescription
 from pixelloom.models.training_record import TrainingRecord
@@ -108,17 +110,18 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
     def measure_some(self, n: int) -> None:
         """Score n validation images."""
         if n and len(self.data.val):
-            scored(self.model, self.data, "val", n)
+            scored(self.model_of(self.model.network), self.data, "val", n)
 
     def model_of(self, network: nn.Module) -> PixelModel:
         """The model of a network. It is cached, so that sampling is planned once."""
+        network = _scorable(network)
         if self.model.network is not network:
             self.model = PixelModel(network, self.model.description)
         return self.model
 
     def snapshot(self, network: nn.Module, record: TrainingRecord) -> PixelModel:
         """The model with its training record."""
-        return PixelModel(network, self.model.description.model_copy(update={"training": record}))
+        return PixelModel(_scorable(network), self.model.description.model_copy(update={"training": record}))
 
     def sample_grid(self, model: PixelModel, n: int, on_step: OnStep | None = None) -> Image:
         """A grid of n samples; without a null class, a row for each class.
@@ -141,6 +144,12 @@ class PixelSetup(Setup[PixelRun, PixelModel]):
         images = model.sample(len(row), seed=seed, condition=seen[row], labels=labels, on_step=on_step)
         left, right = model.condition.to_images(seen).numpy(), truth.numpy()
         return table(images.numpy(), model.spec.display, rows, left=left, right=right)
+
+
+def _scorable(network: nn.Module) -> nn.Module:
+    """The network, or a copy on the CPU: MPS has no float64, which samples and likelihoods need."""
+    on_mps = next(network.parameters()).device.type == "mps"
+    return copy_of(uncompiled(network)).to("cpu") if on_mps else network
 
 
 def _scaling(config: PixelRun, data: Dataset) -> Scaling:
