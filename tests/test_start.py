@@ -85,6 +85,9 @@ def test_a_resumed_run_does_not_load_again(pixel: Path, tmp_path: Path) -> None:
     again = pl.train(None, out=tmp_path / "run", resume=True)
     for key, value in whole.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[key], value)
+    sha256 = whole.description.training.start.rsplit(" ", 1)[-1]
+    assert len(sha256) == 64
+    assert again.description.training.start == f"{copy}, SHA-256 {sha256}"
 
 
 def test_a_gan_starts_from_both_networks(gan: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -42,10 +42,17 @@ def absolute(source: str) -> str:
     return "" if source in DATASETS or is_reference(source) else str(Path(source).expanduser().absolute())
 
 
-def about(config: RunConfig, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept with each checkpoint; ``content`` is the fingerprint of the data."""
+def about(config: RunConfig, content: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    """What is kept with each checkpoint.
+
+    Args:
+        config: configuration of the run.
+        content: the fingerprint of the data.
+        start: the model that the run started from, with its SHA-256.
+    """
     return {
         "pixelloom": pixelloom.__version__,
+        "start": start,
         "config": config.model_dump(mode="json"),
         "data": {"path": absolute(config.data.source), **content},
     }

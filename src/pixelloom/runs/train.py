@@ -144,7 +144,9 @@ def train(
     config = identity.with_palette(config, data.spec)
     identity.check_data(config, data, before, allow=changed_data)
     setup = set_up(config, data, own)
-    if config.start and not before:  # the checkpoint of a resumed run has the weights
+    if before:
+        setup.start = str(before.get("start", config.start))
+    elif config.start:  # the checkpoint of a resumed run has the weights
         start_from(setup, config.start)
     objective = setup.objective()
     stream = Stream(
@@ -213,7 +215,7 @@ def _fit(
         hooks=_hooks(setup, out),
         out=out,
         resume=resume,
-        about=identity.about(config, setup.fingerprint),
+        about=identity.about(config, setup.fingerprint, setup.start),
         reserve=reserve,
     )
     if fabric.is_global_zero:
