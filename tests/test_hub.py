@@ -155,6 +155,8 @@ def test_revisions_are_branches_tags_and_commits(hub: Hub, tmp_path: Path) -> No
     new.push_to_hub("user/small")
     assert same(pl.load(f"hf:user/small@{commit}"), old)
     assert same(pl.load("hf:user/small", revision=commit), old)
+    for load in (pl.load, PixelModel.from_pretrained):  # the argument takes the place of the name's revision
+        assert same(load("hf:user/small@main", revision=commit), old)
     assert same(pl.load("hf:user/small"), new)
     hub.requests.clear()
     assert same(pl.load(f"hf:user/small@{commit}"), old)

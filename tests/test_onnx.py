@@ -109,7 +109,7 @@ def test_parameters_of_every_pixel_network(name: str, tmp_path: Path) -> None:
 def test_images_of_every_generator(kind: str, classes: int, tmp_path: Path) -> None:
     assert {name for name, _ in PAIRS.values()} == set(GAN_NETWORKS)
     model, path = gan(kind, classes), tmp_path / "model.onnx"
-    about = export_onnx(model, path)
+    about = pl.export_onnx(model, path)
     assert json.loads(about["inputs"]) == ["z", "labels"][: 1 + (classes > 0)]
     for n in (1, 5):
         z = model.latents(n, seed=n)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pixelloom.metrics.results import Result
     from pixelloom.models.parallel import parallel
     from pixelloom.models.pixel import PixelModel
+    from pixelloom.onnx.export import export_onnx
     from pixelloom.runs.config import RunConfig
     from pixelloom.runs.recipes import recipe
     from pixelloom.sampling.fast.analysis import assert_autoregressive, receptive_field
@@ -60,6 +61,7 @@ __all__ = [
     "decompress",
     "evaluate",
     "explain",
+    "export_onnx",
     "grid",
     "load",
     "lower",
@@ -90,6 +92,7 @@ _HOMES = {
     "decompress": "codec.arrays",
     "evaluate": "api",
     "explain": "api",
+    "export_onnx": "onnx.export",
     "grid": "viz.grid",
     "load": "api",
     "lower": "codec.export",

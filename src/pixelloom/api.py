@@ -56,7 +56,7 @@ def load(
             ``hf:USER/NAME@REVISION`` for a model on the Hugging Face hub.
         network: for a model of :meth:`PixelModel.of`, its network, or its class if that takes no arguments. The weights
             are loaded into it; a file never holds code.
-        revision: of a model on the hub: branch, tag or commit hash.
+        revision: of a model on the hub: branch, tag or commit hash; it takes the place of that in the name.
         cache_dir: of a model on the hub: cache folder; default: that of ``huggingface_hub``.
         local_files_only: of a model on the hub: use the cache alone.
         token: of a model on the hub: access token; default: $HF_TOKEN, or that of ``hf auth login``.
@@ -69,7 +69,7 @@ def load(
         if revision or cache_dir or local_files_only or token:
             raise UsageError(f"load: revision, cache_dir, local_files_only and token are of models hf:..., not {model}")
         return load_model(find(model), network)
-    reference = Reference.parse(str(model) if revision is None else f"{model}@{revision}")
+    reference = Reference.parse(str(model)).at(revision)
     return load_model(model_folder(reference, Access(cache_dir, local_files_only, token)), network)
 
 
