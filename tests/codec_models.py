@@ -31,7 +31,9 @@ _SMALL: dict[str, dict[str, object]] = {
 }
 
 
-def model_of(network: str, spec: ImageSpec, kind: str = "auto", *, embedding: int = 0, **more: object) -> PixelModel:
+def model_of(
+    network: str, spec: ImageSpec, kind: str = "auto", *, embedding: int = 0, classes: int = 0, **more: object
+) -> PixelModel:
     """A small model with random weights."""
     config_class = PIXEL_NETWORKS[network][0]
     known = {name: value for name, value in _SMALL.get(network, {}).items() if name in config_class.model_fields}
@@ -44,6 +46,7 @@ def model_of(network: str, spec: ImageSpec, kind: str = "auto", *, embedding: in
             image=spec,
             scaling=Scaling.numbers(spec.levels) if embedding else Scaling.symmetric(),
             embedding=embedding,
+            classes=classes,
         )
     )
     live(model.network, 1)

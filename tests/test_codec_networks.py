@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from codec_models import BINARY, COLOR, GRAY, cases, images_of, model_of
+from codec_models import BINARY, GRAY, cases, images_of, model_of
 from pixelloom.codec import execution as execution_module
 from pixelloom.codec.carriers import exact_arithmetic
 from pixelloom.codec.execution import Execution
 from pixelloom.codec.export import entropy, lower
 from pixelloom.codec.model import CodecModel
-from pixelloom.core.errors import ModelError
+from pixelloom.core.errors import ModelError, UsageError
 from pixelloom.models.pixel import PixelModel
 
 CASES = cases()
@@ -291,12 +291,45 @@ def test_a_function_without_a_rule_is_named() -> None:
         lower(model, images_of(GRAY, 2))
 
 
-@pytest.mark.parametrize(("more", "said"), [({"classes": 3}, "classes"), ({"orders": 2}, "pixel orders")])
-def test_what_the_bytes_would_depend_on_besides_the_image_is_refused(more: dict[str, int], said: str) -> None:
-    if "classes" in more:
-        model = model_of("gated-pixelcnn", COLOR)
-        model.description = model.description.model_copy(update={"classes": 3})
-    else:
-        model = model_of("made", GRAY, orders=2)
-    with pytest.raises(ModelError, match=f"a model with .*{said}"):
+def test_several_pixel_orders_are_refused() -> None:
+    model = model_of("made", GRAY, orders=2)
+    with pytest.raises(ModelError, match=r"a model with .*pixel orders"):
         lower(model, images_of(model.spec, 2))
+
+
+def classed(name: str) -> PixelModel:
+    """A class-conditional model with random weights."""
+    return model_of(name, GRAY, classes=3, **({"channels": 8, "blocks": 1} if name == "pixelcnn" else {}))
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "gated-pixelcnn", "pixelcnn-pp", "row-lstm", "pixel-transformer"])
+def test_an_export_is_of_one_class_or_the_null_class(name: str) -> None:
+    model, images = classed(name), images_of(GRAY, 12)
+    found = {}
+    for label in (1, 2, None):
+        codec = lower(model, images, label=label)
+        ideal, exact = entropy(codec, images), -model.log_prob(images, label) / math.log(2)
+        torch.testing.assert_close(ideal, exact, rtol=5e-3, atol=0.5)
+        for other in (0, 1, 2, None):  # the bits of the other classes are further away
+            if other != label:
+                far = (ideal + model.log_prob(images, other) / math.log(2)).abs().sum()
+                assert far > 2 * (ideal - exact).abs().sum()
+        assert torch.equal(codec.decode(codec.encode(images), len(images)), images)
+        assert codec.card["class"] == (None if label is None else str(label))
+        found[label] = codec.identity
+    assert len(set(found.values())) == 3
+    assert lower(model, images, label="1").identity == found[1]
+
+
+def test_a_class_that_the_model_lacks_is_refused() -> None:
+    model, images = classed("gated-pixelcnn"), images_of(GRAY, 4)
+    with pytest.raises(UsageError, match="class"):
+        lower(model, images, label=4)
+    with pytest.raises(UsageError, match="class"):
+        lower(model, images, label="cat")
+    model.description = model.description.model_copy(update={"null_class": False})
+    with pytest.raises(UsageError, match=r"^labels: a class is needed"):
+        lower(model, images)
+    assert lower(model, images, label=0).identity
+    with pytest.raises(UsageError, match=r"^labels: this model is unconditional"):
+        lower(model_of("gated-pixelcnn", GRAY), images, label=0)

@@ -472,8 +472,8 @@ def test_a_model_that_goes_by_nothing_says_so(at: Path, capsys: pytest.CaptureFi
     ):
         assert main(["sample", "plain", *options]) == 2
         assert said in capsys.readouterr().err
-    assert main(["train", "digits", "--condition", "edges", "--out", "x"]) == 2
-    assert "the network 'pixelcnn' takes no conditioning image" in capsys.readouterr().err
+    assert main(["train", "nade", "--condition", "edges", "--out", "x"]) == 2
+    assert "the network 'nade' takes no conditioning image" in capsys.readouterr().err
     assert not Path("x").exists()
 
 

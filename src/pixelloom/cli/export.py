@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 
 from pixelloom.cli import outputs
 from pixelloom.cli.console import say, say_json
-from pixelloom.cli.options import Count, Flag, whole_number
+from pixelloom.cli.options import ClassName, Count, Flag, whole_number
 from pixelloom.core.errors import UsageError
 
 
@@ -22,6 +22,7 @@ def export(
     codec: Path | None = None,
     onnx: Path | None = None,
     data: str | None = None,
+    class_: ClassName = None,
     calibration: Count = 128,
     validation: Annotated[int, Parameter(validator=Number(gte=0), converter=whole_number)] = 64,
     force: Flag = False,
@@ -29,8 +30,9 @@ def export(
 ) -> None:
     """Lower a model to integers, for `pixelloom compress`: the same probabilities on every machine. Or write ONNX.
 
-    For the codec, the model must be a pixel model without classes, conditioning image and further pixel orders. The
-    file holds integers only. Keep it: compressed files can be read with this very export alone.
+    For the codec, the model must be a pixel model without conditioning image and further pixel orders. The file holds
+    integers only. Keep it: compressed files can be read with this very export alone. An export of a class-conditional
+    model is for one class, or for the null class.
 
     With --onnx, one pass of a pixel model (levels to parameters of the head), or the generator of a GAN (latent
     vectors to images), is written for ONNX Runtime and other runtimes.
@@ -40,6 +42,7 @@ def export(
         codec: File to write (.safetensors), or a folder for it; default: the model's folder.
         onnx: ONNX file to write (.onnx), instead of an export for the codec.
         data: Images for calibration and measurement; default: the training data.
+        class_: Class of the images that the export is for; default: the null class.
         calibration: Number of training images that set the ranges of the integers, evenly spaced.
         validation: Number of validation images on which bits/dim are compared; 0 for none.
         force: Overwrite an existing file.
@@ -57,6 +60,8 @@ def export(
             raise UsageError("--onnx, --codec: write one file at a time")
         if data is not None:
             raise UsageError("--data: is for --codec; --onnx takes no images")
+        if class_ is not None:
+            raise UsageError("--class: is for --codec; the ONNX file takes labels as an input")
         _write_onnx(model, folder, onnx, force=force, json=json)
         return
     if codec is None and model in MODELS:
@@ -69,8 +74,9 @@ def export(
     if path.exists() and not force:
         raise UsageError(f"{path}: exists already; choose another --codec, or add --force")
     found = exported(
-        require(load_model(folder), "likelihood", "export"), data, calibration=calibration, validation=validation
-    )
+        require(load_model(folder), "likelihood", "export"), data, calibration=calibration, validation=validation,
+        label=class_,
+    )  # fmt: skip
     outputs.probe(path.parent)
     found.codec.save(path)
     size, parameters = path.stat().st_size, found.codec.card

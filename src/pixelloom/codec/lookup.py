@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from pixelloom.codec.model import CodecModel
@@ -16,7 +15,8 @@ SUFFIX = ".safetensors"
 """Of the files of exported models."""
 EXPORT = f"codec{SUFFIX}"
 """Name of the export in a model folder."""
-_MOST = 32  # exports beside a file that are looked at
+MOST = 1024
+"""Files beside a compressed one, or in a folder, whose header is read to find an export."""
 
 
 def packaged() -> dict[str, Path]:
@@ -59,13 +59,16 @@ def find_codec(model: str | Path | None, identity: bytes | None, beside: Path | 
     if identity is None:
         raise ModelError(f"--model: give the name of a packaged model ({names()}) or the path of an export")
     damaged = ""
-    for path in _candidates(beside):
+    paths, left_out = _candidates(beside)
+    for path in paths:
         if _identity(path) == identity.hex():
             try:
                 return load(path)
             except ModelError as error:  # another copy may be intact
                 damaged = f" ({error})"
     place = "" if beside is None else " or beside the file"
+    if left_out:
+        place += f" (the first {MOST} of {MOST + left_out} *{SUFFIX} there)"
     raise CodecError(
         f"{file}needs the model {identity.hex()}, which is not among the packaged ones ({names()}){place}{damaged}; "
         "give the export that the file was compressed with, --model PATH"
@@ -83,10 +86,11 @@ def export_of(model: str | Path) -> Path:
     path = Path(model)
     if path.is_dir():
         files = sorted((*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")))  # of a run, also in its model folder
-        inside = [file for file in files[:_MOST] if _identity(file)]
-        if len(inside) == 1:
+        inside = [file for file in files[:MOST] if _identity(file)]
+        if len(inside) == 1 and len(files) <= MOST:
             return inside[0]
-        raise ModelError(f"{path}: holds {len(inside)} exports, not one; name the file")
+        among = f" among the first {MOST} of {len(files)} *{SUFFIX}" if len(files) > MOST else ""
+        raise ModelError(f"{path}: holds {len(inside)} exports{among}, not one; name the file")
     if path.is_file():
         return path
     raise ModelError(
@@ -109,8 +113,11 @@ def _identity(path: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _candidates(beside: Path | None) -> Iterator[Path]:
-    yield from packaged().values()
-    if beside is not None:
-        here = beside.resolve().parent
-        yield from sorted((*here.glob(f"*{SUFFIX}"), *here.glob(f"*/*{SUFFIX}")))[:_MOST]
+def _candidates(beside: Path | None) -> tuple[list[Path], int]:
+    """Files that may be the export of a compressed file, and the number of those that are left out."""
+    found = list(packaged().values())
+    if beside is None:
+        return found, 0
+    here = beside.resolve().parent
+    files = sorted((*here.glob(f"*{SUFFIX}"), *here.glob(f"*/*{SUFFIX}")))
+    return found + files[:MOST], max(0, len(files) - MOST)

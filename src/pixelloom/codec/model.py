@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -238,7 +238,7 @@ class CodecModel:
         head, of_head = self.head.stored()
         tensors |= {f"head.{name}": value for name, value in of_head.items()}
         described = {
-            "codec": FORMAT, "profile": self.profile, "image": asdict(self.spec), "groups": self.groups,
+            "codec": FORMAT, "profile": self.profile, "image": _image_of(self.spec), "groups": self.groups,
             "nodes": nodes, "head": head, "answer": self.answer,
         }  # fmt: skip
         return described, tensors | {"steps": self.steps.to(torch.int32)}
@@ -284,6 +284,11 @@ class CodecModel:
         return found
 
 
+def _image_of(spec: ImageSpec) -> dict[str, int]:
+    """What an export stores of its images; part of its identity."""
+    return {name: getattr(spec, name) for name in ("channels", "height", "width", "levels")}
+
+
 def _identity_of(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """SHA-256 of JSON with sorted keys, and of name, type, shape and bytes of each tensor, sorted by name."""
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
@@ -302,7 +307,7 @@ def _loaded(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CodecMode
     of_head = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
     head = load_head(meta["head"], of_head)
     nodes = stored_graph.load(meta["nodes"], tensors)
-    if any(type(value) is not int for value in (groups, *asdict(spec).values())):
+    if any(type(value) is not int for value in (groups, *meta["image"].values())) or meta["image"] != _image_of(spec):
         raise ModelError("its shape of images or its channel groups are no integers")
     if tensors["steps"].dtype != torch.int32 or groups not in (1, spec.channels) or tuple(steps.shape) != spec.shape:
         raise ModelError("its order of values does not fit its images")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelloom.codec.export import CALIBRATION, entropy, lower, refuse
+from pixelloom.codec.export import CALIBRATION, calibrated, entropy, refuse
 from pixelloom.codec.model import CodecModel
 from pixelloom.core.errors import DataError, UsageError
 from pixelloom.data.splits import Split
@@ -42,43 +42,61 @@ class Exported:
         return 100 * (self.lowered / self.model - 1)
 
 
-def export(model: PixelModel, data: Any = None, *, calibration: int = CALIBRATION, validation: int = 64) -> Exported:
+def export(
+    model: PixelModel,
+    data: Any = None,
+    *,
+    calibration: int = CALIBRATION,
+    validation: int = 64,
+    label: str | int | None = None,
+) -> Exported:
     """Lower a model, and measure what it costs on validation images.
 
     If it costs more than 0.1 %, the wider integers of profile 2 are taken.
 
     Args:
-        model: a pixel model without classes, conditioning image and further pixel orders.
+        model: a pixel model without conditioning image and further pixel orders.
         data: images for calibration (training split) and measurement (validation split): a name, a path or a
             configuration; None for the model's training data.
         calibration: number of images for calibration, evenly spaced.
         validation: number of images for the measurement, evenly spaced; none if 0.
+        label: class of all images, by name or number, of a class-conditional model: the export is for images of that
+            class. None is the null class.
 
     Raises:
-        UsageError: for counts that are not positive, or data that are not named.
+        UsageError: for counts that are not positive, data that are not named, or a class that the model lacks.
         DataError: for data that do not fit the model, or are empty.
         ModelError: naming what cannot be lowered.
     """
     if calibration < 1 or validation < 0:
         raise UsageError(f"calibration: at least one image is needed, not {calibration}; validation: none or more")
     refuse(model)
+    labels = model.labels_of(label, 1)
     found = load_data(model, data)
-    images = _spaced(found.train, calibration, found.name)
-    codec = lower(model, images)
-    if not validation or not len(found.val):
+    train, val = (split if label is None else _of_class(split, labels) for split in (found.train, found.val))
+    ranges = calibrated(model, _spaced(train, calibration, found.name), label)
+    codec = ranges.lower()
+    if not validation or not len(val):
         return Exported(codec, math.nan, math.nan, 0)
-    levels = _spaced(found.val, validation, found.name)
+    levels = _spaced(val, validation, found.name)
     unit = levels.numel() * math.log(2)
-    before = -float(model.log_prob(levels).sum()) / unit
+    before = -float(model.log_prob(levels, label).sum()) / unit
     after = float(entropy(codec, levels).sum()) / levels.numel()
     if after > before * (1 + _LOSS):  # the wide integers are two to three times slower
-        codec = lower(model, images, profile=2)
+        codec = ranges.lower(profile=2)
         after = float(entropy(codec, levels).sum()) / levels.numel()
     codec.card |= {
         "bits_per_dim": {"model": round(before, 5), "lowered": round(after, 5), "n": len(levels), "split": "val"},
         "data": found.name,
     }
     return Exported(codec, before, after, len(levels))
+
+
+def _of_class(split: Split, label: Tensor | None) -> Split:
+    """The images of a class; all of data without classes, or with static bits."""
+    if label is None or split.labels is None or split.bits is not None:
+        return split
+    return split.subset(np.flatnonzero(split.labels == int(label)))
 
 
 def _spaced(split: Split, n: int, name: str) -> Tensor:
