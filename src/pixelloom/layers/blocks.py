@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixelloom.layers.gates import sigmoid_gate
 from pixelloom.layers.masked_conv import MaskedConv2d, group_sizes
 from pixelloom.layers.reads import HERE, Read
 
@@ -162,7 +163,6 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> same"""
-        # [B, 2 * hidden, H, W] -> a and b [B, hidden, H, W]
-        a, b = self.mix(F.silu(self.down(F.silu(self.norm(x))))).chunk(2, dim=1)
-        branch: Tensor = self.up(self.dropout(a * torch.sigmoid(b)))
+        h = self.mix(F.silu(self.down(F.silu(self.norm(x)))))  # [B, 2 * hidden, H, W]
+        branch: Tensor = self.up(self.dropout(sigmoid_gate(h)))
         return x + branch

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.layers.blocks import Activation, Positions, make_activation, make_norm
 from pixelloom.layers.class_conditioning import ClassBias, check_given
 from pixelloom.layers.condition_encoder import condition_layers
+from pixelloom.layers.gates import tanh_gate
 from pixelloom.layers.masked_conv import Mask, MaskedConv2d
 from pixelloom.layers.shifted_conv import BoxConv2d
 from pixelloom.networks.pixel.pixelcnn import ConditionKernels, Encoder, Side
@@ -167,8 +167,8 @@ class GatedLayer(nn.Module):
         # a_h = W_h * h + L a_v + V_h
         beside = self.beside(self.horizontal(self.norm_beside(h)) + self.link(above), labels, s)
         # v' = gate(a_v), h' = h + U gate(a_h)   (eq. 2)
-        branch = self.up(self.dropout(_gate(beside)))
-        return _gate(above), h + branch if self.skip else branch
+        branch = self.up(self.dropout(tanh_gate(beside)))
+        return tanh_gate(above), h + branch if self.skip else branch
 
 
 class Condition(nn.Module):
@@ -220,9 +220,3 @@ class RowConv2d(nn.Module):
         """[B, inputs, H, W] -> [B, gate, H, W]"""
         out: Tensor = self.row(x)
         return out if self.pixel is None else out + self.pixel(x)
-
-
-def _gate(x: Tensor) -> Tensor:
-    """tanh(a) sigmoid(b), eq. 2: [B, 2f, H, W] -> [B, f, H, W]"""
-    a, b = x.chunk(2, dim=1)
-    return torch.tanh(a) * torch.sigmoid(b)

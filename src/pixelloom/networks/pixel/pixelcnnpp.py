@@ -32,6 +32,7 @@ from pixelloom.core.types import ImageSpec
 from pixelloom.layers.blocks import Positions, make_norm
 from pixelloom.layers.class_conditioning import ClassBias, check_given
 from pixelloom.layers.condition_encoder import condition_biases, condition_layers
+from pixelloom.layers.gates import concat_elu, glu
 from pixelloom.layers.output import Output
 from pixelloom.layers.reads import HERE, Read
 from pixelloom.layers.shifted_conv import BoxConv2d
@@ -221,7 +222,7 @@ class ConcatELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> [B, 2 * features, H, W]"""
-        return F.elu(torch.cat((x, -x), dim=1))
+        return concat_elu(x)
 
     def reads(self) -> tuple[Read, ...]:
         """All features of the same position."""
@@ -233,7 +234,7 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 2 * features, H, W] -> [B, features, H, W]"""
-        return F.glu(x, dim=1)
+        return glu(x)
 
     def reads(self) -> tuple[Read, ...]:
         """All features of the same position."""

@@ -32,6 +32,7 @@ from pixelloom.layers.blocks import make_norm
 from pixelloom.layers.causal_attention import CausalAttention, Rotary
 from pixelloom.layers.class_conditioning import ClassBias, check_given
 from pixelloom.layers.condition_encoder import condition_biases, condition_layers
+from pixelloom.layers.gates import concat_elu, sigmoid_gate
 from pixelloom.layers.masked_conv import MaskedConv2d
 from pixelloom.layers.output import Output
 from pixelloom.layers.shifted_conv import BoxConv2d
@@ -176,7 +177,7 @@ class GatedResidual(nn.Module):
     ) -> None:
         super().__init__()
         conv = _near if near else _here
-        self.activate = F.silu if config.activation == "silu" else _concat_elu
+        self.activate = F.silu if config.activation == "silu" else concat_elu
         both = 1 if config.activation == "silu" else 2
         self.norm = make_norm(config.norm, features, 1)
         self.enter, self.gate = conv(both * features, features), conv(both * features, 2 * features)
@@ -200,14 +201,7 @@ class GatedResidual(nn.Module):
             h = h + bias(labels)
         for bias in self.biases:
             h = h + bias(s)
-        p, q = h.chunk(2, dim=1)  # [B, 2 * features, H, W] -> 2 x [B, features, H, W]
-        out: Tensor = x + p * torch.sigmoid(q)
-        return out
-
-
-def _concat_elu(x: Tensor) -> Tensor:
-    """(elu(x), elu(-x)), concatenated (Shang et al. 2016, with elu): [B, f, H, W] -> [B, 2f, H, W]"""
-    return F.elu(torch.cat((x, -x), dim=1))
+        return x + sigmoid_gate(h)
 
 
 def _near(inputs: int, outputs: int) -> BoxConv2d:
