@@ -44,7 +44,8 @@ print(data.spec, data.counts())
 pl.grid(data.train.take(np.arange(16))[0], data.spec.levels, columns=8)
 
 # %% [markdown]
-# Train. The budget is small; `minutes=10` would be a start for real images.
+# Train. The budget is small; `minutes=10` would be a start for real images. With `plot=True`, curves and samples appear
+# below and are updated while the run trains.
 
 # %%
 model = pl.train(
@@ -52,6 +53,7 @@ model = pl.train(
     data=folder,
     images=800,
     out=work / "run",
+    plot=True,
     overrides={
         "data.levels": 4,
         "model.block": "gated",

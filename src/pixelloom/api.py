@@ -26,6 +26,7 @@ from pixelloom.runs.config import OWN, Overrides
 from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics, load_data, scored
 from pixelloom.runs.evaluate import measure as measure_samples
 from pixelloom.runs.folder import find
+from pixelloom.runs.live_plot import live_plots
 from pixelloom.runs.own import own_overrides, restored
 from pixelloom.runs.plan import as_text, joined, planned
 from pixelloom.runs.score import ImageScores, normals, opened, score_images
@@ -91,6 +92,7 @@ def train(
     force: bool = False,
     allow_changed_data: bool = False,
     overrides: Overrides | None = None,
+    plot: bool = False,
 ) -> GenerativeModel:
     """Train a model, and return the best one by validation.
 
@@ -117,6 +119,7 @@ def train(
         force: replace the run in ``out``.
         allow_changed_data: resume on data whose content is not that of the run.
         overrides: further fields, as ``{"model.channels": 32, "optim.lr": 1e-3}``.
+        plot: in a notebook, show curves and samples, updated in place while the run trains.
 
     Raises:
         UsageError: for unknown names or invalid values, or if ``out`` holds a run already.
@@ -141,7 +144,10 @@ def train(
     options = joined(overrides or {}, {field: value for field, value in given.items() if value is not None})
     arrays = None if named else data
     plan, folder = planned(name, config=config, out=out, overrides=options, resume=resume, force=force, arrays=arrays)
-    best = carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data, arrays=arrays, own=own)
+    best = carry_out(
+        plan, folder, resume=resume, force=force, changed_data=allow_changed_data, arrays=arrays, own=own,
+        hooks=live_plots(folder, wanted=plot),
+    )  # fmt: skip
     return load_model(best) if own is None else restored(own, best)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import date
 from functools import partial
@@ -80,6 +80,7 @@ def carry_out(
     changed_data: bool = False,
     arrays: Any = None,
     own: PixelModel | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> Path:
     """Claim the folder and train; returns the model folder. Torch's random generators are unchanged.
 
@@ -91,7 +92,9 @@ def carry_out(
     first = is_first_process(plan.train)
     try:
         with claimed(out, resume=resume, force=force) if first else nullcontext(), torch.random.fork_rng(_cuda()):
-            return train(plan, out, resume=resume, force=force, changed_data=changed_data, arrays=arrays, own=own)
+            return train(
+                plan, out, resume=resume, force=force, changed_data=changed_data, arrays=arrays, own=own, hooks=hooks
+            )
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -115,6 +118,7 @@ def train(
     changed_data: bool = False,
     arrays: Any = None,
     own: PixelModel | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> Path:
     """Train in the folder ``out``; returns the folder of the best model by validation.
 
@@ -123,7 +127,7 @@ def train(
     are known to be valid. ``arrays`` are images in memory, in place of those that the configuration names, see
     :func:`pixelloom.data.memory.dataset_of`. ``own`` is the model that a run of a network of one's own trains in place;
     it ends as the best model. With ``changed_data`` a run is resumed on data that are not those it was
-    begun with.
+    begun with. ``hooks`` are called after those of every run.
 
     Raises:
         UsageError: for a configuration that does not fit the data, the machine or the checkpoints, or a folder that
@@ -171,7 +175,7 @@ def train(
         _log_of(fabric, "threads: %d (%s)", threads, why)
     with fixed(threads):
         setup.config, reserve = adapt(setup, objective, first, fabric, resume=bool(before))
-        return _fit(setup, objective, stream, fabric, out, resume=resume, force=force, reserve=reserve)
+        return _fit(setup, objective, stream, fabric, out, resume=resume, force=force, reserve=reserve, hooks=hooks)
 
 
 def _bound_memory(setup: Setup[Any, Any], objective: Objective, batch: Batch, fabric: Fabric) -> None:
@@ -196,6 +200,7 @@ def _fit(
     resume: bool,
     force: bool,
     reserve: float,
+    hooks: Sequence[Hook] = (),
 ) -> Path:
     """Train, write the run folder, and return the folder of the best model."""
     config, data = setup.config, setup.data
@@ -212,7 +217,7 @@ def _fit(
         config.train,
         fabric,
         epoch=len(data.train),
-        hooks=_hooks(setup, out),
+        hooks=[*_hooks(setup, out), *hooks],
         out=out,
         resume=resume,
         about=identity.about(config, setup.fingerprint, setup.start),
