@@ -118,5 +118,6 @@ def test_a_real_kernel_shows_two_images(tmp_path: Path) -> None:
     shown = [each["data"]["image/png"] for each in book.cells[0].outputs if "image/png" in each.get("data", {})]
     images = [Image.open(io.BytesIO(base64.b64decode(each))) for each in shown]
     assert len(images) == 2
+    assert not any("text/html" in each.get("data", {}) for each in book.cells[0].outputs)  # progress is plain lines
     newest = max((tmp_path / "run" / "samples").glob("0*.png"))
     assert any(image.size == Image.open(newest).size for image in images)

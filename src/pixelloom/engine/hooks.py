@@ -35,7 +35,7 @@ class Progress(Hook):
     """Show speed, smoothed statistics and time left: a bar on a terminal, otherwise a line every ten seconds."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, force_jupyter=False)  # plain lines in a notebook too
         self._bar: Bar | None = None
         self._task = TaskID(0)
 
