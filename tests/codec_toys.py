@@ -35,7 +35,8 @@ class TableCodec:
         table[:, 0] += TOTAL - table.sum(1)
         self.spec, self.table = spec, table
         self.low = np.concatenate((np.zeros((spec.dims, 1), np.int64), table.cumsum(1)), 1)
-        self.identity = hashlib.sha256(repr(spec).encode() + table.astype("<i8").tobytes()).digest()
+        about = f"ImageSpec(channels={spec.channels}, height={spec.height}, width={spec.width}, levels={spec.levels})"
+        self.identity = hashlib.sha256(about.encode() + table.astype("<i8").tobytes()).digest()
         self._lookup = [np.repeat(np.arange(spec.levels), row).tolist() for row in table]
         self._table, self._low = table.tolist(), self.low.tolist()
         self.decoded = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import struct
 import tracemalloc
@@ -19,7 +20,7 @@ from PIL import Image
 from codec_mutations import Parts
 from codec_toys import LocalCodec
 from commands import caller
-from pixelloom.codec import archive, layout, manifest, sizes
+from pixelloom.codec import archive, container, image_files, layout, manifest, sizes, strips
 from pixelloom.codec.archive import Source, compress_files, extract
 from pixelloom.codec.arrays import compress, decompress, open_pxl
 from pixelloom.codec.container import PIXELS, Writer
@@ -160,7 +161,8 @@ def test_files_of_several_sizes_come_out_as_they_went_in(block: int, tmp_path: P
         if block == 64:  # the most common size first
             assert shapes(file) == [(4, (5, 3), False), (3, (4, 6), True), (1, (9, 2), True), (1, (2, 9), True)]
         of_files = {source.name: source.content or b"" for source in files()}
-        for i, entry in enumerate(archive.in_blocks(entries)):
+        for i, (entry, strip) in enumerate(archive.in_blocks(entries)):
+            assert not strip
             found = levels_of(of_files[entry.name], GRAY, any_size=True)
             assert not isinstance(found, str)
             assert np.array_equal(file[i].numpy(), found.levels)
@@ -189,7 +191,7 @@ def test_salvage_names_the_images_of_a_damaged_block(tmp_path: Path) -> None:
 def test_groups_come_back() -> None:
     rows = [Entry(str(i), Form("PNG", "L"), group) for i, group in enumerate((0, 1, 1, 0, 2, 1))]
     assert manifest.parse(manifest.packed(rows), 6, 0, "") == rows
-    assert [entry.name for entry in archive.in_blocks(rows)] == ["0", "3", "1", "2", "5", "4"]
+    assert [entry.name for entry, _ in archive.in_blocks(rows)] == ["0", "3", "1", "2", "5", "4"]
     assert b"group" not in manifest.expand(manifest.packed([row._replace(group=0) for row in rows]), 1 << 20)
 
 
@@ -203,14 +205,75 @@ def test_forged_groups_are_refused(group: object) -> None:
         manifest.parse(manifest.compress(json.dumps(found).encode()), 6, 0, "")
 
 
+@pytest.fixture
+def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of more than 40 pixels are cut into strips of up to 20 pixels."""
+    monkeypatch.setattr(layout, "MAX_PIXELS", 40)
+    monkeypatch.setattr(strips, "STRIP", 20)
+    monkeypatch.setattr(container, "PIXELS", 20)
+
+
+@pytest.mark.parametrize(
+    ("size", "heights"),
+    [((9, 7), [2, 2, 2, 2, 1]), ((5, 8), [5]), ((41, 1), [14, 14, 13]), ((2, 30), [1, 1]), ((6, 10), [2, 2, 2])],
+)
+@pytest.mark.usefixtures("_small_limits")
+def test_large_images_are_cut_into_strips(size: tuple[int, int], heights: list[int]) -> None:
+    levels = np.arange(2 * math.prod(size), dtype=np.uint8).reshape(2, *size)
+    found = list(strips.cut(levels))
+    assert [strip.shape[1] for strip in found] == heights
+    assert strips.count_of(*size) == len(heights)
+    assert strips.rows_of(*size) == heights[0]
+    assert np.array_equal(np.concatenate(found, axis=1), levels)
+
+
+@pytest.mark.usefixtures("_small_limits")
+@pytest.mark.parametrize("block", [1, 3, 64])
+def test_files_of_large_images_come_out_as_they_went_in(block: int, tmp_path: Path) -> None:
+    rows = [Source(f"{i}.png", Path(), coded(size, i)) for i, size in enumerate([(9, 7), (4, 6), (9, 7), (2, 30)])]
+    buffer = io.BytesIO()
+    done = compress_files(rows, GRAYS, buffer, block=block)
+    assert not done.stored
+    with PxlFile(buffer.getvalue(), GRAYS) as file:
+        assert len(file) == 5 + 1 + 5 + 2
+        entries = archive.entries_of(file)
+        assert [entry.kind.strips for entry in entries if isinstance(entry.kind, Form)] == [5, 1, 5, 2]
+        extract(file, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        source.name: source.content for source in rows
+    }
+
+
+@pytest.mark.usefixtures("_small_limits")
+def test_salvage_leaves_out_an_image_of_which_a_strip_is_lost(tmp_path: Path) -> None:
+    rows = [Source(f"{i}.png", Path(), coded((9, 7), i)) for i in range(3)]
+    buffer = io.BytesIO()
+    compress_files(rows, GRAYS, buffer, block=1)
+    for lost in (5, 7, 9):  # the first strip of the second image, one between, the last one
+        data = bytearray(buffer.getvalue())
+        with PxlFile(bytes(data)) as file:
+            data[file.index.blocks[lost].end - 1] ^= 1
+        with PxlFile(bytes(data), GRAYS, salvage=True) as file:
+            done = extract(file, tmp_path / str(lost), salvage=True)
+        assert done.lost == [f"block {lost}: 1.png to 1.png"]
+        assert {path.name: path.read_bytes() for path in (tmp_path / str(lost)).iterdir()} == {
+            source.name: source.content for source in rows if source.name != "1.png"
+        }
+
+
+@pytest.mark.parametrize("count", [0, 1, -2, 1 << 33, 2.0, "2"])
+def test_forged_numbers_of_strips_are_refused(count: object) -> None:
+    rows = [Entry(str(i), Form("PNG", "L", strips=2)) for i in range(3)]
+    assert manifest.parse(manifest.packed(rows), 6, 0, "") == rows
+    found = json.loads(manifest.expand(manifest.packed(rows), 1 << 20))
+    found["forms"][0][5] = count
+    with pytest.raises(CodecError, match="names: the manifest is damaged"):
+        manifest.parse(manifest.compress(json.dumps(found).encode()), 6, 0, "")
+
+
 def test_images_that_are_too_large_are_stored_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    large = io.BytesIO()
-    Image.new("L", (3000, 4000)).save(large, "PNG")
-    reason = "4000x3000 pixels, and models of any size take up to 4194304 pixels"
-    assert levels_of(large.getvalue(), GRAY, any_size=True) == reason
-    assert levels_of(large.getvalue(), GRAY) == "4000x3000 pixels"
-    done = compress_files([Source("x.png", Path("x"), large.getvalue()), *files()], GRAYS, io.BytesIO())
-    assert done.stored == [("x.png", reason), ("no.png", "not an image that can be decoded")]
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 30)
+    assert levels_of(coded((4, 8), 0), GRAY, any_size=True) == "more than 30 pixels"
     with pytest.raises(UsageError, match=r"4000x3000 pixels: models of any size take up to 4194304 pixels; cut them"):
         compress(np.zeros((1, 1, 4000, 3000), np.uint8), GRAYS)
 
@@ -274,7 +337,31 @@ def test_forged_sizes_allocate_nothing() -> None:
         assert peak < 1 << 17
 
 
-def test_a_header_of_another_size_bounds_its_blocks() -> None:
+def test_the_work_of_decoding_is_bounded_by_the_size_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer pads payloads that claim more values than their bytes allow; without, a file is refused unread."""
+    many = np.zeros((4000, 1, 4, 4), np.uint8)
+    codec, blank = LocalCodec(ImageSpec(1, 4, 4, 2), many), many[:400]
+    plain = compress(blank, codec)
+    monkeypatch.setattr(layout, "FREE_VALUES", 64)
+    monkeypatch.setattr(layout, "VALUES_A_BYTE", 16)
+    padded = compress(blank, codec)
+    assert len(padded) > len(plain)
+    with PxlFile(padded, codec) as file:
+        assert sum(not block.raw for block in file.index.blocks) == 7
+        assert torch.equal(torch.cat(list(file.blocks())), torch.from_numpy(blank))
+        ends = [block.end for block in file.index.blocks]
+    values = [16 * min(400, 64 * (i + 1)) for i in range(7)]
+    assert all(value <= 64 + 16 * end for value, end in zip(values, ends, strict=True))
+    assert 64 + 16 * (ends[-1] - layout.HEAD_SIZE) < values[-1]  # and no more than that, but for a head
+    untouched = Untouched(codec.spec, many)
+    assert untouched.identity == codec.identity
+    with pytest.raises(CodecError, match=r"index: block \d+ ends \d+ bytes that claim \d+ values, which none writes"):
+        PxlFile(plain, untouched)
+    with PxlFile(plain, untouched, salvage=True) as file:
+        assert len(list(file._walk())) < 7
+
+
+def test_a_header_of_another_size_bounds_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images of 2^22 pixels in a block of the header's size: within 2^26 values, but not for a resized model."""
     untouched = Untouched(LOCAL.spec, np.zeros((50, *LOCAL.spec.shape), np.uint8))
     buffer = io.BytesIO()
@@ -283,6 +370,9 @@ def test_a_header_of_another_size_bounds_its_blocks() -> None:
     writer.close()
     parts = Parts(buffer.getvalue())
     data = parts.joined(head=parts.head[:48] + struct.pack("<HH", 2048, 2048) + parts.head[52:])
+    with pytest.raises(CodecError, match="that claim 8388608 values, which none writes"):
+        PxlFile(data, untouched)
+    monkeypatch.setattr(layout, "FREE_VALUES", 1 << 26)
     tracemalloc.start()
     with PxlFile(data, untouched) as file, pytest.raises(CodecError, match="2 images of 2048x2048 pixels, which its"):
         file[0]

@@ -28,7 +28,7 @@ def list_blocks(path: str, *, as_json: bool) -> None:
         values = sum(block.n * block.spec.dims for block in file.index.blocks)
         sizes = {block.spec.shape[1:] for block in file.index.blocks} or {spec.shape[1:]}
         entries = entries_of(file) if file.index.manifest < file.index.end else []
-    place = {id(entry): i for i, entry in enumerate(in_blocks(entries))}
+    place = {id(entry): i for i, (entry, strip) in enumerate(in_blocks(entries)) if not strip}
     files = [
         {"name": entry.name, "stored": isinstance(entry.kind, Stored),
          "bytes": entry.kind.size if isinstance(entry.kind, Stored) else None, "image": place.get(id(entry))}

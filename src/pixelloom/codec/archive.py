@@ -1,6 +1,7 @@
 """Archives: image files into one ``.pxl`` file, and the same names, pixels and modes out of it.
 
-Images that fit the model are coded by it, images of one size together; others are stored as they are, byte for byte.
+Images that fit the model are coded by it, images of one size together, and large ones in strips; others are stored as
+they are, byte for byte.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 
 from torch import Tensor
 
-from pixelloom.codec import manifest
+from pixelloom.codec import manifest, strips
 from pixelloom.codec.container import BLOCK, Sink, Writer, Written
 from pixelloom.codec.image_files import SUFFIX, file_of, levels_of, size_of, takes_size
 from pixelloom.codec.layout import AGAIN
@@ -144,7 +145,8 @@ def compress_files(
             kept[i] = zlib.crc32(data)
             done.stored.append((name, found))
         else:
-            writer.put(found.levels[None])
+            for strip in strips.cut(found.levels):
+                writer.put(strip[None])
             group = groups.setdefault(found.levels.shape, len(groups))
             if group < len(groups) - 1:
                 raise _changed(rows[i])
@@ -167,7 +169,7 @@ def _by_size(files: Sequence[Source], spec: ImageSpec) -> tuple[ImageSpec, list[
         rank.setdefault(size, len(rank))
     if rank:
         height, width = next(iter(rank))
-        spec = replace(spec, height=height, width=width)
+        spec = replace(spec, height=strips.rows_of(height, width), width=width)
     last = len(rank)
     return spec, sorted(range(len(files)), key=lambda i: last if (size := sizes[i]) is None else rank.get(size, last))
 
@@ -231,9 +233,10 @@ def _numbered(file: PxlFile, count: int) -> list[Entry]:
     return [Entry(f"{i:0{width}d}{SUFFIX['PNG']}", form) for i in range(count)]
 
 
-def in_blocks(entries: Iterable[Entry]) -> list[Entry]:
-    """The files that are images in blocks, in the order of these."""
-    return sorted((entry for entry in entries if isinstance(entry.kind, Form)), key=lambda entry: entry.group)
+def in_blocks(entries: Iterable[Entry]) -> list[tuple[Entry, int]]:
+    """For each image in blocks its file, and the number of the strip of it that the image is."""
+    found = ((entry, entry.kind.strips) for entry in entries if isinstance(entry.kind, Form))
+    return [(entry, i) for entry, count in sorted(found, key=lambda row: row[0].group) for i in range(count)]
 
 
 def contents(file: PxlFile, entries: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:
@@ -242,9 +245,9 @@ def contents(file: PxlFile, entries: Sequence[Entry]) -> Iterator[tuple[Entry, b
     Raises:
         CodecError: at the first one that is damaged; names the block or the file.
     """
-    coded = iter(in_blocks(entries))
+    coded, joined = iter(in_blocks(entries)), strips.Joined()
     for images in file.blocks():
-        yield from _files(file, images, coded)
+        yield from _files(file, images, coded, joined)
     for entry, offset in _places(entries):
         yield entry, _stored(file, entry, offset)
 
@@ -256,17 +259,17 @@ def intact(file: PxlFile, done: Extracted) -> Iterator[tuple[Entry, bytes]]:
         entries = entries_of(file)
     except CodecError as error:
         done.lost.append(f"names and stored files ({error})")
-    coded = in_blocks(entries)
+    coded, joined = in_blocks(entries), strips.Joined()
     for part in file.intact():
         if isinstance(part, Lost):
             first, n = part.block.first, part.block.n
-            names = [printable(entry.name) for entry in coded[first : first + n]]
+            names = [printable(entry.name) for entry, _ in coded[first : first + n]]
             which = f"{names[0]} to {names[-1]}" if names else f"images {first} to {first + n - 1}"
             done.lost.append(f"block {part.block.number}: {which}")
         else:
             block, images = part
-            named = coded or _numbered(file, max(block.first + block.n, 1))
-            yield from _files(file, images, iter(named[block.first : block.first + block.n]))
+            named = coded or [(entry, 0) for entry in _numbered(file, max(block.first + block.n, 1))]
+            yield from _files(file, images, iter(named[block.first : block.first + block.n]), joined)
     for entry, offset in _places(entries):
         try:
             yield entry, _stored(file, entry, offset)
@@ -276,11 +279,15 @@ def intact(file: PxlFile, done: Extracted) -> Iterator[tuple[Entry, bytes]]:
         done.lost.append("what comes after the last intact block, if anything did")
 
 
-def _files(file: PxlFile, images: Tensor, entries: Iterator[Entry]) -> Iterator[tuple[Entry, bytes]]:
-    for levels, entry in zip(images.numpy(), entries, strict=False):  # entries are those of all blocks
+def _files(
+    file: PxlFile, images: Tensor, entries: Iterator[tuple[Entry, int]], joined: strips.Joined
+) -> Iterator[tuple[Entry, bytes]]:
+    for levels, (entry, number) in zip(images.numpy(), entries, strict=False):  # entries are those of all blocks
         assert isinstance(entry.kind, Form)
         try:
-            yield entry, file_of(levels, entry.kind, file.spec)
+            whole = joined.add(levels, number, entry.kind.strips)
+            if whole is not None:
+                yield entry, file_of(whole, entry.kind, file.spec)
         except ValueError as error:
             raise CodecError(f"{file.name}: names: {printable(entry.name)}: {error}; {AGAIN}") from error
 

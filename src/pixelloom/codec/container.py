@@ -170,6 +170,9 @@ class Writer:
         if self.done.images + n > layout.MAX_IMAGES:
             raise DataError(f"a file holds up to {layout.MAX_IMAGES} images; write several")
         payload = self._coded(levels)
+        if payload is not None:  # a decoder reads zeros after the end
+            needed = layout.fewest_bytes(self.done.values + levels.size, self.done.size)
+            payload = payload.ljust(needed, b"\0")
         sized = spec != header.spec
         tag = layout.tag_of(None if payload is None else len(payload), counted=sized or n < header.block)
         if payload is None:

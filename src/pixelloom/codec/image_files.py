@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from pixelloom.codec import strips
 from pixelloom.codec.layout import check_size, over_limit
 from pixelloom.codec.manifest import Form
 from pixelloom.core.errors import PixelloomError, UsageError
@@ -80,9 +81,9 @@ def levels_of(data: bytes, spec: ImageSpec, *, any_size: bool = False) -> Fittin
 
 
 def takes_size(spec: ImageSpec, size: tuple[int, int]) -> bool:
-    """Whether a model of any size takes images of a height and width."""
+    """Whether a model of any size takes images of a height and width, in strips if they are large."""
     try:
-        check_size(replace(spec, height=size[0], width=size[1]))
+        check_size(replace(spec, height=strips.rows_of(*size), width=size[1]))
     except (UsageError, ValueError):
         return False
     return True
@@ -111,7 +112,8 @@ def _levels(data: bytes, spec: ImageSpec, any_size: bool) -> Fitting | str:
             return f"mode {image.mode}"
         if "transparency" in image.info:
             return "transparency"
-        assert image.height * image.width <= MAX_PIXELS
+        if image.height * image.width > MAX_PIXELS:
+            return f"more than {MAX_PIXELS} pixels"
         before, after = _chunks(data) if kind == "PNG" else (b"", b"")
         if len(before) + len(after) > _KEPT:
             return "large metadata"
@@ -132,7 +134,7 @@ def _levels(data: bytes, spec: ImageSpec, any_size: bool) -> Fitting | str:
         if (pixels[..., -1] != OPAQUE).any():
             return "transparency"
         pixels = pixels[..., :-1]
-    return _of_model(pixels, spec, Form(kind, mode, before, after, palette))
+    return _of_model(pixels, spec, Form(kind, mode, before, after, palette, strips.count_of(*size)))
 
 
 def _of_model(pixels: Levels, spec: ImageSpec, form: Form) -> Fitting | str:

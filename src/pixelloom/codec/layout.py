@@ -24,6 +24,8 @@ MAX_BLOCK = 4096  # images
 MAX_VALUES = 1 << 26  # of a block
 MAX_PIXELS = 1 << 22  # of a block whose size is not the header's, or not that of the model
 MAX_SIDE = (1 << 16) - 1
+FREE_VALUES = 1 << 22  # that a file of any size may hold
+VALUES_A_BYTE = 1 << 12  # that each byte up to the end of a block allows besides
 MAX_IMAGES = (1 << 32) - 1
 END = 0  # the tag after the last block
 SIZED = 5  # before height, width and tag of a block whose size is not the header's
@@ -214,6 +216,21 @@ def read_block(data: bytes, at: int, header: Header, after: Block | None) -> tup
     return block, at
 
 
+def check_work(values: int, block: Block) -> None:
+    """Check that a file is not too small for the values that it claims, up to a block: decoding takes time for each.
+
+    Raises:
+        ValueError: for more than :data:`FREE_VALUES` and :data:`VALUES_A_BYTE` for each byte up to the block's end.
+    """
+    if values > FREE_VALUES + VALUES_A_BYTE * block.end:
+        raise ValueError(f"block {block.number} ends {block.end} bytes that claim {values} values, which none writes")
+
+
+def fewest_bytes(values: int, start: int) -> int:
+    """Bytes of a payload that starts at an offset, for :func:`check_work` to hold with all values up to its end."""
+    return max(0, -(-(values - FREE_VALUES) // VALUES_A_BYTE) - start)
+
+
 def block_check(header: Header, first: int, levels: Levels, payload: bytes) -> int:
     """CRC-32 of header, place, images, height, width, payload and levels: a block holds in its own place only."""
     n, _, height, width = levels.shape
@@ -337,13 +354,15 @@ def parse_index(data: bytes, header: Header, end: int) -> Index:
     stored, at = read_varint(data, 0)
     manifest, at = read_varint(data, at)
     blocks: list[Block] = []
-    start = HEADER_SIZE
+    start, values = HEADER_SIZE, 0
     while at < len(data):
         block, at = read_block(data, at, header, blocks[-1] if blocks else None)
         if at + 2 > len(data):
             raise ValueError("it ends within an entry")
         blocks.append(block._replace(check=int.from_bytes(data[at : at + 2], "little")))
         start, at = block.end, at + 2
+        values += block.n * block.spec.dims
+        check_work(values, block)
         if start > end:
             raise ValueError(f"block {block.number} ends after the end of the file")
     if start + 1 + stored + manifest != end:

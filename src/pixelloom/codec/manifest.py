@@ -39,6 +39,8 @@ class Form(NamedTuple):
     """PNG: chunks after the pixels that are kept."""
     palette: bytes = b""
     """Of mode P: R, G, B of each index."""
+    strips: int = 1
+    """Images in blocks that the file is cut into, from top to bottom."""
 
 
 class Stored(NamedTuple):
@@ -74,7 +76,7 @@ def packed(entries: Iterable[Entry]) -> bytes:
     kinds = [-1 if isinstance(entry.kind, Stored) else place[entry.kind] for entry in rows]
     found: dict[str, Any] = {
         "names": list(_runs([entry.name for entry in rows])),
-        "forms": [[form.format, form.mode, *map(_text, form[2:])] for form in forms],
+        "forms": [_row(form) for form in forms],
         "form": [[kind, len(list(group))] for kind, group in groupby(kinds)],
         "stored": [list(entry.kind) for entry in rows if isinstance(entry.kind, Stored)],
     }
@@ -87,6 +89,11 @@ def packed(entries: Iterable[Entry]) -> bytes:
             f"{MAX_FILES} files and {MAX_JSON} bytes: compress fewer at once"
         )
     return compress(text)
+
+
+def _row(form: Form) -> list[str | int]:
+    row: list[str | int] = [form.format, form.mode, *map(_text, form[2:5])]
+    return row if form.strips == 1 else [*row, form.strips]
 
 
 def _text(data: bytes) -> str:
@@ -159,14 +166,15 @@ def parse(data: bytes, images: int, room: int, name: str) -> list[Entry]:
         if total > MAX_FILES:
             raise ValueError("it names more files than it may")
         of_blocks = sum(count for kind, count in kinds if kind >= 0)
-        if of_blocks != images or total - of_blocks != len(stored) or sum(row.size for row in stored) != room:
+        pieces = sum(count * forms[kind].strips for kind, count in kinds if kind >= 0)
+        if pieces != images or total - of_blocks != len(stored) or sum(row.size for row in stored) != room:
             raise ValueError("it is of other images")
         if any(row.size > row.length or row.length > MAX_STORED for row in stored):
             raise ValueError("a stored file is larger than it may be")
         names = list(_names(found["names"], total))
         rest = iter(stored)
         each = (next(rest) if kind < 0 else forms[kind] for kind, count in kinds for _ in range(count))
-        groups = _groups(found.get("group"), images)
+        groups = _groups(found.get("group"), of_blocks)
         entries = [
             Entry(name, kind, 0 if isinstance(kind, Stored) else next(groups))
             for name, kind in zip(names, each, strict=True)
@@ -198,6 +206,7 @@ def _whole(value: Any, least: int = 0) -> int:
 
 def _form(row: Any) -> Form:
     form, mode, *rest = row
+    strips = _whole(rest.pop(), 2) if len(rest) == 4 else 1
     if form not in ("PNG", "BMP", "PPM") or mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         raise ValueError("an unknown form of image")
     before, after, palette = (base64.b64decode(text, validate=True) for text in rest)
@@ -205,7 +214,7 @@ def _form(row: Any) -> Form:
         raise ValueError("a palette of another length")
     if (before or after) and form != "PNG":
         raise ValueError("chunks of a file that is no PNG")
-    return Form(form, mode, before, after, palette)
+    return Form(form, mode, before, after, palette, strips)
 
 
 def _names(rows: Any, total: int) -> Iterator[str]:

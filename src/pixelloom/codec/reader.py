@@ -303,10 +303,12 @@ class PxlFile:
     def _walk(self) -> Iterator[Block]:
         """Blocks from head to head, up to the end or what is no head."""
         block: Block | None = None
-        start = HEADER_SIZE
+        start, values = HEADER_SIZE, 0
         while True:
             try:
                 block, _ = layout.read_block(self._at(start, layout.HEAD_SIZE), 0, self.header, block)
+                values += block.n * block.spec.dims
+                layout.check_work(values, block)
             except ValueError:  # the end, also
                 return
             start = block.end
