@@ -120,6 +120,23 @@ def test_wide_matrices_become_nearly_orthogonal_and_square_ones_less_so(shape: t
     assert 0.15 < rms.min() < rms.max() < 0.19
 
 
+@pytest.mark.parametrize("shape", [(4, 12), (64, 480), (480, 64)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-5])
+def test_wide_matrices_take_the_same_step_by_fewer_products(shape: tuple[int, int], smallest: float) -> None:
+    """As the polynomial of the matrix itself in float64, for equal singular values and for those down to 1e-5."""
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(3, *shape), full_matrices=False)
+    matrices = u * torch.logspace(0, math.log10(smallest), min(shape)) @ v
+    x = matrices.double() if shape[0] < shape[1] else matrices.double().mT
+    x = x / x.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    expected = x if shape[0] < shape[1] else x.mT
+    assert (orthogonal(matrices) - expected).norm() < (1e-5 if smallest == 1 else 2e-3) * expected.norm()
+    assert (orthogonal(matrices.double()) - expected).norm() < 1e-6 * expected.norm()  # 1e-7 is added to the norm
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_muon_is_torchs_at_adams_scale_up_to_rounding(weight_decay: float) -> None:
     torch.manual_seed(0)
