@@ -46,7 +46,8 @@ def test_the_fewest_levels_keep_all_values(values: list[int], levels: int) -> No
 
 def test_the_most_common_size_is_taken() -> None:
     few, many = drawn((6, 5), [0, 255], 21), drawn((4, 4), [0, 255], 25)
-    found = own_codec._most_common([*few, *many, b"no image"])
+    found, tiled = own_codec._for_training(own_codec._by_size([*few, *many, b"no image"]))
+    assert not tiled
     assert found.shape == (25, 1, 4, 4)
     for image, data in zip(found, many, strict=True):
         assert np.array_equal(image[0], np.asarray(Image.open(io.BytesIO(data))))
@@ -54,10 +55,25 @@ def test_the_most_common_size_is_taken() -> None:
 
 def test_one_colored_image_makes_all_colored() -> None:
     gray, color = drawn((4, 4), [0, 9], 20), drawn((4, 4, 3), [0, 255], 1)
-    found = own_codec._most_common([*gray, *color])
+    found, _ = own_codec._for_training(own_codec._by_size([*gray, *color]))
     assert found.shape == (21, 3, 4, 4)
     assert (found[:20] == found[:20, :1]).all()
     assert not (found[20] == found[20, :1]).all()
+
+
+def test_images_of_several_sizes_are_cut_into_tiles() -> None:
+    sizes = [(9, 4), (5, 13), (4, 4), (3, 20), (8, 8)] * 3
+    files = [drawn(size, [0, 255], 1, seed)[0] for seed, size in enumerate(sizes)]
+    found, tiled = own_codec._for_training(own_codec._by_size(files))
+    assert tiled
+    assert found.shape == ((2 + 3 + 1 + 0 + 4) * 3, 1, 4, 4)  # the median of the shorter sides
+    images = {
+        size: [np.asarray(Image.open(io.BytesIO(data))) for data in files[i::5]] for i, size in enumerate(sizes[:5])
+    }
+    expected = [image[y : y + 4, x : x + 4] for image in images[5, 13] for y in (0,) for x in (0, 4, 8)]
+    assert np.array_equal(found[6:15, 0], np.stack(expected))
+    with pytest.raises(DataError, match="8 tiles of images of several sizes are too few"):
+        own_codec._for_training(own_codec._by_size([*files[1:10:5], *files[2:10:5], files[3]]))
 
 
 @pytest.mark.parametrize("n", [0, 19])
@@ -91,6 +107,30 @@ def test_a_folder_is_compressed_by_its_own_model(
     for path in folder.iterdir():
         back = np.asarray(Image.open(tmp_path / "back" / path.name))
         assert np.array_equal(back, np.asarray(Image.open(path)))
+
+
+def test_images_of_several_sizes_are_compressed_by_a_local_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = caller(capsys)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    sizes = [(8, 8), (12, 8), (8, 17), (16, 16)]
+    for number in range(24):
+        (folder / f"{number:02d}.png").write_bytes(drawn(sizes[number % 4], [0, 0, 0, 255], 1, number)[0])
+    small = {"model.channels": 4, "model.blocks": 1, "model.hidden": 4, "train.images": 200, "train.minutes": None}
+    recipe = own_codec._local_recipe
+    monkeypatch.setattr(own_codec, "_local_recipe", lambda spec: (recipe(spec)[0], recipe(spec)[1] | small))
+    said = run("compress", "images", "--train-minutes", "5", "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["images"] == 24
+    codec = CodecModel.load(tmp_path / "images.safetensors")
+    assert codec.is_local
+    assert codec.spec == ImageSpec(1, 8, 8, 2)
+    assert run("decompress", "images.pxl", "-o", "back").code == 0
+    for path in folder.iterdir():
+        assert (tmp_path / "back" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_an_earlier_file_keeps_its_model_until_the_new_one_is_whole(
