@@ -101,7 +101,9 @@ def _unwritten(patch: Patch, chosen: Callable[[list[int]], int]) -> None:
 
     def init(self: Runtime, *args: Any) -> None:
         right(self, *args)
-        self.caches[chosen(sorted(self.caches))].write = lambda *args: None  # type: ignore[method-assign]
+        self.caches[chosen(sorted(self.caches))].writes = lambda *args: None  # type: ignore[method-assign]
+        for task in self._tasks:
+            task.direct = False  # nothing is computed in a cache
 
     patch.setattr(Runtime, "__init__", init)
 

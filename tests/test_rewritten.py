@@ -47,9 +47,9 @@ from pixelloom.models.pixel import PixelModel
 from pixelloom.objectives.base import Monitor
 from pixelloom.runs import evaluate
 from pixelloom.sampling import sharding
+from pixelloom.sampling.fast import drawer
 from pixelloom.sampling.fast import sampler as fast
-from pixelloom.sampling.fast.caches import Cache, Ranges
-from pixelloom.sampling.fast.wavefronts import Wavefront
+from pixelloom.sampling.fast.runtime import Runtime
 from settings import CONFIGS
 from small_models import flat
 from test_shared_models import of_classes
@@ -117,16 +117,17 @@ def images_with_borders() -> None:
 
 def last_column_not_written(patch: Patch) -> None:
     """What is computed at the border of the image is not kept for those that read it later."""
-    right = Cache.write
+    right = Runtime.step
 
-    def write(self: Cache, wavefront: Wavefront, ranges: Ranges, value: Tensor) -> None:
-        right(self, wavefront, ranges, value)
-        for y, x in wavefront.positions:
-            if x == self.layout.width - 1:
-                for columns, _ in ranges:
-                    self.line(y)[:, x, columns] = 0
+    def step(self: Runtime, number: int, draw: Any) -> None:
+        right(self, number, draw)
+        for task in self._tasks:
+            if task.cache is not None and number in task.wavefronts:
+                for y, x in task.wavefronts[number].positions:
+                    if x == task.cache.layout.width - 1:
+                        task.cache.line(y)[:, x, torch.from_numpy(task.group.columns)] = 0
 
-    patch.setattr(Cache, "write", write)
+    patch.setattr(Runtime, "step", step)
 
 
 # Networks and heads
@@ -312,11 +313,11 @@ MUTATIONS: dict[str, tuple[Edit | Callable[[Patch], None], Check]] = {
         threads_change_no_image,
     ),
     "guidance away from the class": (
-        Edit(fast, "guided", "cond + weight * (cond - uncond)", "cond + weight * (uncond - cond)"),
+        Edit(drawer, "guided", "cond + weight * (cond - uncond)", "cond + weight * (uncond - cond)"),
         guidance_is_equation_6,
     ),
     "guidance with the null class in the place of the class": (
-        Edit(fast, "guided", "cond + weight * (cond - uncond)", "uncond + weight * (uncond - cond)"),
+        Edit(drawer, "guided", "cond + weight * (cond - uncond)", "uncond + weight * (uncond - cond)"),
         guidance_is_equation_6,
     ),
     "the label is off by one": (

@@ -11,6 +11,9 @@ positions).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,6 +70,29 @@ class CausalAttention(nn.Module):
         out = self._heads(q, k, v, allowed)
         return out if allowed is None else out.masked_fill(~allowed.any(1)[:, None], 0)
 
+    def single(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> Callable[[int, int], object]:
+        """Attention of one position, whose keys grow from step to step; views are made once.
+
+        Args:
+            q: its queries [B, heads * d].
+            keys: of all positions, [B, H*W, heads * d].
+            values: of all positions, [B, H*W, heads * e].
+            out: where the result is put, [B, heads * e].
+
+        Returns:
+            A function of the range of positions to attend to.
+        """
+        h = self.heads
+        # [B, n, heads * d] -> [B, heads, n, d]
+        q4, k4, v4, out4 = (
+            x.view(*x.shape[:2], h, x.shape[2] // h).transpose(1, 2) for x in (q[:, None], keys, values, out[:, None])
+        )
+        if q4.shape[3] == v4.shape[3]:
+            return partial(_fused_single, q4, k4, v4, out4)
+        # Per head [B, n, d], views without a copy
+        heads = list(zip(*(x.unbind(1) for x in (q4, k4.mT, v4, out4)), strict=True))
+        return partial(_explicit_single, heads, q.new_zeros(1))
+
     def _all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.where.own:
             return self._heads(q, k, v, causal=True)
@@ -111,6 +137,25 @@ def _explicit(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor
     # [B, heads, n, d] -> [B * heads, n, d], and the product back again
     scores = torch.baddbmm(masked, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[3] ** -0.5)
     return (scores.softmax(-1) @ v.flatten(0, 1)).view(*q.shape[:3], v.shape[3])
+
+
+def _fused_single(q: Tensor, k: Tensor, v: Tensor, out: Tensor, first: int, end: int) -> None:
+    """The fused kernel over keys first .. end - 1; all tensors [B, heads, n, d]."""
+    if end <= first:
+        out.zero_()
+        return
+    k, v = k.narrow(2, first, end - first), v.narrow(2, first, end - first)
+    out.copy_(F.scaled_dot_product_attention(q, k, v, scale=q.shape[3] ** -0.5))
+
+
+def _explicit_single(heads: list[tuple[Tensor, Tensor, Tensor, Tensor]], zero: Tensor, first: int, end: int) -> None:
+    """Eq. 1 over keys first .. end - 1; per head q [B, 1, d], transposed keys [B, d, N], values [B, N, e], and out."""
+    for q, k, v, out in heads:
+        if end <= first:
+            out.zero_()
+            continue
+        scores = torch.baddbmm(zero, q, k.narrow(2, first, end - first), alpha=q.shape[2] ** -0.5)
+        torch.bmm(scores.softmax(-1), v.narrow(1, first, end - first), out=out)
 
 
 class PixelBefore(nn.Module):

@@ -21,7 +21,9 @@ A layer also defines how one output is computed from what it reads, in one of th
                                   Its positions are ``Closure(carried)``
     attend(q, k, v, allowed)      attention of inputs 0, 1 and 2: q [B, n, f], k and v [B, N, f] and allowed, bool
                                   [n, N] or None for all -> [B, n, out]. Positions are HERE for input 0, Earlier for
-                                  the others
+                                  the others. An optional method ``single(q, keys, values, out)``, with q [B, f] of
+                                  one position, keys and values [B, H*W, f] of all and out [B, out], returns a function
+                                  (first, end) that puts the attention to this range of positions into out
     at(*inputs, present)          any other layer: for each input a tensor [M, N, features] with the N positions read by
                                   each of M outputs in the order of ``Positions.of``, and ``present``, bool [M, N],
                                   false beyond the edge and where an output reads fewer than N -> [M, out]

@@ -14,7 +14,7 @@ from pixelloom.core.types import Conditioning, ImageSpec
 from pixelloom.heads.discrete import Head
 from pixelloom.models.inputs import with_null_class
 from pixelloom.sampling import ancestral
-from pixelloom.sampling.fast.sampler import guided
+from pixelloom.sampling.fast.drawer import guided
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ Source: Germain, Gregor, Murray, Larochelle 2015, "MADE: Masked Autoencoder for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -199,6 +200,17 @@ class MaskedLinear(nn.Module):
         # [n, out, N, in] -> [n * out, N * in]
         out = F.linear(read, weight.flatten(2).flatten(0, 1), bias[places].flatten())
         return out.view(len(v), len(places), self.out_features)  # [B, n * out] -> [B, n, out]
+
+    def single(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> Callable[[int, int], object]:
+        """The product at one position, from the values [B, H*W, in] of all; out [B, out]. Views are made once."""
+        # [B, H*W, in] -> [B, H*W * in], weight [positions, out, positions, in] -> [positions, out, positions * in]
+        flat, weight, bias = values.flatten(1), self._weight.flatten(2), self.bias.view(-1, self.out_features)
+
+        def product(first: int, end: int) -> None:
+            place, read = end - self.own, end * self.in_features
+            torch.addmm(bias[place], flat.narrow(1, 0, read), weight[place].narrow(1, 0, read).t(), out=out)
+
+        return product
 
     def reads(self) -> tuple[Read, ...]:
         """All features of all earlier positions of the values; nothing of queries and keys."""

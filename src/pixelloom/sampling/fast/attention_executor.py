@@ -8,13 +8,17 @@ it is ready, as the position with the longest range needs it at this step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import Earlier, Position, Size
 from pixelloom.sampling.fast.caches import Cache
+from pixelloom.sampling.fast.context import Context, Executor, Operand
+from pixelloom.sampling.fast.planner import FeatureGroup
+from pixelloom.sampling.fast.recorder import Calls
 from pixelloom.sampling.fast.wavefronts import Segment, Wavefront
 
 
@@ -35,45 +39,87 @@ class _Call(NamedTuple):
 
 
 def attention(
+    context: Context,
+    group: FeatureGroup,
     attend: Callable[..., Tensor],
     where: Earlier,
     size: Size,
-    query: Callable[[Wavefront], Tensor],
+    query: Operand,
     keys: Cache,
     values: Cache,
-) -> Callable[[Wavefront], Tensor]:
+) -> Executor:
     """The executor of an attention layer.
 
     Args:
+        context: of the batch.
+        group: the features.
         attend: as the layer declares it (:mod:`pixelloom.layers.reads`).
         where: positions that each position attends to.
         size: of the grid.
-        query: executor of the queries, [M, features].
+        query: the queries, [M, features].
         keys: cache of the keys.
         values: cache of the values.
     """
     calls_of: dict[tuple[Segment, ...], list[_Call]] = {}
+    single: Any = getattr(getattr(attend, "__self__", None), "single", None)
+    if not (keys.layout.image_major and values.layout.image_major):
+        single = None
+    bound: list[_Single] = []
 
-    def run(wavefront: Wavefront) -> Tensor:
-        if wavefront.segments not in calls_of:  # in the first batch: a CUDA graph of later ones cannot make masks
-            calls_of[wavefront.segments] = _calls(wavefront.positions, where, size, keys.flat.device)
-        calls = calls_of[wavefront.segments]
-        q = query(wavefront)
+    def bind(wavefront: Wavefront, out: Tensor, calls: Calls) -> Tensor:
+        q = query.bind(wavefront, calls)
+        if not query.fixed:
+            own = context.buffer(("query", group.slot), group.sweep, wavefront.rows, query.features)
+            calls.append(partial(own.copy_, q))
+            q = own
         q = q.view(-1, wavefront.images, q.shape[1])  # [M, features] -> [positions, images, features]
-        outputs = []
-        for queries, first, end, allowed in calls:
-            mine = q if queries is None else q[queries]
-            k, v = (_tokens(cache, first, end) for cache in (keys, values))
-            # attend takes and gives [images, positions, features].
-            outputs.append(attend(mine.transpose(0, 1), k, v, allowed).transpose(0, 1))
-        if len(outputs) == 1:
-            return outputs[0].flatten(0, 1)  # [positions, images, features] -> [M, features]
-        out = torch.cat(outputs)
-        for call, output in zip(calls, outputs, strict=True):
-            out[call.queries] = output
-        return out.flatten(0, 1)  # [positions, images, features] -> [M, features]
+        if len(q) == 1 and single is not None:
+            if not bound:
+                bound.append(_Single(single(q[0], keys.tokens(), values.tokens(), out), where, size))
+            calls.append(bound[0].run)
+            bound[0].move(wavefront)
+            if context.binding is not None:
+                context.binding.moving(bound[0].move)
+            return out
+        context.unkept()
+        if wavefront.segments not in calls_of:
+            calls_of[wavefront.segments] = _calls(wavefront.positions, where, size, keys.flat.device)
+        calls.append(partial(_attend, attend, calls_of[wavefront.segments], q, keys, values, out))
+        return out
 
-    return run
+    return Executor(bind)
+
+
+class _Single:
+    """The attention of a single position, whose range moves."""
+
+    def __init__(self, attend: Callable[[int, int], object], where: Earlier, size: Size) -> None:
+        self.attend, self.where, self.size = attend, where, size
+        self.first, self.end = 0, 0
+
+    def move(self, wavefront: Wavefront) -> None:
+        """Attend from the position of a wavefront."""
+        self.first, self.end = self.where.span((wavefront.segments[0].y, wavefront.segments[0].x), self.size)
+
+    def run(self) -> None:
+        """Compute."""
+        self.attend(self.first, self.end)
+
+
+def _attend(
+    attend: Callable[..., Tensor], calls: list[_Call], q: Tensor, keys: Cache, values: Cache, out: Tensor
+) -> None:
+    """Attention of the queries [positions, images, features] by some calls."""
+    rows = out.view(*q.shape[:2], -1)  # [M, features] -> [positions, images, features]
+    for queries, first, end, allowed in calls:
+        mine = q if queries is None else q[queries]
+        k, v = (_tokens(cache, first, end) for cache in (keys, values))
+        # attend takes and gives [images, positions, features].
+        found = attend(mine.transpose(0, 1), k, v, allowed).transpose(0, 1)
+        if queries is None:
+            rows.copy_(found)
+        else:
+            rows[queries] = found
 
 
 def _calls(positions: list[Position], where: Earlier, size: Size, device: torch.device) -> list[_Call]:

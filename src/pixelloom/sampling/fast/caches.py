@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import Position
 from pixelloom.sampling.fast.layout import CacheLayout
+from pixelloom.sampling.fast.program import Binding
+from pixelloom.sampling.fast.recorder import Calls
 from pixelloom.sampling.fast.wavefronts import Ranges, Segment, Wavefront
 
 
@@ -22,6 +26,12 @@ class Cache:
         size = 2 * layout.margin + layout.rows * (images * layout.pitch + layout.skew)
         self.flat = torch.zeros(size, layout.features, dtype=dtype, device=device)  # [addresses, features]
         self.first_row = 0  # of the image, or above it, that is stored at the top
+        self.binding: Binding | None = None  # records views while a step is bound
+
+    @property
+    def unit(self) -> int:
+        """Numbers per address."""
+        return self.layout.features
 
     def reset(self) -> None:
         """Prepare for new images. Zeros, since a stale NaN times a weight of zero would be NaN."""
@@ -78,13 +88,25 @@ class Cache:
         # Where the skew is that of the segment, between = images * pitch, and row (i, image) is at (i * images + image)
         # * pitch: shape [n * images, width], strides (pitch * features, 1).
         if segment.n == 1 or between == self.images * pitch:
-            return self.flat.as_strided((segment.n * self.images, width), (pitch * features, 1), offset)
+            return self._view(offset, (segment.n * self.images, width), (pitch * features, 1), stride)
         # One image: shape [n, width], strides (between * features, 1).
         if self.images == 1:
-            return self.flat.as_strided((segment.n, width), (between * features, 1), offset)
+            return self._view(offset, (segment.n, width), (between * features, 1), stride)
         # Otherwise: shape [n, images, width], strides (between * features, pitch * features, 1).
         size, strides = (segment.n, self.images, width), (between * features, pitch * features, 1)
-        return self.flat.as_strided(size, strides, offset)
+        return self._view(offset, size, strides, stride)
+
+    def _view(
+        self,
+        offset: int,
+        size: tuple[int, ...],
+        strides: tuple[int, ...],
+        stride: Position = (1, 1),
+        up: Position = (1, 1),
+    ) -> Tensor:
+        if self.binding is None:
+            return self.flat.as_strided(size, strides, offset)
+        return self.binding.view(self, offset, size, strides, stride, up)
 
     def line(self, y: int) -> Tensor:
         """View one row of all images, [images, width, features]."""
@@ -97,24 +119,58 @@ class Cache:
         size = (self.images, self.layout.width * self.layout.rows, self.layout.features)
         return self.flat[: size[0] * size[1]].view(size)  # [images * H * W, features] -> [images, H * W, features]
 
-    def read(self, wavefront: Wavefront, ranges: Ranges, tap: Position = (0, 0), stride: Position = (1, 1)) -> Tensor:
-        """Read features under one tap of each position, [M, k]; a view where one segment and one range suffice."""
-        rows = []
-        for segment in wavefront.segments:
-            # [n, images, k] or [n * images, k] -> [n * images, k]
-            views = [self.view(segment, columns, 1, tap, stride).flatten(0, -2) for columns, _ in ranges]
-            rows.append(views[0] if len(views) == 1 else torch.cat(views, dim=1))
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
+    def view3(self, segment: Segment, up: Position, first: int, count: int, step: int = 1) -> Tensor:
+        """View every ``step``-th feature from ``first`` on for an upsampling, [n, images, count]."""
+        features = self.layout.features
+        between = segment.dy * self.row + segment.dx
+        strides = (between * features, self.pitch * features, step)
+        offset = self.address(segment.y, segment.x) * features + first
+        return self._view(offset, (segment.n, self.images, count), strides, up=up)
 
-    def write(self, wavefront: Wavefront, ranges: Ranges, value: Tensor) -> None:
-        """Write [M, k] at the positions."""
+    def reads(
+        self,
+        wavefront: Wavefront,
+        ranges: Ranges,
+        out: Tensor,
+        calls: Calls,
+        tap: Position = (0, 0),
+        stride: Position = (1, 1),
+    ) -> None:
+        """Append the calls that copy the features under one tap of each position to ``out`` [M, k]."""
+        start = 0
+        for segment in wavefront.segments:
+            end = start + segment.n * self.images
+            for columns, indices in ranges:
+                view = self.view(segment, columns, 1, tap, stride)
+                calls.append(partial(_rows_like(out[start:end, indices], view).copy_, view))
+            start = end
+
+    def writes(self, wavefront: Wavefront, ranges: Ranges, value: Tensor, calls: Calls) -> None:
+        """Append the calls that write [M, k] at the positions."""
         start = 0
         for segment in wavefront.segments:
             end = start + segment.n * self.images
             for columns, indices in ranges:
                 view = self.view(segment, columns)
-                view.copy_(value[start:end, indices].view(view.shape))  # [n * images, k] -> shape of the view
+                part = value if view.shape == value.shape else value[start:end, indices]
+                calls.append(partial(view.copy_, _rows_like(part, view)))
             start = end
+
+    def read(self, wavefront: Wavefront, ranges: Ranges, tap: Position = (0, 0), stride: Position = (1, 1)) -> Tensor:
+        """Read features under one tap of each position, [M, k]."""
+        out = self.flat.new_empty(wavefront.rows, ranges[-1][1].stop)
+        calls: Calls = []
+        self.reads(wavefront, ranges, out, calls, tap, stride)
+        for call in calls:
+            call()
+        return out
+
+    def write(self, wavefront: Wavefront, ranges: Ranges, value: Tensor) -> None:
+        """Write [M, k] at the positions."""
+        calls: Calls = []
+        self.writes(wavefront, ranges, value, calls)
+        for call in calls:
+            call()
 
     def gather(self, rows: Tensor, columns: Tensor, present: Tensor) -> Tensor:
         """Copy all features of all images at some positions.
@@ -132,3 +188,8 @@ class Cache:
         # [images, 1, ...] + [...] -> addresses [images, ...]
         found = self.flat[images.view(-1, *[1] * address.ndim) + address.masked_fill(~present, 0)]
         return found.masked_fill(~present[..., None], 0)
+
+
+def _rows_like(rows: Tensor, view: Tensor) -> Tensor:
+    """[n * images, k] in the shape of a view, which is that or [n, images, k]."""
+    return rows if view.ndim == 2 else rows.view(*view.shape[:2], -1)

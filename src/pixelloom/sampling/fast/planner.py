@@ -40,7 +40,7 @@ from pixelloom.sampling.fast.ir import (
     Recurrence,
 )
 from pixelloom.sampling.fast.layout import CacheLayout, plan_layout
-from pixelloom.sampling.fast.wavefronts import Columns, Sweep, sweep_of
+from pixelloom.sampling.fast.wavefronts import Columns, Sweep, shapes_of, sweep_of
 
 
 @dataclass(frozen=True)
@@ -262,6 +262,26 @@ class Plan:
             for step, segments in self.sweeps[group.sweep].segments.items():
                 held[step] += len(group.columns) * sum(segment.n for segment in segments)
         return held
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """For each step the number of a combination of wavefront shapes: steps of the same have the same program."""
+        factors = [
+            factor
+            for node in self.nodes
+            for edge in node.edges
+            if isinstance(edge.where, Offsets)
+            for factor in edge.where.up
+        ]
+        period = math.lcm(*factors)
+        found: list[list[int]] = [[] for _ in range(self.schedule.steps)]
+        numbers: dict[tuple[int, ...], int] = {}
+        for number, sweep in enumerate(self.sweeps):
+            for step, segments in sweep.segments.items():
+                if step < len(found):
+                    key = shapes_of(segments, period)
+                    found[step] += [number, numbers.setdefault(key, len(numbers))]
+        return [tuple(step) for step in found]
 
     @cached_property
     def grain(self) -> float:

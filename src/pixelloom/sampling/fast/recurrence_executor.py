@@ -6,62 +6,97 @@ wavefront, as when inputs of a whole row are ready together, the positions are s
 
     level(p) = 1 + max over carried offsets d with p + d in the wavefront of level(p + d),    0 where there are none
 
-and ``step`` is called once per level.
+and ``step`` is called once per level, whose states are written to the cache before the next one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import Position
-from pixelloom.sampling.fast.caches import Cache
-from pixelloom.sampling.fast.wavefronts import Ranges, Segment, Wavefront
+from pixelloom.sampling.fast import ir
+from pixelloom.sampling.fast.context import Context, Executor, Operand, calls_of
+from pixelloom.sampling.fast.planner import FeatureGroup
+from pixelloom.sampling.fast.recorder import Calls
+from pixelloom.sampling.fast.wavefronts import Segment, Wavefront, cut, ranges_of
 
 Level: TypeAlias = list[tuple[int, tuple[int | None, ...]]]
 """(index of a position, for each carried offset the index of the position there, None if its state is in the cache)"""
 
 
-def recurrence(
-    step: Callable[..., Tensor],
-    carried: tuple[Position, ...],
-    operand: Callable[[Wavefront], Tensor],
-    states: Cache,
-    ranges: Ranges,
-) -> Callable[[Wavefront], Tensor]:
-    """The executor of a recurrence.
+def recurrence(context: Context, group: FeatureGroup, operation: ir.Recurrence, operand: Operand) -> Executor:
+    """The executor of a recurrence: ``step`` for one level after the other, which find earlier states in the cache."""
+    step, carried = operation.step, operation.carried
+    states, ranges, features = context.caches[group.node], ranges_of(group.columns), len(group.columns)
+    levels_of: dict[tuple[Segment, ...], list[tuple[Wavefront, list[int]]]] = {}
+    recorded: dict[int, tuple[list[Tensor], Calls, Tensor]] = {}
 
-    Args:
-        step: inputs [M, in] and states [M, out], one tensor per carried offset -> states [M, out].
-        carried: offsets of these states.
-        operand: executor of the inputs.
-        states: cache of earlier states.
-        ranges: the states' features in it.
-    """
-    levels_of: dict[tuple[Segment, ...], list[Level]] = {}
+    def levels(wavefront: Wavefront) -> list[tuple[Wavefront, list[int]]]:
+        """Per level its positions in raster order, and their indices in the wavefront."""
+        if wavefront.segments not in levels_of:
+            positions = wavefront.positions
+            found = []
+            for level in topological_levels(positions, carried):
+                order = sorted((index for index, _ in level), key=lambda index: positions[index])
+                segments = cut(np.array([positions[index] for index in order]))
+                found.append((Wavefront(segments, wavefront.images, wavefront.width), order))
+            levels_of[wavefront.segments] = found
+        return levels_of[wavefront.segments]
 
-    def run(wavefront: Wavefront) -> Tensor:
-        levels = levels_of.get(wavefront.segments) or topological_levels(wavefront.positions, carried)
-        levels_of[wavefront.segments] = levels
-        inputs = [operand(wavefront), *(states.read(wavefront, ranges, offset) for offset in carried)]
-        if len(levels) == 1:
-            return step(*inputs)
-        # [M, features] -> per position [images, features]
-        x, *cached = [torch.split(rows, wavefront.images) for rows in inputs]
-        done: dict[int, Tensor] = {}
-        for level in levels:
-            before = [
-                torch.cat([rows[index] if (one := sources[i]) is None else done[one] for index, sources in level])
-                for i, rows in enumerate(cached)
+    def recording(rows: int) -> tuple[list[Tensor], Calls, Tensor]:
+        """The inputs of ``step``, its calls, and its value."""
+        if rows not in recorded:
+            widths = [operand.features, *(features for _ in carried)]
+            inputs = [
+                context.buffer(("input", group.slot, i), group.sweep, rows, width) for i, width in enumerate(widths)
             ]
-            value = step(torch.cat([x[index] for index, _ in level]), *before)
-            done.update(zip((index for index, _ in level), torch.split(value, wavefront.images), strict=True))
-        return torch.cat([done[index] for index in range(len(x))])
+            value = context.buffer(("state", group.slot), group.sweep, rows, features)
+            recorded[rows] = inputs, calls_of(context, step, step, inputs, value), value
+        return recorded[rows]
 
-    return run
+    def bind(wavefront: Wavefront, out: Tensor, calls: Calls) -> Tensor:
+        x = operand.bind(wavefront, calls)
+        whole = levels(wavefront)
+        for level, order in whole:
+            inputs, own, value = recording(level.rows)
+            _copy_rows(x, order, context.images, inputs[0], calls)
+            for state, offset in zip(inputs[1:], carried, strict=True):
+                states.reads(level, ranges, state, calls, offset)
+            calls.extend(own)
+            if len(whole) > 1:
+                states.writes(level, ranges, value, calls)
+                _copy_back(value, order, context.images, out, calls)
+        if len(whole) > 1:
+            return out
+        calls.append(partial(out.copy_, value))
+        return out
+
+    return Executor(bind)
+
+
+def _copy_rows(value: Tensor, order: Sequence[int], images: int, out: Tensor, calls: Calls) -> None:
+    """Copy the rows of some positions."""
+    first, last = order[0], order[-1]
+    if list(order) == list(range(first, last + 1)):
+        calls.append(partial(out.copy_, value[first * images : (last + 1) * images]))
+        return
+    # [M, features] -> [positions, images, features]
+    index = torch.tensor(order, device=value.device)
+    whole, part = (rows.view(len(rows) // images, images, -1) for rows in (value, out))
+    calls.append(partial(torch.index_select, whole, 0, index, out=part))
+
+
+def _copy_back(value: Tensor, order: Sequence[int], images: int, out: Tensor, calls: Calls) -> None:
+    """Copy rows to those of some positions."""
+    for number, index in enumerate(order):
+        part = value[number * images : (number + 1) * images]
+        calls.append(partial(out[index * images : (index + 1) * images].copy_, part))
 
 
 def topological_levels(positions: list[Position], carried: tuple[Position, ...]) -> list[Level]:

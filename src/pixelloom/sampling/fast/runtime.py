@@ -6,6 +6,10 @@ At each step, for each feature group whose sweep has a wavefront then, in topolo
     2. compute    one matrix product per row of taps, or the operation's function: [M, features]
     3. scatter    the result into its slot, and into its node's cache if a later reader needs it
 
+All of these are calls with preallocated results. They are bound to their memory first: once per number of rows, or per
+step where they read or write a cache. The program of a step serves all steps with wavefronts of the same shapes: the
+views in it move (:mod:`pixelloom.sampling.fast.program`).
+
 Then the pixels whose parameters are complete are drawn and written to the cache of the image.
 
 Each feature of each pixel is computed once. The work is that of one parallel pass, without the products that masks set
@@ -17,7 +21,7 @@ rounding of sums taken in another order, hence equal noise gives the images of t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,31 +29,108 @@ from torch import Tensor
 
 from pixelloom.core.types import Conditioning
 from pixelloom.sampling.fast.caches import Cache
-from pixelloom.sampling.fast.executors import Context, Executor, executor_of, gather_executor
+from pixelloom.sampling.fast.context import Context, Operand, operand_of
+from pixelloom.sampling.fast.executors import executor_of
 from pixelloom.sampling.fast.ir import Constants
-from pixelloom.sampling.fast.planner import FeatureGroup, Plan
-from pixelloom.sampling.fast.wavefronts import Ranges, Wavefront, ranges_of
+from pixelloom.sampling.fast.planner import FeatureGroup, PixelGroup, Plan
+from pixelloom.sampling.fast.program import Binding, Program
+from pixelloom.sampling.fast.recorder import Calls, Scratch
+from pixelloom.sampling.fast.wavefronts import Wavefront, ranges_of
 
 Draw = Callable[[Tensor, Wavefront, tuple[int, ...]], Tensor]
 """(parameters [M, n], the pixels, the channels) -> values of these pixels in model space, [M, channels]."""
 
 
-class _Task(NamedTuple):
-    """A feature group of this batch.
+class _Task:
+    """A feature group of this batch: binds its calls at each step.
 
-    Attributes:
+    Args:
+        context: of the batch.
+        group: the features.
         wavefronts: by step.
-        run: computes the value [M, features] of a wavefront.
-        slot: where the value is kept during the step.
-        cache: where it is kept for later steps, if it is.
-        ranges: its features in that cache.
+        passed: whether a reader at the same step takes its value from the slot.
     """
 
-    wavefronts: dict[int, Wavefront]
-    run: Executor
-    slot: int
-    cache: Cache | None
-    ranges: Ranges
+    def __init__(self, context: Context, group: FeatureGroup, wavefronts: dict[int, Wavefront], passed: bool) -> None:
+        self.context, self.group, self.wavefronts = context, group, wavefronts
+        self.executor = executor_of(context, group)
+        self.cache, self.ranges = context.caches.get(group.node), ranges_of(group.columns)
+        # Without a reader of the slot, a result is computed in the cache.
+        self.direct = self.cache is not None and not passed and self.executor.strided and len(self.ranges) == 1
+        self._bound: dict[int, tuple[Calls, Tensor]] = {}
+        if (self.executor.fixed or not self.executor.view) and not self.direct:
+            context.fixed.add(group.slot)
+
+    def bind(self, wavefront: Wavefront, calls: Calls) -> None:
+        """Append the calls of a wavefront."""
+        if self.context.binding is not None:
+            self.context.binding.follow(self.group.sweep, wavefront)
+        slots, slot = self.context.slots, self.group.slot
+        if self.direct and self._bind_in_cache(wavefront, calls):
+            return
+        if self.executor.fixed:
+            bound = self._bound.get(wavefront.rows)
+            if bound is None:
+                own: Calls = []
+                bound = self._bound[wavefront.rows] = own, self._value(wavefront, own)
+            calls += bound[0]
+            slots[slot] = value = bound[1]
+        else:
+            slots[slot] = value = self._value(wavefront, calls)
+        if self.cache is not None:
+            self.cache.writes(wavefront, self.ranges, value, calls)
+
+    def _value(self, wavefront: Wavefront, calls: Calls) -> Tensor:
+        group = self.group
+        out = self.context.buffer(group.slot, group.sweep, wavefront.rows, len(group.columns))
+        return self.executor.bind(wavefront, out, calls)
+
+    def _bind_in_cache(self, wavefront: Wavefront, calls: Calls) -> bool:
+        """Compute the value where it is kept, if its rows have one distance there."""
+        if len(wavefront.segments) > 1:
+            return False
+        assert self.cache is not None
+        out = self.cache.view(wavefront.segments[0], self.ranges[0][0])
+        if out.ndim > 2:
+            return False
+        self.executor.bind(wavefront, out, calls)
+        return True
+
+
+class _Draw(NamedTuple):
+    """Pixels that are drawn at a step.
+
+    Attributes:
+        sweep: number of the sweep.
+        channels: of the image.
+        parameters: [M, n].
+        value: where the drawn values are put, [M, channels].
+        writes: calls that write them to the cache of the image.
+    """
+
+    sweep: int
+    channels: tuple[int, ...]
+    parameters: Tensor
+    value: Tensor
+    writes: Calls
+
+
+class _DrawTask:
+    """A group of pixels of this batch."""
+
+    def __init__(self, context: Context, number: int, pixels: PixelGroup, operand: Operand) -> None:
+        self.context, self.number, self.operand = context, number, operand
+        self.sweep, self.channels = pixels.sweep, pixels.channels
+        self.ranges = ranges_of(np.array(pixels.channels))
+
+    def bind(self, wavefront: Wavefront, binding: Binding) -> _Draw:
+        """The pixels of a wavefront; appends the calls that gather their parameters."""
+        binding.follow(self.sweep, wavefront)
+        parameters, writes = self.operand.bind(wavefront, binding.calls), list[Callable[[], object]]()
+        key = ("drawn", self.number)
+        value = self.context.buffer(key, self.sweep, wavefront.rows, len(self.channels))
+        self.context.caches[0].writes(wavefront, self.ranges, value, writes)
+        return _Draw(self.sweep, self.channels, parameters, value, writes)
 
 
 class Runtime:
@@ -74,23 +155,30 @@ class Runtime:
         self.plan = plan
         self.caches = {node: Cache(layout, images, dtype, device) for node, layout in plan.caches.items()}
         slots: list[Tensor | None] = [None] * plan.slots
-        self.context = Context(plan, images, dtype, device, self.caches, slots, Constants(conditioning))
+        self.context = Context(
+            plan, images, dtype, device, self.caches, slots, Constants(conditioning), Scratch(device)
+        )
         self.wavefronts = [
             {step: Wavefront(segments, images, sweep.ready.shape[1]) for step, segments in sweep.segments.items()}
             for sweep in plan.sweeps
         ]
+        gathers = [*(gather for found in plan.gathers.values() for gather in found), *plan.parameters]
+        passed = {gather.slot for gather in gathers}
         with torch.no_grad():
-            self._tasks = [self._task(group) for group in plan.computed()]
+            self._tasks = [
+                _Task(self.context, group, self.wavefronts[group.sweep], group.slot in passed)
+                for group in plan.computed()
+            ]
         self.context.constants.clear()
         self._draws = [
-            (self.wavefronts[pixels.sweep], pixels.channels, ranges_of(np.array(pixels.channels)), run)
-            for pixels, gather in zip(plan.pixel_groups, plan.parameters, strict=True)
-            for run in [gather_executor(self.context, gather)]
+            _DrawTask(self.context, number, pixels, operand_of(self.context, gather, pixels.sweep))
+            for number, (pixels, gather) in enumerate(zip(plan.pixel_groups, plan.parameters, strict=True))
         ]
-
-    def _task(self, group: FeatureGroup) -> _Task:
-        run, ranges = executor_of(self.context, group), ranges_of(group.columns)
-        return _Task(self.wavefronts[group.sweep], run, group.slot, self.caches.get(group.node), ranges)
+        self._advances = {
+            step: [cache for cache in self.caches.values() if step in cache.layout.moves]
+            for step in {step for layout in plan.caches.values() for step in layout.moves}
+        }
+        self._programs: dict[Any, tuple[Program, list[_Draw]]] = {}
 
     def begin(self, image: Tensor) -> None:
         """Start new images: values in model space [H * W, images, C], of which only the known ones will be read."""
@@ -108,15 +196,38 @@ class Runtime:
 
     def step(self, step: int, draw: Draw) -> None:
         """Compute all features that are ready at a step, then draw the pixels whose parameters are complete."""
-        for kept in self.caches.values():
+        for kept in self._advances.get(step, ()):
             kept.advance(step)
-        for wavefronts, run, slot, cache, ranges in self._tasks:
-            if step in wavefronts:
-                wavefront = wavefronts[step]
-                value = self.context.slots[slot] = run(wavefront)
-                if cache is not None:
-                    cache.write(wavefront, ranges, value)
-        for wavefronts, channels, ranges, parameters in self._draws:
-            if step in wavefronts:
-                wavefront = wavefronts[step]
-                self.caches[0].write(wavefront, ranges, draw(parameters(wavefront), wavefront, channels))
+        program, draws = self._program(step)
+        for call in program.calls:
+            call()
+        for drawn in draws:
+            drawn.value.copy_(draw(drawn.parameters, self.wavefronts[drawn.sweep][step], drawn.channels))
+            for call in drawn.writes:
+                call()
+
+    def _program(self, step: int) -> tuple[Program, list[_Draw]]:
+        """The program of a step, and the pixels that are drawn then."""
+        cuda = self.context.device.type == "cuda"  # a step is captured with all its addresses
+        key = step if cuda else self.plan.shapes[step]
+        known = self._programs.get(key)
+        if known is not None:
+            if not cuda:
+                known[0].move(step, self.wavefronts)
+            return known
+        binding = Binding()
+        self.context.bind(None if cuda else binding)
+        for task in self._tasks:
+            wavefront = task.wavefronts.get(step)
+            if wavefront is not None:
+                task.bind(wavefront, binding.calls)
+        draws = [
+            task.bind(self.wavefronts[task.sweep][step], binding)
+            for task in self._draws
+            if step in self.wavefronts[task.sweep]
+        ]
+        self.context.bind(None)
+        made = binding.program(), draws
+        if binding.kept or cuda:
+            self._programs[key] = made
+        return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -18,14 +17,11 @@ from pixelloom.layers.reads import Marks
 from pixelloom.sampling import sharding
 from pixelloom.sampling.ancestral import OnStep
 from pixelloom.sampling.fast.analysis import Dataflow, schedule
+from pixelloom.sampling.fast.batching import batched
+from pixelloom.sampling.fast.drawer import Drawer, ToModel
 from pixelloom.sampling.fast.planner import Plan
 from pixelloom.sampling.fast.runtime import Runtime
-from pixelloom.sampling.fast.wavefronts import Wavefront
 from pixelloom.sampling.particles import Particles
-
-ToModel = Callable[[Tensor], Tensor]
-"""Levels -> values in model space, elementwise."""
-
 
 LARGEST_BATCH = 256  # larger ones are hardly faster on a CPU
 MEMORY = 1 << 30  # bytes of a batch on a CPU
@@ -54,7 +50,7 @@ def make_plan(
     """
     if known is not None and head.groups == 1:  # the channels of a pixel are drawn together
         known = np.broadcast_to(known.all(0), known.shape)
-    return Plan(schedule(Dataflow(network, spec.shape, head.groups, conditioning), known), conditioning)
+    return Plan(batched(schedule(Dataflow(network, spec.shape, head.groups, conditioning), known)), conditioning)
 
 
 class LastPlan:
@@ -219,6 +215,9 @@ class _Batch:
         self.noise = torch.zeros(planes, dtype=torch.float64, device=sampler.device)
         self.levels = torch.zeros(planes, dtype=torch.uint8, device=sampler.device)
         self.kept = torch.zeros(planes, dtype=torch.bool, device=sampler.device)
+        self.drawer = Drawer(
+            sampler.head, sampler.to_model, sampler.dtype, sampler.guidance, self.noise, self.levels, self.kept
+        )
         self.graphs: list[torch.cuda.CUDAGraph] = []
         self.used_at: float | None = None
 
@@ -243,6 +242,8 @@ class _Batch:
         self.noise[:, :n] = _planes(noise)
         self.levels.zero_()
         self.kept.zero_()
+        # A captured graph serves all batches, with known values and without.
+        self.drawer.known = mask is not None or self.sampler.device.type == "cuda"
         if given is not None and mask is not None:
             self.kept[:, :n] = _planes(mask)
             self.levels[:, :n] = _planes(torch.where(mask, given, 0))
@@ -285,27 +286,11 @@ class _Batch:
 
     @torch.no_grad()
     def _compute(self, step: int, temperature: float, particles: Particles | None = None, n: int = 0) -> None:
-        def draw(params: Tensor, wavefront: Wavefront, channels: tuple[int, ...]) -> Tensor:
-            head = self.sampler.head if len(channels) == self.levels.shape[2] else self.sampler.head.of_channel()
-            which = slice(channels[0], channels[-1] + 1)
-            # Heads take [M, n, 1, 1].
-            noise, levels, kept = (
-                wavefront.gather(planes[..., which])[:, :, None, None]
-                for planes in (self.noise, self.levels, self.kept)
-            )
-            if self.sampler.guidance:
-                # [M, n] -> [positions, images, n] -> two halves [positions, images / 2, n], and back
-                cond, uncond = params.view(-1, self.images, params.shape[1]).chunk(2, dim=1)
-                params = guided(cond, uncond, self.sampler.guidance).repeat(1, 2, 1).flatten(0, 1)
-            drawn = head.draw(params[:, :, None, None], noise, temperature, (levels, kept))[:, :, 0, 0]
-            wavefront.scatter(self.levels[..., which], drawn)
-            if particles is not None:
-                nats = head.nats(params[:, :, None, None], drawn[:, :, None, None])[:, :, 0, 0] * kept[:, :, 0, 0]
-                # [M, channels] -> [positions, images, channels] -> [images]
-                particles.weigh(-nats.double().view(-1, self.images, len(channels)).sum((0, 2))[:n])
-            return self.sampler.to_model(drawn).to(self.sampler.dtype)
-
-        self.run.step(step, draw)
+        self.drawer.temperature = temperature
+        if particles is None:
+            self.run.step(step, self.drawer.draw)
+        else:
+            self.run.step(step, partial(self.drawer.draw_weighed, particles=particles, n=n))
 
 
 def _nothing(*_: object) -> None:
@@ -319,11 +304,6 @@ def _rows_of(conditioning: Conditioning, rows: slice, n: int) -> Conditioning:
         return value if len(value) == 1 else torch.cat([part[rows] for part in torch.split(value, n)])
 
     return {name: of(value) for name, value in conditioning.items()}
-
-
-def guided(cond: Tensor, uncond: Tensor, weight: float) -> Tensor:
-    """Logits of classifier-free guidance: (1 + w) cond - w uncond (Ho and Salimans 2022, eq. 6)."""
-    return cond + weight * (cond - uncond)
 
 
 def _planes(images: Tensor) -> Tensor:

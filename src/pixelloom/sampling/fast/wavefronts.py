@@ -47,6 +47,11 @@ class Sweep:
     segments: dict[int, tuple[Segment, ...]]
 
     @cached_property
+    def most(self) -> int:
+        """Number of positions of the largest wavefront."""
+        return max((sum(s.n for s in segments) for segments in self.segments.values()), default=0)
+
+    @cached_property
     def lowest(self) -> dict[int, int]:
         """Step -> largest row index of its wavefront."""
         return {step: max(s.y + s.dy * (s.n - 1) for s in segments) for step, segments in self.segments.items()}
@@ -66,7 +71,7 @@ class Wavefront:
     images: int
     width: int
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """M"""
         return self.images * sum(segment.n for segment in self.segments)
@@ -124,6 +129,15 @@ def sweep_of(ready: Values) -> Sweep:
     ends = [*starts[1:], len(order)][: len(starts)]  # none of a grid where nothing is computed
     wavefronts = (positions[order[a:b]] for a, b in zip(starts, ends, strict=True))
     return Sweep(ready, {int(step): cut(wavefront) for step, wavefront in zip(steps, wavefronts, strict=True)})
+
+
+def shapes_of(segments: tuple[Segment, ...], period: int) -> tuple[int, ...]:
+    """Segments relative to the first position, and the place of that position in a period."""
+    first = segments[0]
+    found = [first.y % period, first.x % period]
+    for s in segments:
+        found += [s.y - first.y, s.x - first.x, s.dy, s.dx, s.n]
+    return tuple(found)
 
 
 def ranges_of(columns: Columns) -> Ranges:
