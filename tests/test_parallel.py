@@ -244,13 +244,13 @@ def test_options_that_do_not_fit(command: Command) -> None:
 def start(folder: Path, *words: str) -> tuple[subprocess.Popen[str], list[int]]:
     """A slow command in a process group of its own, and its processes."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pixelloom", "sample", "binarized-mnist", "-n", "500", "--npy", "a.npy", *words],
+        [sys.executable, "-m", "pixelloom", "sample", "digits", "-n", "20000", "--npy", "a.npy", *words],
         cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     end = time.monotonic() + 300
     while time.monotonic() < end and process.poll() is None:
         found = children(process.pid)
-        if len(found) == 2 and any(path.stat().st_size > 2000 for path in folder.glob(".a.npy.*")):
+        if len(found) == 2 and any(path.stat().st_size > 600 for path in folder.glob(".a.npy.*")):
             return process, found
         time.sleep(0.02)
     raise AssertionError(process.stderr and process.stderr.read())
@@ -265,13 +265,13 @@ def test_an_interrupt_keeps_finished_images_and_leaves_no_process(tmp_path: Path
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
-    assert "continue with: pixelloom sample binarized-mnist" in said
+    assert "continue with: pixelloom sample digits" in said
     assert "--devices 2" in said
     assert "Traceback" not in said
     assert ended(pids)
     kept = np.load(tmp_path / "a.npy")
-    model = pl.load("binarized-mnist")
-    assert 0 < len(kept) < 500
+    model = pl.load("digits")
+    assert 0 < len(kept) < 20000
     assert np.array_equal(kept, model.sample(len(kept)).numpy())
 
 

@@ -49,6 +49,7 @@ class _Process:
     def __init__(self, device: str, threads: int, fix: bool) -> None:
         self.device = device
         self.calls: set[int] = set()
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         words = json.dumps([sys.path, device, threads, fix])
         self.process = subprocess.Popen(
             [sys.executable, "-c", _START, words],
@@ -57,22 +58,33 @@ class _Process:
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         )
 
-    def listen(self, inbox: SimpleQueue[tuple[_Process, bytes | None]]) -> None:
-        """Put answers into the inbox, and None at the end, in a thread."""
+    def start(self, inbox: SimpleQueue[tuple[_Process, bytes | None]]) -> None:
+        """Start the threads that read and write, so that nobody waits for a process that is starting."""
+        threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
+        threading.Thread(target=self._write, daemon=True).start()
+
+    def _listen(self, inbox: SimpleQueue[tuple[_Process, bytes | None]]) -> None:
+        """Put answers into the inbox, and None at the end."""
         assert self.process.stdout is not None
         while (message := read(self.process.stdout)) is not None:  # type: ignore[arg-type]
             inbox.put((self, message))
         inbox.put((self, None))
 
+    def _write(self) -> None:
+        """Write messages to the pipe."""
+        with contextlib.suppress(OSError, ValueError):  # the end of the process is found by `_listen`
+            while (content := self._outbox.get()) is not None:
+                write(self.process.stdin, content)  # type: ignore[arg-type]
+
     def send(self, content: bytes) -> None:
         """Send a message; to a process that has ended, nothing."""
-        with contextlib.suppress(OSError):  # its end is found by `listen`
-            write(self.process.stdin, content)  # type: ignore[arg-type]
+        self._outbox.put(content)
 
     def end(self) -> None:
         """End the process at once."""
         self.process.kill()
         self.process.wait()
+        self._outbox.put(None)
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):  # a message that was not sent
                 pipe.close()  # type: ignore[union-attr]
@@ -94,7 +106,7 @@ class Workers:
         self._inbox: SimpleQueue[tuple[_Process, bytes | None]] = SimpleQueue()
         self._all = [_Process(str(device), most, threads is not None) for device in devices]
         for each in self._all:
-            threading.Thread(target=each.listen, args=(self._inbox,), daemon=True).start()
+            each.start(self._inbox)
 
     def __len__(self) -> int:
         return len(self._all)
