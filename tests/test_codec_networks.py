@@ -231,6 +231,15 @@ def test_settings_around_the_codec_change_nothing(name: str, setting: str) -> No
         assert _settings() == before
 
 
+def test_another_default_device_changes_nothing() -> None:
+    codec, levels = lower(model_of("gated-pixelcnn", GRAY), images_of(GRAY, 8)), images_of(GRAY, 3, seed=2)
+    with torch.device("meta"):
+        payload = codec.encode(levels)
+        found = codec.decode(payload, 3)
+    assert torch.equal(found, levels)
+    assert payload == codec.encode(levels)
+
+
 def test_these_settings_are_in_force_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     codec, levels = _codec("gated-pixelcnn/wide"), images_of(BINARY, 17, seed=2)
     expected = codec.execution("float32").logits(levels)

@@ -17,6 +17,16 @@ import torch
 _SETTINGS = threading.RLock()  # they belong to the whole process
 
 
+def on_cpu() -> contextlib.AbstractContextManager[object]:
+    """Context in which tensors are made on the CPU.
+
+    A device as a context calls a Python function for each operation of torch, which takes as long as a small one: it is
+    entered only where another device is the default.
+    """
+    device = torch.get_default_device()
+    return contextlib.nullcontext() if device.type == "cpu" else torch.device("cpu")
+
+
 @contextlib.contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Context in which float32 sums of products are taken by multiplications and additions in full precision."""
@@ -24,7 +34,7 @@ def exact_arithmetic() -> Iterator[None]:
     products = (mkldnn.matmul, mkldnn.conv)  # type: ignore[attr-defined]
     with (
         _SETTINGS,
-        torch.device("cpu"),
+        on_cpu(),
         torch.autocast("cpu", enabled=False),
         torch.backends.nnpack.flags(enabled=False),
     ):

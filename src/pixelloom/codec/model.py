@@ -17,6 +17,7 @@ from torch import Tensor
 
 import pixelloom
 from pixelloom.codec import sizes, stored_graph
+from pixelloom.codec.carriers import on_cpu
 from pixelloom.codec.coder import Decoder, Encoder
 from pixelloom.codec.execution import Execution, Order
 from pixelloom.codec.head_parts import LARGEST
@@ -155,8 +156,8 @@ class CodecModel:
     def encode(self, levels: Tensor) -> bytes:
         """The payload of one block, levels uint8 [B, C, H, W]."""
         coder = Encoder()
-        below, count = self.intervals(levels)
-        coder.encode(below, count)
+        with on_cpu():
+            coder.encode(*self.intervals(levels))
         return coder.payload()
 
     def intervals(self, levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,8 +228,9 @@ class CodecModel:
             ]
             return torch.cat(found, dim=1).flatten(0, 2)  # [positions, blocks, n, channels] -> [M, channels]
 
-        same = np.array_equal(execution.own_order.values, execution.order.values)
-        levels = (execution.draw if same else execution.draw_plainly)(len(coders) * n, draw)
+        with on_cpu():
+            same = np.array_equal(execution.own_order.values, execution.order.values)
+            levels = (execution.draw if same else execution.draw_plainly)(len(coders) * n, draw)
         return levels.view(len(coders), n, *self.spec.shape)
 
     # Files
@@ -260,7 +262,7 @@ class CodecModel:
         Raises:
             ModelError: if it is missing, damaged, or not an export, naming what is wrong.
         """
-        with torch.device("cpu"):
+        with on_cpu():
             return cls._load(Path(path))
 
     @classmethod
