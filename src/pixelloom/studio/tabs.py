@@ -27,6 +27,12 @@ from pixelloom.studio.library import Entry, Library
 _ASSETS = Path(__file__).parent / "assets"
 
 
+def cancels(button: Any, events: list[Any], about: Any) -> None:
+    """A button that cancels events, and says so afterwards: a frame under way would replace a text sent at once."""
+    done = button.click(lambda: None, None, None, cancels=events, queue=False, api_visibility="private")
+    done.then(lambda: "canceled", None, about, queue=False, api_visibility="private")
+
+
 def draw_tab(library: Library, model: Any) -> Part:
     """Sample images, watched step by step."""
     with gr.Tab("Draw", id="draw", elem_id="tab-draw") as tab:
@@ -53,7 +59,7 @@ def draw_tab(library: Library, model: Any) -> Part:
         drawing = button.click(politely(run), inputs, [shown, about], api_name="draw", **QUEUE)
         more = again.click(lambda value: int(value or 0) + 1, start, start, queue=False, api_visibility="private")
         further = more.then(politely(run), inputs, [shown, about], api_visibility="private", **QUEUE)
-        stop.click(lambda: "canceled", None, about, cancels=[drawing, further], queue=False, api_visibility="private")
+        cancels(stop, [drawing, further], about)
 
     def refresh(entry: Entry) -> list[Any]:
         can = entry.model.can
@@ -106,7 +112,7 @@ def complete_tab(library: Library, model: Any) -> Part:
         upload.upload(polite(load), [model, upload], sheet, api_visibility="private", **QUEUE)
         example.click(polite(drawn), [model, start, chosen], sheet, api_visibility="private", **QUEUE)
         running = button.click(polite(run), [model, sheet, start, chosen], [shown, about], api_name="complete", **QUEUE)
-        stop.click(lambda: "canceled", None, about, cancels=[running], queue=False, api_visibility="private")
+        cancels(stop, [running], about)
 
     def refresh(entry: Entry) -> list[Any]:
         return [canvas.empty(entry.model.spec), class_choices(entry), "", ""]
