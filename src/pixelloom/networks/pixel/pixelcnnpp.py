@@ -220,6 +220,8 @@ class Residual(nn.Module):
 class ConcatELU(nn.Module):
     """elu(x) and elu(-x), concatenated (``concat_elu`` in the paper's code)."""
 
+    of_both_signs = staticmethod(F.elu)  # of (x, -x)
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, features, H, W] -> [B, 2 * features, H, W]"""
         return concat_elu(x)

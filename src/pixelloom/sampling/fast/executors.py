@@ -11,6 +11,7 @@ convolutions take slots of the same step. Other operations copy what they read o
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from pixelloom.sampling.fast.attention_executor import attention
 from pixelloom.sampling.fast.context import Context, Executor, Operand, calls_of, operand_of, selection
 from pixelloom.sampling.fast.ir import Constant, Node
 from pixelloom.sampling.fast.linear_executor import linear, pointwise_linear
-from pixelloom.sampling.fast.planner import FeatureGroup
+from pixelloom.sampling.fast.planner import FeatureGroup, Plan
 from pixelloom.sampling.fast.program import Planes
 from pixelloom.sampling.fast.recorder import Calls, record
 from pixelloom.sampling.fast.recurrence_executor import recurrence
@@ -40,12 +41,16 @@ def executor_of(context: Context, group: FeatureGroup) -> Executor:
     match node.operation:
         case ir.Elementwise():
             return _elementwise(context, node.operation, group, operands)
+        case ir.Concat() if both_signs(context.plan, group):
+            return _both_signs(context, operands[0])
         case ir.Concat():
             return _concat(operands)
         case ir.Linear() if operands:
             return pointwise_linear(context, node.operation.kernel(), group, operands[0])
         case ir.Linear():
             return linear(context, node, node.operation.kernel(), group)
+        case ir.Pointwise(module=module) if hasattr(module, "of_both_signs") and len(group.columns) == node.features:
+            return _of_both_signs(context, module, group, operands[0])
         case ir.Pointwise(module=module):
             return _function(context, _on_rows(module, group, node.features), module, group, operands)
         case ir.Shift(where=where):
@@ -202,6 +207,45 @@ def _repeated(rows: Tensor) -> Callable[[Wavefront, Calls], Tensor]:
         return found
 
     return value
+
+
+def both_signs(plan: Plan, group: FeatureGroup) -> bool:
+    """Whether a group is (x, -x), concatenated."""
+    node, gathers = plan.nodes[group.node], plan.gathers[group.slot]
+    if not isinstance(node.operation, ir.Concat) or len(gathers) != 2:
+        return False
+    x, negated = gathers
+    source = plan.nodes[negated.node]
+    negates = isinstance(source.operation, ir.Elementwise) and source.operation.function in (operator.neg, torch.neg)
+    return negates and source.inputs == (x.node,) and np.array_equal(x.columns, negated.columns)
+
+
+def _both_signs(context: Context, operand: Operand) -> Executor:
+    """(x, -x) by one product with (1, -1)."""
+    signs = torch.tensor([1, -1], dtype=context.dtype, device=context.device)[:, None, None]
+
+    def bind(wavefront: Wavefront, out: Tensor, calls: Calls) -> Tensor:
+        parts = out.view(len(out), 2, operand.features).transpose(0, 1)  # [M, 2 * features] -> [2, M, features]
+        calls.append(partial(torch.mul, operand.bind(wavefront, calls), signs, out=parts))
+        return out
+
+    return Executor(bind, fixed=operand.fixed)
+
+
+def _of_both_signs(context: Context, module: Any, group: FeatureGroup, operand: Operand) -> Executor:
+    """A function of (x, -x)."""
+    both, own = _both_signs(context, operand), dict[int, Calls]()
+
+    def bind(wavefront: Wavefront, out: Tensor, calls: Calls) -> Tensor:
+        rows = wavefront.rows
+        value = context.buffer(("signs", group.slot), group.sweep, rows, len(group.columns))
+        both.bind(wavefront, value, calls)
+        if rows not in own:
+            own[rows] = calls_of(context, module.of_both_signs, module.of_both_signs, [value], out)
+        calls.extend(own[rows])
+        return out
+
+    return Executor(bind, fixed=operand.fixed)
 
 
 def _concat(operands: Sequence[Operand]) -> Executor:

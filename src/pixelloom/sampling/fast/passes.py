@@ -1,6 +1,7 @@
 """Passes: rewrites of the nodes that preserve the network's function and save work at each step.
 
 ``fold_affine``            Linear -> scale -> shift, as before a batch norm, becomes one Linear
+``fold_norms``               layer norm -> scale -> shift becomes one function
 ``split_ordered_kernels``  a convolution of C ordered channels becomes a sum of two. The taps before the center are read
                            alike by all channels and are computed once per pixel; the center is computed per channel,
                            as the channels of a pixel become ready at C different steps
@@ -9,16 +10,29 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from pixelloom.layers.blocks import Normalize
 from pixelloom.layers.reads import HERE, Kernel, Offsets, Position
-from pixelloom.sampling.fast.ir import Constant, Constants, Edge, Elementwise, Linear, Node, Operand, Operation
+from pixelloom.sampling.fast.ir import (
+    Constant,
+    Constants,
+    Edge,
+    Elementwise,
+    Linear,
+    Node,
+    Operand,
+    Operation,
+    Pointwise,
+)
 
 
 def fold_affine(nodes: list[Node]) -> list[Node]:
@@ -40,6 +54,44 @@ def fold_affine(nodes: list[Node]) -> list[Node]:
         renumbered[number] = len(out)
         out.append(node.with_inputs(renumbered))
     return out
+
+
+def fold_norms(nodes: list[Node]) -> list[Node]:
+    """Fold scales and shifts per feature into the layer norm before them, where nothing else reads the norm."""
+    readers = Counter(source for node in nodes for source in node.inputs)
+    renumbered: dict[int, int] = {}
+    out: list[Node] = []
+    for number, node in enumerate(nodes):
+        before = out[renumbered[node.inputs[0]]] if node.inputs and readers[node.inputs[0]] == 1 else None
+        norm = before.operation.module if before and isinstance(before.operation, Pointwise) else None
+        affine = _affine_constant(node.operation)
+        if before and affine and isinstance(norm, Normalize | AffineNorm) and node.features == before.features:
+            function, constant = affine
+            gain, bias = (norm.gain, norm.bias) if isinstance(norm, AffineNorm) else (None, None)
+            if bias is None and (function is operator.add or gain is None):
+                changed = AffineNorm(gain, constant) if function is operator.add else AffineNorm(constant, None)
+                out[renumbered[node.inputs[0]]] = replace(before, operation=Pointwise(changed))
+                renumbered[number] = renumbered[node.inputs[0]]
+                continue
+        renumbered[number] = len(out)
+        out.append(node.with_inputs(renumbered))
+    return out
+
+
+class AffineNorm(nn.Module):
+    """Layer norm over the features of each position, with the current gain and bias."""
+
+    def __init__(self, gain: Constant | None, bias: Constant | None) -> None:
+        super().__init__()
+        self.gain, self.bias = gain, bias
+
+    def rows(self, x: Tensor) -> Tensor:
+        """[M, features] -> same"""
+        # [features, 1, 1] -> [features]
+        gain, bias = (
+            None if one is None else Constants().resolve(one).flatten().to(x) for one in (self.gain, self.bias)
+        )
+        return F.layer_norm(x, x.shape[-1:], gain, bias)
 
 
 def _affine_constant(operation: Operation) -> tuple[Callable[..., Any], Constant] | None:

@@ -25,7 +25,8 @@ Calls: TypeAlias = list[Callable[[], object]]
 """Bound calls, run in order."""
 
 TRUSTED = (
-    "torch", "pixelloom.layers", "pixelloom.networks", "pixelloom.heads", "pixelloom.models", "_operator", "builtins",
+    "torch", "pixelloom.layers", "pixelloom.networks", "pixelloom.heads", "pixelloom.models",
+    "pixelloom.sampling.fast.passes", "_operator", "builtins",
 )  # fmt: skip
 _CHUNK = 1 << 16  # bytes
 _COPIES = ("_to_copy", "clone", "contiguous")
@@ -134,7 +135,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out  # views
         if len(results) > 1:
             self.moving += results
-            self.ops.append(Op(func, args, kwargs, results))
+            norm = _name(func) == "native_layer_norm"
+            self.ops.append(Op(torch.native_layer_norm if norm else func, args, kwargs, results))
             return out
         value = self.scratch.like(out)
         self.moving.append(value)

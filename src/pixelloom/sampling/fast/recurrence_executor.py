@@ -36,6 +36,7 @@ def recurrence(context: Context, group: FeatureGroup, operation: ir.Recurrence, 
     states, ranges, features = context.caches[group.node], ranges_of(group.columns), len(group.columns)
     levels_of: dict[tuple[Segment, ...], list[tuple[Wavefront, list[int]]]] = {}
     recorded: dict[int, tuple[list[Tensor], Calls, Tensor]] = {}
+    whole: dict[int, Calls] = {}
 
     def levels(wavefront: Wavefront) -> list[tuple[Wavefront, list[int]]]:
         """Per level its positions in raster order, and their indices in the wavefront."""
@@ -49,32 +50,43 @@ def recurrence(context: Context, group: FeatureGroup, operation: ir.Recurrence, 
             levels_of[wavefront.segments] = found
         return levels_of[wavefront.segments]
 
+    def inputs_of(rows: int) -> list[Tensor]:
+        widths = [operand.features, *(features for _ in carried)]
+        return [context.buffer(("input", group.slot, i), group.sweep, rows, width) for i, width in enumerate(widths)]
+
     def recording(rows: int) -> tuple[list[Tensor], Calls, Tensor]:
-        """The inputs of ``step``, its calls, and its value."""
+        """The inputs of ``step`` for a level, its calls, and its value."""
         if rows not in recorded:
-            widths = [operand.features, *(features for _ in carried)]
-            inputs = [
-                context.buffer(("input", group.slot, i), group.sweep, rows, width) for i, width in enumerate(widths)
-            ]
+            inputs = inputs_of(rows)
             value = context.buffer(("state", group.slot), group.sweep, rows, features)
             recorded[rows] = inputs, calls_of(context, step, step, inputs, value), value
         return recorded[rows]
 
+    def bind_whole(wavefront: Wavefront, out: Tensor, calls: Calls) -> Tensor:
+        x, (own, *before) = operand.bind(wavefront, calls), inputs_of(wavefront.rows)
+        if not operand.fixed:
+            calls.append(partial(own.copy_, x))
+            x = own
+        for state, offset in zip(before, carried, strict=True):
+            states.reads(wavefront, ranges, state, calls, offset)
+        if wavefront.rows not in whole:
+            whole[wavefront.rows] = calls_of(context, step, step, [x, *before], out)
+        calls.extend(whole[wavefront.rows])
+        return out
+
     def bind(wavefront: Wavefront, out: Tensor, calls: Calls) -> Tensor:
+        found = levels(wavefront)
+        if len(found) == 1:
+            return bind_whole(wavefront, out, calls)
         x = operand.bind(wavefront, calls)
-        whole = levels(wavefront)
-        for level, order in whole:
+        for level, order in found:
             inputs, own, value = recording(level.rows)
             _copy_rows(x, order, context.images, inputs[0], calls)
             for state, offset in zip(inputs[1:], carried, strict=True):
                 states.reads(level, ranges, state, calls, offset)
             calls.extend(own)
-            if len(whole) > 1:
-                states.writes(level, ranges, value, calls)
-                _copy_back(value, order, context.images, out, calls)
-        if len(whole) > 1:
-            return out
-        calls.append(partial(out.copy_, value))
+            states.writes(level, ranges, value, calls)
+            _copy_back(value, order, context.images, out, calls)
         return out
 
     return Executor(bind)

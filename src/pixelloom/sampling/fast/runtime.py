@@ -20,8 +20,9 @@ rounding of sums taken in another order, hence equal noise gives the images of t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -30,15 +31,19 @@ from torch import Tensor
 from pixelloom.core.types import Conditioning
 from pixelloom.sampling.fast.caches import Cache
 from pixelloom.sampling.fast.context import Context, Operand, operand_of
-from pixelloom.sampling.fast.executors import executor_of
-from pixelloom.sampling.fast.ir import Constants
-from pixelloom.sampling.fast.planner import FeatureGroup, PixelGroup, Plan
+from pixelloom.sampling.fast.executors import both_signs, executor_of
+from pixelloom.sampling.fast.ir import Constants, Elementwise, Linear, Operation
+from pixelloom.sampling.fast.planner import FeatureGroup, Gather, PixelGroup, Plan
 from pixelloom.sampling.fast.program import Binding, Program
 from pixelloom.sampling.fast.recorder import Calls, Scratch
 from pixelloom.sampling.fast.wavefronts import Wavefront, ranges_of
 
 Draw = Callable[[Tensor, Wavefront, tuple[int, ...]], Tensor]
 """(parameters [M, n], the pixels, the channels) -> values of these pixels in model space, [M, channels]."""
+
+
+Readers: TypeAlias = list[tuple[Gather, Operation | None]]
+"""Reads of a slot, with the operation that reads; None for parameters of pixels."""
 
 
 class _Task:
@@ -48,15 +53,20 @@ class _Task:
         context: of the batch.
         group: the features.
         wavefronts: by step.
-        passed: whether a reader at the same step takes its value from the slot.
+        readers: gathers of its slot, with the operations that read them.
     """
 
-    def __init__(self, context: Context, group: FeatureGroup, wavefronts: dict[int, Wavefront], passed: bool) -> None:
+    def __init__(
+        self, context: Context, group: FeatureGroup, wavefronts: dict[int, Wavefront], readers: Readers
+    ) -> None:
         self.context, self.group, self.wavefronts = context, group, wavefronts
         self.executor = executor_of(context, group)
         self.cache, self.ranges = context.caches.get(group.node), ranges_of(group.columns)
-        # Without a reader of the slot, a result is computed in the cache.
-        self.direct = self.cache is not None and not passed and self.executor.strided and len(self.ranges) == 1
+        # A result is computed in the cache if all readers can read it there.
+        self.direct = self.cache is not None and self.executor.strided and len(self.ranges) == 1
+        for gather, operation in readers:
+            readable = isinstance(operation, Elementwise | Linear)
+            self.direct &= readable and gather.within is not None and len(gather.within) == len(group.columns)
         self._bound: dict[int, tuple[Calls, Tensor]] = {}
         if (self.executor.fixed or not self.executor.view) and not self.direct:
             context.fixed.add(group.slot)
@@ -93,7 +103,7 @@ class _Task:
         out = self.cache.view(wavefront.segments[0], self.ranges[0][0])
         if out.ndim > 2:
             return False
-        self.executor.bind(wavefront, out, calls)
+        self.context.slots[self.group.slot] = self.executor.bind(wavefront, out, calls)
         return True
 
 
@@ -133,6 +143,20 @@ class _DrawTask:
         return _Draw(self.sweep, self.channels, parameters, value, writes)
 
 
+def _readers(plan: Plan) -> dict[int, Readers]:
+    """The readers of each slot. Those of a negated operand that is concatenated with its original are left out."""
+    readers: dict[int, Readers] = defaultdict(list)
+    for group in plan.computed():
+        operation, gathers = plan.nodes[group.node].operation, plan.gathers[group.slot]
+        for gather in gathers[:1] if both_signs(plan, group) else gathers:
+            if gather.slot is not None:
+                readers[gather.slot].append((gather, operation))
+    for gather in plan.parameters:
+        if gather.slot is not None:
+            readers[gather.slot].append((gather, None))
+    return readers
+
+
 class Runtime:
     """Executes a plan for one batch of images, with the weights at the time of construction.
 
@@ -162,12 +186,12 @@ class Runtime:
             {step: Wavefront(segments, images, sweep.ready.shape[1]) for step, segments in sweep.segments.items()}
             for sweep in plan.sweeps
         ]
-        gathers = [*(gather for found in plan.gathers.values() for gather in found), *plan.parameters]
-        passed = {gather.slot for gather in gathers}
+        readers = _readers(plan)
         with torch.no_grad():
             self._tasks = [
-                _Task(self.context, group, self.wavefronts[group.sweep], group.slot in passed)
+                _Task(self.context, group, self.wavefronts[group.sweep], readers[group.slot])
                 for group in plan.computed()
+                if readers[group.slot] or group.node in self.caches
             ]
         self.context.constants.clear()
         self._draws = [

@@ -19,8 +19,10 @@ from pixelloom.sampling.ancestral import OnStep
 from pixelloom.sampling.fast.analysis import Dataflow, schedule
 from pixelloom.sampling.fast.batching import batched
 from pixelloom.sampling.fast.drawer import Drawer, ToModel
+from pixelloom.sampling.fast.passes import fold_affine, fold_norms
 from pixelloom.sampling.fast.planner import Plan
 from pixelloom.sampling.fast.runtime import Runtime
+from pixelloom.sampling.fast.trace import trace
 from pixelloom.sampling.particles import Particles
 
 LARGEST_BATCH = 256  # larger ones are hardly faster on a CPU
@@ -50,7 +52,8 @@ def make_plan(
     """
     if known is not None and head.groups == 1:  # the channels of a pixel are drawn together
         known = np.broadcast_to(known.all(0), known.shape)
-    return Plan(batched(schedule(Dataflow(network, spec.shape, head.groups, conditioning), known)), conditioning)
+    nodes = fold_norms(fold_affine(trace(network, spec.shape, conditioning)))
+    return Plan(batched(schedule(Dataflow(nodes, spec.shape, head.groups), known)), conditioning)
 
 
 class LastPlan:
