@@ -104,6 +104,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ops: calls so far.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Hide nothing from torch.compile: the wrapper that does imports torch._dynamo, a second at the first call."""
+        return False
+
     def __init__(self, inputs: Sequence[Tensor], scratch: Scratch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.moving, self.scratch = list(inputs), scratch
