@@ -123,11 +123,12 @@ def test_a_service_that_fails_ends_no_run(wandb: Service, tmp_path: Path, caplog
 
 def test_trackio_keeps_statistics_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trackio")
-    from trackio import sqlite_storage, utils
+    from trackio import context_vars, sqlite_storage, utils
 
     monkeypatch.setattr(utils, "TRACKIO_DIR", tmp_path / "trackio")
     monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")
     train(one_phase(), config(validate_every=40), None, Trackio(tmp_path / "digits", 5), Validate())
+    assert context_vars.current_run.get() is None  # else it would print to standard output when the process ends
     storage = sqlite_storage.SQLiteStorage
     (name,) = storage.get_runs("pixelloom")
     assert name.startswith("digits-")

@@ -128,7 +128,11 @@ class _Tracker(_Logger):
         """Send what is left, and end the run of the service."""
         if self._run is not None:
             with self._guarded():
-                self._run.finish()
+                self.end()
+
+    def end(self) -> None:
+        """End the run of the service."""
+        self._run.finish()
 
     @contextlib.contextmanager
     def _guarded(self) -> Any:
@@ -163,6 +167,12 @@ class Trackio(_Tracker):
     def send(self, values: dict[str, float], step: int) -> None:
         """Send values of a step."""
         self._run.log(values, step=step)
+
+    def end(self) -> None:
+        """End the run of the service, by the function that also forgets it: else it ends again with the process."""
+        import trackio
+
+        trackio.finish()
 
 
 class WeightsAndBiases(_Tracker):
