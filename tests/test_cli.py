@@ -41,7 +41,7 @@ from pixelloom.engine.config import TrainConfig
 from pixelloom.models.pixel import PixelModel
 from pixelloom.models.pretrained import MODELS
 from pixelloom.networks import GAN_NETWORKS, PIXEL_NETWORKS
-from pixelloom.runs import folder
+from pixelloom.runs import locate
 from pixelloom.runs.compose import compose
 from pixelloom.runs.config import GANRun, PixelRun
 from pixelloom.runs.recipes import RECIPES, recipe
@@ -283,7 +283,7 @@ def test_debug_shows_the_traceback_and_nothing_else_does(run: Command, monkeypat
     def broken(_: str) -> Path:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(folder, "find", broken)
+    monkeypatch.setattr(locate, "find", broken)
     said = run("info", "x")
     assert said.code == 1
     assert "ZeroDivisionError: division by zero" in said.err
@@ -304,7 +304,7 @@ def test_exit_codes(error: BaseException, code: int, word: str, run: Command, mo
     def broken(_: str) -> Path:
         raise error
 
-    monkeypatch.setattr(folder, "find", broken)
+    monkeypatch.setattr(locate, "find", broken)
     said = run("info", "x")
     assert said.code == code
     assert said.err == f"pixelloom: {word}\n" or word in said.err

@@ -19,7 +19,7 @@ from pixelloom.core.errors import ModelError
 from pixelloom.data.masks import region
 from pixelloom.models import pretrained
 from pixelloom.models.description import WEIGHTS
-from pixelloom.runs.folder import find
+from pixelloom.runs.locate import find
 
 each_model = pytest.mark.parametrize("name", pretrained.MODELS)
 

@@ -33,9 +33,17 @@ def imported(names: tuple[str, ...], *command: str, folder: Path) -> str:
     return done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", ["train digts", "train digits --minuts 1", "trian", "train digits --seed x"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("train digts", "train digits --minuts 1", "trian", "train digits --seed x", "train digits --train.epochz 3"),
+        *("train digits --data minst", "train --data no/such.png", "inspect minst", "config digts"),
+        *("sample digts -n 1", "info digts", "evaluate digts", "score digts", "complete digts --hide center"),
+        *("explain digts", "interpolate digts", "attention digts"),
+    ],
+)
 def test_typos_import_no_torch(command: str, tmp_path: Path) -> None:
-    assert imported(("torch", *SLOW), *command.split(), folder=tmp_path) == "2"
+    assert imported(("torch", *SLOW), *command.split(), folder=tmp_path) in ("2", "3", "4")
 
 
 @pytest.mark.parametrize(

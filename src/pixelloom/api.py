@@ -25,8 +25,8 @@ from pixelloom.runs.anomaly import calibrate as calibrated
 from pixelloom.runs.config import OWN, Overrides
 from pixelloom.runs.evaluate import ALL, LIKELIHOOD, MeasureOptions, N, applicable_metrics, load_data, scored
 from pixelloom.runs.evaluate import measure as measure_samples
-from pixelloom.runs.folder import find
 from pixelloom.runs.live_plot import live_plots
+from pixelloom.runs.locate import find
 from pixelloom.runs.own import own_overrides, restored
 from pixelloom.runs.plan import as_text, joined, planned
 from pixelloom.runs.score import ImageScores, normals, opened, score_images

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import image_of, loaded, position_of
+from pixelloom.cli.common import check_model, image_of, loaded, position_of
 from pixelloom.cli.conditioning import class_of
 from pixelloom.cli.console import say, say_json, say_table
 from pixelloom.cli.options import ClassName, Device, Flag, Index, OptionalCount, OptionalNumber
@@ -115,6 +115,7 @@ def attention(model: str, /, *, options: MapOptions = NO_MAPS) -> None:
         model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
         options: Images, query positions, layers and output.
     """
+    check_model(model)
     from pixelloom.models.registry import require
     from pixelloom.viz import attention_maps
     from pixelloom.viz.grid import save_png

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pixelloom")
 
 
+def check_model(name: str) -> None:
+    """Raise ModelError if no model has this name, before torch is imported."""
+    from pixelloom.hub.reference import is_reference
+    from pixelloom.runs.locate import find
+
+    if not is_reference(name):
+        find(name)
+
+
 def loaded(name: str, device: Device) -> GenerativeModel:
     """Load a model onto a device."""
     from pixelloom import api

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import image_of, loaded
+from pixelloom.cli.common import check_model, image_of, loaded
 from pixelloom.cli.conditioning import class_of
 from pixelloom.cli.console import Meter, say
 from pixelloom.cli.options import ClassName, Count, Device, Flag, Index, OptionalCount, Real, whole_number
@@ -78,6 +78,7 @@ def complete(model: str, /, *images: Path, options: CompleteOptions = DEFAULT) -
         images: Image files, fitted to the model; by default images of the test split that the model was trained on.
         options: Hidden pixels, number, method and output.
     """
+    check_model(model)
     from pixelloom.models.completion import warn_of_collapse
     from pixelloom.models.registry import require
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import in_processes, loaded, log_threads
+from pixelloom.cli.common import check_model, in_processes, loaded, log_threads
 from pixelloom.cli.console import Meter, say, say_json, say_table
 from pixelloom.cli.options import Count, Device, Flag, Index, OptionalCount, OptionalNumber
 from pixelloom.cli.training_options import NO_DATA, DataOptions, data_settings
@@ -70,6 +70,8 @@ def evaluate(
         json: Print one JSON object.
         data: Data and its transforms.
     """
+    if model is not None:
+        check_model(model)
     from pixelloom.core.threads import fixed
     from pixelloom.engine.memory import out_of_memory
     from pixelloom.metrics.extractors import named
@@ -161,8 +163,8 @@ def _measured(name: str, model: GenerativeModel, data_options: DataOptions, wish
     from pixelloom.data.catalog import load_for
     from pixelloom.data.io.download import progress_bar
     from pixelloom.runs.evaluate import LIKELIHOOD, N, applicable_metrics, data_for, measure, scored
-    from pixelloom.runs.folder import find
     from pixelloom.runs.identity import seen_in_training
+    from pixelloom.runs.locate import find
     from pixelloom.runs.matching import EVERY, default_split
 
     settings = data_settings(data_options)

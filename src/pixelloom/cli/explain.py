@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import image_of, loaded, position_of
+from pixelloom.cli.common import check_model, image_of, loaded, position_of
 from pixelloom.cli.conditioning import class_of
 from pixelloom.cli.console import say
 from pixelloom.cli.options import ClassName, Device, Flag, OptionalIndex
@@ -44,6 +44,7 @@ def explain(
         device: auto is CUDA where there is one.
         force: Replace the PNG if it exists.
     """
+    check_model(model)
     from pixelloom import api
     from pixelloom.models.registry import require
     from pixelloom.viz.grid import save_png

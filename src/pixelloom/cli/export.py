@@ -52,7 +52,7 @@ def export(
     from pixelloom.models.pretrained import MODELS
     from pixelloom.models.registry import load_model, require
     from pixelloom.runs.export import export as exported
-    from pixelloom.runs.folder import find
+    from pixelloom.runs.locate import find
 
     folder = find(model)
     if onnx is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import position_of
+from pixelloom.cli.common import check_model, position_of
 from pixelloom.cli.console import say, say_json
 from pixelloom.cli.options import Flag
 from pixelloom.core.errors import UsageError, shortened
@@ -40,11 +40,12 @@ def info(
         position: ROW,COLUMN of the position, from 0; default: the center.
         force: Overwrite an existing PNG.
     """
+    check_model(model)
     from safetensors import safe_open
 
     from pixelloom.models.description import WEIGHTS
     from pixelloom.models.registry import family_of, load_model, require
-    from pixelloom.runs.folder import find
+    from pixelloom.runs.locate import find
 
     if receptive_field is None and position is not None:
         raise UsageError("--position: needs --receptive-field")

@@ -55,7 +55,9 @@ def inspect(
         force: Overwrite an existing PNG.
         data: Data and its transforms, as in training.
     """
-    from pixelloom.data.catalog import DATASETS, load
+    from pixelloom.data.catalog import DATASETS, check_source, load
+
+    check_source(source)
     from pixelloom.data.hub_source import source_path
     from pixelloom.data.io.download import progress_bar
     from pixelloom.runs.evaluate import checked

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import loaded
+from pixelloom.cli.common import check_model, loaded
 from pixelloom.cli.conditioning import class_of
 from pixelloom.cli.console import say
 from pixelloom.cli.options import ClassName, Count, Device, Flag, Index, OptionalCount, OptionalReal, whole_number
@@ -58,6 +58,7 @@ def interpolate(
         device: auto: cuda if available.
         force: Overwrite existing files.
     """
+    check_model(model)
     import numpy as np
 
     from pixelloom.models.registry import require

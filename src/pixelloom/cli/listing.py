@@ -11,6 +11,7 @@ from pixelloom.cli.compress import SUFFIX, Named
 from pixelloom.cli.console import say, say_json, say_table
 from pixelloom.cli.options import Flag
 from pixelloom.core.errors import UsageError, did_you_mean
+from pixelloom.runs.names import check_name
 
 if TYPE_CHECKING:
     from pixelloom.runs.config import RunConfig
@@ -109,6 +110,7 @@ def config(recipe: str, /, *, json: Flag = False) -> None:
         recipe: Name of a recipe or a network.
         json: Print one JSON object instead.
     """
+    check_name(recipe)
     from pixelloom.runs.compose import dump_yaml
     from pixelloom.runs.recipes import recipe as named_run
 

@@ -34,7 +34,7 @@ def push(
     from pixelloom.hub.reference import Reference
     from pixelloom.models.registry import load_model
     from pixelloom.models.sharing import push_folder
-    from pixelloom.runs.folder import find
+    from pixelloom.runs.locate import find
 
     target = Reference.parse(repository)
     library()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import image_of, in_processes, loaded, log_threads
+from pixelloom.cli.common import check_model, image_of, in_processes, loaded, log_threads
 from pixelloom.cli.conditioning import Rows, check, rows_of
 from pixelloom.cli.console import Meter, memory, say
 from pixelloom.cli.options import DEFAULT_DRAW_OPTIONS, DrawOptions
@@ -42,6 +42,7 @@ def sample(model: str, /, *, options: DrawOptions = DEFAULT_DRAW_OPTIONS) -> Non
         model: Run folder, model folder, or name of a run under runs/ or of a pretrained model.
         options: Number, conditioning, method and output.
     """
+    check_model(model)
     if options.out is None and options.each is None and options.npy is None:
         options = replace(options, out=outputs.free(Path("samples.png"), force=options.force))
     _check(options)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from pixelloom.cli import outputs
-from pixelloom.cli.common import in_processes, loaded
+from pixelloom.cli.common import check_model, in_processes, loaded
 from pixelloom.cli.console import Meter, say, say_json, say_table
 from pixelloom.cli.options import Count, Device, Flag, OptionalCount, OptionalReal
 from pixelloom.cli.score_classes import classify_images
@@ -92,8 +92,9 @@ def score(model: str, /, *, options: ScoreOptions = DEFAULT, data: ScoredDataOpt
         options: Score, calibration and output.
         data: Data to score, fitted as in training; default: the test split of the training data.
     """
+    check_model(model)
     from pixelloom.metrics.anomaly import needed
-    from pixelloom.runs.folder import find
+    from pixelloom.runs.locate import find
 
     needed(_RATE if options.false_alarms is None else options.false_alarms)  # raises for a rate out of range
     _check(options)

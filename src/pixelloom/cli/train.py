@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +15,15 @@ from pixelloom.cli.training_options import (
     NO_DATA,
     NO_FIELDS,
     NO_TRAINING,
+    SECTIONS,
     DataOptions,
     FieldOptions,
     TrainOptions,
     data_settings,
     dotted,
 )
-from pixelloom.core.errors import UsageError
+from pixelloom.core.errors import UsageError, did_you_mean
+from pixelloom.runs import renamed
 from pixelloom.runs.names import check_name
 
 
@@ -34,7 +37,7 @@ def train(
     resume: Flag = False,
     force: Flag = False,
     allow_changed_data: Flag = False,
-    sweep: tuple[str, str] | None = None,
+    sweep: Annotated[tuple[str, str] | None, Parameter(negative_iterable="")] = None,
     data: DataOptions = NO_DATA,
     training: TrainOptions = NO_TRAINING,
     fields: FieldOptions = NO_FIELDS,
@@ -59,6 +62,7 @@ def train(
     """
     if recipe is not None:
         check_name(recipe)
+    _check_names(data, dotted(fields))
     from pixelloom.runs.folder import is_first_process
     from pixelloom.runs.plan import as_text, joined, planned
     from pixelloom.runs.train import carry_out
@@ -76,3 +80,18 @@ def train(
     carry_out(plan, folder, resume=resume, force=force, changed_data=allow_changed_data)
     if is_first_process(plan.train):
         say(str(folder))
+
+
+def _check_names(data: DataOptions, given: Mapping[str, object]) -> None:
+    """Check the names of data and fields before torch is imported; the plan of a run checks fields of its model too."""
+    for path, value in given.items():
+        section, _, leaf = path.partition(".")
+        known = SECTIONS.get(section, ())
+        if known and leaf and "." not in leaf and leaf not in known and not renamed.renamed(path, value):
+            raise UsageError(
+                f"--{path}: no such field of {section}.{did_you_mean(leaf, known)} Known: {', '.join(known)}"
+            )
+    if source := data_settings(data).get("source"):
+        from pixelloom.data.catalog import check_source
+
+        check_source(source)

@@ -128,7 +128,20 @@ def _run_fields() -> list[tuple[str, FieldInfo]]:
 
 _TRAIN = ("minutes", "images", "epochs", "seed", "precision", "device", "devices", "threads", "logger")
 _SOURCE = (
-    *("source", "root", "levels", "palette", "binarize", "size", "gray", "fit", "resample", "background", "bits", "range"),
+    *(
+        "source",
+        "root",
+        "levels",
+        "palette",
+        "binarize",
+        "size",
+        "gray",
+        "fit",
+        "resample",
+        "background",
+        "bits",
+        "range",
+    ),
     *("frames", "bad_images", "splits", "class_level", "labels", "label_column", "image_column"),
 )
 
@@ -157,12 +170,22 @@ else:
         "ScoredDataOptions",
         "Data to score, and their transforms; default: those of training.",
         _DATA,
-        _fields_of(DataConfig, {name: _DATA_NAMES.get(name, name) for name in _SOURCE if name not in ("background", "palette")}),
+        _fields_of(
+            DataConfig, {name: _DATA_NAMES.get(name, name) for name in _SOURCE if name not in ("background", "palette")}
+        ),
     )
     TrainOptions = _derive(
         "TrainOptions", "Budget, seed and device.", _TRAINING, _fields_of(TrainConfig, {name: name for name in _TRAIN})
     )
     FieldOptions = _derive("FieldOptions", "All other fields of a run's configuration.", _FIELDS, _run_fields())
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    name: () if kind is Any else tuple(kind.model_fields)
+    for name, info in _run_fields()
+    if _is_section(info)
+    for kind in _kinds(info.annotation)[:1]
+}
+"""Fields of each section; none for the model, whose fields depend on the network."""
 
 NO_DATA, NO_TRAINING, NO_FIELDS = DataOptions(), TrainOptions(), FieldOptions()
 NO_SCORED_DATA = ScoredDataOptions()

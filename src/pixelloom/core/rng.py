@@ -12,12 +12,15 @@ the raw output of Philox, which NumPy keeps stable between versions, unlike the 
 from __future__ import annotations
 
 from enum import IntEnum, unique
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pixelloom.core.types import ImageSpec
+
+if TYPE_CHECKING:
+    import torch
 
 
 @unique
@@ -95,6 +98,8 @@ def image_noise(spec: ImageSpec, seed: int, first: int, n: int) -> torch.Tensor:
 
     The generator of an image is seeded by (seed, index), so an image does not depend on its batch or on the device.
     """
+    import torch  # here, since data sets use this file, and an unknown name of one is a fast error
+
     return torch.from_numpy(uniform_per_image(spec.shape, seed, first, n))
 
 

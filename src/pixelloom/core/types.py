@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+if TYPE_CHECKING:  # so that errors in names of data sets and models need no torch
+    import torch
 
 Levels: TypeAlias = npt.NDArray[np.uint8]
 """Images as integer levels, uint8 [N, C, H, W], with values below ``ImageSpec.levels``."""
@@ -20,7 +22,7 @@ Labels: TypeAlias = npt.NDArray[np.int64]
 """Class indices, int64 [N]."""
 
 
-Conditioning: TypeAlias = Mapping[str, torch.Tensor]
+Conditioning: TypeAlias = "Mapping[str, torch.Tensor]"
 """Keyword arguments of a network's ``forward``: ``labels`` int64 [B], ``condition`` float32 [B or 1, c, H, W]."""
 
 

@@ -18,7 +18,7 @@ from pixelloom.data.config import DataConfig
 from pixelloom.data.hub_source import source_path
 from pixelloom.data.io import published_formats
 from pixelloom.data.io.download import PUBLISHED, Progress, provide
-from pixelloom.data.io.folders import KINDS, exists, read_images
+from pixelloom.data.io.folders import KINDS, exists, expanded, read_images
 from pixelloom.data.io.idx import read_idx
 from pixelloom.data.io.published_formats import CIFAR_CLASSES
 from pixelloom.data.io.reading import printable
@@ -199,14 +199,27 @@ DATASETS: dict[str, Entry] = {
 }
 
 
+def check_source(source: str) -> None:
+    """Check that a data set or a path has this name; needs no torch, so that a typo is a fast error.
+
+    Raises:
+        DataError: otherwise. A data set of the hub is not looked up.
+    """
+    path = expanded(Path(source))
+    if source in DATASETS or is_reference(source) or exists(path):
+        return
+    if path.name == source and not path.suffix:
+        raise DataError(
+            f"data.source: no data set or path is named {printable(source)!r}."
+            f"{did_you_mean(source, DATASETS)} Choose {', '.join(DATASETS)}, or give the path of {KINDS}"
+        )
+    raise DataError(f"{printable(source)}: no such file or folder; give {KINDS}")
+
+
 def _user_images(config: DataConfig) -> Dataset:
     """Read a user's images; splits are named by folders or arrays, or 80/10/10 by content hash."""
     path = source_path(config)
-    if not exists(path) and path.name == config.source and not path.suffix:
-        raise DataError(
-            f"data.source: no data set or path is named {printable(config.source)!r}."
-            f"{did_you_mean(config.source, DATASETS)} Choose {', '.join(DATASETS)}, or give the path of {KINDS}"
-        )
+    check_source(config.source)
     decoded = read_images(path, config.reading, config.cache, config.labeling)
     whole = Split(decoded.images, decoded.labels, decoded.source_levels)
     commit = f"commit {path.name} of the hub" if is_reference(config.source) else ""

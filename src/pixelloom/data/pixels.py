@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from pixelloom.core import rng
 from pixelloom.core.types import Display, Levels
 from pixelloom.data.palette import colors_of
 from pixelloom.data.tables import LEVELS, bytes_table, quantize_table, threshold_table
+
+if TYPE_CHECKING:  # imported by functions: data sets use this file, and an unknown name of one is a fast error
+    import torch
 
 _CHUNK = 4096  # images read at once from a memory-mapped array
 
@@ -93,12 +96,16 @@ def to_model(x: torch.Tensor, levels: int, scaling: Scaling) -> torch.Tensor:
     Images [B, C, H, W] are returned in channels_last memory format. With one channel only the strides differ, but they
     choose the layout of the first convolution; mixed layouts cost two thirds of the speed.
     """
+    import torch
+
     y = (x.to(torch.float32) / (levels - 1) - scaling.shift) / scaling.scale
     return y.to(memory_format=torch.channels_last) if y.ndim == 4 else y
 
 
 def from_model(y: torch.Tensor, levels: int, scaling: Scaling) -> torch.Tensor:
     """Convert values in model space to the nearest levels, uint8; values out of range are clamped."""
+    import torch
+
     v = (y.to(torch.float32) * scaling.scale + scaling.shift) * (levels - 1)
     return v.round().clamp(0, levels - 1).to(torch.uint8)
 
@@ -120,5 +127,7 @@ def shown(images: Levels, levels: Display) -> tuple[Levels, int]:
 
 def in_levels(images: torch.Tensor, display: Display) -> tuple[torch.Tensor, int]:
     """Images, uint8 [N, C, H, W], and their number of levels; those of a palette become RGB of 256 levels."""
+    import torch
+
     found, levels = shown(images.numpy(), display)
     return torch.from_numpy(found), levels

@@ -30,7 +30,7 @@ def sigmoid_gate(x: Tensor) -> Tensor:
 
 
 def glu(x: Tensor) -> Tensor:
-    """The same as one function of torch, which rounds differently in bfloat16."""
+    """The same as one function of torch, which differs by rounding in bfloat16."""
     if _training(x):
         out: Tensor = _SigmoidGate.apply(x)  # type: ignore[no-untyped-call]
         return out

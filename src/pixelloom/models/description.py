@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from pixelloom.core.errors import ModelError, UsageError, did_you_mean, explain, shortened
 from pixelloom.core.types import ImageSpec
 from pixelloom.engine.safetensors_io import check_keys, load_tensors
+from pixelloom.models import files
 from pixelloom.models.training_record import TrainingRecord
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG = files.WEIGHTS, files.CONFIG
 DISCRIMINATOR = "discriminator.safetensors"
 CALIBRATION = "calibration.safetensors"
 FILES = (WEIGHTS, CONFIG, DISCRIMINATOR, CALIBRATION, "README.md")

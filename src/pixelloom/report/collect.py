@@ -36,7 +36,8 @@ from pixelloom.runs.evaluate import (
     measure,
     some_images,
 )
-from pixelloom.runs.folder import BEST, LAST, METRICS_FILE, find
+from pixelloom.runs.folder import BEST, LAST, METRICS_FILE
+from pixelloom.runs.locate import find
 from pixelloom.viz import curves
 from pixelloom.viz.grid import grid_layout
 
@@ -72,7 +73,7 @@ def gather(names: Sequence[str], options: CompareOptions = CompareOptions()) -> 
     """Load and sample each model, and read the curves of its run.
 
     Args:
-        names: models, as :func:`pixelloom.runs.folder.find` takes them; duplicates are shown once.
+        names: models, as :func:`pixelloom.runs.locate.find` takes them; duplicates are shown once.
         options: how they are sampled and measured.
 
     Raises:

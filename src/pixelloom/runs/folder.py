@@ -1,4 +1,4 @@
-"""Run folders: their files, finding one by name, and preparing one for a new run."""
+"""Run folders: their files, and preparing one for a new run."""
 
 from __future__ import annotations
 
@@ -12,52 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pixelloom.core.atomic import lock_file, remove_parts, write_bytes
-from pixelloom.core.errors import ModelError, UsageError, did_you_mean
+from pixelloom.core.errors import UsageError
 from pixelloom.engine.config import TrainConfig
 from pixelloom.engine.launch import launch
-from pixelloom.hub.reference import Reference, is_reference
-from pixelloom.hub.snapshots import model_folder
-from pixelloom.models import pretrained
-from pixelloom.models.description import WEIGHTS
+from pixelloom.runs import locate
 from pixelloom.runs.compose import compose, dump_yaml, read_yaml
 from pixelloom.runs.config import PixelRun, RunConfig
 from pixelloom.runs.renamed import RenamedError
 
-RUNS = Path("runs")
-CONFIG, METRICS_FILE, BEST, LAST = "config.yaml", "metrics.jsonl", "model", "last"
+RUNS, BEST = locate.RUNS, locate.BEST
+CONFIG, METRICS_FILE, LAST = "config.yaml", "metrics.jsonl", "last"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 _END = "# end of the configuration"
 _OWN = (METRICS_FILE, "curves.png", "samples", CHECKPOINTS, BEST, LAST, "tensorboard")
 """What a run writes besides config.yaml; the next run replaces all of it."""
 _log = logging.getLogger("pixelloom")
-
-
-def find(name: str | Path) -> Path:
-    """Find the model folder of MODEL: a model folder, a run folder, a run under ``runs/``, or a pretrained model.
-
-    ``hf:USER/NAME@REVISION`` is a model on the Hugging Face hub, which is downloaded into its cache.
-
-    Raises:
-        ModelError: if there is none; the message suggests the nearest name.
-    """
-    if is_reference(name):
-        return model_folder(Reference.parse(str(name)))
-    if Path(name).name == WEIGHTS and Path(name).is_file():  # the weights themselves
-        return Path(name).parent
-    for folder in (Path(name), Path(name) / BEST, RUNS / name / BEST):
-        if (folder / WEIGHTS).is_file():
-            return folder
-    if str(name) in pretrained.MODELS:
-        return pretrained.folder(str(name))
-    if Path(name).exists():
-        raise ModelError(
-            f"{name}: holds no model; expected {WEIGHTS} in it or in its folder {BEST!r} (saved by a validation)"
-        )
-    known = sorted(path.parent.parent.name for path in RUNS.glob(f"*/{BEST}/{WEIGHTS}"))
-    have = f" Runs: {', '.join(known)}." if known else " Train one with: pixelloom train digits --minutes 1"
-    come = f" Pretrained: {', '.join(pretrained.MODELS)}" if pretrained.MODELS else ""
-    near = did_you_mean(str(name), [*known, *pretrained.MODELS])
-    raise ModelError(f"no model is called {str(name)!r}.{near}{have}{come}")
 
 
 def open_folder(out: Path, config: RunConfig, note: str = "") -> None:

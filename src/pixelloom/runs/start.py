@@ -13,7 +13,7 @@ from pixelloom.layers.compiled import uncompiled
 from pixelloom.models.description import WEIGHTS
 from pixelloom.models.registry import load_model
 from pixelloom.runs.family import Setup
-from pixelloom.runs.folder import find
+from pixelloom.runs.locate import find
 
 _SHOWN = 4  # names in a message
 _log = logging.getLogger("pixelloom")

@@ -14,7 +14,7 @@ from pixelloom.models import pretrained
 from pixelloom.models.family import GenerativeModel
 from pixelloom.models.registry import family_of, load_model
 from pixelloom.runs.anomaly import Calibration
-from pixelloom.runs.folder import find
+from pixelloom.runs.locate import find
 
 T = TypeVar("T")
 TABS = ("draw", "complete", "score", "compress", "interpolate", "attend", "compare", "train")

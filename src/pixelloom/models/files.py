@@ -1,0 +1,3 @@
+"""Names of the files of a model folder."""
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
