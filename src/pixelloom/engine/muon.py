@@ -81,9 +81,9 @@ class Muon(Optimizer):
         steps = orthogonal(torch.stack([x.reshape(len(x), -1) for x in nesterov]).float())  # each [n, ...] -> [n, m]
         size = 0.2 * max(steps.shape[1:]) ** 0.5  # the rms of an orthogonal n x m matrix is max(n, m)^-1/2
         if group["weight_decay"]:
-            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])  # type: ignore[call-overload]
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])  # type: ignore[arg-type]
         shaped = [step.view(matrices[0].shape) for step in steps]  # each [n, m] -> [n, ...]
-        torch._foreach_add_(matrices, shaped, alpha=-group["lr"] * size)  # type: ignore[call-overload]
+        torch._foreach_add_(matrices, shaped, alpha=-group["lr"] * size)  # type: ignore[arg-type]
 
     def _adam_step(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
         adam(

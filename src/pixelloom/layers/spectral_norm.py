@@ -52,13 +52,19 @@ class SpectralNorm(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Any shape of at least two axes -> same; training mode does one step of the power method before."""
         with _unrounded(weight):
-            matrix = self._matrix(weight)
-            if self.training:
-                with torch.no_grad():
-                    self.u.copy_(F.normalize(matrix @ self.v, dim=0))
-                    self.v.copy_(F.normalize(self.u @ matrix, dim=0))
-            # Copies, because another forward pass may update u and v before the backward pass of this one.
-            return weight / (self.u.clone() @ (matrix @ self.v.clone()))
+            # Copies of u and v, because another forward pass may update them before the backward pass of this one.
+            if not self.training:
+                return weight / (self.u.clone() @ (self._matrix(weight) @ self.v.clone()))
+            # The columns in the order of memory: flattening a weight in channels_last memory would copy it.
+            moved = weight.movedim(self.axis, 0)
+            order = sorted(range(1, moved.ndim), key=moved.stride, reverse=True)
+            matrix = moved.permute(0, *order).flatten(1)
+            v = self.v.view(moved.shape[1:]).permute([axis - 1 for axis in order])
+            with torch.no_grad():
+                self.u.copy_(F.normalize(matrix @ v.flatten(), dim=0))
+                v.copy_(F.normalize(self.u @ matrix, dim=0).view(v.shape))  # in the buffer
+            u, v = self.u.clone(), v.clone(memory_format=torch.contiguous_format).flatten()
+            return weight * (u @ (matrix @ v)).reciprocal()  # the backward pass of a quotient takes twice the time
 
     @torch.no_grad()
     def refresh(self, weight: Tensor, steps: int) -> None:
