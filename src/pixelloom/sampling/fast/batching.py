@@ -36,7 +36,9 @@ def batched(earliest: Schedule) -> Schedule:
     """The schedule of the lowest cost: the earliest one, or one of those at the top of this file."""
     raster = _late(_in_raster_order(earliest))
     best = min([earliest, _late(earliest)], key=operations)
-    return raster if operations(raster) <= _RASTER * operations(best) else best
+    cost, least = operations(raster), operations(best)
+    idle = cost * best.steps < 0.9 * least * raster.steps  # a step has less to do
+    return raster if idle and cost <= _RASTER * least else best
 
 
 def operations(schedule: Schedule) -> int:
