@@ -241,27 +241,41 @@ def test_options_that_do_not_fit(command: Command) -> None:
         assert command(*words, "--devices", 0).code == 2
 
 
-def start(folder: Path, *words: str) -> tuple[subprocess.Popen[str], list[int]]:
+@pytest.fixture
+def begun() -> Iterator[list[subprocess.Popen[str]]]:
+    """Commands that are ended, even if the test fails."""
+    found: list[subprocess.Popen[str]] = []
+    yield found
+    for process in found:
+        process.kill()
+        process.wait()
+
+
+def start(begun: list[subprocess.Popen[str]], folder: Path, *words: str) -> tuple[subprocess.Popen[str], list[int]]:
     """A slow command in a process group of its own, and its processes."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pixelloom", "sample", "digits", "-n", "20000", "--npy", "a.npy", *words],
         cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
+    begun.append(process)
     end = time.monotonic() + 300
     while time.monotonic() < end and process.poll() is None:
         found = children(process.pid)
         if len(found) == 2 and any(path.stat().st_size > 600 for path in folder.glob(".a.npy.*")):
             return process, found
         time.sleep(0.02)
-    raise AssertionError(process.stderr and process.stderr.read())
+    process.kill()
+    raise AssertionError(process.communicate()[1])
 
 
 SLOW = ("--devices", "2", "--batch", "1", "--method", "plain")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
-def test_an_interrupt_keeps_finished_images_and_leaves_no_process(tmp_path: Path) -> None:
-    process, pids = start(tmp_path, *SLOW)
+def test_an_interrupt_keeps_finished_images_and_leaves_no_process(
+    tmp_path: Path, begun: list[subprocess.Popen[str]]
+) -> None:
+    process, pids = start(begun, tmp_path, *SLOW)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
@@ -276,14 +290,16 @@ def test_an_interrupt_keeps_finished_images_and_leaves_no_process(tmp_path: Path
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
-def test_a_killed_command_leaves_no_process_and_a_lost_process_ends_it(tmp_path: Path) -> None:
-    process, pids = start(tmp_path, *SLOW)
+def test_a_killed_command_leaves_no_process_and_a_lost_process_ends_it(
+    tmp_path: Path, begun: list[subprocess.Popen[str]]
+) -> None:
+    process, pids = start(begun, tmp_path, *SLOW)
     process.kill()
     process.communicate()
     assert ended(pids)
     for path in tmp_path.glob(".a.npy.*"):
         path.unlink()
-    process, pids = start(tmp_path, *SLOW)
+    process, pids = start(begun, tmp_path, *SLOW)
     os.kill(pids[1], signal.SIGKILL)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 1
