@@ -2,7 +2,7 @@
 
 The earliest schedule computes each feature as soon as it can. A layer of a stack that reads only rows above then
 computes a position or two at every step, although its values are first needed when the next row is drawn. So features
-wait until some of their node are due, and are computed together:
+wait until some of their node are due, and are computed in one wavefront:
 
     due(node, p)    = min over readers q of step(reader, q)
     step(node, p)   = the last trigger at or before due(node, p)
