@@ -24,7 +24,7 @@ from typing import Any
 
 RECIPES = ("best", "gated-pixelcnn", "pixelcnn-pp", "sagan")
 SHOWN = (1, 10)  # steps whose losses are printed
-PRODUCTS = ("convolution", "mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot")
+PRODUCTS = ("convolution", "mkldnn_convolution", "mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot")
 ACTIVATIONS = ("sigmoid", "tanh", "elu", "silu", "exp2", "softmax", "threshold", "relu", "glu", "batch_norm")
 OPTIMIZER = "optimizer"
 

@@ -207,3 +207,20 @@ def test_the_tutorials_step_of_d_reaches_g(tutorials: ModuleType) -> None:
     game.discriminator.zero_grad()
     game.g_loss(z).backward()
     assert all(parameter.grad is not None for parameter in game.discriminator.parameters())
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("aten.convolution_backward.default", "products"),
+        ("aten.mkldnn_convolution.default", "products"),
+        ("aten.baddbmm.default", "products"),
+        ("aten.sigmoid_backward.grad_input", "activations"),
+        ("aten._softmax.default", "activations"),
+        ("aten._to_copy.default", "copies"),
+        ("aten.constant_pad_nd.default", "copies"),
+        ("aten.add.Tensor", "other elementwise"),
+    ],
+)
+def test_kinds_of_operations(operation: str, kind: str) -> None:
+    assert script("training_steps").kind_of(operation) == kind
