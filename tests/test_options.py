@@ -181,13 +181,13 @@ def test_norm_of_ordered_channels_keeps_them_apart() -> None:
 def test_options_of_a_block_of_pixelcnnpp() -> None:
     """x + gate(last * silu(first * silu(norm(x)) + A silu(a)))"""
     config = PixelCNNPlusPlusConfig(channels=4, activation="silu", norm="channel", weight_norm=False, dropout=0.0)
-    block = live(Residual(config, down_shifted(4, 4), 3, down_shifted(4, 8), 0)).double().eval()
+    block = live(Residual(config, down_shifted(4, 4), 3, down_shifted(4, 8), 0, 0)).double().eval()
     assert isinstance(block, Residual)
     assert block.join is not None
     x, a = picture(4), picture(3)
     h = block.first(smooth(normed(x, block.norm))) + block.join(smooth(a))
     p, q = block.last(smooth(h)).chunk(2, dim=1)
-    torch.testing.assert_close(block(x, a, None), x + p / (1 + torch.exp(-q)), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(block(x, a, None, None), x + p / (1 + torch.exp(-q)), rtol=1e-9, atol=1e-10)
 
 
 def test_positions_of_pixelcnnpp_follow_the_first_layers() -> None:
@@ -210,7 +210,7 @@ def test_options_of_a_residual_layer_of_pixelsnail(near: bool) -> None:
     x, y = picture(4), picture(3)
     h = layer.enter(smooth(normed(x, layer.norm))) + layer.extra[0](smooth(y))
     p, q = layer.gate(smooth(h)).chunk(2, dim=1)
-    torch.testing.assert_close(layer(x, None, y), x + p / (1 + torch.exp(-q)), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(layer(x, None, None, y), x + p / (1 + torch.exp(-q)), rtol=1e-9, atol=1e-10)
 
 
 def turned(x: Tensor, heads: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from pixelloom.layers.reads import HERE
 from pixelloom.sampling.fast.analysis import NEVER, Dataflow, schedule
-from pixelloom.sampling.fast.batching import _in_raster_order, _late, batched
+from pixelloom.sampling.fast.batching import _LATE, _in_raster_order, _late, _of_states, batched
 from pixelloom.sampling.fast.caches import Cache
 from pixelloom.sampling.fast.ir import Recurrence
 from pixelloom.sampling.fast.layout import CacheLayout
-from pixelloom.sampling.fast.program import Binding
+from pixelloom.sampling.fast.program import Binding, all_move
 from pixelloom.sampling.fast.recorder import Scratch, record
 from pixelloom.sampling.fast.wavefronts import Segment, Wavefront
 from settings import CONFIGS, Setting
@@ -139,3 +140,45 @@ def test_a_vertical_stack_computes_whole_rows() -> None:
         grid = late.ready[number]
         assert all(len(np.unique(row[row != NEVER])) <= 1 for plane in grid for row in plane)
     assert batched(schedule(flow)).steps >= schedule(flow).steps
+
+
+# States
+
+
+@pytest.mark.parametrize("carried", [((0, -1), (-1, 0)), ((0, 1), (-1, 0)), ((-1, -1), (-1, 0), (-1, 1))])
+def test_a_state_is_computed_before_those_that_carry_it_on(carried: tuple[tuple[int, int], ...]) -> None:
+    """Also where no other node reads it, and where its readers are late."""
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        due = rng.integers(20, 60, (4, 5))
+        due[rng.random((4, 5)) < 0.4] = _LATE
+        ready = np.zeros((4, 5), np.int64)
+        for y, x in (
+            np.ndindex(4, 5) if (0, 1) not in carried else ((y, x) for y in range(4) for x in reversed(range(5)))
+        ):
+            before = [ready[y + dy, x + dx] for dy, dx in carried if y + dy >= 0 and 0 <= x + dx < 5]
+            ready[y, x] = max(before, default=0) + int(rng.integers(0, 3))
+        steps = _of_states(carried, ready, due)
+        assert (steps >= ready).all()
+        assert (steps[due != _LATE] <= due[due != _LATE]).all()
+        assert steps.max() < _LATE
+        for y, x in np.ndindex(4, 5):
+            for dy, dx in carried:
+                if y + dy >= 0 and 0 <= x + dx < 5:
+                    assert steps[y + dy, x + dx] <= steps[y, x]
+
+
+# Views of views
+
+
+def test_a_program_with_a_view_of_a_view_holds_for_its_step_alone() -> None:
+    cache = Cache(CacheLayout(features=3, width=5, rows=6, margin=1, skew=2), 2, torch.float32, CPU)
+    binding = Binding()
+    cache.binding = binding
+    wavefront = Wavefront((Segment(1, 2, 0, 1, 1),), 2, 5)
+    binding.follow(0, wavefront)
+    view = cache.view(wavefront.segments[0], slice(0, 3))
+    out = torch.zeros(2, 3)
+    assert all_move(binding.program(), [partial(out.copy_, view), partial(view.copy_, out)])
+    assert not all_move(binding.program(), [partial(out[:1].copy_, view[:1])])
+    assert not all_move(binding.program(), [view.t().zero_])

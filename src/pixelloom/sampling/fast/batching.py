@@ -17,11 +17,13 @@ whole rows, and at most steps it has nothing to do. The schedule is chosen by th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from pixelloom.layers.reads import HERE, Earlier, Offsets, Positions, Size, Values
+from pixelloom.layers.reads import HERE, Earlier, Offsets, Position, Positions, Size, Values
 from pixelloom.sampling.fast import ir
 from pixelloom.sampling.fast.analysis import NEVER, Schedule
 
@@ -73,8 +75,10 @@ def _late(schedule: Schedule) -> Schedule:
     steps: list[Values] = [ready[0]] * len(ready)
     known: dict[tuple[Positions, bytes, Size], Values] = {}
     for number in range(len(ready) - 1, 0, -1):
-        steps[number] = np.stack([_triggers(r, d) for r, d in zip(ready[number], due[number], strict=True)])
-        recurrent = isinstance(flow.nodes[number].operation, ir.Recurrence)
+        operation = flow.nodes[number].operation
+        recurrent = isinstance(operation, ir.Recurrence)
+        of_class = partial(_of_states, operation.carried) if isinstance(operation, ir.Recurrence) else _triggers
+        steps[number] = np.stack([of_class(r, d) for r, d in zip(ready[number], due[number], strict=True)])
         for grid, reads in zip(steps[number], flow.sources[number], strict=True):
             for read in reads:
                 where = HERE if recurrent else read.where  # a state reads the input at its own position
@@ -88,7 +92,7 @@ def _late(schedule: Schedule) -> Schedule:
 
 def _triggers(ready: Values, due: Values) -> Values:
     """The steps of the features of a class, [height, width]."""
-    out = ready.copy()
+    out, due = ready.copy(), np.where(due == _LATE, ready, due)
     for row, needed in enumerate(ready != NEVER):
         first, last = ready[row, needed], due[row, needed]
         triggers = [NEVER]
@@ -97,6 +101,25 @@ def _triggers(ready: Values, due: Values) -> Values:
             if begin > triggers[-1]:
                 triggers.append(end)
         out[row, needed] = np.array(triggers)[np.searchsorted(triggers, last, side="right") - 1]
+    return out
+
+
+def _of_states(carried: Sequence[Position], ready: Values, due: Values) -> Values:
+    """The steps of states, which are due before those that carry them on, [height, width]."""
+    out, due = ready.copy(), due.copy()
+    height, width = ready.shape
+    for y in reversed(range(height)):
+        for dx in (dx for dy, dx in carried if dy == 0):
+            order = range(width) if dx > 0 else reversed(range(width))  # readers first
+            for x in order:
+                if ready[y, x] != NEVER and 0 <= x + dx < width:
+                    due[y, x + dx] = min(due[y, x + dx], due[y, x])
+        out[y] = _triggers(ready[y : y + 1], due[y : y + 1])[0]
+        for dy, dx in carried:
+            if dy < 0 <= y + dy:
+                for x in range(max(0, -dx), min(width, width - dx)):
+                    if ready[y, x] != NEVER:
+                        due[y + dy, x + dx] = min(due[y + dy, x + dx], out[y, x])
     return out
 
 

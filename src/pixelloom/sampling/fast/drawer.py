@@ -73,8 +73,7 @@ class Drawer:
         found = self._recorded.get(key)
         if found is None:
             found = self._recorded[key] = self._record(params, channels)
-        if params is not found.parameters:
-            found.parameters.copy_(params)
+        found.parameters.copy_(params)
         position = wavefront.segments[0].y * wavefront.width + wavefront.segments[0].x
         single = wavefront.rows == wavefront.images
         for planes, values in zip(found.planes, found.inputs, strict=True):
@@ -105,6 +104,7 @@ class Drawer:
 
     def _record(self, params: Tensor, channels: tuple[int, ...]) -> _Recorded:
         head, size = self._head(channels), (len(params), len(channels))
+        params = params.clone(memory_format=torch.contiguous_format)  # a view of a cache moves, but no view of it
         planes = [self.noise, self.levels, self.kept] if self.known else [self.noise]
         inputs = [torch.zeros(size, dtype=one.dtype, device=params.device) for one in planes]
         drawn = torch.zeros(size, dtype=torch.uint8, device=params.device)

@@ -277,6 +277,15 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
 
 
+def tensors_of(call: Callable[..., object]) -> Iterator[Tensor]:
+    """The tensors that a bound call reads and writes, as far as it names them."""
+    while isinstance(call, partial):
+        yield from _tensors((call.args, call.keywords))
+        call = call.func
+    if isinstance(owner := getattr(call, "__self__", None), Tensor):
+        yield owner
+
+
 def _is_one_of(value: Tensor, others: Sequence[Tensor]) -> bool:
     """Whether a tensor shares its memory with one of others."""
     return any(value.untyped_storage() is other.untyped_storage() for other in others)

@@ -79,6 +79,10 @@ def recurrence(context: Context, group: FeatureGroup, operation: ir.Recurrence, 
         if len(found) == 1:
             return bind_whole(wavefront, out, calls)
         x = operand.bind(wavefront, calls)
+        if not operand.fixed:  # a view of a cache moves, but its rows would not
+            whole_x = context.buffer(("inputs", group.slot), group.sweep, wavefront.rows, operand.features)
+            calls.append(partial(whole_x.copy_, x))
+            x = whole_x
         for level, order in found:
             inputs, own, value = recording(level.rows)
             _copy_rows(x, order, context.images, inputs[0], calls)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,7 +35,7 @@ from pixelloom.sampling.fast.context import Context, Operand, operand_of
 from pixelloom.sampling.fast.executors import both_signs, executor_of
 from pixelloom.sampling.fast.ir import Constants, Elementwise, Linear, Operation
 from pixelloom.sampling.fast.planner import FeatureGroup, Gather, PixelGroup, Plan
-from pixelloom.sampling.fast.program import Binding, Program
+from pixelloom.sampling.fast.program import Binding, Program, all_move
 from pixelloom.sampling.fast.recorder import Calls, Scratch
 from pixelloom.sampling.fast.wavefronts import Wavefront, ranges_of
 
@@ -88,6 +89,10 @@ class _Task:
         else:
             slots[slot] = value = self._value(wavefront, calls)
         if self.cache is not None:
+            if self.executor.view:  # perhaps of another cache, where it moves; parts of it would not
+                own = self.context.buffer(("own", slot), self.group.sweep, wavefront.rows, value.shape[1])
+                calls.append(partial(own.copy_, value))
+                value = own
             self.cache.writes(wavefront, self.ranges, value, calls)
 
     def _value(self, wavefront: Wavefront, calls: Calls) -> Tensor:
@@ -252,6 +257,7 @@ class Runtime:
         ]
         self.context.bind(None)
         made = binding.program(), draws
-        if binding.kept or cuda:
+        calls = [*binding.calls, *(call for drawn in draws for call in drawn.writes)]
+        if cuda or (binding.kept and all_move(made[0], calls)):
             self._programs[key] = made
         return made
