@@ -16,7 +16,7 @@ Levels: TypeAlias = npt.NDArray[np.uint8]
 """Images as integer levels, uint8 [N, C, H, W], with values below ``ImageSpec.levels``."""
 
 Display: TypeAlias = int | str
-"""How levels are shown: their number, for intensities from black to white, or the colors of a palette, "#rrggbb,..."."""
+"""How levels are shown: their number, for intensities from black to white, or a palette, "#rrggbb,..."."""
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 """Class indices, int64 [N]."""

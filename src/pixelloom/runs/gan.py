@@ -54,7 +54,7 @@ class GANSetup(Setup[GANRun, GANModel]):
         if config.matching_aware and self.classes < 2:
             raise UsageError("matching_aware: needs --classes, and data of two or more classes")
         if config.joint_batch and getattr(config.model, "deviation", False):
-            raise UsageError("joint_batch: model.deviation compares batches of real and of generated images; remove one")
+            raise UsageError("joint_batch: model.deviation compares batches of real and generated images; remove one")
         if config.penalties.lazy_interval > 1 and not config.penalties.on:
             raise UsageError("penalties.lazy_interval: needs a penalty; set penalties.r1, r2 or gradient")
         if config.validated < LEAST:

@@ -106,7 +106,9 @@ def _triggers(ready: Values, due: Values) -> Values:
 
 def _of_states(carried: Sequence[Position], ready: Values, due: Values) -> Values:
     """The steps of states, which are due before those that carry them on, [height, width]."""
-    out, due = ready.copy(), due.copy()
+    never = due == _LATE  # nobody reads them: last
+    last = max(int(due[~never].max(initial=0)), int(ready.max()))
+    out, due = ready.copy(), np.where(never, last, due)
     height, width = ready.shape
     for y in reversed(range(height)):
         for dx in (dx for dy, dx in carried if dy == 0):

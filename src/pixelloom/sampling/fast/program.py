@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pixelloom.layers.reads import Position
-from pixelloom.sampling.fast.recorder import Calls, tensors_of
+from pixelloom.sampling.fast.recorder import Calls, is_one_of, tensors_of
 from pixelloom.sampling.fast.wavefronts import Wavefront
 
 Move = Callable[[Wavefront], None]
@@ -143,8 +143,7 @@ class Program:
 def all_move(program: Program, calls: Calls) -> bool:
     """Whether calls use memory of the program by the views that move only. A view of such a view does not."""
     moving = [view for group in program.views for view, *_ in group.views]
-    memories = {group.storage.data_ptr() for group in program.views}
-    used = (one for call in calls for one in tensors_of(call) if one.untyped_storage().data_ptr() in memories)
+    used = (one for call in calls for one in tensors_of(call) if is_one_of(one, moving))
     return all(any(one is view for view in moving) for one in used)
 
 

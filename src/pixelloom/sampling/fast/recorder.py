@@ -93,7 +93,7 @@ class Op:
         return partial(_copy_results, partial(self.function, *self.args, **self.kwargs), self._pairs(used))
 
     def _pairs(self, used: Sequence[Tensor] | None) -> list[tuple[int, Tensor]]:
-        return [(i, out) for i, out in enumerate(self.outs) if used is None or _is_one_of(out, used)]
+        return [(i, out) for i, out in enumerate(self.outs) if used is None or is_one_of(out, used)]
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -150,7 +150,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return value
 
     def _moves(self, value: Tensor) -> bool:
-        return _is_one_of(value, self.moving)
+        return is_one_of(value, self.moving)
 
 
 @dataclass
@@ -286,6 +286,6 @@ def tensors_of(call: Callable[..., object]) -> Iterator[Tensor]:
         yield owner
 
 
-def _is_one_of(value: Tensor, others: Sequence[Tensor]) -> bool:
+def is_one_of(value: Tensor, others: Sequence[Tensor]) -> bool:
     """Whether a tensor shares its memory with one of others."""
     return any(value.untyped_storage() is other.untyped_storage() for other in others)

@@ -90,9 +90,9 @@ class _Task:
             slots[slot] = value = self._value(wavefront, calls)
         if self.cache is not None:
             if self.executor.view:  # perhaps of another cache, where it moves; parts of it would not
-                own = self.context.buffer(("own", slot), self.group.sweep, wavefront.rows, value.shape[1])
-                calls.append(partial(own.copy_, value))
-                value = own
+                copy = self.context.buffer(("own", slot), self.group.sweep, wavefront.rows, value.shape[1])
+                calls.append(partial(copy.copy_, value))
+                value = copy
             self.cache.writes(wavefront, self.ranges, value, calls)
 
     def _value(self, wavefront: Wavefront, calls: Calls) -> Tensor:
