@@ -87,7 +87,7 @@ def _teacher_forced(draw: Callable[..., Tensor], execution: Execution, levels: T
         done += len(here)
         assert (here[:, 0] == group).all()
         for (_, place), rows in zip(here, params.view(len(here), n, -1), strict=True):
-            met[group * height * width + int(place)] = rows
+            met[group * height * width + int(place)] = rows.clone()
         # [B, channels, positions] -> [positions * B, channels]
         return flat[:, channels, here[:, 1]].permute(2, 0, 1).flatten(0, 1)
 

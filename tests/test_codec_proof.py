@@ -164,7 +164,7 @@ def test_the_sampler_meets_the_logits_of_the_parallel_pass(nodes: list[IntegerNo
 
     def draw(params: Tensor, group: int, channels: slice) -> Tensor:
         places = order[sum(map(len, met)) // 3 :][: len(params) // 3]
-        met.append(params)
+        met.append(params.clone())
         return levels.flatten(2)[:, 0, places].T.reshape(-1, 1)
 
     assert torch.equal(execution.draw(3, draw), levels)

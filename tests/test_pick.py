@@ -26,6 +26,7 @@ def facts(side: int, channels: int = 3, levels: int = 256, count: int = 1000, **
 
 
 CASES = [
+    (facts(8, 1, 64, stored=64, palette=True), CPU, "gated-pixelcnn", {}),
     (facts(8, 1), CPU, "digits", {"data.levels": 32}),
     (facts(8, 1, 17, stored=17), CPU, "digits", {}),
     (facts(12, 3, 2), CPU, "digits", {"data.levels": 2}),

@@ -86,7 +86,7 @@ def test_description_survives_whole(tmp_path: Path) -> None:
 def test_folder_holds_a_file_for_machines_and_one_for_people(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [CONFIG, WEIGHTS]
     config = json.loads((folder / CONFIG).read_text())
-    assert config["image"] == {"channels": 3, "height": 3, "width": 4, "levels": 5}
+    assert config["image"] == {"channels": 3, "height": 3, "width": 4, "levels": 5, "palette": None}
     assert config["model"]["channels"] == 12
     assert config["network"] == "pixelcnn"
     with safetensors.safe_open(folder / WEIGHTS, "pt") as file:

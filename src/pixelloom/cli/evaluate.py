@@ -70,6 +70,8 @@ def evaluate(
         json: Print one JSON object.
         data: Data and its transforms.
     """
+    if (model is None) == (samples is None):
+        raise UsageError("name a model, or samples with --samples FOLDER and --data FOLDER, and not both")
     if model is not None:
         check_model(model)
     from pixelloom.core.threads import fixed
@@ -77,8 +79,6 @@ def evaluate(
     from pixelloom.metrics.extractors import named
 
     words = None if metrics is None else [word.strip() for word in metrics.split(",")]
-    if (model is None) == (samples is None):
-        raise UsageError("name a model, or samples with --samples FOLDER and --data FOLDER, and not both")
     if neighbors is not None:
         outputs.check_image(neighbors, force)
         outputs.probe(neighbors.parent)

@@ -31,7 +31,10 @@ from pixelloom.sampling.fast.wavefronts import Wavefront
 
 _CPU = torch.device("cpu")
 Draw = Callable[[Tensor, int, slice], Tensor]
-"""(parameters [M, n], number of the channel group, its channels) -> levels uint8 [M, channels]; rows as in the plan."""
+"""(parameters [M, n], number of the channel group, its channels) -> levels uint8 [M, channels]; rows as in the plan.
+
+The memory of the parameters is used again at the next step.
+"""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Execution:
         with exact_arithmetic(), self._passes.tuner(None, _CPU) as tuner:
             return tuner.run(levels.numel(), work)
 
+    @torch.inference_mode(mode=False)  # memory that is kept is written to again, perhaps outside of that mode
     @torch.no_grad()
     def draw(self, images: int, draw: Draw) -> Tensor:
         """New images, levels uint8 [images, C, H, W], whose values a callback draws in the order of the plan."""

@@ -137,6 +137,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if len(results) != (len(out) if isinstance(out, tuple | list) else 1):  # as ``item``
             raise NotRecordable
         if any(result.alias_info is not None for result in func._schema.returns):
+            if not all(map(self._moves, results)):  # a copy, as of ``reshape`` where autograd is off altogether
+                raise NotRecordable
             return out  # views
         if len(results) > 1:
             self.moving += results

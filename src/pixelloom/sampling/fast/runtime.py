@@ -40,7 +40,10 @@ from pixelloom.sampling.fast.recorder import Calls, Scratch
 from pixelloom.sampling.fast.wavefronts import Wavefront, ranges_of
 
 Draw = Callable[[Tensor, Wavefront, tuple[int, ...]], Tensor]
-"""(parameters [M, n], the pixels, the channels) -> values of these pixels in model space, [M, channels]."""
+"""(parameters [M, n], the pixels, the channels) -> values of these pixels in model space, [M, channels].
+
+The memory of the parameters is used again at the next step.
+"""
 
 
 Readers: TypeAlias = list[tuple[Gather, Operation | None]]

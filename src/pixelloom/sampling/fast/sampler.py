@@ -133,6 +133,8 @@ class FastSampler:
             memory, most = torch.cuda.mem_get_info(self.device)[0] // 4, 16 * LARGEST_BATCH
         return max(1, min(n, most, memory // self.bytes_per_image // (2 if self.guidance else 1)))
 
+    @torch.inference_mode(mode=False)  # memory that is kept is written to again, perhaps outside of that mode
+    @torch.no_grad()
     def sample(
         self,
         noise: Tensor,
