@@ -44,7 +44,7 @@ test-onnx: setup
 
 # What needs the extras for pages and ONNX, and Chromium (`chromium` in PATH, or CHROMIUM=/path/to/it).
 test-browser: page
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[studio,browser,onnx]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[studio,browser,onnx,trackio,bench]'
 	$(BIN)/python -m pytest -m browser
 
 # The tenth of the tests whose results depend most on arithmetic (a head, the samplers, the engine with its resumed runs,

@@ -24,7 +24,7 @@ from pixelloom.data.pixels import to_bytes
 from scripts import script
 from small_models import flat, save_run
 
-pytest.importorskip("imagecodecs")
+pytestmark = pytest.mark.browser  # needs the extra bench
 DIGITS = DataConfig(source="digits")
 
 
@@ -80,7 +80,6 @@ def test_formats_count_the_bytes_of_files_that_decode(levels: int) -> None:
 
 
 def test_the_codec_of_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("skimage")
     monkeypatch.chdir(tmp_path)
     spec = ImageSpec(3, 8, 8, 256)
     model = model_of("pixelcnn", spec, "logistics", channels=8, blocks=1, first_kernel=5, kernel=1)

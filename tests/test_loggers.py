@@ -121,8 +121,8 @@ def test_a_service_that_fails_ends_no_run(wandb: Service, tmp_path: Path, caplog
     assert [record.getMessage() for record in caplog.records] == ["wandb: no network; the run goes on without it"]
 
 
+@pytest.mark.browser  # needs the extra trackio
 def test_trackio_keeps_statistics_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("trackio")
     from trackio import context_vars, sqlite_storage, utils
 
     monkeypatch.setattr(utils, "TRACKIO_DIR", tmp_path / "trackio")
