@@ -163,11 +163,11 @@ def test_a_run_is_resumed_with_the_number_of_colors(run: Path, capsys: pytest.Ca
     assert "data.palette" in capsys.readouterr().err
 
 
-def test_probabilities_of_all_images_of_indices_sum_to_one() -> None:
+def test_probabilities_of_all_images_of_indices_sum_to_one(tmp_path: Path) -> None:
     config = {"model.channels": 4, "model.layers": 2, "model.first_kernel": 3, "model.kernel": 3}
     images = to_bytes(np.random.default_rng(0).integers(0, 3, (20, 1, 2, 2)).astype(np.uint8), THREE)
     changes = {**config, "data.palette": 3, "train.images": 64, "samples": 0}
-    model: Any = pl.train("gated-pixelcnn", data=images, overrides=changes, out=None)
+    model: Any = pl.train("gated-pixelcnn", data=images, overrides=changes, out=tmp_path / "run")
     every = torch.tensor(list(itertools.product(range(3), repeat=4)), dtype=torch.uint8).view(-1, 1, 2, 2)
     assert model.log_prob(every).double().exp().sum().item() == pytest.approx(1, abs=1e-5)
 

@@ -273,7 +273,7 @@ SLOW = ("--devices", "2", "--batch", "1", "--method", "plain")
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
 def test_an_interrupt_keeps_finished_images_and_leaves_no_process(
-    tmp_path: Path, begun: list[subprocess.Popen[str]]
+    tmp_path: Path, begun: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process, pids = start(begun, tmp_path, *SLOW)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
@@ -284,6 +284,7 @@ def test_an_interrupt_keeps_finished_images_and_leaves_no_process(
     assert "Traceback" not in said
     assert ended(pids)
     kept = np.load(tmp_path / "a.npy")
+    monkeypatch.chdir(tmp_path)  # a run of this name comes first
     model = pl.load("digits")
     assert 0 < len(kept) < 20000
     same = (kept == model.sample(len(kept)).numpy()).all((1, 2, 3))
