@@ -163,12 +163,18 @@ def _names_data(file: Mapping[str, Any], changes: Overrides) -> bool:
 def _numbered(folder: Path, plan: RunConfig) -> Path:
     """The folder, or ``folder-2`` and so on if it is taken; not for several processes, which could disagree."""
     several = os.environ.get("WORLD_SIZE", "1") != "1" or plan.train.devices * plan.train.nodes > 1
-    number, found = 1, folder
-    while not several and found.is_dir() and any(found.iterdir()):
-        number += 1
-        found = folder.with_name(f"{folder.name}-{number}")
+    found = folder if several else free_folder(folder)
     if found != folder:
         _log.info("%s is taken; the run folder is %s", folder, found)
+    return found
+
+
+def free_folder(folder: Path) -> Path:
+    """The folder, or ``folder-2`` and so on if it is taken."""
+    number, found = 1, folder
+    while found.is_dir() and any(found.iterdir()):
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
     return found
 
 

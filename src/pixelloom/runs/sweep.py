@@ -19,7 +19,7 @@ from pixelloom.engine.signals import Interrupted
 from pixelloom.metrics.table import selecting
 from pixelloom.runs.config import Overrides, RunConfig
 from pixelloom.runs.folder import METRICS_FILE, RUNS
-from pixelloom.runs.plan import flat, planned
+from pixelloom.runs.plan import flat, free_folder, planned
 from pixelloom.runs.train import carry_out
 
 RESULTS = "sweep.json"
@@ -112,7 +112,8 @@ def plan_sweep(
     base = Path(out) if out is not None else RUNS / "sweep"  # the name is that of the first plan
     first = plan(numbers[0], base / _name(field, numbers[0]))
     if out is None:
-        base = _free(RUNS / f"{first.recipe or first.network}-{field}", new=not (resume or force))
+        base = RUNS / f"{first.recipe or first.network}-{field}"
+        base = base if resume or force else free_folder(base)
     runs: list[Planned] = []
     for number in numbers:
         folder = base / _name(field, number)
@@ -232,15 +233,6 @@ def _numbers(field: str, values: str | Sequence[float]) -> list[float]:
             raise UsageError(f"--sweep {field}: {_text(number)} is given twice")
         numbers.append(number)
     return numbers
-
-
-def _free(folder: Path, *, new: bool) -> Path:
-    """The folder, or ``folder-2`` and so on if it is taken and a new one is wanted."""
-    number, found = 1, folder
-    while new and found.is_dir() and any(found.iterdir()):
-        number += 1
-        found = folder.with_name(f"{folder.name}-{number}")
-    return found
 
 
 def _finite(lines: Sequence[Mapping[str, Any]], name: str) -> list[float]:

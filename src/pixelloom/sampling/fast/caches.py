@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pixelloom.layers.reads import Position
 from pixelloom.sampling.fast.layout import CacheLayout
-from pixelloom.sampling.fast.program import Binding
+from pixelloom.sampling.fast.program import Binding, view_of
 from pixelloom.sampling.fast.recorder import Calls
 from pixelloom.sampling.fast.wavefronts import Ranges, Segment, Wavefront
 
@@ -104,9 +104,7 @@ class Cache:
         stride: Position = (1, 1),
         up: Position = (1, 1),
     ) -> Tensor:
-        if self.binding is None:
-            return self.flat.as_strided(size, strides, offset)
-        return self.binding.view(self, offset, size, strides, stride, up)
+        return view_of(self, self.binding, offset, size, strides, stride, up)
 
     def line(self, y: int) -> Tensor:
         """View one row of all images, [images, width, features]."""

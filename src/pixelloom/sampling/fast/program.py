@@ -147,6 +147,21 @@ def all_move(program: Program, calls: Calls) -> bool:
     return all(any(one is view for view in moving) for one in used)
 
 
+def view_of(
+    memory: Memory,
+    binding: Binding | None,
+    offset: int,
+    size: tuple[int, ...],
+    strides: tuple[int, ...],
+    stride: Position = (1, 1),
+    up: Position = (1, 1),
+) -> Tensor:
+    """A view of memory, which moves if a program is being bound."""
+    if binding is None:
+        return memory.flat.as_strided(size, strides, offset)
+    return binding.view(memory, offset, size, strides, stride, up)
+
+
 class Planes:
     """A tensor [H * W, images or 1, n] as memory of which views can move."""
 
@@ -161,10 +176,7 @@ class Planes:
     def single(self, wavefront: Wavefront, binding: Binding | None) -> Tensor:
         """The first position, [images or 1, n]."""
         s, size = wavefront.segments[0], self.flat.shape[1:]
-        offset, strides = (s.y * self.row + s.x) * self.unit, (size[1], 1)
-        if binding is None:
-            return self.flat.as_strided(size, strides, offset)
-        return binding.view(self, offset, size, strides)
+        return view_of(self, binding, (s.y * self.row + s.x) * self.unit, tuple(size), (size[1], 1))
 
     def views(self, wavefront: Wavefront, binding: Binding | None) -> list[Tensor]:
         """Per segment a strided slice [positions, images or 1, n]."""
@@ -173,9 +185,5 @@ class Planes:
         for s in wavefront.segments:
             between, first = s.dy * self.row + s.dx, s.y * self.row + s.x
             strides = (between * self.unit, features, 1)
-            offset, size = first * self.unit, (s.n, images, features)
-            if binding is None:
-                found.append(self.flat.as_strided(size, strides, offset))
-            else:
-                found.append(binding.view(self, offset, size, strides))
+            found.append(view_of(self, binding, first * self.unit, (s.n, images, features), strides))
         return found
