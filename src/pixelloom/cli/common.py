@@ -83,8 +83,7 @@ def image_of(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) 
     import torch
 
     from pixelloom.data.io.decode import Reading, decode
-    from pixelloom.data.palette import indexed
-    from pixelloom.data.pixels import quantize
+    from pixelloom.data.pixels import from_bytes
 
     if spec.channels not in (1, 3):
         raise UsageError(f"{option}: an image file has 1 or 3 channels, the model's images have {spec.channels}")
@@ -92,11 +91,10 @@ def image_of(option: str, path: Path, spec: ImageSpec, *, fitted: bool = False) 
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    reading = Reading((spec.height, spec.width) if fitted else None, gray=not spec.color)
+    reading = Reading((spec.height, spec.width) if fitted else None, gray=spec.shown_channels == 1)
     pixels = decode(content, str(path), reading).frames[0].transpose(2, 0, 1)[None]
-    if spec.palette is not None:
-        return torch.from_numpy(indexed(np.broadcast_to(pixels, (1, 3, *pixels.shape[2:])), spec.palette))
-    return torch.from_numpy(quantize(pixels, 256, spec.levels)).expand(1, spec.channels, -1, -1)
+    pixels = np.broadcast_to(pixels, (1, spec.shown_channels, *pixels.shape[2:]))
+    return torch.from_numpy(from_bytes(pixels, spec.display))
 
 
 def position_of(

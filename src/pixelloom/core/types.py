@@ -26,6 +26,11 @@ Conditioning: TypeAlias = "Mapping[str, torch.Tensor]"
 """Keyword arguments of a network's ``forward``: ``labels`` int64 [B], ``condition`` float32 [B or 1, c, H, W]."""
 
 
+def palette_size(palette: Display) -> int:
+    """The number of colors of a palette; a number is one already."""
+    return len(palette.split(",")) if isinstance(palette, str) else palette
+
+
 @dataclass(frozen=True)
 class ImageSpec:
     """Shape of an image and number of levels of its values (2 for binary, 256 for 8-bit).
@@ -45,7 +50,7 @@ class ImageSpec:
     def __post_init__(self) -> None:
         if min(self.channels, self.height, self.width) < 1 or not 2 <= self.levels <= 256:
             raise ValueError(f"an image has positive sides and 2 to 256 levels, not {self}")
-        if self.palette is not None and (self.channels != 1 or len(self.palette.split(",")) != self.levels):
+        if self.palette is not None and (self.channels != 1 or palette_size(self.palette) != self.levels):
             raise ValueError(f"a palette has a color for each level of the only channel, not {self.palette!r}")
 
     @property
@@ -54,9 +59,9 @@ class ImageSpec:
         return self.palette or self.levels
 
     @property
-    def color(self) -> bool:
-        """Whether images are shown in color."""
-        return self.channels == 3 or self.palette is not None
+    def shown_channels(self) -> int:
+        """Channels of the images as they are shown: 3 with a palette."""
+        return self.channels if self.palette is None else 3
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -27,11 +27,10 @@ from pixelloom.data.io.layout import Labeling
 from pixelloom.data.io.listing import Listing
 from pixelloom.data.io.reading import DamageError, printable
 from pixelloom.data.io.scan import open_listing
-from pixelloom.data.palette import indexed
-from pixelloom.data.pixels import draw_bits_each
+from pixelloom.data.pixels import draw_bits_each, from_bytes
 from pixelloom.data.splits import Split
 from pixelloom.data.stream import take_batch
-from pixelloom.data.tables import quantize_table, threshold_table
+from pixelloom.data.tables import threshold_table
 
 _log = logging.getLogger("pixelloom")
 
@@ -127,10 +126,10 @@ class FileImages:
             raise DataError(f"{listing.path}: image files have 1 or 3 channels, the model's images {spec.channels}")
         self.title, self._listing = printable(str(listing.path)), listing
         self.names: Sequence[str] = listing.names
-        self._stored = (3 if spec.color else 1, spec.height, spec.width)
+        self._stored = (spec.shown_channels, spec.height, spec.width)
         self._spec, self._config, self.changes, self.bad = spec, config, Counter[str](), 0
         self._reading = Reading(
-            (spec.height, spec.width), config.gray or not spec.color, fit_of_one(config), config.background,
+            (spec.height, spec.width), config.gray or spec.shown_channels == 1, fit_of_one(config), config.background,
             bits=config.bits, range=config.reading.range, resample=config.resample,
         )  # fmt: skip
         self.classes, self._labels = self._labeled()
@@ -178,14 +177,12 @@ class FileImages:
     def _leveled(self, images: Levels, rows: list[int]) -> Levels:
         """Bytes -> levels of the model."""
         config = self._config
-        if self._spec.palette is not None:
-            return indexed(images, self._spec.palette)
-        if config.binarize in ("static", "dynamic"):
-            stream = rng.Stream.EVAL_BITS if config.binarize == "dynamic" else rng.Stream.STATIC_BITS_TEST
-            return draw_bits_each(images, 256, config.seed, stream, rows)
+        if self._spec.palette is not None or config.binarize == "none":
+            return from_bytes(images, self._spec.display)
         if config.threshold is not None:
             return threshold_table(256, config.threshold)[images]
-        return quantize_table(256, self._spec.levels)[images]
+        stream = rng.Stream.EVAL_BITS if config.binarize == "dynamic" else rng.Stream.STATIC_BITS_TEST
+        return draw_bits_each(images, 256, config.seed, stream, rows)
 
     def key(self, rows: Sequence[int]) -> str:
         """The SHA-256 of name, size and modification time of each file."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from pixelloom.core import rng
 from pixelloom.core.types import Display, Levels
-from pixelloom.data.palette import colors_of
+from pixelloom.data.palette import colors_of, indexed
 from pixelloom.data.tables import LEVELS, bytes_table, quantize_table, threshold_table
 
 if TYPE_CHECKING:  # imported by functions: data sets use this file, and an unknown name of one is a fast error
@@ -118,6 +118,11 @@ def to_bytes(images: Levels, levels: Display) -> Levels:
     if isinstance(levels, str):
         return np.moveaxis(colors_of(levels)[images[..., 0, :, :]], -1, -3)  # [..., H, W, 3] -> [..., 3, H, W]
     return bytes_table(levels)[images]
+
+
+def from_bytes(images: Levels, levels: Display) -> Levels:
+    """The inverse of :func:`to_bytes`: bytes quantized, or the nearest colors of a palette."""
+    return indexed(images, levels) if isinstance(levels, str) else quantize(images, LEVELS, levels)
 
 
 def shown(images: Levels, levels: Display) -> tuple[Levels, int]:

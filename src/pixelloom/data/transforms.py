@@ -11,7 +11,7 @@ from PIL import Image
 
 from pixelloom.core import rng
 from pixelloom.core.errors import UsageError
-from pixelloom.core.types import Levels
+from pixelloom.core.types import Levels, palette_size
 from pixelloom.data.config import DataConfig
 from pixelloom.data.io.fit import fit_to
 from pixelloom.data.io.reading import Reading
@@ -139,7 +139,7 @@ def with_palette(data: Dataset, palette: int | str) -> Dataset:
         step = max(1, len(data.train) // _FITTED)
         seen = data.train.take(np.arange(0, len(data.train), step))[0]
         palette = fit_palette(to_bytes(seen, data.source_levels), palette)
-    levels = len(palette.split(","))
+    levels = palette_size(palette)
     stores: dict[int, Levels] = {}  # splits may share one
 
     def of(split: Split) -> Split:

@@ -150,7 +150,7 @@ def measure(model: GenerativeModel, data: Dataset, options: MeasureOptions, on_d
         at_least(name, value, smallest)
     data = matched(model, data)
     display = data.spec.display
-    space = extractor_for(options.features, 3 if data.spec.color else data.spec.channels, data.name).on(model.device)
+    space = extractor_for(options.features, data.spec.shown_channels, data.name).on(model.device)
     held_out, conditioning = _held_out(model, data, options)
     asked = possible_metrics(options, data, space.num_features, len(held_out.images), options.n)
     samples, levels = in_levels(draw(model, options.n, seed=options.seed, on_draw=on_draw, **conditioning), display)
@@ -393,7 +393,7 @@ def data_for(model: GenerativeModel, source: str | None = None, changes: Overrid
     if source is not None and source != trained.get("source"):
         # Other data need not have the published form of the training data: ask for the model's shape and levels.
         spec = model.spec
-        needed = {"size": f"{spec.height}x{spec.width}", "gray": not spec.color and spec.channels == 1}
+        needed = {"size": f"{spec.height}x{spec.width}", "gray": spec.shown_channels == 1}
         if trained.get("binarize", "none") == "none" and spec.palette is None:
             needed["levels"] = spec.levels
         named = {"source": source} | {key: value for key, value in needed.items() if not trained.get(key)}

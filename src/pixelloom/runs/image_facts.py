@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelloom.core.errors import DataError
+from pixelloom.core.types import palette_size
 from pixelloom.data.catalog import DATASETS, load
 from pixelloom.data.config import DataConfig
 from pixelloom.data.hub_source import source_path
@@ -101,11 +102,6 @@ def _of_files(path: Path, config: DataConfig) -> ImageFacts:
         sized=config.size is not None,
         mixed=mixed,
     )
-
-
-def palette_size(palette: int | str) -> int:
-    """The number of colors of ``DataConfig.palette``."""
-    return palette if isinstance(palette, int) else len(palette.split(","))
 
 
 def levels_needed(values: Pixels) -> int:

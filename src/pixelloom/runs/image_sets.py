@@ -41,7 +41,7 @@ def load_samples(source: str, config: DataConfig, data: Dataset) -> Dataset:
     """
     spec = data.spec
     needed: dict[str, object] = {"source": source, "size": f"{spec.height}x{spec.width}", "limit": None}
-    needed["gray"] = not spec.color and spec.channels == 1
+    needed["gray"] = spec.shown_channels == 1
     if config.binarize == "none" and spec.palette is None:
         needed["levels"] = spec.levels
     with progress_bar() as shown:
@@ -61,7 +61,7 @@ def measure_sets(samples: Dataset, data: Dataset, options: MeasureOptions) -> Me
     held_out = some_of(data, options.split, most, options.seed, rng.Stream.REFERENCE)
     if not len(drawn.images) or not len(held_out.images):
         raise DataError(f"{data.name}: the {options.split} split has no images to measure against")
-    space = extractor_for(options.features, 3 if data.spec.color else data.spec.channels, data.name)
+    space = extractor_for(options.features, data.spec.shown_channels, data.name)
     asked = possible_metrics(options, data, space.num_features, len(held_out.images), len(drawn.images))
     images, levels = in_levels(drawn.images, data.spec.display)
     reference = Reference(in_levels(held_out.images, data.spec.display)[0], None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelloom.core.errors import UsageError, did_you_mean
+from pixelloom.core.types import palette_size
 from pixelloom.hub.reference import is_reference
 from pixelloom.runs.compose import compose, elsewhere, fields_of, read_yaml
 from pixelloom.runs.config import Overrides, PixelRun, RunConfig
@@ -206,8 +207,9 @@ def _resumed(folder: Path, recipe: str | None, file: Mapping[str, Any], changes:
     if recipe is not None and recipe != begun.recipe:
         raise UsageError(f"{folder}: is a run of {begun.recipe!r}, not of {recipe!r}; choose another --out")
     plan = _changed(compose(begun, file=_with_one_budget(file)), changes)
-    if plan.data.palette == len(str(begun.data.palette).split(",")):  # the number of the fitted colors
-        plan = plan.model_copy(update={"data": plan.data.model_copy(update={"palette": begun.data.palette})})
+    fitted = begun.data.palette
+    if fitted is not None and plan.data.palette == palette_size(fitted):  # the number of the fitted colors
+        plan = plan.model_copy(update={"data": plan.data.model_copy(update={"palette": fitted})})
     before, after = flat(begun.model_dump(mode="json")), flat(plan.model_dump(mode="json"))
     changed = [key for key in after if after[key] != before.get(key) and not is_free(key)]
     if "data.source" in changed and _are_files(str(before["data.source"]), str(after["data.source"])):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelloom.core.errors import UsageError
-from pixelloom.core.types import Display, ImageSpec, Levels
+from pixelloom.core.types import Display, ImageSpec, Levels, palette_size
 
 Hole = npt.NDArray[np.bool_]
 """True for hidden pixels, bool [H, W]."""
@@ -26,7 +26,7 @@ def dumped(image: Levels, hole: Hole, levels: Display) -> str:
     colors = {"palette": levels} if isinstance(levels, str) else {}
     state = colors | {
         "shape": list(image.shape),
-        "levels": len(levels.split(",")) if isinstance(levels, str) else levels,
+        "levels": palette_size(levels),
         "pixels": base64.b64encode(np.ascontiguousarray(image).tobytes()).decode("ascii"),
         "hole": "".join("1" if hidden else "0" for hidden in hole.ravel()),
     }
