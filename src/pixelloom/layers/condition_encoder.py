@@ -7,34 +7,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pixelloom.core.types import ImageSpec
 
 _SMALLEST = 7  # the grid of the lowest scale has at most this side
 _WHOLE = 7  # side of the kernels there: two of them reach across it
 
 
-def condition_layers(
-    kind: str, kernels: Sequence[int], channels: int, features: int, height: int, width: int
-) -> nn.Sequential:
-    """Layers from a conditioning image [B, channels, H, W] to its features s [B, features, H, W].
+class Encoding(Protocol):
+    """The settings of :func:`condition_layers`, which configurations of networks have."""
+
+    @property
+    def condition_encoder(self) -> str:
+        """``u-net`` for a :class:`ConditionEncoder`, else convolutions with SiLU."""
+
+    @property
+    def condition_kernels(self) -> Sequence[int]:
+        """Sides of the convolutions' kernels; without any, s is the conditioning image."""
+
+
+def condition_layers(config: Encoding, channels: int, features: int, spec: ImageSpec) -> tuple[nn.Sequential, int]:
+    """Layers from a conditioning image [B, channels, H, W] to its features s, and the number of these.
 
     Args:
-        kind: ``u-net`` for a :class:`ConditionEncoder`, else convolutions with SiLU.
-        kernels: sides of the convolutions' kernels; without any, s is the conditioning image.
+        config: the settings.
         channels: of the conditioning image; 0 for none, and no layers.
-        features: of s.
-        height: H.
-        width: W.
+        features: of s, if there are layers.
+        spec: the images.
     """
-    layers = nn.Sequential()
-    if channels and kind == "u-net":
-        layers.append(ConditionEncoder(channels, features, height, width))
-    for side in kernels if channels and not layers else ():
-        layers.extend([nn.Conv2d(channels, features, side, padding=side // 2), nn.SiLU()])
-        channels = features
-    return layers
+    layers, width = nn.Sequential(), channels
+    if channels and config.condition_encoder == "u-net":
+        layers.append(ConditionEncoder(channels, features, spec.height, spec.width))
+        width = features
+    for side in config.condition_kernels if channels and not layers else ():
+        layers.extend([nn.Conv2d(width, features, side, padding=side // 2), nn.SiLU()])
+        width = features
+    return layers, width
 
 
 def condition_biases(spatial: int, *features: int) -> nn.ModuleList:

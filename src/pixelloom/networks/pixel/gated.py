@@ -77,10 +77,7 @@ class GatedPixelCNN(nn.Module):
     ) -> None:
         super().__init__()
         c, self.classes, self.condition = config.channels, classes, condition or config.condition
-        self.spatial = condition_layers(  # s = m(h) of section 2.3
-            config.condition_encoder, config.condition_kernels, self.condition, c, spec.height, spec.width
-        )
-        width = c if self.spatial else self.condition
+        self.spatial, width = condition_layers(config, self.condition, c, spec)  # s = m(h) of section 2.3
         self.layers = nn.ModuleList(
             GatedLayer(
                 c if number else spec.channels,

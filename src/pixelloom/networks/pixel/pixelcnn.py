@@ -112,10 +112,8 @@ class PixelCNN(nn.Module):
         # With zero parameters a categorical head predicts the uniform distribution: log2(levels) bits/dim at first.
         nn.init.zeros_(self.output.weight)
         self.classes = nn.ModuleList(ClassBias(classes, c) for _ in range(1 + config.blocks if classes else 0))
-        self.spatial = condition_layers(
-            config.condition_encoder, config.condition_kernels, condition, c, spec.height, spec.width
-        )
-        self.biases = condition_biases(c if self.spatial else condition, *[c] * (1 + config.blocks))
+        self.spatial, spatial = condition_layers(config, condition, c, spec)
+        self.biases = condition_biases(spatial, *[c] * (1 + config.blocks))
 
     def forward(self, x: Tensor, labels: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, outputs, H, W]"""

@@ -74,10 +74,7 @@ class PixelCNNPlusPlus(nn.Module):
     ) -> None:
         super().__init__()
         c, n, self.classes, self.condition = config.channels, config.blocks, classes, condition
-        self.spatial = condition_layers(
-            config.condition_encoder, config.condition_kernels, condition, c, spec.height, spec.width
-        )
-        spatial = c if self.spatial else condition
+        self.spatial, spatial = condition_layers(config, condition, c, spec)
         self.inside = Inside()
         self.above = BoxConv2d(spec.channels + 1, c, top=-2, bottom=-1, left=-1, right=1)
         self.row_above = BoxConv2d(spec.channels + 1, c, top=-1, bottom=-1, left=-1, right=1)

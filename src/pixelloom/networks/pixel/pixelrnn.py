@@ -117,10 +117,7 @@ class PixelRNN(nn.Module):
     ) -> None:
         super().__init__()
         features, self.classes, self.condition = 2 * config.hidden, classes, condition
-        self.spatial = condition_layers(
-            config.condition_encoder, config.condition_kernels, condition, features, spec.height, spec.width
-        )
-        spatial = features if self.spatial else condition
+        self.spatial, spatial = condition_layers(config, condition, features, spec)
         self.first = MaskedConv2d(spec.channels, features, config.first_kernel, mask="A")
         self.before = PixelBefore(spec.channels, features, spec.width) if wrap else None
         self.positions = Positions(features, spec.height, spec.width) if config.positions else nn.Identity()

@@ -94,10 +94,7 @@ class PixelSNAIL(nn.Module):
     ) -> None:
         super().__init__()
         c, self.classes, self.condition = config.channels, classes, condition
-        self.spatial = condition_layers(
-            config.condition_encoder, config.condition_kernels, condition, c, spec.height, spec.width
-        )
-        spatial = c if self.spatial else condition
+        self.spatial, spatial = condition_layers(config, condition, c, spec)
         self.above = BoxConv2d(spec.channels + 1, c, top=-1, bottom=-1, left=-1, right=1)
         self.beside = BoxConv2d(spec.channels + 1, c, top=-1, bottom=0, left=-1, right=-1)
         self.blocks = nn.ModuleList(Block(config, spec, classes, spatial) for _ in range(config.blocks))

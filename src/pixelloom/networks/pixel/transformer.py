@@ -80,10 +80,7 @@ class PixelTransformer(nn.Module):
         super().__init__()
         c = config.channels
         self.classes, self.condition = classes, condition
-        self.spatial = condition_layers(
-            config.condition_encoder, config.condition_kernels, condition, c, spec.height, spec.width
-        )
-        spatial = c if self.spatial else condition
+        self.spatial, spatial = condition_layers(config, condition, c, spec)
         self.before = PixelBefore(spec.channels, c, spec.width)
         self.context = nn.Sequential()
         if config.first_kernel > 1:
